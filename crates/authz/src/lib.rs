@@ -1,0 +1,1 @@
+//! The access decision: roles, assignments and guardrails over Cedar, every decision explained.

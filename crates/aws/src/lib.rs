@@ -1,0 +1,1 @@
+//! The EC2 enforcer: security groups and interfaces.

@@ -1,0 +1,1 @@
+//! The Azure enforcer: network security groups through Azure Resource Manager.

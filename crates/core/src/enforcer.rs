@@ -1,0 +1,332 @@
+//! What the reconcile loop asks of a cloud: discover, observe, plan, apply.
+//!
+//! `observe` and `apply` talk to the cloud and make no choices. [`Observed::plan`] makes every choice and talks
+//! to nobody: it has no clock and no randomness, and the same desired and observed state give the same plan.
+//! Every change is idempotent: applying it again, or applying it when it was already in effect, is success.
+
+use std::{collections::BTreeMap, fmt, net::IpAddr, time::Duration};
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::{
+    id::{DisplacedId, GrantId, PolicyId},
+    inventory::Machine,
+    machine::{Account, Cloud, MachineId},
+    mark::{Installation, Mark},
+    net::{Ports, Source},
+    point::PointRef,
+    policy::{Lockdown, SharedGroups},
+    time::Instant,
+};
+
+/// What is wanted of one enforcement point. The whole of it: a rule of ours that does not follow from this is
+/// closed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Desired {
+    /// Whose rules these are.
+    pub installation: Installation,
+    /// Where.
+    pub point: PointRef,
+    /// The machines behind the point, guarded or not, in the order of their ids.
+    pub members: Vec<Member>,
+    /// What lockdowns took out of the way here and has not been put back, oldest first.
+    pub displaced: Vec<Displaced>,
+}
+
+/// A machine behind the point.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Member {
+    /// The machine.
+    pub machine: MachineId,
+    /// The private addresses through which the point sees it, as last discovered, sorted.
+    pub addresses: Vec<IpAddr>,
+    /// Its interfaces behind this point (`eni-…`, or lower-case ARM ids), sorted.
+    pub interfaces: Vec<String>,
+    /// The lockdown that it is under.
+    pub guard: Option<Guard>,
+    /// The grants that are wanted on it, in the order of their ids.
+    pub grants: Vec<WantedGrant>,
+}
+
+/// The lockdown of one machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Guard {
+    /// The policy that asks for it.
+    pub policy: PolicyId,
+    /// The ports to keep closed, sorted, not overlapping.
+    pub ports: Vec<Ports>,
+    /// How strictly.
+    pub lockdown: Lockdown,
+    /// What happens to groups shared with unguarded machines (AWS).
+    pub shared_groups: SharedGroups,
+}
+
+/// A grant that wants to be open.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WantedGrant {
+    /// Which.
+    pub grant: GrantId,
+    /// The ports, sorted.
+    pub ports: Vec<Ports>,
+    /// From where this hop sees the packets come, sorted.
+    pub sources: Vec<Source>,
+    /// The latest end, for the mark.
+    pub not_after: Instant,
+}
+
+/// A foreign rule that a lockdown took out of the way, with what is needed to put it back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Displaced {
+    /// Its id. The planner derives it from the rule and its resource, so that planning stays pure.
+    pub id: DisplacedId,
+    /// The rule as it was, in the enforcer's own encoding.
+    pub rule: Value,
+    /// The rules of ours that keep open what was not guarded, likewise.
+    pub residuals: Vec<Value>,
+}
+
+/// What a change does, for the journal and the audit log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verb {
+    /// Lets a grant's packets in.
+    Open,
+    /// Takes a grant's rules away.
+    Close,
+    /// Keeps guarded ports closed, or displaces a rule that holds them open.
+    LockDown,
+    /// Puts back what a lockdown displaced, or lifts its deny.
+    Restore,
+    /// Puts a rule of ours right that somebody edited, moved or removed.
+    Repair,
+}
+
+impl Verb {
+    /// The verb's word.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Open => "open",
+            Self::Close => "close",
+            Self::LockDown => "lock_down",
+            Self::Restore => "restore",
+            Self::Repair => "repair",
+        }
+    }
+}
+
+/// One write to a cloud.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Change {
+    /// What it does.
+    pub verb: Verb,
+    /// The native id of the resource that is written.
+    pub target: String,
+    /// What happens, in one line for people.
+    pub summary: String,
+    /// The grants that it is for.
+    pub grants: Vec<GrantId>,
+    /// The policies that it is for.
+    pub policies: Vec<PolicyId>,
+    /// What stands there now, where something does.
+    pub before: Option<Value>,
+    /// What will stand there.
+    pub after: Option<Value>,
+    /// The call, in the enforcer's own encoding; what [`Enforcer::apply`] carries out.
+    pub operation: Value,
+    /// Foreign rules that the change displaces; saved in the transaction that commits the intent.
+    pub displaces: Vec<Displaced>,
+}
+
+/// What is wanted and cannot be had.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Obstacle {
+    /// A stable word: `no_free_priority`, `groups_per_interface`, `rules_per_group`, `shared_group`,
+    /// `machine_not_behind_point`, `foreign_rule_in_the_way`.
+    pub code: String,
+    /// What stands in the way, by name.
+    pub message: String,
+    /// The grants that cannot be opened because of it.
+    pub grants: Vec<GrantId>,
+    /// The policies that cannot be kept because of it.
+    pub policies: Vec<PolicyId>,
+}
+
+/// Something that was noticed about others' rules, or about ours in others' hands. Reported, never acted on
+/// beyond what [`Change`]s say.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Finding {
+    /// A stable word: `own_rule_edited`, `own_rule_missing`, `displaced_rule_returned`,
+    /// `residual_rule_edited`, `displaced_group_gone`, `foreign_rule_blocks`, `foreign_rule_opens`.
+    pub code: String,
+    /// What was noticed, for people.
+    pub message: String,
+    /// As it was or should be.
+    pub before: Option<Value>,
+    /// As it is.
+    pub after: Option<Value>,
+    /// Grants that it concerns.
+    pub grants: Vec<GrantId>,
+}
+
+/// What it takes to get from the observed to the desired state.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Plan {
+    /// In the order in which they must be applied: closings before openings, and no step ever lets through
+    /// what neither the state before nor the state after would.
+    pub changes: Vec<Change>,
+    /// What cannot be had.
+    pub obstacles: Vec<Obstacle>,
+    /// What was noticed.
+    pub findings: Vec<Finding>,
+    /// Displaced rules that are back as they were, or whose place is gone: nothing is left to restore.
+    pub settled: Vec<DisplacedId>,
+}
+
+/// How much of a grant stands at a point.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Evidence {
+    /// Whether everything that was wanted of this point is there and lets packets through. False when parts are
+    /// missing, and for grants that are not wanted.
+    pub complete: bool,
+    /// The rules as read, for the receipt.
+    pub rules: Value,
+    /// The rule of somebody else's that stops the packets all the same, if one does.
+    pub blocked_by: Option<String>,
+}
+
+/// A point as it was read. Pure: nothing here talks to anybody.
+pub trait Observed: Send + Sync + fmt::Debug {
+    /// What to change. Never touches a rule that is not ours, except those that a lockdown displaces.
+    fn plan(&self, desired: &Desired) -> Plan;
+
+    /// Every grant of this installation of which any rule stands here, wanted or not, and every wanted grant of
+    /// which one does. A grant that is not in the answer is closed at this point.
+    fn evidence(&self, desired: &Desired) -> BTreeMap<GrantId, Evidence>;
+
+    /// The state as read, for the journal.
+    fn snapshot(&self) -> Value;
+}
+
+/// Names that earlier changes of a pass made known to later ones, such as the id of a group that was just made.
+pub type Bindings = BTreeMap<String, String>;
+
+/// A rule or group that carries a mark, found without a database.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Marked {
+    /// The mark.
+    pub mark: Mark,
+    /// The native id of the rule or group.
+    pub resource: String,
+    /// The account that holds it.
+    pub account: Account,
+    /// The resource as read.
+    pub detail: Value,
+}
+
+/// One page of a discovery.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct DiscoveryPage {
+    /// The machines of the page.
+    pub machines: Vec<Machine>,
+    /// Where the next page begins, if there is one.
+    pub next: Option<String>,
+}
+
+/// Why a cloud did not do what it was asked.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum EnforceError {
+    /// The resource is not there (any more).
+    #[error("`{resource}` does not exist ({code})")]
+    Gone {
+        /// Which.
+        resource: String,
+        /// The cloud's code.
+        code: String,
+    },
+    /// Our credentials may not do this.
+    #[error("not allowed to {operation} ({code}): {message}")]
+    Forbidden {
+        /// The call, in the cloud's own words, so that the missing permission can be granted.
+        operation: String,
+        /// The cloud's code.
+        code: String,
+        /// The cloud's message.
+        message: String,
+    },
+    /// Too many calls.
+    #[error("throttled at {operation}")]
+    Throttled {
+        /// The call.
+        operation: String,
+        /// When the cloud says to try again.
+        retry_after: Option<Duration>,
+    },
+    /// Somebody else changed the resource in between, or is changing it: look again and plan anew.
+    #[error("`{resource}` changed meanwhile ({code})")]
+    Conflict {
+        /// Which.
+        resource: String,
+        /// The cloud's code.
+        code: String,
+    },
+    /// No answer, or one that does not say whether the change took effect.
+    #[error("{operation} did not answer clearly: {message}")]
+    Unavailable {
+        /// The call.
+        operation: String,
+        /// What happened.
+        message: String,
+    },
+    /// The cloud says no, and will say so again.
+    #[error("{operation} was refused ({code}): {message}")]
+    Refused {
+        /// The call.
+        operation: String,
+        /// The cloud's code.
+        code: String,
+        /// The cloud's message.
+        message: String,
+    },
+    /// What the cloud sent could not be understood, or what was asked of the enforcer makes no sense.
+    #[error("{0}")]
+    Malformed(String),
+}
+
+/// The code for one cloud.
+#[async_trait]
+pub trait Enforcer: Send + Sync + fmt::Debug {
+    /// Which cloud.
+    fn cloud(&self) -> Cloud;
+
+    /// The accounts that it is configured to guard (for AWS, one entry per account and region).
+    async fn accounts(&self) -> Result<Vec<Account>, EnforceError>;
+
+    /// A page of an account's machines; `cursor` is the `next` of the page before.
+    async fn discover(&self, account: &Account, cursor: Option<&str>) -> Result<DiscoveryPage, EnforceError>;
+
+    /// Reads the point, with whatever `desired` makes relevant. [`EnforceError::Gone`] when it does not exist.
+    async fn observe(&self, desired: &Desired) -> Result<Box<dyn Observed>, EnforceError>;
+
+    /// Carries out one change. Safe to repeat.
+    async fn apply(
+        &self,
+        point: &PointRef,
+        change: &Change,
+        bindings: &mut Bindings,
+    ) -> Result<Value, EnforceError>;
+
+    /// Everything in the account that carries a mark of `installation`; for the sweeper.
+    async fn marked(
+        &self,
+        account: &Account,
+        installation: &Installation,
+    ) -> Result<Vec<Marked>, EnforceError>;
+
+    /// Removes a marked rule or group, detaching it first where needed. Safe to repeat.
+    async fn remove(&self, marked: &Marked) -> Result<(), EnforceError>;
+
+    /// The longest that a call may take; a new owner of a point waits this long before it writes.
+    fn request_timeout(&self) -> Duration;
+}

@@ -1,0 +1,158 @@
+//! The inventory: machines as last discovered, with the way a packet takes to them.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    machine::MachineId,
+    mark::{Installation, Mark},
+    nsg::NsgRule,
+    point::PointRef,
+    sg::SecurityGroup,
+};
+
+/// Whether a machine runs, in both clouds' terms.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Power {
+    /// Running.
+    Running,
+    /// Starting, stopping and the like.
+    Changing,
+    /// Stopped or deallocated.
+    Stopped,
+    /// The cloud did not say.
+    Unknown,
+}
+
+/// A discovered machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Machine {
+    /// Its cloud id.
+    pub id: MachineId,
+    /// Its name as its owner wrote it: the VM's name, or the `Name` tag, or the instance id.
+    pub name: String,
+    /// Its tags.
+    pub tags: BTreeMap<String, String>,
+    /// Whether it runs.
+    pub power: Power,
+    /// Its network interfaces, the primary one first.
+    pub interfaces: Vec<Interface>,
+}
+
+/// A network interface of a machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Interface {
+    /// ARM resource id (lower case) or `eni-…`.
+    pub id: String,
+    /// Private addresses: where the cloud's firewall sees packets go to.
+    pub addresses: Vec<IpAddr>,
+    /// Public addresses that lead to it.
+    pub public_addresses: Vec<IpAddr>,
+    /// The address space of its virtual network, where known.
+    pub network: Vec<IpNet>,
+    /// The virtual network's id: `vpc-…` or an ARM resource id.
+    pub network_id: String,
+    /// The filters on the way in, outermost first. A packet must pass all; empty means nothing filters.
+    pub layers: Vec<Layer>,
+}
+
+/// Where an NSG is attached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Place {
+    /// At the subnet.
+    Subnet,
+    /// At the interface.
+    Interface,
+}
+
+/// A filter on the way to an interface.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "kind")]
+pub enum Layer {
+    /// An Azure network security group.
+    Nsg {
+        /// Which.
+        point: PointRef,
+        /// Where it is attached.
+        place: Place,
+        /// Its rules for inbound packets, defaults included.
+        rules: Vec<NsgRule>,
+        /// Ids of the application security groups that the interface is in, lower case.
+        memberships: BTreeSet<String>,
+    },
+    /// The EC2 security groups of the interface; what any of them allows passes.
+    SecurityGroups {
+        /// The groups.
+        groups: Vec<SecurityGroup>,
+    },
+}
+
+impl Machine {
+    /// The points whose rules a grant on this machine writes: one per hop. Empty when nothing filters the way,
+    /// so that there is nothing to open.
+    pub fn grant_points(&self) -> BTreeSet<PointRef> {
+        let mut points = BTreeSet::new();
+        for layer in self.interfaces.iter().flat_map(|interface| &interface.layers) {
+            match (layer, &self.id) {
+                (Layer::Nsg { point, .. }, _) => {
+                    points.insert(point.clone());
+                }
+                (Layer::SecurityGroups { .. }, MachineId::Aws(instance)) => {
+                    points.insert(PointRef::AwsInstance(instance.clone()));
+                }
+                (Layer::SecurityGroups { .. }, MachineId::Azure(_)) => {}
+            }
+        }
+        points
+    }
+
+    /// The points whose rules a lockdown of this machine writes. Temporary groups of `installation` are not
+    /// among them: they hold what grants opened.
+    pub fn lockdown_points(&self, installation: &Installation) -> BTreeSet<PointRef> {
+        let mut points = BTreeSet::new();
+        for layer in self.interfaces.iter().flat_map(|interface| &interface.layers) {
+            match (layer, &self.id) {
+                (Layer::Nsg { point, .. }, _) => {
+                    points.insert(point.clone());
+                }
+                (Layer::SecurityGroups { groups }, MachineId::Aws(instance)) => points.extend(
+                    groups
+                        .iter()
+                        .filter(|group| !is_ours(group, installation))
+                        .filter_map(|group| {
+                            PointRef::security_group(instance.account(), instance.region(), &group.id).ok()
+                        }),
+                ),
+                (Layer::SecurityGroups { .. }, MachineId::Azure(_)) => {}
+            }
+        }
+        points
+    }
+
+    /// Every private address of the machine.
+    pub fn addresses(&self) -> BTreeSet<IpAddr> {
+        self.interfaces
+            .iter()
+            .flat_map(|interface| interface.addresses.iter().copied())
+            .collect()
+    }
+}
+
+/// The tag on an EC2 temporary group whose value is its [`Mark`].
+pub const MARK_TAG: &str = "postern:mark";
+
+/// Whether `group` is a temporary group of this installation.
+pub fn is_ours(group: &SecurityGroup, installation: &Installation) -> bool {
+    group
+        .tags
+        .get(MARK_TAG)
+        .and_then(|text| Mark::parse(text))
+        .is_some_and(|mark| mark.installation == *installation)
+}

@@ -1,0 +1,27 @@
+//! The domain of Postern, pure: no runtime, no SQL, no HTTP, no clock and no randomness of its own.
+//!
+//! The words are those of the design: a [`machine::MachineId`] is covered by a [`policy::JitPolicy`]; an
+//! [`request::AccessRequest`] becomes one [`grant::Grant`] per machine; a grant is open when every hop, an
+//! enforcement point ([`point::PointRef`]) on the way to the machine, lets it through; an
+//! [`enforcer::Enforcer`] is the code for one cloud.
+
+pub mod audit;
+pub mod enforcer;
+pub mod grant;
+pub mod id;
+pub mod inventory;
+pub mod machine;
+pub mod mark;
+pub mod net;
+pub mod nsg;
+pub mod point;
+pub mod policy;
+pub mod posture;
+pub mod principal;
+pub mod reach;
+pub mod request;
+pub mod role;
+pub mod scope;
+pub mod sg;
+pub mod testing;
+pub mod time;

@@ -1,0 +1,163 @@
+//! Principals: who asks, as a verified token says.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    str::FromStr,
+};
+
+use serde::{Deserialize, Serialize};
+
+/// Whether a person or a program asks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PrincipalKind {
+    /// A person.
+    Human,
+    /// A CI job or a service.
+    Workload,
+}
+
+/// Who asks. Comes from a verified token, never from a request's body.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Principal {
+    /// A person or a program.
+    pub kind: PrincipalKind,
+    /// The configured name of the issuer that vouches for them.
+    pub issuer: String,
+    /// The subject, unique within the issuer.
+    pub subject: String,
+    /// A name for people, where the token has one.
+    pub name: Option<String>,
+    /// Groups that the token names.
+    pub groups: BTreeSet<String>,
+    /// Whether the token proves a second factor.
+    pub mfa: bool,
+    /// Other claims that guardrails may look at, as configured.
+    pub claims: BTreeMap<String, serde_json::Value>,
+}
+
+impl Principal {
+    /// The reference that role assignments and the audit log use.
+    pub fn reference(&self) -> PrincipalRef {
+        let name = format!("{}/{}", self.issuer, self.subject);
+        match self.kind {
+            PrincipalKind::Human => PrincipalRef::User(name),
+            PrincipalKind::Workload => PrincipalRef::Workload(name),
+        }
+    }
+
+    /// Everything that a role assignment may name to reach this principal: itself and its groups.
+    pub fn references(&self) -> impl Iterator<Item = PrincipalRef> + '_ {
+        std::iter::once(self.reference()).chain(
+            self.groups
+                .iter()
+                .map(|group| PrincipalRef::Group(format!("{}/{group}", self.issuer))),
+        )
+    }
+}
+
+/// Whom a role assignment names. Text form: `user:<issuer>/<subject>`, `group:<issuer>/<group>`,
+/// `workload:<issuer>/<subject>`; the issuer by its configured name.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum PrincipalRef {
+    /// A person.
+    User(String),
+    /// A group.
+    Group(String),
+    /// A program.
+    Workload(String),
+}
+
+/// A text that names no principal.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "`{0}` names no principal: expected `user:<issuer>/<subject>`, `group:<issuer>/<group>` or `workload:<issuer>/<subject>`"
+)]
+pub struct InvalidPrincipalRef(String);
+
+impl fmt::Display for PrincipalRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::User(name) => write!(f, "user:{name}"),
+            Self::Group(name) => write!(f, "group:{name}"),
+            Self::Workload(name) => write!(f, "workload:{name}"),
+        }
+    }
+}
+
+impl FromStr for PrincipalRef {
+    type Err = InvalidPrincipalRef;
+
+    fn from_str(text: &str) -> Result<Self, InvalidPrincipalRef> {
+        let invalid = || InvalidPrincipalRef(text.chars().take(120).collect());
+        let (kind, name) = text.split_once(':').ok_or_else(invalid)?;
+        let (issuer, subject) = name.split_once('/').ok_or_else(invalid)?;
+        if issuer.is_empty() || subject.is_empty() || name.len() > 400 || name.chars().any(char::is_control) {
+            return Err(invalid());
+        }
+        match kind {
+            "user" => Ok(Self::User(name.to_owned())),
+            "group" => Ok(Self::Group(name.to_owned())),
+            "workload" => Ok(Self::Workload(name.to_owned())),
+            _ => Err(invalid()),
+        }
+    }
+}
+
+impl TryFrom<String> for PrincipalRef {
+    type Error = InvalidPrincipalRef;
+
+    fn try_from(text: String) -> Result<Self, InvalidPrincipalRef> {
+        text.parse()
+    }
+}
+
+impl From<PrincipalRef> for String {
+    fn from(principal: PrincipalRef) -> Self {
+        principal.to_string()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_principal_is_reached_by_itself_and_by_its_groups_of_the_same_issuer() {
+        let principal = Principal {
+            kind: PrincipalKind::Human,
+            issuer: "corp".into(),
+            subject: "ada".into(),
+            name: None,
+            groups: ["sre".to_owned()].into(),
+            mfa: false,
+            claims: BTreeMap::new(),
+        };
+        let names: Vec<String> = principal.references().map(|r| r.to_string()).collect();
+        assert_eq!(names, ["user:corp/ada", "group:corp/sre"]);
+    }
+
+    #[test]
+    fn a_reference_needs_kind_issuer_and_name() {
+        for text in [
+            "",
+            "ada",
+            "user:ada",
+            "user:/ada",
+            "user:corp/",
+            "robot:corp/x",
+            "user:corp/a\nb",
+        ] {
+            assert!(text.parse::<PrincipalRef>().is_err(), "{text:?}");
+        }
+        assert_eq!(
+            "workload:ci/repo:org/app:ref"
+                .parse::<PrincipalRef>()
+                .unwrap()
+                .to_string(),
+            "workload:ci/repo:org/app:ref"
+        );
+    }
+}

@@ -1,0 +1,1 @@
+//! The reconcile loop: leases due points, observes, plans, journals, applies, reads back.

@@ -1,0 +1,1 @@
+//! A private Postgres for the demo and the tests: found, initialised, started, stopped.

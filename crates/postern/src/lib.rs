@@ -1,0 +1,1 @@
+//! The binary: serve, demo and the command line.

@@ -1,0 +1,1 @@
+//! The REST API: authentication, authorization, handlers, OpenAPI, metrics.

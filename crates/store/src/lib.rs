@@ -1,0 +1,1 @@
+//! Postgres: every SQL statement, the audit log, the journal, the due queue.
