@@ -210,6 +210,14 @@ impl Grant<GrantState> {
         }
     }
 
+    /// The grant, if it ended and is not confirmed as closed.
+    pub fn closing(self) -> Result<Grant<Closing>, InvalidTransition> {
+        match self.state.clone() {
+            GrantState::Closing(state) => Ok(self.with(state)),
+            other => Err(InvalidTransition(other.status())),
+        }
+    }
+
     /// Why the grant ends by itself at `now`, if it does: its time is over, or it was not open by its deadline.
     pub fn due_to_end(&self, now: Instant) -> Option<EndCause> {
         match &self.state {

@@ -1,1 +1,60 @@
-//! The reconcile loop: leases due points, observes, plans, journals, applies, reads back.
+//! The reconcile loop: one level-triggered path for opening, expiry, revocation, policy change, drift and crash
+//! recovery.
+//!
+//! [`Engine::run`] leases due enforcement points and makes a [`pass`] over each; [`discovery`] keeps the
+//! inventory and with it the question which machine stands behind which point. Nothing is handed to a pass but
+//! the point: what is wanted is read from the store, what is there is read from the cloud.
+
+pub mod config;
+pub mod discovery;
+mod dispatch;
+mod events;
+mod failpoint;
+mod heartbeat;
+pub mod metrics;
+pub mod pass;
+mod settle;
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use postern_core::{
+    enforcer::Enforcer,
+    machine::Cloud,
+    time::{Clock, IdSource},
+};
+use postern_store::Store;
+
+pub use crate::{config::EngineConfig, metrics::Metrics};
+
+/// What the loop needs: the store, an enforcer per cloud, time, ids.
+#[derive(Debug, Clone)]
+pub struct Engine {
+    store: Store,
+    enforcers: BTreeMap<Cloud, Arc<dyn Enforcer>>,
+    clock: Arc<dyn Clock>,
+    ids: Arc<dyn IdSource>,
+    config: Arc<EngineConfig>,
+    metrics: Arc<Metrics>,
+}
+
+impl Engine {
+    /// An engine that does nothing until [`Engine::run`].
+    pub fn new(
+        store: Store,
+        enforcers: impl IntoIterator<Item = Arc<dyn Enforcer>>,
+        clock: Arc<dyn Clock>,
+        ids: Arc<dyn IdSource>,
+        config: EngineConfig,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        let enforcers = enforcers.into_iter().map(|enforcer| (enforcer.cloud(), enforcer)).collect();
+        Self { store, enforcers, clock, ids, config: Arc::new(config), metrics }
+    }
+
+    fn enforcer(&self, cloud: Cloud) -> Option<&Arc<dyn Enforcer>> {
+        self.enforcers.get(&cloud)
+    }
+}
+
+#[cfg(feature = "failpoints")]
+pub use crate::failpoint::crash_at;

@@ -1,0 +1,73 @@
+//! The loop's settings, each with its unit and default.
+
+use std::time::Duration;
+
+use postern_core::mark::Installation;
+
+/// Settings of the loop.
+#[derive(Debug, Clone)]
+pub struct EngineConfig {
+    /// Whose rules these are.
+    pub installation: Installation,
+    /// The name of this process among the replicas; leases carry it.
+    pub owner: String,
+    /// Passes at the same time.
+    pub workers: u32,
+    /// How long a point is leased at a time; renewed while a pass runs. After a crash nobody looks at the point
+    /// for this long and the enforcers' longest request time.
+    pub lease: Duration,
+    /// The backstop of the wake-ups: the loop looks at the due queue at least this often.
+    pub poll: Duration,
+    /// How often a point that holds rules of ours is looked at although nothing changed.
+    pub drift_interval: Duration,
+    /// How often the accounts are discovered.
+    pub discovery_interval: Duration,
+    /// The first wait after a failed pass; doubles up to `backoff_max`, with jitter.
+    pub backoff: Duration,
+    /// The longest wait after a failed pass. Closing never gives up.
+    pub backoff_max: Duration,
+    /// When a grant that ended but is not confirmed as closed counts as overdue.
+    pub overdue_after: Duration,
+}
+
+impl EngineConfig {
+    /// The defaults, for `installation`.
+    pub fn new(installation: Installation, owner: impl Into<String>) -> Self {
+        Self {
+            installation,
+            owner: owner.into(),
+            workers: 32,
+            lease: Duration::from_secs(30),
+            poll: Duration::from_secs(5),
+            drift_interval: Duration::from_secs(5 * 60),
+            discovery_interval: Duration::from_secs(5 * 60),
+            backoff: Duration::from_millis(500),
+            backoff_max: Duration::from_secs(60),
+            overdue_after: Duration::from_secs(60),
+        }
+    }
+
+    /// How long to wait after `attempts` failed passes: exponential, with full jitter in the upper half so that
+    /// points that failed together do not come back together. `random` is uniform.
+    pub(crate) fn backoff_after(&self, attempts: u32, random: u16) -> Duration {
+        let doubled = self.backoff.saturating_mul(1 << attempts.min(16));
+        let ceiling = doubled.min(self.backoff_max);
+        ceiling / 2 + (ceiling / 2).mul_f64(f64::from(random) / f64::from(u16::MAX))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn backoff_grows_to_its_ceiling_and_never_past_it() {
+        let config = EngineConfig::new("test".parse().unwrap(), "a");
+        assert_eq!(config.backoff_after(0, 0), Duration::from_millis(250));
+        assert_eq!(config.backoff_after(0, u16::MAX), Duration::from_millis(500));
+        assert_eq!(config.backoff_after(3, u16::MAX), Duration::from_secs(4));
+        for attempts in [10, 40, u32::MAX] {
+            assert_eq!(config.backoff_after(attempts, u16::MAX), Duration::from_secs(60));
+        }
+    }
+}

@@ -1,0 +1,199 @@
+//! Keeps the inventory: which machines there are, which points stand before them, which policy covers them.
+//!
+//! An account that cannot be read does not stop the others, and never makes its machines disappear: a machine is
+//! gone only when two complete discoveries of its account in a row did not see it.
+
+use std::collections::BTreeSet;
+
+use futures::StreamExt;
+use postern_core::{
+    audit::{Actor, AuditEvent, Outcome, Subject},
+    enforcer::{EnforceError, Enforcer},
+    grant::EndCause,
+    inventory::Machine,
+    machine::Account,
+    posture::posture,
+};
+use postern_store::{MachineRow, StoreError, Urgency};
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+
+use crate::{Engine, events::Events, metrics::PassLabels};
+
+/// How many accounts are read at the same time.
+const ACCOUNTS_AT_ONCE: usize = 8;
+
+/// Why an account was not discovered.
+#[derive(Debug, thiserror::Error)]
+pub enum DiscoveryError {
+    /// The cloud did not answer, or said no.
+    #[error("the account could not be read")]
+    Cloud(#[from] EnforceError),
+    /// The store failed.
+    #[error("the inventory could not be written")]
+    Store(#[from] StoreError),
+}
+
+/// What a discovery found.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Discovered {
+    /// Machines seen.
+    pub machines: usize,
+    /// Of them, new or changed.
+    pub changed: usize,
+    /// Machines that are not there any more.
+    pub gone: usize,
+    /// Accounts that could not be read.
+    pub failed_accounts: usize,
+}
+
+impl Engine {
+    pub(crate) async fn discover_forever(&self, stop: &CancellationToken) {
+        let mut every = tokio::time::interval(self.config.discovery_interval);
+        every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                _ = every.tick() => {}
+            }
+            tokio::select! {
+                () = stop.cancelled() => return,
+                found = self.discover_all() => tracing::debug!(?found, "discovered"),
+            }
+        }
+    }
+
+    /// Discovers every account of every cloud once.
+    pub async fn discover_all(&self) -> Discovered {
+        let mut accounts = Vec::new();
+        let mut total = Discovered::default();
+        for enforcer in self.enforcers.values() {
+            match enforcer.accounts().await {
+                Ok(found) => accounts.extend(found.into_iter().map(|account| (enforcer.clone(), account))),
+                Err(error) => {
+                    tracing::warn!(cloud = %enforcer.cloud(), %error, "accounts could not be listed");
+                    total.failed_accounts += 1;
+                }
+            }
+        }
+        let mut results = futures::stream::iter(accounts)
+            .map(|(enforcer, account)| async move {
+                let result = self.discover(&*enforcer, &account).await;
+                (account, result)
+            })
+            .buffer_unordered(ACCOUNTS_AT_ONCE);
+        while let Some((account, result)) = results.next().await {
+            let cloud = account.cloud().as_str();
+            let outcome = match result {
+                Ok(found) => {
+                    total.machines += found.machines;
+                    total.changed += found.changed;
+                    total.gone += found.gone;
+                    "settled"
+                }
+                Err(error) => {
+                    tracing::warn!(%account, error = &error as &dyn std::error::Error, "discovery failed");
+                    total.failed_accounts += 1;
+                    "retry"
+                }
+            };
+            self.metrics.discoveries.get_or_create(&PassLabels { cloud, outcome }).inc();
+        }
+        total
+    }
+
+    async fn discover(&self, enforcer: &dyn Enforcer, account: &Account) -> Result<Discovered, DiscoveryError> {
+        let started = self.clock.now();
+        let mut found = Discovered::default();
+        let mut cursor = None;
+        loop {
+            let page = enforcer.discover(account, cursor.as_deref()).await?;
+            found.machines += page.machines.len();
+            found.changed += self.save_page(account, page.machines).await?;
+            cursor = page.next;
+            if cursor.is_none() {
+                break;
+            }
+        }
+        found.gone = self.settle_gone(account, started).await?;
+        Ok(found)
+    }
+
+    /// Saves a page of machines; what changed about the way to them or about their tags makes points due.
+    async fn save_page(&self, account: &Account, machines: Vec<Machine>) -> Result<usize, DiscoveryError> {
+        let now = self.clock.now();
+        let mut tx = self.store.begin().await?;
+        let policies = tx.policies().await?;
+        let rows: Vec<MachineRow> = machines
+            .into_iter()
+            .map(|machine| {
+                let policy = postern_core::policy::JitPolicy::most_specific(
+                    &policies,
+                    &machine.id.scope(),
+                    &machine.tags,
+                );
+                MachineRow {
+                    posture: posture(&machine, policy),
+                    policy: policy.map(|policy| policy.id),
+                    opens: machine.grant_points(),
+                    locks: machine.lockdown_points(&self.config.installation),
+                    machine,
+                }
+            })
+            .collect();
+        let saved = tx.save_machines(&rows, &*self.ids, now).await?;
+        tx.mark_due(&saved.touched_points, now, Urgency::Opening).await?;
+        if !saved.new.is_empty() {
+            let event = self.inventory_event(account, "machine.discover", json!({ "machines": saved.new }));
+            tx.audit(&[event]).await?;
+        }
+        tx.commit().await?;
+        Ok(saved.changed)
+    }
+
+    /// Ends what is left of machines that two discoveries did not see.
+    async fn settle_gone(&self, account: &Account, started: postern_core::time::Instant) -> Result<usize, DiscoveryError> {
+        let now = self.clock.now();
+        let mut tx = self.store.begin().await?;
+        let events = Events::at(now, &*self.ids);
+        let gone = tx.discovery_done(account, started, now).await?;
+        let mut log = Vec::new();
+        let mut points: BTreeSet<_> = gone.touched_points.iter().copied().collect();
+        if !gone.machines.is_empty() {
+            let mut ended = Vec::new();
+            for grant in tx.live_grants_of(&gone.machines).await? {
+                if let Ok(live) = grant.live() {
+                    let closing = live.end(EndCause::MachineGone, now);
+                    log.push(events.grant_ended(&closing));
+                    ended.push(closing.into());
+                }
+            }
+            tx.save_grants(&ended).await?;
+            let ids: Vec<_> = ended.iter().map(|grant| grant.id).collect();
+            points.extend(tx.points_of(&ids).await?);
+            log.push(self.inventory_event(account, "machine.gone", json!({ "machines": gone.machines })));
+        }
+        tx.audit(&log).await?;
+        let points: Vec<_> = points.into_iter().collect();
+        tx.mark_due(&points, now, Urgency::Closing).await?;
+        tx.commit().await?;
+        Ok(gone.machines.len())
+    }
+
+    fn inventory_event(&self, account: &Account, action: &str, details: serde_json::Value) -> AuditEvent {
+        let now = self.clock.now();
+        AuditEvent {
+            id: self.ids.next(now),
+            at: now,
+            action: action.to_owned(),
+            outcome: Outcome::Succeeded,
+            actor: Actor::System { component: "discovery".to_owned() },
+            scope: account.scope(),
+            reason: None,
+            decision: None,
+            details,
+            subject: Subject::default(),
+            http_request: None,
+        }
+    }
+}

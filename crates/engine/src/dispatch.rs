@@ -1,0 +1,108 @@
+//! Wakes for due points and hands each to a pass.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{
+    sync::Semaphore,
+    task::JoinSet,
+    time::{Instant, MissedTickBehavior},
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::Engine;
+
+impl Engine {
+    /// The longest that an enforcer's call may still be under way after its owner died.
+    fn grace(&self) -> Duration {
+        self.enforcers.values().map(|enforcer| enforcer.request_timeout()).max().unwrap_or_default()
+    }
+
+    /// Runs until `stop`: discovery beside the loop. Passes that are under way are finished first.
+    pub async fn run(self, stop: CancellationToken) {
+        tokio::join!(self.dispatch(&stop), self.discover_forever(&stop));
+    }
+
+    async fn dispatch(&self, stop: &CancellationToken) {
+        let free = Arc::new(Semaphore::new(self.config.workers.max(1) as usize));
+        let mut passes = JoinSet::new();
+        let mut listener = None;
+        let mut backstop = tokio::time::interval(self.config.poll);
+        backstop.set_missed_tick_behavior(MissedTickBehavior::Delay);
+
+        while !stop.is_cancelled() {
+            if listener.is_none() {
+                listener = self.store.due_listener().await.inspect_err(|error| {
+                    tracing::warn!(%error, "no notifications; polling until the database listens again");
+                }).ok();
+            }
+            while passes.try_join_next().is_some() {}
+
+            let asked = Instant::now();
+            let leased = match u32::try_from(free.available_permits()) {
+                Ok(limit) if limit > 0 => {
+                    self.store
+                        .lease(&self.config.owner, limit, self.config.lease, self.grace(), self.clock.now())
+                        .await
+                        .unwrap_or_else(|error| {
+                            tracing::error!(%error, "due points could not be leased");
+                            Vec::new()
+                        })
+                }
+                _ => Vec::new(),
+            };
+            let found = !leased.is_empty();
+            for lease in leased {
+                let Ok(permit) = Arc::clone(&free).acquire_owned().await else { return };
+                let engine = self.clone();
+                passes.spawn(async move {
+                    engine.pass(lease, asked).await;
+                    drop(permit);
+                });
+            }
+            if found {
+                continue; // there may be more than fitted
+            }
+
+            let until_due = match self.store.next_due(self.grace()).await {
+                Ok(Some(due)) => (due - self.clock.now()).to_std().unwrap_or(Duration::from_millis(1)),
+                Ok(None) => self.config.poll,
+                Err(_) => self.config.poll.min(Duration::from_secs(1)),
+            };
+            let sleep = tokio::time::sleep(until_due.clamp(Duration::from_millis(1), self.config.poll));
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = sleep => {}
+                // A finished pass may have left its point due, and has freed a place.
+                Some(_) = passes.join_next() => {}
+                heard = async {
+                    match listener.as_mut() {
+                        Some(listener) => listener.heard().await,
+                        None => std::future::pending().await,
+                    }
+                } => {
+                    if heard.is_err() {
+                        listener = None;
+                    }
+                }
+                _ = backstop.tick() => {
+                    if let Err(error) = self.backstop().await {
+                        tracing::warn!(%error, "the backstop did not run");
+                    }
+                }
+            }
+        }
+        while passes.join_next().await.is_some() {}
+    }
+
+    /// Marks due whatever should be and is not: a point that holds a grant or an unsettled change but has no due
+    /// time would otherwise be forgotten. It never finds anything unless something else is broken.
+    async fn backstop(&self) -> Result<(), postern_store::StoreError> {
+        let mut tx = self.store.begin().await?;
+        let now = self.clock.now();
+        tx.due_points_backstop(now).await?;
+        let overdue = tx.count_overdue(now - self.config.overdue_after).await?;
+        tx.commit().await?;
+        self.metrics.overdue.set(overdue);
+        Ok(())
+    }
+}

@@ -1,0 +1,202 @@
+//! The audit events that the loop writes.
+
+use postern_core::{
+    audit::{Actor, AuditEvent, Outcome, Subject},
+    enforcer::{Change, Finding, Obstacle},
+    grant::{Closed, Closing, EndCause, Grant, Open},
+    id::{ChangeId, PassId},
+    point::PointRef,
+    scope::Scope,
+    time::{IdSource, Instant},
+};
+use serde_json::{Value, json};
+
+/// Makes events of one instant.
+pub(crate) struct Events<'a> {
+    ids: &'a dyn IdSource,
+    now: Instant,
+}
+
+impl<'a> Events<'a> {
+    pub(crate) const fn at(now: Instant, ids: &'a dyn IdSource) -> Self {
+        Self { ids, now }
+    }
+
+    fn event(&self, action: &str, outcome: Outcome, scope: Scope, subject: Subject, details: Value) -> AuditEvent {
+        AuditEvent {
+            id: self.ids.next(self.now),
+            at: self.now,
+            action: action.to_owned(),
+            outcome,
+            actor: Actor::System { component: "reconciler".to_owned() },
+            scope,
+            reason: None,
+            decision: None,
+            details,
+            subject,
+            http_request: None,
+        }
+    }
+
+    /// A grant is not wanted any more, and the loop itself decided so.
+    pub(crate) fn grant_ended(&self, grant: &Grant<Closing>) -> AuditEvent {
+        let mut event = self.event(
+            "grant.end",
+            Outcome::Succeeded,
+            grant.machine.scope(),
+            grant_subject(grant),
+            json!({ "cause": grant.state.cause, "opened_at": grant.state.opened_at }),
+        );
+        event.decision = Some(json!({
+            "decided_by": "lifecycle",
+            "rule": match &grant.state.cause {
+                EndCause::Expired => "the grant's time was over",
+                EndCause::OpenFailed { .. } => "the grant could not be opened",
+                EndCause::MachineGone => "the machine is gone",
+                EndCause::PolicyRemoved => "the policy does not cover the machine any more",
+                EndCause::Revoked { .. } => "the grant was revoked",
+            },
+            "created_at": grant.created_at,
+            "duration_seconds": grant.duration.as_secs(),
+            "not_after": grant.not_after,
+        }));
+        event
+    }
+
+    /// Every hop was read back as open.
+    pub(crate) fn grant_opened(&self, grant: &Grant<Open>, hops: Value) -> AuditEvent {
+        self.event(
+            "grant.open",
+            Outcome::Succeeded,
+            grant.machine.scope(),
+            grant_subject(grant),
+            json!({ "ends_at": grant.state.ends_at, "hops": hops }),
+        )
+    }
+
+    /// Every hop was read back as closed. Connections that were established before are not cut by either cloud,
+    /// which is why this says that the rule is closed and not that the access ended.
+    pub(crate) fn grant_closed(&self, grant: &Grant<Closed>) -> AuditEvent {
+        self.event(
+            "grant.rule_closed",
+            Outcome::Succeeded,
+            grant.machine.scope(),
+            grant_subject(grant),
+            json!({
+                "cause": grant.state.cause,
+                "ended_at": grant.state.ended_at,
+                "lag_ms": (grant.state.closed_at - grant.state.ended_at).num_milliseconds(),
+            }),
+        )
+    }
+
+    /// A grant ended a while ago and its rules still stand.
+    pub(crate) fn grant_overdue(&self, grant: &Grant<Closing>, error: &str) -> AuditEvent {
+        self.event(
+            "grant.overdue",
+            Outcome::Failed,
+            grant.machine.scope(),
+            grant_subject(grant),
+            json!({ "ended_at": grant.state.since, "error": error }),
+        )
+    }
+
+    /// A change is about to be made.
+    pub(crate) fn change_intended(&self, pass: &PassRef<'_>, id: ChangeId, change: &Change) -> AuditEvent {
+        self.change(pass, id, change, Outcome::Intended, &Value::Null)
+    }
+
+    /// How a change went.
+    pub(crate) fn change(
+        &self,
+        pass: &PassRef<'_>,
+        id: ChangeId,
+        change: &Change,
+        outcome: Outcome,
+        detail: &Value,
+    ) -> AuditEvent {
+        let mut subject = pass.subject();
+        subject.change = Some(id);
+        subject.grant = only(&change.grants);
+        subject.policy = only(&change.policies);
+        let details = if outcome == Outcome::Intended {
+            json!({
+                "verb": change.verb, "target": change.target, "summary": change.summary,
+                "grants": change.grants, "policies": change.policies,
+                "before": change.before, "after": change.after, "displaces": change.displaces,
+            })
+        } else {
+            json!({
+                "verb": change.verb, "target": change.target, "summary": change.summary,
+                "grants": change.grants, "policies": change.policies, "answer": detail,
+            })
+        };
+        self.event("change.apply", outcome, pass.scope(), subject, details)
+    }
+
+    /// Something that was noticed about rules in others' hands.
+    pub(crate) fn finding(&self, pass: &PassRef<'_>, finding: &Finding) -> AuditEvent {
+        let mut subject = pass.subject();
+        subject.grant = only(&finding.grants);
+        self.event("point.finding", Outcome::Succeeded, pass.scope(), subject, json!(finding))
+    }
+
+    /// Something that is wanted and cannot be had.
+    pub(crate) fn obstacle(&self, pass: &PassRef<'_>, obstacle: &Obstacle) -> AuditEvent {
+        let mut subject = pass.subject();
+        subject.grant = only(&obstacle.grants);
+        subject.policy = only(&obstacle.policies);
+        self.event("point.obstacle", Outcome::Failed, pass.scope(), subject, json!(obstacle))
+    }
+
+    /// A lockdown's displaced rules are back as they were.
+    pub(crate) fn restored(&self, pass: &PassRef<'_>, displaced: &Value) -> AuditEvent {
+        self.event(
+            "lockdown.restored",
+            Outcome::Succeeded,
+            pass.scope(),
+            pass.subject(),
+            json!({ "displaced": displaced }),
+        )
+    }
+
+    /// Another owner's pass died between intent and outcome; what it left was looked at.
+    pub(crate) fn change_settled_late(&self, pass: &PassRef<'_>, id: ChangeId, details: Value) -> AuditEvent {
+        let mut subject = pass.subject();
+        subject.change = Some(id);
+        self.event("change.apply", Outcome::Unknown, pass.scope(), subject, details)
+    }
+}
+
+/// The pass and the point that an event belongs to.
+pub(crate) struct PassRef<'a> {
+    pub(crate) id: PassId,
+    pub(crate) point: &'a PointRef,
+}
+
+impl PassRef<'_> {
+    fn subject(&self) -> Subject {
+        Subject { pass: Some(self.id), point: Some(self.point.to_string()), ..Subject::default() }
+    }
+
+    fn scope(&self) -> Scope {
+        self.point.account().scope()
+    }
+}
+
+fn grant_subject<S>(grant: &Grant<S>) -> Subject {
+    Subject {
+        request: Some(grant.request),
+        grant: Some(grant.id),
+        policy: Some(grant.policy),
+        machine: Some(grant.machine.clone()),
+        ..Subject::default()
+    }
+}
+
+fn only<T: Copy>(items: &[T]) -> Option<T> {
+    match items {
+        [one] => Some(*one),
+        _ => None,
+    }
+}

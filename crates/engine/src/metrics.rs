@@ -1,0 +1,104 @@
+//! The loop's metrics, in Prometheus' terms.
+
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{
+        counter::Counter,
+        family::Family,
+        gauge::Gauge,
+        histogram::{Histogram, exponential_buckets},
+    },
+    registry::{Registry, Unit},
+};
+
+/// The cloud and the outcome of a pass.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct PassLabels {
+    /// `azure` or `aws`.
+    pub cloud: &'static str,
+    /// `settled`, `retry`, `gone` or `lost`.
+    pub outcome: &'static str,
+}
+
+/// The cloud, the verb and the outcome of a change.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ChangeLabels {
+    /// `azure` or `aws`.
+    pub cloud: &'static str,
+    /// See `postern_core::enforcer::Verb`.
+    pub verb: &'static str,
+    /// `succeeded`, `failed` or `unknown`.
+    pub outcome: &'static str,
+}
+
+/// The cloud and the code of a finding or an obstacle.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct CodeLabels {
+    /// `azure` or `aws`.
+    pub cloud: &'static str,
+    /// The stable word of the finding or obstacle.
+    pub code: String,
+}
+
+/// One cloud.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct CloudLabels {
+    /// `azure` or `aws`.
+    pub cloud: &'static str,
+}
+
+/// What the loop counts.
+#[derive(Debug)]
+pub struct Metrics {
+    pub(crate) passes: Family<PassLabels, Counter>,
+    pub(crate) changes: Family<ChangeLabels, Counter>,
+    pub(crate) findings: Family<CodeLabels, Counter>,
+    pub(crate) obstacles: Family<CodeLabels, Counter>,
+    pub(crate) discoveries: Family<PassLabels, Counter>,
+    pub(crate) open_seconds: Family<CloudLabels, Histogram>,
+    pub(crate) close_seconds: Family<CloudLabels, Histogram>,
+    pub(crate) overdue: Gauge,
+}
+
+fn seconds() -> Histogram {
+    Histogram::new(exponential_buckets(0.005, 2.0, 18))
+}
+
+impl Metrics {
+    /// Makes the metrics and registers them.
+    pub fn register(registry: &mut Registry) -> Self {
+        let metrics = Self {
+            passes: Family::default(),
+            changes: Family::default(),
+            findings: Family::default(),
+            obstacles: Family::default(),
+            discoveries: Family::default(),
+            open_seconds: Family::new_with_constructor(seconds),
+            close_seconds: Family::new_with_constructor(seconds),
+            overdue: Gauge::default(),
+        };
+        registry.register("postern_passes", "Passes over enforcement points", metrics.passes.clone());
+        registry.register("postern_changes", "Writes to clouds", metrics.changes.clone());
+        registry.register("postern_findings", "Things noticed about rules in others' hands", metrics.findings.clone());
+        registry.register("postern_obstacles", "What was wanted and could not be had", metrics.obstacles.clone());
+        registry.register("postern_discoveries", "Discoveries of accounts", metrics.discoveries.clone());
+        registry.register_with_unit(
+            "postern_open",
+            "From the decision to the confirmed opening",
+            Unit::Seconds,
+            metrics.open_seconds.clone(),
+        );
+        registry.register_with_unit(
+            "postern_close",
+            "From the end of a grant to the confirmed closing",
+            Unit::Seconds,
+            metrics.close_seconds.clone(),
+        );
+        registry.register(
+            "postern_overdue_closings",
+            "Grants that ended and are not confirmed as closed in time",
+            metrics.overdue.clone(),
+        );
+        metrics
+    }
+}

@@ -1,0 +1,239 @@
+//! One pass over one enforcement point: end what is due, observe, plan, journal, apply, read back, settle.
+//!
+//! A pass may die at any step. What it leaves is a committed intent without an outcome, which the next owner of
+//! the point settles by looking, or nothing at all.
+
+use postern_core::{
+    audit::AuditEvent,
+    enforcer::{Bindings, Change, Desired, EnforceError, Enforcer, Plan},
+    grant::{Grant, HopState},
+    id::{ChangeId, PassId},
+};
+use postern_store::{HopUpdate, JournalEntry, Lease, Next, NewPass, StoreError, Urgency};
+use serde_json::Value;
+use tokio::time::Instant;
+
+use crate::{
+    Engine,
+    events::{Events, PassRef},
+    failpoint::failpoint,
+    heartbeat::HeldLease,
+    metrics::PassLabels,
+    settle::{Looked, RoundResult},
+};
+
+/// How often a pass plans anew when what it read back is not yet what is wanted; after that it comes back later.
+const MAX_ROUNDS: u32 = 3;
+
+/// Why a pass ended without having settled anything.
+#[derive(Debug, thiserror::Error)]
+pub enum PassError {
+    /// The store failed, or the lease is another's.
+    #[error("the store did not take the pass's result")]
+    Store(#[from] StoreError),
+    /// The lease ran out before a write could start.
+    #[error("the lease ran out")]
+    LeaseRanOut,
+    /// No enforcer is configured for the point's cloud.
+    #[error("no enforcer is configured for `{0}`")]
+    NoEnforcer(String),
+}
+
+/// A change of the present round, and how it went.
+pub(crate) struct Attempt {
+    pub(crate) id: ChangeId,
+    pub(crate) change: Change,
+    pub(crate) result: AttemptResult,
+}
+
+pub(crate) enum AttemptResult {
+    /// The cloud said that it is done.
+    Done(Value),
+    /// The cloud said no, or did not say.
+    Failed(EnforceError),
+    /// An earlier change of the round failed.
+    NotAttempted,
+}
+
+impl Engine {
+    /// Makes a pass over the leased point; `asked` is when the lease was asked for. Every failure is logged here
+    /// and leaves the point due.
+    pub async fn pass(&self, lease: Lease, asked: Instant) {
+        let cloud = lease.point_ref.cloud().as_str();
+        let held = HeldLease::new(self.store.clone(), lease.clone(), asked, self.config.lease);
+        let outcome = match self.try_pass(&lease, &held).await {
+            Ok(outcome) => outcome,
+            Err(error) => {
+                tracing::warn!(point = %lease.point_ref, error = &error as &dyn std::error::Error, "pass failed");
+                drop(held);
+                // With the lease still ours the point is given back at once; otherwise its new owner has it.
+                let at = self.clock.now() + self.backoff(&lease);
+                let retry = Next::Retry { at, urgency: Urgency::Closing, error: error.to_string() };
+                if let Err(error) = self.finish_only(&lease, retry).await {
+                    tracing::debug!(point = %lease.point_ref, %error, "lease left to run out");
+                }
+                "lost"
+            }
+        };
+        self.metrics.passes.get_or_create(&PassLabels { cloud, outcome }).inc();
+    }
+
+    async fn finish_only(&self, lease: &Lease, next: Next) -> Result<(), StoreError> {
+        let mut tx = self.store.begin().await?;
+        tx.finish(lease, next, &[]).await?;
+        tx.commit().await
+    }
+
+    pub(crate) fn backoff(&self, lease: &Lease) -> chrono::TimeDelta {
+        let [a, b, ..] = self.ids.random();
+        let wait = self.config.backoff_after(lease.attempts, u16::from_be_bytes([a, b]));
+        chrono::TimeDelta::from_std(wait).unwrap_or_default()
+    }
+
+    async fn try_pass(&self, lease: &Lease, held: &HeldLease) -> Result<&'static str, PassError> {
+        let enforcer = self
+            .enforcer(lease.point_ref.cloud())
+            .ok_or_else(|| PassError::NoEnforcer(lease.point_ref.to_string()))?;
+        failpoint!("after-lease");
+        let (desired, left_over) = self.begin(lease).await?;
+        failpoint!("after-decide");
+
+        let mut observed = enforcer.observe(&desired).await;
+        failpoint!("after-observe");
+        let mut looked = Looked { left_over, ..Looked::new(self.ids.next(self.clock.now())) };
+        loop {
+            let (snapshot, plan) = match &observed {
+                Ok(observed) => (observed.snapshot(), observed.plan(&desired)),
+                Err(_) => (Value::Null, Plan::default()),
+            };
+            let go_on = observed.is_ok()
+                && !plan.changes.is_empty()
+                && looked.rounds < MAX_ROUNDS
+                && looked.last.as_ref().is_none_or(RoundResult::may_go_on);
+            if !go_on {
+                return Ok(self.settle(lease, &desired, observed.as_deref(), plan, looked).await?);
+            }
+            let attempts = self.intend(lease, &desired, snapshot, plan, &mut looked).await?;
+            failpoint!("after-intent");
+            let round = self.apply(&**enforcer, lease, held, attempts).await?;
+            failpoint!("before-read-back");
+            observed = enforcer.observe(&desired).await;
+            failpoint!("before-outcome");
+            looked.last = Some(round);
+            looked.rounds += 1;
+        }
+    }
+
+    /// Ends the grants that are due to end here, then reads what is wanted.
+    async fn begin(&self, lease: &Lease) -> Result<(Desired, Vec<JournalEntry>), PassError> {
+        let now = self.clock.now();
+        let mut tx = self.store.begin().await?;
+        let events = Events::at(now, &*self.ids);
+        let mut log: Vec<AuditEvent> = Vec::new();
+        let mut ended: Vec<Grant> = Vec::new();
+        for grant in tx.grants_at(lease.point, now).await? {
+            let Some(cause) = grant.due_to_end(now) else { continue };
+            if let Ok(live) = grant.live() {
+                let closing = live.end(cause, now);
+                log.push(events.grant_ended(&closing));
+                ended.push(closing.into());
+            }
+        }
+        if !ended.is_empty() {
+            tx.save_grants(&ended).await?;
+            tx.audit(&log).await?;
+            let ids: Vec<_> = ended.iter().map(|grant| grant.id).collect();
+            let others: Vec<_> = tx.points_of(&ids).await?.into_iter().filter(|id| *id != lease.point).collect();
+            tx.mark_due(&others, now, Urgency::Closing).await?;
+        }
+        let desired = tx.desired(&self.config.installation, lease.point).await?;
+        let left_over = tx.outstanding(lease.point).await?;
+        tx.commit().await?;
+        Ok((desired, left_over))
+    }
+
+    /// Commits what is about to be done, and the outcome of the round before it.
+    async fn intend(
+        &self,
+        lease: &Lease,
+        desired: &Desired,
+        snapshot: Value,
+        plan: Plan,
+        looked: &mut Looked,
+    ) -> Result<Vec<Attempt>, PassError> {
+        let now = self.clock.now();
+        let events = Events::at(now, &*self.ids);
+        let pass = PassRef { id: looked.pass, point: &lease.point_ref };
+        let mut tx = self.store.begin().await?;
+        let mut log = self.settle_round(&mut tx, &pass, looked, &plan, true, now).await?;
+
+        let attempts: Vec<Attempt> = plan
+            .changes
+            .into_iter()
+            .map(|change| Attempt { id: self.ids.next(now), change, result: AttemptResult::NotAttempted })
+            .collect();
+        if looked.rounds == 0 {
+            let new = NewPass { id: looked.pass, point: lease.point, generation: lease.generation, snapshot };
+            tx.begin_pass(&new, now).await?;
+        }
+        let intents: Vec<_> = attempts.iter().map(|attempt| (attempt.id, &attempt.change)).collect();
+        tx.intend(looked.pass, lease, &intents, now).await?;
+        let displaced: Vec<_> = attempts.iter().flat_map(|a| a.change.displaces.iter().cloned()).collect();
+        if !displaced.is_empty() {
+            tx.save_displaced(lease.point, &displaced, now).await?;
+        }
+        let wanted: std::collections::BTreeSet<_> =
+            desired.members.iter().flat_map(|member| &member.grants).map(|grant| grant.grant).collect();
+        let unknown: Vec<HopUpdate> = attempts
+            .iter()
+            .flat_map(|attempt| &attempt.change.grants)
+            .filter(|grant| wanted.contains(*grant))
+            .map(|grant| HopUpdate {
+                grant: *grant,
+                state: Some(HopState::Unknown),
+                rules: None,
+                blocked_by: None,
+                obstacle: None,
+            })
+            .collect();
+        tx.set_hops(lease.point, &unknown, now).await?;
+        log.extend(attempts.iter().map(|attempt| events.change_intended(&pass, attempt.id, &attempt.change)));
+        tx.audit(&log).await?;
+        tx.hold(lease).await?;
+        tx.commit().await?;
+        Ok(attempts)
+    }
+
+    /// Carries out the intended changes in order; stops at the first that fails.
+    async fn apply(
+        &self,
+        enforcer: &dyn Enforcer,
+        lease: &Lease,
+        held: &HeldLease,
+        mut attempts: Vec<Attempt>,
+    ) -> Result<RoundResult, PassError> {
+        let mut bindings = Bindings::new();
+        for attempt in &mut attempts {
+            if !held.may_write() {
+                return Err(PassError::LeaseRanOut);
+            }
+            failpoint!("before-apply");
+            match enforcer.apply(&lease.point_ref, &attempt.change, &mut bindings).await {
+                Ok(answer) => attempt.result = AttemptResult::Done(answer),
+                Err(error) => {
+                    tracing::info!(point = %lease.point_ref, change = attempt.change.summary, %error, "change failed");
+                    attempt.result = AttemptResult::Failed(error);
+                    break;
+                }
+            }
+            failpoint!("after-apply");
+        }
+        Ok(RoundResult { attempts })
+    }
+}
+
+impl Looked {
+    fn new(pass: PassId) -> Self {
+        Self { pass, left_over: Vec::new(), rounds: 0, last: None }
+    }
+}

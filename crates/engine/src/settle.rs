@@ -1,0 +1,361 @@
+//! The end of a pass: outcomes, hops, grants, the next due time; only on what was read back.
+
+use chrono::TimeDelta;
+use postern_core::{
+    audit::{AuditEvent, Outcome},
+    enforcer::{Desired, EnforceError, Evidence, Observed, Plan},
+    grant::{EndCause, Grant, GrantState, HopState, Live},
+    id::{GrantId, PassId},
+    time::Instant,
+};
+use postern_store::{Due, HopUpdate, JournalEntry, Lease, Next, SettledChange, StoreError, Tx, Urgency};
+use serde_json::{Value, json};
+
+use crate::{
+    Engine,
+    events::{Events, PassRef},
+    metrics::{ChangeLabels, CloudLabels, CodeLabels},
+    pass::{Attempt, AttemptResult},
+};
+
+/// What a pass has done so far.
+pub(crate) struct Looked {
+    pub(crate) pass: PassId,
+    /// Intents of dead passes.
+    pub(crate) left_over: Vec<JournalEntry>,
+    pub(crate) rounds: u32,
+    /// The round whose outcome is not committed yet.
+    pub(crate) last: Option<RoundResult>,
+}
+
+/// How the changes of one round went.
+pub(crate) struct RoundResult {
+    pub(crate) attempts: Vec<Attempt>,
+}
+
+impl RoundResult {
+    fn error(&self) -> Option<&EnforceError> {
+        self.attempts.iter().find_map(|attempt| match &attempt.result {
+            AttemptResult::Failed(error) => Some(error),
+            _ => None,
+        })
+    }
+
+    /// Whether it makes sense to plan anew at once: all went well, or somebody else was faster.
+    pub(crate) fn may_go_on(&self) -> bool {
+        matches!(self.error(), None | Some(EnforceError::Conflict { .. }))
+    }
+}
+
+impl Engine {
+    /// Writes the outcomes of the last round, and of what dead passes left, given what is planned now.
+    ///
+    /// A change whose call gave no clear answer is judged by what was read: it took effect unless the same change
+    /// is planned again. Without a reading it stays unsettled, for the next pass.
+    pub(crate) async fn settle_round(
+        &self,
+        tx: &mut Tx,
+        pass: &PassRef<'_>,
+        looked: &mut Looked,
+        plan: &Plan,
+        read: bool,
+        now: Instant,
+    ) -> Result<Vec<AuditEvent>, StoreError> {
+        let events = Events::at(now, &*self.ids);
+        let cloud = pass.point.cloud().as_str();
+        let planned = |operation: &Value| plan.changes.iter().any(|change| change.operation == *operation);
+        let mut settled = Vec::new();
+        let mut log = Vec::new();
+        for attempt in looked.last.take().map(|round| round.attempts).unwrap_or_default() {
+            let (outcome, detail) = match attempt.result {
+                AttemptResult::Done(answer) => (Outcome::Succeeded, answer),
+                AttemptResult::NotAttempted => {
+                    (Outcome::Failed, json!({ "error": "not attempted: an earlier change of the pass failed" }))
+                }
+                AttemptResult::Failed(EnforceError::Unavailable { operation, message }) => {
+                    if !read {
+                        continue;
+                    }
+                    if planned(&attempt.change.operation) {
+                        let error = format!("{operation} gave no clear answer and took no effect: {message}");
+                        (Outcome::Failed, json!({ "error": error }))
+                    } else {
+                        let note = format!("{operation} gave no clear answer but took effect: {message}");
+                        (Outcome::Succeeded, json!({ "note": note }))
+                    }
+                }
+                AttemptResult::Failed(error) => (Outcome::Failed, json!({ "error": error.to_string() })),
+            };
+            self.metrics
+                .changes
+                .get_or_create(&ChangeLabels { cloud, verb: attempt.change.verb.as_str(), outcome: outcome.as_str() })
+                .inc();
+            log.push(events.change(pass, attempt.id, &attempt.change, outcome, &detail));
+            settled.push(SettledChange { id: attempt.id, outcome, detail });
+        }
+        if read {
+            for entry in std::mem::take(&mut looked.left_over) {
+                let again = planned(&entry.operation);
+                let detail = json!({
+                    "note": "the pass that intended this died; settled by what was read afterwards",
+                    "in_effect": !again,
+                    "pass": entry.pass, "verb": entry.verb, "summary": entry.summary,
+                });
+                log.push(events.change_settled_late(pass, entry.id, detail.clone()));
+                settled.push(SettledChange { id: entry.id, outcome: Outcome::Unknown, detail });
+            }
+        }
+        tx.settle(&settled, now).await?;
+        Ok(log)
+    }
+
+    /// The last transaction of a pass. Says how it ended, for the metrics.
+    pub(crate) async fn settle(
+        &self,
+        lease: &Lease,
+        desired: &Desired,
+        reading: Result<&(dyn Observed + '_), &EnforceError>,
+        plan: Plan,
+        mut looked: Looked,
+    ) -> Result<&'static str, StoreError> {
+        let now = self.clock.now();
+        let events = Events::at(now, &*self.ids);
+        let pass = PassRef { id: looked.pass, point: &lease.point_ref };
+        let gone = matches!(reading, Err(EnforceError::Gone { .. }));
+        let known = reading.is_ok() || gone;
+        let failure = Failure::of(reading, looked.last.as_ref(), &plan);
+        let message = failure.as_ref().map(|failure| failure.message.as_str());
+
+        let mut tx = self.store.begin().await?;
+        let mut log = self.settle_round(&mut tx, &pass, &mut looked, &plan, known, now).await?;
+        let grants = tx.grants_at(lease.point, now).await?;
+
+        // What each grant has here, as read.
+        let evidence = reading.map(|observed| observed.evidence(desired)).unwrap_or_default();
+        let looks: Vec<HopLook> =
+            grants.iter().map(|grant| HopLook::new(grant, evidence.get(&grant.id), &plan, known, message)).collect();
+        let updates: Vec<HopUpdate> = looks.iter().map(|look| look.update.clone()).collect();
+        tx.set_hops(lease.point, &updates, now).await?;
+
+        // What that makes of the grants.
+        let ids: Vec<GrantId> = grants.iter().map(|grant| grant.id).collect();
+        let hops = tx.hops_of(&ids).await?;
+        let mut changed: Vec<Grant> = Vec::new();
+        let mut due: Vec<Due> = Vec::new();
+        let mut next: Option<(Instant, Urgency)> = None;
+        let mut unconfirmed = false;
+        let cloud = CloudLabels { cloud: pass.point.cloud().as_str() };
+        for (grant, look) in grants.into_iter().zip(looks) {
+            let id = grant.id;
+            let of_grant = hops.get(&id).map(Vec::as_slice).unwrap_or_default();
+            let elsewhere = || of_grant.iter().map(|hop| hop.point).filter(|point| *point != lease.point);
+            match grant.state.clone() {
+                GrantState::Opening(_) if gone || look.hopeless.is_some() => {
+                    let cause = if gone {
+                        EndCause::MachineGone
+                    } else {
+                        EndCause::OpenFailed { reason: look.hopeless.unwrap_or_default() }
+                    };
+                    end(grant, cause, now, &events, &mut log, &mut changed);
+                    due.extend(elsewhere().map(|point| Due { point, at: now, urgency: Urgency::Closing }));
+                    earliest(&mut next, now, Urgency::Closing);
+                }
+                GrantState::Opening(opening) => {
+                    if !of_grant.is_empty() && of_grant.iter().all(|hop| hop.state == HopState::Present) {
+                        if let Ok(Live::Opening(grant)) = grant.live() {
+                            let open = grant.confirm_open(now);
+                            let ends_at = open.state.ends_at;
+                            log.push(events.grant_opened(&open, json!(of_grant)));
+                            observe_seconds(&self.metrics.open_seconds.get_or_create(&cloud), now - open.created_at);
+                            due.extend(elsewhere().map(|point| Due { point, at: ends_at, urgency: Urgency::Closing }));
+                            earliest(&mut next, ends_at, Urgency::Closing);
+                            changed.push(open.into());
+                        }
+                    } else {
+                        earliest(&mut next, opening.deadline, Urgency::Closing);
+                    }
+                }
+                GrantState::Open(_) if gone => {
+                    end(grant, EndCause::MachineGone, now, &events, &mut log, &mut changed);
+                    due.extend(elsewhere().map(|point| Due { point, at: now, urgency: Urgency::Closing }));
+                    earliest(&mut next, now, Urgency::Closing);
+                }
+                GrantState::Open(open) => earliest(&mut next, open.ends_at, Urgency::Closing),
+                GrantState::Closing(state) => {
+                    let absent_here = !evidence.contains_key(&id) && known;
+                    unconfirmed |= !absent_here;
+                    if let Ok(grant) = grant.closing() {
+                        if of_grant.iter().all(|hop| hop.state == HopState::Absent) {
+                            let closed = grant.confirm_closed(now);
+                            log.push(events.grant_closed(&closed));
+                            observe_seconds(
+                                &self.metrics.close_seconds.get_or_create(&cloud),
+                                closed.state.closed_at - closed.state.ended_at,
+                            );
+                            changed.push(closed.into());
+                        } else if is_overdue(now - state.since, self.config.overdue_after, lease.attempts) {
+                            log.push(events.grant_overdue(&grant, message.unwrap_or("its rules still stand")));
+                        }
+                    }
+                }
+                GrantState::Closed(_) => {}
+            }
+        }
+        tx.save_grants(&changed).await?;
+
+        self.report(&mut tx, lease, &pass, &events, &plan, known, &mut log).await?;
+        let settled = if gone { desired.displaced.iter().map(|d| d.id).collect() } else { plan.settled.clone() };
+        if !settled.is_empty() {
+            let displaced: Vec<_> = desired.displaced.iter().filter(|d| settled.contains(&d.id)).collect();
+            log.push(events.restored(&pass, &json!({ "rules": displaced, "gone": gone })));
+            tx.settle_displaced(&settled, now).await?;
+        }
+        tx.audit(&log).await?;
+
+        let outcome = match &failure {
+            Some(failure) => {
+                let wait = failure.retry_after.unwrap_or_else(|| self.backoff(lease));
+                let urgency = if unconfirmed { Urgency::Closing } else { Urgency::Opening };
+                let retry = Next::Retry { at: now + wait, urgency, error: failure.message.clone() };
+                tx.finish(lease, retry, &due).await?;
+                "retry"
+            }
+            None => {
+                let holds_ours = desired.members.iter().any(|m| m.guard.is_some() || !m.grants.is_empty())
+                    || !desired.displaced.is_empty();
+                if holds_ours && !gone {
+                    let look = TimeDelta::from_std(self.config.drift_interval).unwrap_or_default();
+                    earliest(&mut next, now + look, Urgency::Look);
+                }
+                let next = next.map_or(Next::Never, |(at, urgency)| Next::At { at, urgency });
+                tx.finish(lease, next, &due).await?;
+                if gone { "gone" } else { "settled" }
+            }
+        };
+        tx.commit().await?;
+        Ok(outcome)
+    }
+
+    /// Reports findings and obstacles when they are not those of the pass before.
+    async fn report(
+        &self,
+        tx: &mut Tx,
+        lease: &Lease,
+        pass: &PassRef<'_>,
+        events: &Events<'_>,
+        plan: &Plan,
+        known: bool,
+        log: &mut Vec<AuditEvent>,
+    ) -> Result<(), StoreError> {
+        if !known {
+            return Ok(());
+        }
+        let report = json!({ "findings": plan.findings, "obstacles": plan.obstacles });
+        if !tx.replace_report(lease.point, &report).await? {
+            return Ok(());
+        }
+        let cloud = pass.point.cloud().as_str();
+        for finding in &plan.findings {
+            self.metrics.findings.get_or_create(&CodeLabels { cloud, code: finding.code.clone() }).inc();
+            log.push(events.finding(pass, finding));
+        }
+        for obstacle in &plan.obstacles {
+            self.metrics.obstacles.get_or_create(&CodeLabels { cloud, code: obstacle.code.clone() }).inc();
+            log.push(events.obstacle(pass, obstacle));
+        }
+        Ok(())
+    }
+}
+
+/// Why the point is not as wanted yet.
+struct Failure {
+    message: String,
+    /// When the cloud says to come back.
+    retry_after: Option<TimeDelta>,
+}
+
+impl Failure {
+    fn of(
+        reading: Result<&(dyn Observed + '_), &EnforceError>,
+        last: Option<&RoundResult>,
+        plan: &Plan,
+    ) -> Option<Self> {
+        let error = match reading {
+            Err(EnforceError::Gone { .. }) => return None,
+            Err(error) => Some(error),
+            Ok(_) if plan.changes.is_empty() => return None,
+            Ok(_) => last.and_then(RoundResult::error),
+        };
+        let retry_after = match error {
+            Some(EnforceError::Throttled { retry_after: Some(after), .. }) => TimeDelta::from_std(*after).ok(),
+            _ => None,
+        };
+        let message = error.map_or_else(
+            || "what was read back is not yet what is wanted".to_owned(),
+            std::string::ToString::to_string,
+        );
+        Some(Self { message, retry_after })
+    }
+}
+
+/// What was seen of one grant at the point.
+struct HopLook {
+    update: HopUpdate,
+    /// Why the grant can never be opened here as things stand.
+    hopeless: Option<String>,
+}
+
+impl HopLook {
+    fn new(grant: &Grant, evidence: Option<&Evidence>, plan: &Plan, known: bool, failure: Option<&str>) -> Self {
+        let obstacle = plan.obstacles.iter().find(|o| o.grants.contains(&grant.id)).map(|o| o.message.clone());
+        let blocked_by = evidence.and_then(|evidence| evidence.blocked_by.clone());
+        let hopeless = obstacle
+            .clone()
+            .or_else(|| blocked_by.as_ref().map(|rule| format!("rule `{rule}`, which is not ours, blocks it")));
+        let state = match evidence {
+            _ if !known => None,
+            Some(evidence) if evidence.complete && blocked_by.is_none() => Some(HopState::Present),
+            Some(_) => Some(HopState::Unknown),
+            None => Some(HopState::Absent),
+        };
+        let update = HopUpdate {
+            grant: grant.id,
+            state,
+            rules: evidence.map(|evidence| evidence.rules.clone()),
+            blocked_by,
+            obstacle: obstacle.or_else(|| failure.map(str::to_owned)),
+        };
+        Self { update, hopeless }
+    }
+}
+
+fn end(
+    grant: Grant,
+    cause: EndCause,
+    now: Instant,
+    events: &Events<'_>,
+    log: &mut Vec<AuditEvent>,
+    changed: &mut Vec<Grant>,
+) {
+    if let Ok(live) = grant.live() {
+        let closing = live.end(cause, now);
+        log.push(events.grant_ended(&closing));
+        changed.push(closing.into());
+    }
+}
+
+fn earliest(next: &mut Option<(Instant, Urgency)>, at: Instant, urgency: Urgency) {
+    if next.is_none_or(|(other, _)| at < other) {
+        *next = Some((at, urgency));
+    }
+}
+
+/// Whether to say again that a closing is overdue: at the 1st, 2nd, 4th, 8th … failed pass after the limit.
+fn is_overdue(since: TimeDelta, limit: std::time::Duration, attempts: u32) -> bool {
+    since.to_std().is_ok_and(|since| since > limit) && attempts.is_power_of_two()
+}
+
+fn observe_seconds(histogram: &prometheus_client::metrics::histogram::Histogram, span: TimeDelta) {
+    #[expect(clippy::cast_precision_loss, reason = "a latency in microseconds is far below 2^52")]
+    histogram.observe(span.num_microseconds().unwrap_or_default() as f64 / 1e6);
+}
