@@ -25,7 +25,11 @@ impl Ec2Error {
 
     /// An error with its own status.
     pub fn with_status(status: StatusCode, code: &str, message: impl Into<String>) -> Self {
-        Self { status, code: code.to_owned(), message: message.into() }
+        Self {
+            status,
+            code: code.to_owned(),
+            message: message.into(),
+        }
     }
 
     pub(crate) fn invalid_value(message: impl Into<String>) -> Self {
@@ -33,7 +37,10 @@ impl Ec2Error {
     }
 
     pub(crate) fn missing(parameter: &str) -> Self {
-        Self::new("MissingParameter", format!("The request must contain the parameter {parameter}"))
+        Self::new(
+            "MissingParameter",
+            format!("The request must contain the parameter {parameter}"),
+        )
     }
 
     pub(crate) fn combination(message: impl Into<String>) -> Self {
@@ -45,7 +52,10 @@ impl Ec2Error {
     }
 
     pub(crate) fn group_not_found(id: &str) -> Self {
-        Self::new("InvalidGroup.NotFound", format!("The security group '{id}' does not exist"))
+        Self::new(
+            "InvalidGroup.NotFound",
+            format!("The security group '{id}' does not exist"),
+        )
     }
 }
 

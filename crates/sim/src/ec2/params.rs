@@ -6,6 +6,7 @@
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 
 use super::error::{Ec2Error, Result};
 use super::state::Tags;
@@ -21,7 +22,12 @@ impl Params {
     /// Reads form-encoded parameters from the query string and the body; the last of a repeated name counts.
     pub(crate) fn parse(query: &str, body: &[u8]) -> Self {
         let pairs = url::form_urlencoded::parse(query.as_bytes()).chain(url::form_urlencoded::parse(body));
-        Self { values: pairs.into_owned().collect(), used: RefCell::default() }
+        Self {
+            values: pairs
+                .map(|(name, value)| (name.into_owned(), value.into_owned()))
+                .collect(),
+            used: RefCell::default(),
+        }
     }
 
     /// The value of a name, without noting the use.
@@ -38,21 +44,22 @@ impl Params {
     pub(crate) fn fingerprint(&self) -> BTreeMap<String, String> {
         self.values
             .iter()
-            .filter(|(name, _)| {
-                !matches!(name.as_str(), "ClientToken") && !name.starts_with("X-Amz-")
-            })
+            .filter(|(name, _)| !matches!(name.as_str(), "ClientToken") && !name.starts_with("X-Amz-"))
             .map(|(name, value)| (name.clone(), value.clone()))
             .collect()
     }
 
     /// The view on all parameters.
     pub(crate) fn root(&self) -> Part<'_> {
-        Part { params: self, prefix: String::new() }
+        Part {
+            params: self,
+            prefix: String::new(),
+        }
     }
 
     fn below<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
         self.values
-            .range::<str, _>(name..)
+            .range::<str, _>((Bound::Included(name), Bound::Unbounded))
             .map(|(key, _)| key.as_str())
             .take_while(move |key| key.starts_with(name))
             .filter(move |key| key.len() == name.len() || key.as_bytes().get(name.len()) == Some(&b'.'))
@@ -144,7 +151,10 @@ impl<'a> Part<'a> {
             .collect();
         numbers
             .into_iter()
-            .map(|number| Part { params: self.params, prefix: format!("{full}.{number}.") })
+            .map(|number| Part {
+                params: self.params,
+                prefix: format!("{full}.{number}."),
+            })
             .collect()
     }
 
@@ -208,7 +218,9 @@ impl<'a> Part<'a> {
             let name = part.require("Name")?.to_owned();
             let values = part.list("Value");
             if values.is_empty() {
-                return Err(Ec2Error::invalid_value(format!("The filter '{name}' has no value")));
+                return Err(Ec2Error::invalid_value(format!(
+                    "The filter '{name}' has no value"
+                )));
             }
             if values.len() > 200 {
                 return Err(Ec2Error::new(
@@ -240,7 +252,11 @@ impl<'a> Part<'a> {
             None => None,
             Some(size @ 5..=1000) => usize::try_from(size).ok(),
             Some(size) => {
-                let bound = if size < 5 { "greater than 5" } else { "less than or equal to 1000" };
+                let bound = if size < 5 {
+                    "greater than 5"
+                } else {
+                    "less than or equal to 1000"
+                };
                 return Err(Ec2Error::invalid_value(format!(
                     "Value ( {size} ) for parameter maxResults is invalid. Expecting a value {bound}."
                 )));
@@ -287,13 +303,20 @@ fn write_token(id: &str) -> String {
 }
 
 fn read_token(token: &str) -> Result<String> {
-    let invalid = || Ec2Error::new("InvalidPaginationToken", "The specified pagination token is not valid.");
+    let invalid = || {
+        Ec2Error::new(
+            "InvalidPaginationToken",
+            "The specified pagination token is not valid.",
+        )
+    };
     let digits = token.strip_prefix("eyJ").ok_or_else(invalid)?;
     let bytes: Option<Vec<u8>> = (0..digits.len())
         .step_by(2)
         .map(|at| u8::from_str_radix(digits.get(at..at + 2)?, 16).ok())
         .collect();
-    bytes.and_then(|bytes| String::from_utf8(bytes).ok()).ok_or_else(invalid)
+    bytes
+        .and_then(|bytes| String::from_utf8(bytes).ok())
+        .ok_or_else(invalid)
 }
 
 /// One filter: its name and the values, any of which may match.
@@ -308,17 +331,17 @@ pub(crate) struct Filter {
 pub(crate) struct Filters(Vec<Filter>);
 
 impl Filters {
-    /// Whether any filter was given.
-    pub(crate) fn any(&self) -> bool {
-        !self.0.is_empty()
-    }
-
     /// Refuses a filter that the action does not know; `tag:<key>` and `tag-key` are known to all.
     pub(crate) fn known(&self, names: &[&str]) -> Result<()> {
         match self.0.iter().find(|filter| {
-            !names.contains(&filter.name.as_str()) && filter.name != "tag-key" && !filter.name.starts_with("tag:")
+            !names.contains(&filter.name.as_str())
+                && filter.name != "tag-key"
+                && !filter.name.starts_with("tag:")
         }) {
-            Some(filter) => Err(Ec2Error::invalid_value(format!("The filter '{}' is invalid", filter.name))),
+            Some(filter) => Err(Ec2Error::invalid_value(format!(
+                "The filter '{}' is invalid",
+                filter.name
+            ))),
             None => Ok(()),
         }
     }
@@ -331,7 +354,8 @@ impl Filters {
                 None if filter.name == "tag-key" => tags.keys().cloned().collect(),
                 None => attribute(&filter.name),
             };
-            have.iter().any(|value| filter.values.iter().any(|pattern| like(pattern, value)))
+            have.iter()
+                .any(|value| filter.values.iter().any(|pattern| like(pattern, value)))
         })
     }
 }
@@ -342,12 +366,20 @@ fn like(pattern: &str, value: &str) -> bool {
     fn step(pattern: &[char], value: &[char]) -> bool {
         match pattern.split_first() {
             None => value.is_empty(),
-            Some(('*', rest)) => (0..=value.len()).any(|at| value.get(at..).is_some_and(|value| step(rest, value))),
+            Some(('*', rest)) => {
+                (0..=value.len()).any(|at| value.get(at..).is_some_and(|value| step(rest, value)))
+            }
             Some(('?', rest)) => value.split_first().is_some_and(|(_, value)| step(rest, value)),
             Some(('\\', rest)) if !rest.is_empty() => {
-                rest.first() == value.first() && step(rest.get(1..).unwrap_or_default(), value.get(1..).unwrap_or_default())
+                rest.first() == value.first()
+                    && step(
+                        rest.get(1..).unwrap_or_default(),
+                        value.get(1..).unwrap_or_default(),
+                    )
             }
-            Some((first, rest)) => value.split_first().is_some_and(|(head, value)| head == first && step(rest, value)),
+            Some((first, rest)) => value
+                .split_first()
+                .is_some_and(|(head, value)| head == first && step(rest, value)),
         }
     }
     let (pattern, value): (Vec<char>, Vec<char>) = (pattern.chars().collect(), value.chars().collect());
@@ -360,7 +392,9 @@ pub(crate) fn tag_pairs(part: &Part<'_>) -> Result<Vec<(String, String)>> {
     for tag in part.parts("Tag") {
         let key = tag.require("Key")?.to_owned();
         if pairs.iter().any(|(seen, _)| *seen == key) {
-            return Err(Ec2Error::invalid_value(format!("Duplicate tag key '{key}' specified.")));
+            return Err(Ec2Error::invalid_value(format!(
+                "Duplicate tag key '{key}' specified."
+            )));
         }
         pairs.push((key, tag.text("Value").unwrap_or_default()));
     }
@@ -377,15 +411,22 @@ pub(crate) fn add_tags(tags: &mut Tags, pairs: impl IntoIterator<Item = (String,
             )));
         }
         if value.chars().count() > 256 {
-            return Err(Ec2Error::invalid_value("Tag value exceeds the maximum length of 256 characters"));
+            return Err(Ec2Error::invalid_value(
+                "Tag value exceeds the maximum length of 256 characters",
+            ));
         }
         if key.to_ascii_lowercase().starts_with("aws:") {
-            return Err(Ec2Error::invalid_value("Tag keys starting with 'aws:' are reserved for internal use"));
+            return Err(Ec2Error::invalid_value(
+                "Tag keys starting with 'aws:' are reserved for internal use",
+            ));
         }
         tags.insert(key, value);
     }
     if tags.len() > 50 {
-        return Err(Ec2Error::new("TagLimitExceeded", "The maximum number of tags for a resource is 50"));
+        return Err(Ec2Error::new(
+            "TagLimitExceeded",
+            "The maximum number of tags for a resource is 50",
+        ));
     }
     Ok(())
 }
@@ -405,7 +446,10 @@ mod tests {
         let params = Params::parse("Action=X&Version=Y", b"GroupId=sg-1&Colour=red");
         params.root().get("GroupId");
         let error = params.root().finish().unwrap_err();
-        assert_eq!((error.code.as_str(), error.message.contains("Colour")), ("UnknownParameter", true));
+        assert_eq!(
+            (error.code.as_str(), error.message.contains("Colour")),
+            ("UnknownParameter", true)
+        );
     }
 
     #[test]
@@ -431,6 +475,9 @@ mod tests {
         let query = format!("MaxResults=5&NextToken={}", token.unwrap());
         let params = Params::parse(&query, b"");
         let (second, token) = params.root().page(None).unwrap().cut(items, Clone::clone);
-        assert_eq!((second, token), (vec!["sg-5".to_owned(), "sg-6".to_owned()], None));
+        assert_eq!(
+            (second, token),
+            (vec!["sg-5".to_owned(), "sg-6".to_owned()], None)
+        );
     }
 }

@@ -25,7 +25,10 @@ pub(crate) struct Table<T> {
 
 impl<T> Default for Table<T> {
     fn default() -> Self {
-        Self { rows: BTreeMap::new(), before: BTreeMap::new() }
+        Self {
+            rows: BTreeMap::new(),
+            before: BTreeMap::new(),
+        }
     }
 }
 
@@ -40,7 +43,9 @@ impl<T: Clone + PartialEq> Table<T> {
 
     pub(crate) fn get_mut(&mut self, id: &str) -> Option<&mut T> {
         let row = self.rows.get_mut(id)?;
-        self.before.entry(id.to_owned()).or_insert_with(|| Some(row.clone()));
+        self.before
+            .entry(id.to_owned())
+            .or_insert_with(|| Some(row.clone()));
         Some(row)
     }
 
@@ -51,7 +56,9 @@ impl<T: Clone + PartialEq> Table<T> {
 
     pub(crate) fn remove(&mut self, id: &str) -> Option<T> {
         let row = self.rows.remove(id)?;
-        self.before.entry(id.to_owned()).or_insert_with(|| Some(row.clone()));
+        self.before
+            .entry(id.to_owned())
+            .or_insert_with(|| Some(row.clone()));
         Some(row)
     }
 
@@ -346,7 +353,10 @@ impl Region {
     pub(crate) fn vpc(&self, id: &str) -> Result<&Vpc> {
         check_id("vpc", id, "InvalidVpcId.Malformed")?;
         self.vpcs.get(id).ok_or_else(|| {
-            Ec2Error::new("InvalidVpcID.NotFound", format!("The vpc ID '{id}' does not exist"))
+            Ec2Error::new(
+                "InvalidVpcID.NotFound",
+                format!("The vpc ID '{id}' does not exist"),
+            )
         })
     }
 
@@ -357,7 +367,10 @@ impl Region {
     pub(crate) fn subnet(&self, id: &str) -> Result<&Subnet> {
         check_id("subnet", id, "InvalidSubnetId.Malformed")?;
         self.subnets.get(id).ok_or_else(|| {
-            Ec2Error::new("InvalidSubnetID.NotFound", format!("The subnet ID '{id}' does not exist"))
+            Ec2Error::new(
+                "InvalidSubnetID.NotFound",
+                format!("The subnet ID '{id}' does not exist"),
+            )
         })
     }
 
@@ -368,7 +381,9 @@ impl Region {
 
     pub(crate) fn group_mut(&mut self, id: &str) -> Result<&mut Group> {
         check_group_id(id)?;
-        self.groups.get_mut(id).ok_or_else(|| Ec2Error::group_not_found(id))
+        self.groups
+            .get_mut(id)
+            .ok_or_else(|| Ec2Error::group_not_found(id))
     }
 
     pub(crate) fn interface(&self, id: &str) -> Result<&Interface> {
@@ -401,27 +416,49 @@ impl Region {
 
     /// The group of that name in a VPC; names are compared without regard to case.
     pub(crate) fn group_named(&self, vpc_id: &str, name: &str) -> Option<&Group> {
-        self.groups.values().find(|group| group.vpc_id == vpc_id && group.name.eq_ignore_ascii_case(name))
+        self.groups
+            .values()
+            .find(|group| group.vpc_id == vpc_id && group.name.eq_ignore_ascii_case(name))
     }
 
     /// The interfaces of an instance, in the order of their device index.
     pub(crate) fn interfaces_of(&self, instance: &Instance) -> Vec<&Interface> {
-        let mut interfaces: Vec<&Interface> =
-            instance.interfaces.iter().filter_map(|id| self.interfaces.get(id)).collect();
-        interfaces.sort_by_key(|interface| interface.attachment.as_ref().map(|attachment| attachment.device_index));
+        let mut interfaces: Vec<&Interface> = instance
+            .interfaces
+            .iter()
+            .filter_map(|id| self.interfaces.get(id))
+            .collect();
+        interfaces.sort_by_key(|interface| {
+            interface
+                .attachment
+                .as_ref()
+                .map(|attachment| attachment.device_index)
+        });
         interfaces
     }
 
     /// The elastic address of an interface.
     pub(crate) fn address_of(&self, interface_id: &str) -> Option<&Address> {
-        self.addresses
-            .values()
-            .find(|address| address.association.as_ref().is_some_and(|(_, interface)| interface == interface_id))
+        self.addresses.values().find(|address| {
+            address
+                .association
+                .as_ref()
+                .is_some_and(|(_, interface)| interface == interface_id)
+        })
     }
 
     /// Takes back what the present request did.
     pub(crate) fn undo(&mut self) {
-        let Self { vpcs, subnets, groups, interfaces, instances, prefix_lists, addresses, replays: _ } = self;
+        let Self {
+            vpcs,
+            subnets,
+            groups,
+            interfaces,
+            instances,
+            prefix_lists,
+            addresses,
+            replays: _,
+        } = self;
         vpcs.undo();
         subnets.undo();
         groups.undo();
@@ -438,7 +475,10 @@ fn no_interface(id: &str) -> Ec2Error {
 }
 
 fn no_instance(id: &str) -> Ec2Error {
-    Ec2Error::new("InvalidInstanceID.NotFound", format!("The instance ID '{id}' does not exist"))
+    Ec2Error::new(
+        "InvalidInstanceID.NotFound",
+        format!("The instance ID '{id}' does not exist"),
+    )
 }
 
 fn check_interface_id(id: &str) -> Result<()> {
@@ -459,11 +499,20 @@ fn check_group_id(id: &str) -> Result<()> {
 
 /// Refuses an id that is not `prefix-` and 8 or 17 hexadecimal digits.
 pub(crate) fn check_id(prefix: &str, id: &str, code: &str) -> Result<()> {
-    if well_formed(prefix, id) { Ok(()) } else { Err(Ec2Error::new(code, format!("Invalid id: \"{id}\""))) }
+    if well_formed(prefix, id) {
+        Ok(())
+    } else {
+        Err(Ec2Error::new(code, format!("Invalid id: \"{id}\"")))
+    }
 }
 
 fn well_formed(prefix: &str, id: &str) -> bool {
-    id.strip_prefix(prefix).and_then(|rest| rest.strip_prefix('-')).is_some_and(|digits| {
-        matches!(digits.len(), 8 | 17) && digits.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
-    })
+    id.strip_prefix(prefix)
+        .and_then(|rest| rest.strip_prefix('-'))
+        .is_some_and(|digits| {
+            matches!(digits.len(), 8 | 17)
+                && digits
+                    .bytes()
+                    .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+        })
 }
