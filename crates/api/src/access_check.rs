@@ -1,0 +1,40 @@
+//! The access check: may somebody do something somewhere, and what says so.
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use utoipa::{IntoParams, ToSchema};
+
+/// What to check.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct AccessCheckQuery {
+    /// Who; yourself when absent. Others need `assign` or `audit` at the scope. For somebody else only what
+    /// assignments say of the name itself is known, not the groups that a token would bring.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub principal: Option<String>,
+    /// `read`, `request`, `approve`, `revoke`, `configure`, `audit`, `assign` or `break_glass`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub action: Option<String>,
+    /// Where; a machine's own scope to have its tags considered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scope: Option<String>,
+}
+
+/// The decision, with what made it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct AccessCheck {
+    /// Who.
+    pub principal: String,
+    /// What.
+    pub action: String,
+    /// Where.
+    pub scope: String,
+    /// Whether it is allowed.
+    pub allowed: bool,
+    /// What decided, in a sentence: the role assignments that allow it, the guardrail that forbids it, or what
+    /// is missing.
+    pub explanation: String,
+    /// The same for programs.
+    pub decision: Value,
+}

@@ -1,0 +1,124 @@
+//! Access requests, as the API takes and shows them.
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+
+use crate::grant::Grant;
+
+/// One machine of a request, with what is asked of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Target {
+    /// An ARM resource id or an EC2 instance ARN.
+    #[schema(example = "arn:aws:ec2:eu-west-1:123456789012:instance/i-0123456789abcdef0")]
+    pub machine: String,
+    /// Ports or ranges; TCP when no protocol is named.
+    #[schema(example = json!(["22/tcp"]), min_items = 1, max_items = 50)]
+    pub ports: Vec<String>,
+    /// Addresses or CIDR blocks that the packets come from.
+    #[schema(example = json!(["203.0.113.7/32"]), min_items = 1, max_items = 50)]
+    pub sources: Vec<String>,
+}
+
+/// Who asks comes from the token; this is for what, how long and why.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AccessRequestCreate {
+    /// The machines.
+    #[schema(min_items = 1, max_items = 20)]
+    pub targets: Vec<Target>,
+    /// How long, from the confirmed opening.
+    #[schema(example = 600, minimum = 10, maximum = 86400)]
+    pub duration_seconds: i64,
+    /// Why.
+    #[schema(example = "disk full on the build host", min_length = 1, max_length = 1000)]
+    pub reason: String,
+}
+
+/// How to make a request.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct AccessRequestCreateQuery {
+    /// `true`: decide and answer, and change nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dry_run: Option<bool>,
+    /// Wait at most this many seconds, 0 to 60, until every grant is open or has ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[param(minimum = 0, maximum = 60)]
+    pub wait: Option<u32>,
+}
+
+/// How a request was decided.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct RequestDecision {
+    /// Who: `policy`, or a principal.
+    pub by: String,
+    /// When.
+    pub at: DateTime<Utc>,
+    /// What the requester is told.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+/// An access request.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct AccessRequest {
+    /// Its id. A dry run's names nothing.
+    #[schema(example = "req_01990000000070008000000000000001")]
+    pub id: String,
+    /// Who asks.
+    #[schema(example = "user:corp/ada")]
+    pub requester: String,
+    /// For which machines.
+    pub targets: Vec<Target>,
+    /// How long, from the confirmed opening.
+    pub duration_seconds: u64,
+    /// Why.
+    pub reason: String,
+    /// `pending`, `approved`, `denied`, `withdrawn` or `lapsed`.
+    pub status: String,
+    /// When it was made.
+    pub created_at: DateTime<Utc>,
+    /// While pending: when nobody can approve it any more.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lapses_at: Option<DateTime<Utc>>,
+    /// How it was decided, once it was.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub decision: Option<RequestDecision>,
+    /// Its grants, one per machine, once approved.
+    pub grants: Vec<Grant>,
+    /// Whether this is the answer to a dry run: nothing of it exists.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub dry_run: bool,
+}
+
+/// Why a request is turned down.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AccessRequestDeny {
+    /// What the requester is told.
+    #[schema(min_length = 1, max_length = 1000)]
+    pub reason: String,
+}
+
+/// What to list.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct AccessRequestQuery {
+    /// Only requests that stand there: `pending`, `approved`, `denied`, `withdrawn` or `lapsed`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status: Option<String>,
+    /// Only requests of this principal; `me` for your own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub requester: Option<String>,
+    /// Where the page begins: the `next_cursor` of the page before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cursor: Option<String>,
+    /// The most items, 1 to 200; 50 when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[param(minimum = 1, maximum = 200)]
+    pub limit: Option<u32>,
+}

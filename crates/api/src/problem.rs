@@ -1,0 +1,286 @@
+//! Problems: every error answer is RFC 9457 `application/problem+json` with a stable code.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use utoipa::{
+    PartialSchema, ToSchema,
+    openapi::{ObjectBuilder, RefOr, Schema, Type},
+};
+
+/// The media type of a [`Problem`].
+pub const MEDIA_TYPE: &str = "application/problem+json";
+
+macro_rules! codes {
+    ($($(#[doc = $doc:literal])+ $variant:ident = $code:literal, $status:literal, $title:literal;)*) => {
+        /// What went wrong, as a word that never changes its meaning. New words may come.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[non_exhaustive]
+        pub enum ErrorCode {
+            $($(#[doc = $doc])+ #[serde(rename = $code)] $variant,)*
+            /// A code that this version of the client does not know. Never sent.
+            #[serde(other)]
+            Unrecognised,
+        }
+
+        impl ErrorCode {
+            /// Every code that the server sends.
+            pub const ALL: &'static [Self] = &[$(Self::$variant),*];
+
+            /// The word.
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $code,)* Self::Unrecognised => "unrecognised" }
+            }
+
+            /// The HTTP status that goes with it.
+            pub const fn status(self) -> u16 {
+                match self { $(Self::$variant => $status,)* Self::Unrecognised => 500 }
+            }
+
+            /// A short summary, the same for every occurrence.
+            pub const fn title(self) -> &'static str {
+                match self { $(Self::$variant => $title,)* Self::Unrecognised => "Unrecognised error" }
+            }
+
+            /// What it means, for the reference.
+            pub const fn meaning(self) -> &'static str {
+                match self {
+                    $(Self::$variant => concat!($($doc),+),)*
+                    Self::Unrecognised => "A code that this version of the client does not know.",
+                }
+            }
+        }
+    };
+}
+
+codes! {
+    /// The body is not JSON. `detail` says at which line and column.
+    MalformedJson = "malformed_json", 400, "Malformed JSON";
+    /// The body has a field that this endpoint does not know.
+    UnknownField = "unknown_field", 400, "Unknown field";
+    /// The body lacks a field that this endpoint needs.
+    MissingField = "missing_field", 400, "Missing field";
+    /// A field has a value of the wrong type.
+    InvalidField = "invalid_field", 400, "Invalid field";
+    /// Not an ARM resource id of a virtual machine or an EC2 instance ARN.
+    InvalidMachineId = "invalid_machine_id", 400, "Invalid machine id";
+    /// Not a port or port range.
+    InvalidPorts = "invalid_ports", 400, "Invalid ports";
+    /// Not an address or CIDR block in canonical form.
+    InvalidSource = "invalid_source", 400, "Invalid source";
+    /// Zero, negative, or beyond what any policy could allow.
+    InvalidDuration = "invalid_duration", 400, "Invalid duration";
+    /// No reason, or one that is too long or has control characters.
+    InvalidReason = "invalid_reason", 400, "Invalid reason";
+    /// No targets, too many, or the same machine twice.
+    InvalidTargets = "invalid_targets", 400, "Invalid targets";
+    /// The JIT policy breaks a rule of its own, such as guards that overlap.
+    InvalidPolicy = "invalid_policy", 400, "Invalid JIT policy";
+    /// Not a scope.
+    InvalidScope = "invalid_scope", 400, "Invalid scope";
+    /// Not a user, group or workload.
+    InvalidPrincipal = "invalid_principal", 400, "Invalid principal";
+    /// Not a role that may be made or assigned.
+    InvalidRole = "invalid_role", 400, "Invalid role";
+    /// Not an action.
+    InvalidAction = "invalid_action", 400, "Invalid action";
+    /// Not an id of the kind that the path asks for.
+    InvalidId = "invalid_id", 400, "Invalid id";
+    /// A query parameter is unknown, missing or not of its type.
+    InvalidQuery = "invalid_query", 400, "Invalid query";
+    /// Not a cursor that this list handed out.
+    InvalidCursor = "invalid_cursor", 400, "Invalid cursor";
+    /// Outside 1 to 200.
+    InvalidLimit = "invalid_limit", 400, "Invalid limit";
+    /// Outside 0 to 60 seconds.
+    InvalidWait = "invalid_wait", 400, "Invalid wait";
+    /// Empty, longer than 255 characters, or with characters beyond visible ASCII.
+    InvalidIdempotencyKey = "invalid_idempotency_key", 400, "Invalid Idempotency-Key";
+    /// `If-Match` is not the ETag of one version.
+    InvalidEtag = "invalid_etag", 400, "Invalid If-Match";
+    /// There is no bearer token.
+    TokenMissing = "token_missing", 401, "Authentication required";
+    /// The bearer token is not accepted.
+    TokenInvalid = "token_invalid", 401, "Token not accepted";
+    /// The bearer token was good and is past its end.
+    TokenExpired = "token_expired", 401, "Token expired";
+    /// It would be allowed to somebody who signed in with a second factor (RFC 9470).
+    StepUpRequired = "step_up_required", 401, "Stronger authentication required";
+    /// The decision was no. `detail` names what is missing or what forbids it.
+    Forbidden = "forbidden", 403, "Forbidden";
+    /// Nobody approves their own request.
+    OwnRequest = "own_request", 403, "Own request";
+    /// Only who made a request withdraws it.
+    NotTheRequester = "not_the_requester", 403, "Not the requester";
+    /// There is nothing here, or nothing that you may see.
+    NotFound = "not_found", 404, "Not found";
+    /// No such machine was discovered.
+    MachineNotFound = "machine_not_found", 404, "Machine not found";
+    /// The path exists, for other methods; `Allow` names them.
+    MethodNotAllowed = "method_not_allowed", 405, "Method not allowed";
+    /// The name is taken, or the thing is in use.
+    Conflict = "conflict", 409, "Conflict";
+    /// The request was decided before.
+    AlreadyDecided = "already_decided", 409, "Already decided";
+    /// The request was not decided in time.
+    RequestLapsed = "request_lapsed", 409, "Request lapsed";
+    /// The grant is not live any more.
+    AlreadyEnded = "already_ended", 409, "Already ended";
+    /// The last owner of the installation cannot be removed.
+    LastOwner = "last_owner", 409, "Last owner";
+    /// A request with the same `Idempotency-Key` is still being worked on.
+    IdempotencyInFlight = "idempotency_in_flight", 409, "Request in flight";
+    /// The document changed since the version that `If-Match` names.
+    VersionMismatch = "version_mismatch", 412, "Version mismatch";
+    /// The body is larger than the limit.
+    BodyTooLarge = "body_too_large", 413, "Body too large";
+    /// The body is not `application/json`.
+    UnsupportedMediaType = "unsupported_media_type", 415, "Unsupported media type";
+    /// The policy that covers the machine does not guard the port.
+    PortNotGuarded = "port_not_guarded", 422, "Port not guarded";
+    /// The source lies outside what the policy allows.
+    SourceNotAllowed = "source_not_allowed", 422, "Source not allowed";
+    /// Longer than the policy allows.
+    DurationTooLong = "duration_too_long", 422, "Duration too long";
+    /// No JIT policy covers the machine.
+    NoPolicy = "no_policy", 422, "No JIT policy";
+    /// Nothing filters the way to the machine, so there is nothing to open.
+    NothingToOpen = "nothing_to_open", 422, "Nothing to open";
+    /// The `Idempotency-Key` was used before with another body.
+    IdempotencyKeyReused = "idempotency_key_reused", 422, "Idempotency-Key reused";
+    /// The change needs an `If-Match` header.
+    PreconditionRequired = "precondition_required", 428, "Precondition required";
+    /// An error of ours; the request id finds it in the log.
+    Internal = "internal", 500, "Internal error";
+    /// The database or an issuer of tokens does not answer; try again.
+    Unavailable = "unavailable", 503, "Temporarily unavailable";
+    /// Too many requests at once; try again.
+    Overloaded = "overloaded", 503, "Overloaded";
+    /// The request took too long. What it began may have taken effect.
+    Timeout = "timeout", 504, "Timeout";
+}
+
+impl ErrorCode {
+    /// The code's URI, the `type` of its problems.
+    pub fn uri(self) -> String {
+        format!("urn:postern:problem:{}", self.as_str())
+    }
+}
+
+impl PartialSchema for ErrorCode {
+    fn schema() -> RefOr<Schema> {
+        let codes = Self::ALL
+            .iter()
+            .map(|code| format!("\n- `{code}` ({}): {}", code.status(), code.meaning().trim()))
+            .collect::<String>();
+        ObjectBuilder::new()
+            .schema_type(Type::String)
+            .enum_values(Some(Self::ALL.iter().map(|code| code.as_str())))
+            .description(Some(format!(
+                "What went wrong, as a word that never changes its meaning. New words may come.\n{codes}"
+            )))
+            .into()
+    }
+}
+
+impl ToSchema for ErrorCode {}
+
+impl fmt::Display for ErrorCode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// What is wrong with one place of the body.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct FieldError {
+    /// Where: a JSON pointer (RFC 6901) into the body.
+    #[schema(example = "/targets/0/sources/1")]
+    pub pointer: String,
+    /// What is wrong there.
+    pub detail: String,
+}
+
+/// An RFC 9457 problem.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Problem {
+    /// The code as a URI.
+    #[serde(rename = "type")]
+    #[schema(example = "urn:postern:problem:source_not_allowed")]
+    pub problem_type: String,
+    /// A summary, the same for every occurrence.
+    pub title: String,
+    /// The HTTP status.
+    #[schema(minimum = 400, maximum = 599)]
+    pub status: u16,
+    /// What happened this time, for people.
+    pub detail: String,
+    /// The id of the HTTP request, as the log and the audit events have it.
+    #[schema(example = "urn:postern:request:01990000000070008000000000000001")]
+    pub instance: String,
+    /// What happened, for programs.
+    pub code: ErrorCode,
+    /// The places of the body that are wrong, where that is the trouble.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub errors: Vec<FieldError>,
+}
+
+impl Problem {
+    /// A problem with the code's own type, title and status; `request_id` is the HTTP request's.
+    pub fn new(code: ErrorCode, detail: impl Into<String>, request_id: &str) -> Self {
+        Self {
+            problem_type: code.uri(),
+            title: code.title().to_owned(),
+            status: code.status(),
+            detail: detail.into(),
+            instance: format!("urn:postern:request:{request_id}"),
+            code,
+            errors: Vec::new(),
+        }
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({})", self.detail, self.code)?;
+        for error in &self.errors {
+            write!(f, "; {}: {}", error.pointer, error.detail)?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn every_code_is_its_own_word_and_an_error_status() {
+        let words: BTreeSet<&str> = ErrorCode::ALL.iter().map(|code| code.as_str()).collect();
+        assert_eq!(words.len(), ErrorCode::ALL.len());
+        for code in ErrorCode::ALL {
+            assert!((400..600).contains(&code.status()), "{code}");
+            assert!(
+                code.as_str().bytes().all(|b| b.is_ascii_lowercase() || b == b'_'),
+                "{code}"
+            );
+            assert_eq!(
+                serde_json::to_value(code).unwrap(),
+                serde_json::Value::from(code.as_str())
+            );
+        }
+    }
+
+    #[test]
+    fn a_code_of_a_newer_server_is_read_all_the_same() {
+        let problem = serde_json::json!({
+            "type": "urn:postern:problem:brand_new", "title": "New", "status": 418, "detail": "d",
+            "instance": "urn:postern:request:x", "code": "brand_new",
+        });
+        let problem: Problem = serde_json::from_value(problem).unwrap();
+        assert_eq!(problem.code, ErrorCode::Unrecognised);
+        assert_eq!(problem.status, 418);
+    }
+}

@@ -1,0 +1,87 @@
+//! Roles and role assignments, as the API takes and shows them.
+
+use std::collections::BTreeSet;
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+
+/// A named set of actions.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Role {
+    /// Lower-case letters, digits and hyphens, 1 to 40.
+    pub name: String,
+    /// What it allows: `read`, `request`, `approve`, `revoke`, `configure`, `audit`, `assign`, `break_glass`.
+    pub actions: BTreeSet<String>,
+    /// Whether it ships with Postern and cannot be changed.
+    pub built_in: bool,
+}
+
+/// A custom role to make.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RoleCreate {
+    /// Lower-case letters, digits and hyphens, 1 to 40.
+    #[schema(example = "night-shift", min_length = 1, max_length = 40)]
+    pub name: String,
+    /// What it allows.
+    #[schema(example = json!(["read", "revoke"]), min_items = 1)]
+    pub actions: BTreeSet<String>,
+}
+
+/// Binds a role to a principal at a scope and everything below it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct RoleAssignment {
+    /// Its id.
+    #[schema(example = "ra_01990000000070008000000000000001")]
+    pub id: String,
+    /// The role's name.
+    pub role: String,
+    /// Who has it.
+    #[schema(example = "group:corp/sre")]
+    pub principal: String,
+    /// Where.
+    pub scope: String,
+    /// Who made the assignment.
+    pub created_by: String,
+    /// When it was made.
+    pub created_at: DateTime<Utc>,
+}
+
+/// A role assignment to make.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RoleAssignmentCreate {
+    /// The role's name.
+    #[schema(example = "requester")]
+    pub role: String,
+    /// `user:<issuer>/<subject>`, `group:<issuer>/<group>` or `workload:<issuer>/<subject>`.
+    #[schema(example = "group:corp/sre")]
+    pub principal: String,
+    /// Where.
+    #[schema(example = "/aws/123456789012")]
+    pub scope: String,
+}
+
+/// What to list.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct RoleAssignmentQuery {
+    /// Only assignments of this principal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub principal: Option<String>,
+    /// Only assignments of this role.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub role: Option<String>,
+    /// Only assignments at or below this scope.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scope: Option<String>,
+    /// Where the page begins: the `next_cursor` of the page before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cursor: Option<String>,
+    /// The most items, 1 to 200; 50 when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[param(minimum = 1, maximum = 200)]
+    pub limit: Option<u32>,
+}
