@@ -53,7 +53,8 @@ pub enum When {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Effect {
-    /// The call waits so long before it is looked at; later rules may strike it too. Milliseconds in JSON.
+    /// The call waits so long before it is looked at; later rules may strike it too. It takes effect also when
+    /// the client has given up by then. Milliseconds in JSON.
     #[serde(rename = "latency_ms", with = "millis")]
     Latency(Duration),
     /// The call is refused, in the cloud's own error shape; the state does not change.

@@ -181,14 +181,24 @@ async fn converse(stream: TcpStream, front: Arc<Front>, stop: CancellationToken)
         stream,
         reset: Arc::clone(&reset),
     };
-    let service = service_fn(move |request| {
-        let (front, reset) = (Arc::clone(&front), Arc::clone(&reset));
-        async move {
-            let outcome = front.answer(request).await;
-            if outcome.is_err() {
-                reset.store(true, Ordering::SeqCst);
+    let service = service_fn({
+        let stop = stop.clone();
+        move |request| {
+            let (front, reset, stop) = (Arc::clone(&front), Arc::clone(&reset), stop.clone());
+            // A task of its own: a cloud carries out what it took in, also when the client has gone.
+            let work = tokio::spawn(async move {
+                tokio::select! {
+                    outcome = front.answer(request) => outcome,
+                    () = hard_stop(stop) => Err(Reset),
+                }
+            });
+            async move {
+                let outcome = work.await.unwrap_or(Err(Reset));
+                if outcome.is_err() {
+                    reset.store(true, Ordering::SeqCst);
+                }
+                outcome.map(|response| response.map(Full::new))
             }
-            outcome.map(|response| response.map(Full::new))
         }
     });
     let connection =
@@ -207,6 +217,12 @@ async fn converse(stream: TcpStream, front: Arc<Front>, stop: CancellationToken)
     if let Err(error) = outcome {
         tracing::debug!(%error, "simulator connection ended early");
     }
+}
+
+/// Ends when the server was told to stop and the grace is over.
+async fn hard_stop(stop: CancellationToken) {
+    stop.cancelled().await;
+    tokio::time::sleep(GRACE).await;
 }
 
 /// A TCP stream that, once marked, ends with a reset instead of an orderly close.

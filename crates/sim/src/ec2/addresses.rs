@@ -272,7 +272,7 @@ pub(crate) fn create_managed_prefix_list(ctx: &mut Context<'_>) -> Result<String
     let id = make_prefix_list(ctx, list)?;
     let list = ctx.region.prefix_list(&id)?.clone();
     Ok(Xml::of(|xml| {
-        xml.within("prefixList", |xml| wire::prefix_list(xml, ctx, &list))
+        xml.within("prefixList", |xml| wire::prefix_list(xml, ctx, &list));
     }))
 }
 
@@ -301,7 +301,7 @@ pub(crate) fn describe_managed_prefix_lists(ctx: &mut Context<'_>) -> Result<Str
     let (found, next) = page.cut(found, |list| list.id.clone());
     Ok(Xml::of(|xml| {
         xml.list("prefixListSet", found, |xml, list| {
-            wire::prefix_list(xml, ctx, list)
+            wire::prefix_list(xml, ctx, list);
         });
         xml.opt("nextToken", next);
     }))
@@ -344,6 +344,6 @@ pub(crate) fn delete_managed_prefix_list(ctx: &mut Context<'_>) -> Result<String
     }
     ctx.region.prefix_lists.remove(&id);
     Ok(Xml::of(|xml| {
-        xml.within("prefixList", |xml| wire::prefix_list(xml, ctx, &list))
+        xml.within("prefixList", |xml| wire::prefix_list(xml, ctx, &list));
     }))
 }

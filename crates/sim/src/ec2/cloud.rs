@@ -9,27 +9,21 @@ use http::{Method, Request, Response, StatusCode};
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use super::actions::{Action, action};
 use super::auth::{Caller, Keyring, Service};
 use super::context::{Context, Limits, arn};
+use super::envelope::{EC2_VERSION, STS_VERSION, refusal, success};
 use super::error::{Ec2Error, Result};
 use super::judge::GroupJudge;
 use super::params::Params;
-use super::state::{Region, Replay, Table, Touched};
+use super::state::{Region, Replay, Table, Touched, Transition};
 use super::sts::{self, Role};
 use super::throttle::{Call, Levels, Throttling};
-use super::xml::Xml;
-use super::{addresses, groups, instances, interfaces, network, permissions, tags};
+use super::{instances, network};
 use crate::clock::SimClock;
-use crate::http::{Cloud, Failure, Instruments, respond};
+use crate::http::{Cloud, Failure, Instruments};
 use crate::ids::Ids;
 use crate::truth::{Entry, Judge};
-
-/// The API version of EC2 that is spoken.
-const EC2_VERSION: &str = "2016-11-15";
-/// The API version of STS that is spoken.
-const STS_VERSION: &str = "2011-06-15";
-
-type Action = fn(&mut Context<'_>) -> Result<String>;
 
 /// An account and a region.
 pub(crate) type Place = (String, String);
@@ -52,20 +46,25 @@ pub(crate) struct Ec2Cloud {
     core: Mutex<Core>,
 }
 
+/// States of a region with the time since when each held.
+type Past = VecDeque<(DateTime<Utc>, Arc<Region>)>;
+
 struct Core {
     keyring: Keyring,
     regions: BTreeMap<Place, Region>,
     levels: Levels,
-    /// Earlier states with the time since when they held, oldest first; kept only where describes lag.
-    past: BTreeMap<Place, VecDeque<(DateTime<Utc>, Arc<Region>)>>,
+    /// Earlier states, oldest first; kept only where describes lag.
+    past: BTreeMap<Place, Past>,
 }
 
-/// Which request a change belongs to.
-struct Stamp<'a> {
-    at: DateTime<Utc>,
+/// One request to carry out.
+#[derive(Clone, Copy)]
+struct Job<'a> {
+    caller: &'a Caller,
     operation: &'a str,
     request_id: &'a str,
-    caller: &'a str,
+    params: &'a Params,
+    now: DateTime<Utc>,
 }
 
 impl Ec2Cloud {
@@ -109,81 +108,87 @@ impl Ec2Cloud {
         let now = self.settings.clock.now();
         self.carry_out(&mut core, now);
         self.furnish(&mut core, caller, now)?;
-        self.change(&mut core, caller, operation, &request_id, params, now, change)
+        self.change(
+            &mut core,
+            Job {
+                caller,
+                operation,
+                request_id: &request_id,
+                params,
+                now,
+            },
+            change,
+        )
     }
 
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "one request, spelled out; both callers have all of it at hand"
-    )]
-    fn change<T>(
-        &self,
-        core: &mut Core,
-        caller: &Caller,
-        operation: &str,
-        request_id: &str,
-        params: &Params,
-        now: DateTime<Utc>,
-        change: impl FnOnce(&mut Context<'_>) -> Result<T>,
-    ) -> Result<T> {
-        let place = place(caller);
-        let regions = core.keyring.regions.clone();
-        let region = core.regions.entry(place.clone()).or_default();
-        let mut context = Context {
-            params,
-            region: &mut *region,
+    fn context<'a>(&'a self, job: Job<'a>, region: &'a mut Region, regions: &'a [String]) -> Context<'a> {
+        let Job {
             caller,
-            regions: &regions,
-            ids: &self.settings.ids,
-            limits: &self.settings.limits,
-            delay: self.settings.transition_delay,
+            operation,
+            request_id,
+            params,
+            now,
+        } = job;
+        let Settings {
+            ids,
+            limits,
+            transition_delay,
+            ..
+        } = &self.settings;
+        Context {
+            params,
+            region,
+            caller,
+            regions,
+            ids,
+            limits,
+            delay: *transition_delay,
             now,
             operation,
             request_id,
-        };
-        match change(&mut context) {
-            Ok(outcome) => {
-                let stamp = Stamp {
-                    at: now,
-                    operation,
-                    request_id,
-                    caller: &caller.arn,
-                };
-                self.write_down(core, &place, caller, &stamp);
-                Ok(outcome)
-            }
-            Err(error) => {
-                region.undo();
-                Err(error)
-            }
         }
     }
 
+    fn change<T>(
+        &self,
+        core: &mut Core,
+        job: Job<'_>,
+        change: impl FnOnce(&mut Context<'_>) -> Result<T>,
+    ) -> Result<T> {
+        let place = place(job.caller);
+        let region = core.regions.entry(place.clone()).or_default();
+        let outcome = change(&mut self.context(job, region, &core.keyring.regions));
+        if outcome.is_ok() {
+            self.write_down(core, &place, job);
+        } else {
+            region.undo();
+        }
+        outcome
+    }
+
     /// Ends a change: truth log, and the past where describes lag.
-    fn write_down(&self, core: &mut Core, place: &Place, caller: &Caller, stamp: &Stamp<'_>) {
+    fn write_down(&self, core: &mut Core, place: &Place, job: Job<'_>) {
         let Some(region) = core.regions.get_mut(place) else {
             return;
         };
+        let Region {
+            vpcs,
+            subnets,
+            groups,
+            interfaces,
+            instances,
+            prefix_lists,
+            addresses,
+            replays: _,
+        } = region;
         let mut entries = Vec::new();
-        write_table(&mut entries, &mut region.vpcs, "vpc", caller, stamp);
-        write_table(&mut entries, &mut region.subnets, "subnet", caller, stamp);
-        write_table(
-            &mut entries,
-            &mut region.prefix_lists,
-            "prefix-list",
-            caller,
-            stamp,
-        );
-        write_table(&mut entries, &mut region.groups, "security-group", caller, stamp);
-        write_table(
-            &mut entries,
-            &mut region.interfaces,
-            "network-interface",
-            caller,
-            stamp,
-        );
-        write_table(&mut entries, &mut region.instances, "instance", caller, stamp);
-        write_table(&mut entries, &mut region.addresses, "elastic-ip", caller, stamp);
+        write_table(&mut entries, vpcs, "vpc", job);
+        write_table(&mut entries, subnets, "subnet", job);
+        write_table(&mut entries, prefix_lists, "prefix-list", job);
+        write_table(&mut entries, groups, "security-group", job);
+        write_table(&mut entries, interfaces, "network-interface", job);
+        write_table(&mut entries, instances, "instance", job);
+        write_table(&mut entries, addresses, "elastic-ip", job);
         if entries.is_empty() {
             return;
         }
@@ -191,8 +196,8 @@ impl Ec2Cloud {
         let lag = self.settings.describe_lag;
         if lag > TimeDelta::zero() {
             let past = core.past.entry(place.clone()).or_default();
-            past.push_back((stamp.at, Arc::new(region.clone())));
-            while past.get(1).is_some_and(|(since, _)| *since + lag <= stamp.at) {
+            past.push_back((job.now, Arc::new(region.clone())));
+            while past.get(1).is_some_and(|(since, _)| *since + lag <= job.now) {
                 past.pop_front();
             }
         }
@@ -209,15 +214,15 @@ impl Ec2Cloud {
             arn: format!("arn:aws:iam::{}:root", caller.account),
             ..caller.clone()
         };
-        self.change(
-            core,
-            &owner,
-            "CreateDefaultVpc",
-            &request_id,
-            &Params::default(),
+        let params = Params::default();
+        let job = Job {
+            caller: &owner,
+            operation: "CreateDefaultVpc",
+            request_id: &request_id,
+            params: &params,
             now,
-            network::furnish,
-        )?;
+        };
+        self.change(core, job, network::furnish)?;
         if let Some((since, _)) = core.past.get_mut(&place).and_then(|past| past.front_mut()) {
             // What was always there does not lag.
             *since = DateTime::<Utc>::MIN_UTC;
@@ -225,36 +230,53 @@ impl Ec2Cloud {
         Ok(())
     }
 
-    /// Carries out every transition that is due, in the order of time.
+    /// Carries out every transition that is due, in the order of time, and forgets what ended long ago.
     fn carry_out(&self, core: &mut Core, now: DateTime<Utc>) {
-        for region in core.regions.values_mut() {
-            instances::forget(region, now);
-        }
+        let params = Params::default();
         loop {
             let due = core.regions.iter().filter_map(|(place, region)| {
                 instances::next_due(region, now).map(|(at, id)| (at, place.clone(), id))
             });
-            let Some((at, place, id)) = due.min() else { return };
-            let Some(transition) = core
-                .regions
-                .get_mut(&place)
-                .and_then(|region| instances::carry_out(region, &id))
-            else {
-                return;
+            let Some((at, place, id)) = due.min() else { break };
+            let region = core.regions.get_mut(&place);
+            let Some(transition) = region.and_then(|region| instances::carry_out(region, &id)) else {
+                break;
             };
-            let caller = Caller {
-                account: place.0.clone(),
-                region: place.1.clone(),
-                arn: transition.caller.clone(),
-                user_id: String::new(),
+            let caller = in_place(&place, &transition.caller);
+            let Transition {
+                operation,
+                request_id,
+                ..
+            } = &transition;
+            self.write_down(
+                core,
+                &place,
+                Job {
+                    caller: &caller,
+                    operation,
+                    request_id,
+                    params: &params,
+                    now: at,
+                },
+            );
+        }
+        let emptied: Vec<Place> = core
+            .regions
+            .iter_mut()
+            .filter_map(|(place, region)| instances::forget(region, now).then(|| place.clone()))
+            .collect();
+        for place in emptied {
+            let caller = in_place(&place, "ec2.amazonaws.com");
+            let request_id = self.settings.ids.uuid().to_string();
+            let operation = "TerminateInstances";
+            let job = Job {
+                caller: &caller,
+                operation,
+                request_id: &request_id,
+                params: &params,
+                now,
             };
-            let stamp = Stamp {
-                at,
-                operation: &transition.operation,
-                request_id: &transition.request_id,
-                caller: &transition.caller,
-            };
-            self.write_down(core, &place, &caller, &stamp);
+            self.write_down(core, &place, job);
         }
     }
 
@@ -267,95 +289,60 @@ impl Ec2Cloud {
         self.carry_out(&mut core, now);
         let caller = core.keyring.authenticate(request, Service::Ec2, now)?;
         let action = action(name).ok_or_else(|| {
-            Ec2Error::new(
-                "InvalidAction",
-                format!("The action {name} is not valid for this web service."),
-            )
+            let message = format!("The action {name} is not valid for this web service.");
+            Ec2Error::new("InvalidAction", message)
         })?;
         if let Some(throttling) = &self.settings.throttling {
-            let narrowed = [
-                "Filter",
-                "MaxResults",
-                "InstanceId",
-                "NetworkInterfaceId",
-                "GroupId",
-                "GroupName",
-            ];
-            let wanted = params.peek("MaxCount").and_then(|count| count.parse().ok());
-            let named = u32::try_from(params.root().list("InstanceId").len()).unwrap_or(u32::MAX);
-            let call = Call {
-                account: &caller.account,
-                region: &caller.region,
-                action: name,
-                narrowed: narrowed.iter().any(|name| params.has(name)),
-                resources: wanted.unwrap_or(named),
-            };
-            core.levels.pay(throttling, &call, now)?;
+            core.levels.pay(throttling, &price(&caller, name, params), now)?;
         }
         self.furnish(&mut core, &caller, now)?;
+        let job = Job {
+            caller: &caller,
+            operation: name,
+            request_id,
+            params,
+            now,
+        };
         if name.starts_with("Describe") || name.starts_with("Get") {
-            return self.look(&core, &caller, params, action, now, name, request_id);
+            self.look(&mut core, job, action)
+        } else {
+            self.once(&mut core, job, action)
         }
-        self.once(&mut core, &caller, name, request_id, params, now, action)
     }
 
     /// Answers a question from the state, or from how it was `describe_lag` ago.
-    #[expect(clippy::too_many_arguments, reason = "one request, spelled out")]
-    fn look(
-        &self,
-        core: &Core,
-        caller: &Caller,
-        params: &Params,
-        action: Action,
-        now: DateTime<Utc>,
-        operation: &str,
-        request_id: &str,
-    ) -> Result<String> {
-        let place = place(caller);
-        let lag = self.settings.describe_lag;
-        let past = core.past.get(&place).filter(|_| lag > TimeDelta::zero());
-        let seen = past.and_then(|past| past.iter().rev().find(|(since, _)| *since <= now - lag));
-        let mut region = match seen {
-            Some((_, region)) => Region::clone(region),
-            None => core.regions.get(&place).cloned().unwrap_or_default(),
-        };
-        action(&mut Context {
-            params,
-            region: &mut region,
-            caller,
-            regions: &core.keyring.regions,
-            ids: &self.settings.ids,
-            limits: &self.settings.limits,
-            delay: self.settings.transition_delay,
-            now,
-            operation,
-            request_id,
-        })
+    fn look(&self, core: &mut Core, job: Job<'_>, action: Action) -> Result<String> {
+        let place = place(job.caller);
+        let Core {
+            keyring,
+            regions,
+            past,
+            ..
+        } = core;
+        let seen_at = job.now - self.settings.describe_lag;
+        let earlier = past
+            .get(&place)
+            .and_then(|past| past.iter().rev().find(|(since, _)| *since <= seen_at));
+        if let Some((_, region)) = earlier {
+            return action(&mut self.context(job, &mut Region::clone(region), &keyring.regions));
+        }
+        action(&mut self.context(job, regions.entry(place).or_default(), &keyring.regions))
     }
 
     /// Carries out a change; one with a client token only once.
     ///
     /// The same token with other parameters is refused (API reference, "Ensuring idempotency").
-    #[expect(clippy::too_many_arguments, reason = "one request, spelled out")]
-    fn once(
-        &self,
-        core: &mut Core,
-        caller: &Caller,
-        name: &str,
-        request_id: &str,
-        params: &Params,
-        now: DateTime<Utc>,
-        action: Action,
-    ) -> Result<String> {
+    fn once(&self, core: &mut Core, job: Job<'_>, action: Action) -> Result<String> {
         let tokened = matches!(
-            name,
+            job.operation,
             "RunInstances" | "CreateNetworkInterface" | "CreateManagedPrefixList"
         );
-        let token = params
+        let token = job
+            .params
             .peek("ClientToken")
             .filter(|token| tokened && !token.is_empty());
         let Some(token) = token else {
-            return self.change(core, caller, name, request_id, params, now, action);
+            return self.change(core, job, action);
         };
         if token.len() > 64 || !token.is_ascii() {
             return Err(Ec2Error::new(
@@ -363,9 +350,9 @@ impl Ec2Cloud {
                 "A client token has at most 64 ASCII characters",
             ));
         }
-        let key = (name.to_owned(), token.to_owned());
-        let place = place(caller);
-        let fingerprint = params.fingerprint();
+        let key = (job.operation.to_owned(), token.to_owned());
+        let place = place(job.caller);
+        let fingerprint = job.params.fingerprint();
         if let Some(earlier) = core
             .regions
             .get(&place)
@@ -379,7 +366,7 @@ impl Ec2Cloud {
                 "Arguments on this idempotent request are inconsistent with arguments used in previous request(s).",
             ));
         }
-        let answer = self.change(core, caller, name, request_id, params, now, action)?;
+        let answer = self.change(core, job, action)?;
         if let Some(region) = core.regions.get_mut(&place) {
             region.replays.insert(
                 key,
@@ -415,77 +402,47 @@ fn place(caller: &Caller) -> Place {
     (caller.account.clone(), caller.region.clone())
 }
 
+/// Someone in an account and region.
+fn in_place((account, region): &Place, arn: &str) -> Caller {
+    Caller {
+        account: account.clone(),
+        region: region.clone(),
+        arn: arn.to_owned(),
+        user_id: String::new(),
+    }
+}
+
+/// What a call is to pay: whether it is narrowed by a filter or a page, and how many instances it is about.
+fn price<'a>(caller: &'a Caller, action: &'a str, params: &Params) -> Call<'a> {
+    let launched = params.peek("MaxCount").and_then(|count| count.parse().ok());
+    let named = u32::try_from(params.count("InstanceId")).unwrap_or(u32::MAX);
+    Call {
+        account: &caller.account,
+        region: &caller.region,
+        action,
+        narrowed: params.has("Filter") || params.has("MaxResults"),
+        resources: launched.unwrap_or(named),
+    }
+}
+
 fn write_table<T: Clone + PartialEq + Serialize>(
     entries: &mut Vec<Entry>,
     table: &mut Table<T>,
     kind: &str,
-    caller: &Caller,
-    stamp: &Stamp<'_>,
+    job: Job<'_>,
 ) {
     let value = |row: Option<T>| row.and_then(|row| serde_json::to_value(row).ok());
     let touched: Vec<Touched<T>> = table.settle();
     entries.extend(touched.into_iter().map(|(id, before, after)| Entry {
-        at: stamp.at,
+        at: job.now,
         cloud: "aws",
-        operation: stamp.operation.to_owned(),
-        resource: arn(caller, kind, &id),
+        operation: job.operation.to_owned(),
+        resource: arn(job.caller, kind, &id),
         before: value(before),
         after: value(after),
-        request_id: stamp.request_id.to_owned(),
-        caller: stamp.caller.to_owned(),
+        request_id: job.request_id.to_owned(),
+        caller: job.caller.arn.clone(),
     }));
-}
-
-/// The code of an action.
-pub(crate) fn action(name: &str) -> Option<Action> {
-    let action: Action = match name {
-        "AllocateAddress" => addresses::allocate_address,
-        "AssignIpv6Addresses" => interfaces::assign_ipv6_addresses,
-        "AssociateAddress" => addresses::associate_address,
-        "AttachNetworkInterface" => interfaces::attach_network_interface,
-        "AuthorizeSecurityGroupEgress" => permissions::authorize_egress,
-        "AuthorizeSecurityGroupIngress" => permissions::authorize_ingress,
-        "CreateManagedPrefixList" => addresses::create_managed_prefix_list,
-        "CreateNetworkInterface" => interfaces::create_network_interface,
-        "CreateSecurityGroup" => groups::create_security_group,
-        "CreateSubnet" => network::create_subnet,
-        "CreateTags" => tags::create_tags,
-        "CreateVpc" => network::create_vpc,
-        "DeleteManagedPrefixList" => addresses::delete_managed_prefix_list,
-        "DeleteNetworkInterface" => interfaces::delete_network_interface,
-        "DeleteSecurityGroup" => groups::delete_security_group,
-        "DeleteSubnet" => network::delete_subnet,
-        "DeleteTags" => tags::delete_tags,
-        "DeleteVpc" => network::delete_vpc,
-        "DescribeAccountAttributes" => network::describe_account_attributes,
-        "DescribeAddresses" => addresses::describe_addresses,
-        "DescribeAvailabilityZones" => network::describe_availability_zones,
-        "DescribeInstances" => instances::describe_instances,
-        "DescribeManagedPrefixLists" => addresses::describe_managed_prefix_lists,
-        "DescribeNetworkInterfaces" => interfaces::describe_network_interfaces,
-        "DescribeRegions" => network::describe_regions,
-        "DescribeSecurityGroupRules" => permissions::describe_rules,
-        "DescribeSecurityGroups" => groups::describe_security_groups,
-        "DescribeSubnets" => network::describe_subnets,
-        "DescribeTags" => tags::describe_tags,
-        "DescribeVpcs" => network::describe_vpcs,
-        "DetachNetworkInterface" => interfaces::detach_network_interface,
-        "DisassociateAddress" => addresses::disassociate_address,
-        "GetManagedPrefixListEntries" => addresses::get_managed_prefix_list_entries,
-        "ModifyInstanceAttribute" => instances::modify_instance_attribute,
-        "ModifyNetworkInterfaceAttribute" => interfaces::modify_network_interface_attribute,
-        "ModifySecurityGroupRules" => permissions::modify_rules,
-        "RevokeSecurityGroupEgress" => permissions::revoke_egress,
-        "RevokeSecurityGroupIngress" => permissions::revoke_ingress,
-        "RunInstances" => instances::run_instances,
-        "StartInstances" => instances::start_instances,
-        "StopInstances" => instances::stop_instances,
-        "TerminateInstances" => instances::terminate_instances,
-        "UpdateSecurityGroupRuleDescriptionsEgress" => permissions::describe_egress_texts,
-        "UpdateSecurityGroupRuleDescriptionsIngress" => permissions::describe_ingress_texts,
-        _ => return None,
-    };
-    Some(action)
 }
 
 /// The parameters, from the query string and the body alike.
@@ -503,65 +460,6 @@ fn service_of(params: &Params) -> Result<Service> {
         }
         None => Err(Ec2Error::missing("Version")),
     }
-}
-
-fn success(service: Service, action: &str, request_id: &str, inner: &str) -> Response<Bytes> {
-    let mut body = "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n".to_owned();
-    match service {
-        Service::Ec2 => {
-            let namespace = format!("http://ec2.amazonaws.com/doc/{EC2_VERSION}/");
-            body.push_str(&format!("<{action}Response xmlns=\"{namespace}\">"));
-            body.push_str(&Xml::of(|xml| xml.leaf("requestId", request_id)));
-            body.push_str(inner);
-        }
-        Service::Sts => {
-            let namespace = format!("https://sts.amazonaws.com/doc/{STS_VERSION}/");
-            body.push_str(&format!("<{action}Response xmlns=\"{namespace}\">"));
-            body.push_str(inner);
-            body.push_str(&Xml::of(|xml| {
-                xml.within("ResponseMetadata", |xml| xml.leaf("RequestId", request_id));
-            }));
-        }
-    }
-    body.push_str(&format!("</{action}Response>"));
-    respond(StatusCode::OK, "text/xml;charset=UTF-8", body)
-}
-
-fn refusal(service: Service, request_id: &str, error: &Ec2Error) -> Response<Bytes> {
-    let mut body = "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n".to_owned();
-    match service {
-        Service::Ec2 => body.push_str(&Xml::of(|xml| {
-            xml.within("Response", |xml| {
-                xml.within("Errors", |xml| {
-                    xml.within("Error", |xml| {
-                        xml.leaf("Code", &error.code);
-                        xml.leaf("Message", &error.message);
-                    });
-                });
-                xml.leaf("RequestID", request_id);
-            });
-        })),
-        Service::Sts => {
-            let sender = if error.status.is_server_error() {
-                "Receiver"
-            } else {
-                "Sender"
-            };
-            let inner = Xml::of(|xml| {
-                xml.within("Error", |xml| {
-                    xml.leaf("Type", sender);
-                    xml.leaf("Code", &error.code);
-                    xml.leaf("Message", &error.message);
-                });
-                xml.leaf("RequestId", request_id);
-            });
-            let namespace = format!("https://sts.amazonaws.com/doc/{STS_VERSION}/");
-            body.push_str(&format!(
-                "<ErrorResponse xmlns=\"{namespace}\">{inner}</ErrorResponse>"
-            ));
-        }
-    }
-    respond(error.status, "text/xml;charset=UTF-8", body)
 }
 
 impl Cloud for Ec2Cloud {

@@ -3,9 +3,10 @@
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
+use super::actions::action;
 use super::addresses;
 use super::auth::Caller;
-use super::cloud::{Ec2Cloud, action};
+use super::cloud::Ec2Cloud;
 use super::context::arn;
 use super::error::{Ec2Error, Result};
 use super::groups;

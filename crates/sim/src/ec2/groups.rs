@@ -271,7 +271,7 @@ pub(crate) fn describe_security_groups(ctx: &mut Context<'_>) -> Result<String> 
     let (found, next) = page.cut(found, |group| group.id.clone());
     Ok(Xml::of(|xml| {
         xml.list("securityGroupInfo", found, |xml, group| {
-            wire::group(xml, ctx, group)
+            wire::group(xml, ctx, group);
         });
         xml.opt("nextToken", next);
     }))

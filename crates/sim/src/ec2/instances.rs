@@ -127,8 +127,8 @@ pub(crate) fn carry_out(region: &mut Region, id: &str) -> Option<Transition> {
     Some(transition)
 }
 
-/// Forgets instances that were terminated long ago.
-pub(crate) fn forget(region: &mut Region, now: DateTime<Utc>) {
+/// Forgets instances that were terminated long ago; tells whether there were any.
+pub(crate) fn forget(region: &mut Region, now: DateTime<Utc>) -> bool {
     let gone = |instance: &&Instance| instance.terminated.is_some_and(|at| at + TERMINATED_FOR <= now);
     let old: Vec<String> = region
         .instances
@@ -136,9 +136,10 @@ pub(crate) fn forget(region: &mut Region, now: DateTime<Utc>) {
         .filter(gone)
         .map(|instance| instance.id.clone())
         .collect();
-    for id in old {
-        region.instances.remove(&id);
+    for id in &old {
+        region.instances.remove(id);
     }
+    !old.is_empty()
 }
 
 /// `RunInstances` parameters that change nothing here.
@@ -216,7 +217,7 @@ pub(crate) fn run_instances(ctx: &mut Context<'_>) -> Result<String> {
         .map(|id| ctx.region.instance(id))
         .collect::<Result<Vec<_>>>()?;
     Ok(Xml::of(|xml| {
-        wire::reservation(xml, ctx, &reservation, &instances)
+        wire::reservation(xml, ctx, &reservation, &instances);
     }))
 }
 
@@ -523,7 +524,7 @@ pub(crate) fn describe_instances(ctx: &mut Context<'_>) -> Result<String> {
     }
     Ok(Xml::of(|xml| {
         xml.list("reservationSet", &reservations, |xml, (id, members)| {
-            wire::reservation(xml, ctx, id, members)
+            wire::reservation(xml, ctx, id, members);
         });
         xml.opt("nextToken", next);
     }))

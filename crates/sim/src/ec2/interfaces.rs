@@ -50,7 +50,8 @@ impl NewInterface {
                 text.parse().map_err(|_| invalid())
             })
             .transpose()?;
-        let ipv6_parts = part.parts("Ipv6Addresses");
+        // `RunInstances` itself numbers them `Ipv6Address.N`, its interfaces `Ipv6Addresses.N`.
+        let ipv6_parts = [part.parts("Ipv6Addresses"), part.parts("Ipv6Address")].concat();
         let ipv6 = ipv6_parts
             .iter()
             .map(|address| {
@@ -179,13 +180,13 @@ pub(crate) fn attach(
         );
         return Err(Ec2Error::invalid_value(message));
     }
-    if let Some(primary) = others.first() {
-        if primary.vpc_id != interface.vpc_id || primary.zone != interface.zone {
-            let message = format!(
-                "The interface '{interface_id}' is in another VPC or availability zone than the instance."
-            );
-            return Err(Ec2Error::new("InvalidParameterCombination", message));
-        }
+    if let Some(primary) = others.first()
+        && (primary.vpc_id != interface.vpc_id || primary.zone != interface.zone)
+    {
+        let message = format!(
+            "The interface '{interface_id}' is in another VPC or availability zone than the instance."
+        );
+        return Err(Ec2Error::combination(message));
     }
     let id = ctx.new_id("eni-attach");
     let attachment = Attachment {
@@ -347,7 +348,7 @@ pub(crate) fn assign_ipv6_addresses(ctx: &mut Context<'_>) -> Result<String> {
     Ok(Xml::of(|xml| {
         xml.leaf("networkInterfaceId", &id);
         xml.list("assignedIpv6Addresses", &assigned, |xml, address| {
-            xml.raw(&address.to_string())
+            xml.raw(&address.to_string());
         });
     }))
 }
@@ -422,7 +423,7 @@ pub(crate) fn describe_network_interfaces(ctx: &mut Context<'_>) -> Result<Strin
     let (found, next) = page.cut(found, |interface| interface.id.clone());
     Ok(Xml::of(|xml| {
         xml.list("networkInterfaceSet", found, |xml, interface| {
-            wire::interface(xml, ctx, interface)
+            wire::interface(xml, ctx, interface);
         });
         xml.opt("nextToken", next);
     }))

@@ -6,10 +6,12 @@
 //!
 //! What the truth log holds for each resource is the JSON of the structs in [`state`], under its ARN.
 
+mod actions;
 mod addresses;
 mod auth;
 mod cloud;
 mod context;
+mod envelope;
 mod error;
 mod fleet;
 mod groups;

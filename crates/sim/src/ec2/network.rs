@@ -230,7 +230,7 @@ pub(crate) fn create_vpc(ctx: &mut Context<'_>) -> Result<String> {
     let id = make_vpc(ctx, cidr, ipv6, false, tags)?;
     let vpc = ctx.region.vpc(&id)?.clone();
     Ok(Xml::of(|xml| {
-        xml.within("vpc", |xml| wire::vpc(xml, ctx.caller, &vpc))
+        xml.within("vpc", |xml| wire::vpc(xml, ctx.caller, &vpc));
     }))
 }
 
@@ -304,7 +304,7 @@ pub(crate) fn create_subnet(ctx: &mut Context<'_>) -> Result<String> {
     let id = make_subnet(ctx, &vpc_id, cidr, ipv6, zone, tags)?;
     let subnet = ctx.region.subnet(&id)?.clone();
     Ok(Xml::of(|xml| {
-        xml.within("subnet", |xml| wire::subnet(xml, ctx, &subnet))
+        xml.within("subnet", |xml| wire::subnet(xml, ctx, &subnet));
     }))
 }
 
@@ -461,7 +461,7 @@ pub(crate) fn describe_account_attributes(ctx: &mut Context<'_>) -> Result<Strin
         xml.list("accountAttributeSet", found, |xml, (name, value)| {
             xml.leaf("attributeName", name);
             xml.list("attributeValueSet", [value], |xml, value| {
-                xml.leaf("attributeValue", value)
+                xml.leaf("attributeValue", value);
             });
         });
     }))

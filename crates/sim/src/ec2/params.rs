@@ -40,6 +40,11 @@ impl Params {
         self.below(name).next().is_some()
     }
 
+    /// How many parameters there are of that name, or numbered or dotted below it.
+    pub(crate) fn count(&self, name: &str) -> usize {
+        self.below(name).count()
+    }
+
     /// All names and values but the client token, to compare a repeated request with the first.
     pub(crate) fn fingerprint(&self) -> BTreeMap<String, String> {
         self.values

@@ -143,7 +143,7 @@ fn authorize_call(ctx: &mut Context<'_>, egress: bool) -> Result<String> {
     Ok(Xml::of(|xml| {
         xml.leaf("return", true);
         xml.list("securityGroupRuleSet", &added, |xml, rule| {
-            wire::rule(xml, ctx, &id, rule)
+            wire::rule(xml, ctx, &id, rule);
         });
     }))
 }
@@ -188,7 +188,7 @@ fn revoke_call(ctx: &mut Context<'_>, egress: bool) -> Result<String> {
             unknown.iter().map(|named| (&named.allows, None)).collect();
         wire::permissions(xml, "unknownIpPermissionSet", &unknown);
         xml.list("revokedSecurityGroupRuleSet", &revoked, |xml, rule| {
-            wire::revoked_rule(xml, &id, rule)
+            wire::revoked_rule(xml, &id, rule);
         });
     }))
 }
@@ -416,7 +416,7 @@ pub(crate) fn describe_rules(ctx: &mut Context<'_>) -> Result<String> {
     let (found, next) = page.cut(found, |(_, rule)| rule.id.clone());
     Ok(Xml::of(|xml| {
         xml.list("securityGroupRuleSet", found, |xml, (group, rule)| {
-            wire::rule(xml, ctx, &group.id, rule)
+            wire::rule(xml, ctx, &group.id, rule);
         });
         xml.opt("nextToken", next);
     }))

@@ -36,8 +36,12 @@ pub(crate) fn assume_role(
     now: DateTime<Utc>,
 ) -> Result<String> {
     let root = params.root();
-    let arn = root.require("RoleArn").map_err(missing)?;
-    let session_name = root.require("RoleSessionName").map_err(missing)?;
+    let arn = root
+        .require("RoleArn")
+        .map_err(|error| validation(&error.message))?;
+    let session_name = root
+        .require("RoleSessionName")
+        .map_err(|error| validation(&error.message))?;
     let duration = root.int("DurationSeconds")?.unwrap_or(3600);
     let external_id = root.get("ExternalId");
     root.ignore(&[
@@ -127,11 +131,7 @@ fn parse_role(arn: &str) -> Option<(&str, &str)> {
     (account.len() == 12 && account.bytes().all(|byte| byte.is_ascii_digit())).then_some((account, name))
 }
 
-/// STS calls a missing parameter a validation error.
-fn missing(error: Ec2Error) -> Ec2Error {
-    validation(&error.message)
-}
-
+/// STS's word for a missing or unfit parameter.
 fn validation(message: &str) -> Ec2Error {
     Ec2Error::new(
         "ValidationError",

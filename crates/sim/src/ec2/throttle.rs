@@ -103,7 +103,7 @@ impl Throttling {
     }
 }
 
-/// The class of an action; `narrowed` tells whether the call has a filter, ids or a page.
+/// The class of an action; `narrowed` tells whether the call has a filter or a page; ids do not count.
 fn class(action: &str, narrowed: bool) -> ActionClass {
     match action {
         "AuthorizeSecurityGroupIngress" | "RevokeSecurityGroupIngress" => ActionClass::ResourceIntensive,
@@ -130,7 +130,7 @@ pub(crate) struct Call<'a> {
     pub(crate) account: &'a str,
     pub(crate) region: &'a str,
     pub(crate) action: &'a str,
-    /// Whether it has a filter, ids or a page.
+    /// Whether it has a filter or a page.
     pub(crate) narrowed: bool,
     /// How many instances it is about.
     pub(crate) resources: u32,

@@ -113,7 +113,8 @@ pub(crate) fn group(xml: &mut Xml, ctx: &Context<'_>, group: &Group) {
 /// Rules in `IpPermission` form: those of one protocol and port range together.
 pub(crate) fn permissions(xml: &mut Xml, name: &str, rules: &[(&Allowance, Option<&str>)]) {
     type Key<'a> = (&'a str, Option<i32>, Option<i32>);
-    let mut sets: Vec<(Key<'_>, Vec<(&Peer, Option<&str>)>)> = Vec::new();
+    type Described<'a> = (&'a Peer, Option<&'a str>);
+    let mut sets: Vec<(Key<'_>, Vec<Described<'_>>)> = Vec::new();
     for (allows, description) in rules {
         let key = (allows.protocol.as_str(), allows.from_port, allows.to_port);
         match sets.iter_mut().find(|(other, _)| *other == key) {

@@ -331,7 +331,7 @@ check("and only once", ec2.describe_vpcs()["Vpcs"] is not None)
 
 # Another account.
 refused("a role ARN that is none", "ValidationError", sts.assume_role, RoleArn="arn:aws:iam::1:role/postern", RoleSessionName="check")
-assumed = sts.assume_role(RoleArn=f"arn:aws:iam::{OTHER_ACCOUNT}:role/postern", RoleSessionName="check", ExternalId="x")
+assumed = sts.assume_role(RoleArn=f"arn:aws:iam::{OTHER_ACCOUNT}:role/postern", RoleSessionName="check", ExternalId="lab-42")
 session = assumed["Credentials"]
 theirs = (session["AccessKeyId"], session["SecretAccessKey"], session["SessionToken"])
 identity = client("sts", *theirs).get_caller_identity()

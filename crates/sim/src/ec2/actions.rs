@@ -1,0 +1,60 @@
+//! The actions by name.
+
+use super::context::Context;
+use super::error::Result;
+use super::{addresses, groups, instances, interfaces, network, permissions, tags};
+
+/// The code of an action: gives the inside of its answer.
+pub(crate) type Action = fn(&mut Context<'_>) -> Result<String>;
+
+/// The code of an action.
+pub(crate) fn action(name: &str) -> Option<Action> {
+    let action: Action = match name {
+        "AllocateAddress" => addresses::allocate_address,
+        "AssignIpv6Addresses" => interfaces::assign_ipv6_addresses,
+        "AssociateAddress" => addresses::associate_address,
+        "AttachNetworkInterface" => interfaces::attach_network_interface,
+        "AuthorizeSecurityGroupEgress" => permissions::authorize_egress,
+        "AuthorizeSecurityGroupIngress" => permissions::authorize_ingress,
+        "CreateManagedPrefixList" => addresses::create_managed_prefix_list,
+        "CreateNetworkInterface" => interfaces::create_network_interface,
+        "CreateSecurityGroup" => groups::create_security_group,
+        "CreateSubnet" => network::create_subnet,
+        "CreateTags" => tags::create_tags,
+        "CreateVpc" => network::create_vpc,
+        "DeleteManagedPrefixList" => addresses::delete_managed_prefix_list,
+        "DeleteNetworkInterface" => interfaces::delete_network_interface,
+        "DeleteSecurityGroup" => groups::delete_security_group,
+        "DeleteSubnet" => network::delete_subnet,
+        "DeleteTags" => tags::delete_tags,
+        "DeleteVpc" => network::delete_vpc,
+        "DescribeAccountAttributes" => network::describe_account_attributes,
+        "DescribeAddresses" => addresses::describe_addresses,
+        "DescribeAvailabilityZones" => network::describe_availability_zones,
+        "DescribeInstances" => instances::describe_instances,
+        "DescribeManagedPrefixLists" => addresses::describe_managed_prefix_lists,
+        "DescribeNetworkInterfaces" => interfaces::describe_network_interfaces,
+        "DescribeRegions" => network::describe_regions,
+        "DescribeSecurityGroupRules" => permissions::describe_rules,
+        "DescribeSecurityGroups" => groups::describe_security_groups,
+        "DescribeSubnets" => network::describe_subnets,
+        "DescribeTags" => tags::describe_tags,
+        "DescribeVpcs" => network::describe_vpcs,
+        "DetachNetworkInterface" => interfaces::detach_network_interface,
+        "DisassociateAddress" => addresses::disassociate_address,
+        "GetManagedPrefixListEntries" => addresses::get_managed_prefix_list_entries,
+        "ModifyInstanceAttribute" => instances::modify_instance_attribute,
+        "ModifyNetworkInterfaceAttribute" => interfaces::modify_network_interface_attribute,
+        "ModifySecurityGroupRules" => permissions::modify_rules,
+        "RevokeSecurityGroupEgress" => permissions::revoke_egress,
+        "RevokeSecurityGroupIngress" => permissions::revoke_ingress,
+        "RunInstances" => instances::run_instances,
+        "StartInstances" => instances::start_instances,
+        "StopInstances" => instances::stop_instances,
+        "TerminateInstances" => instances::terminate_instances,
+        "UpdateSecurityGroupRuleDescriptionsEgress" => permissions::describe_egress_texts,
+        "UpdateSecurityGroupRuleDescriptionsIngress" => permissions::describe_ingress_texts,
+        _ => return None,
+    };
+    Some(action)
+}
