@@ -5,7 +5,8 @@
 //! must allow; where neither exists the packet passes.
 //!
 //! Not modelled: peered networks (for `VirtualNetwork`), the ranges of other service tags (they hold no
-//! address), and source ports that rules of the same NSG carve up (an allow for some source ports opens).
+//! address), source ports that rules of the same NSG carve up (an allow for some source ports opens), and
+//! that a Standard public address takes nothing in where there is no NSG at all.
 
 use std::net::IpAddr;
 

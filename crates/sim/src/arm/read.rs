@@ -9,7 +9,7 @@ use super::operation::Work;
 use super::refusal::ArmError;
 use super::route::Target;
 use super::serve::{Answer, Call, Inner};
-use super::state::{Resource, State};
+use super::state::{BackReferences, Resource, State};
 use super::view;
 use super::write::{group_missing, not_allowed, not_found};
 
@@ -72,21 +72,12 @@ pub(super) fn get(inner: &Inner, call: &Call<'_>, tenant: &str) -> Result<Answer
                 .of_kind(subscription, group.as_deref(), *kind)
                 .map(|(key, resource)| (key.as_str(), resource));
             page(call, page_size, within, |resource| {
-                Some(view::resource(resource, &references))
+                Some(show(call, resource, &references))
             })
         }
         Target::Resource(id) => {
             let resource = found(state, id)?;
-            let mut shown = view::resource(resource, &state.back_references());
-            let expand = call
-                .query("$expand")
-                .is_some_and(|expand| expand.eq_ignore_ascii_case("instanceView"));
-            if id.kind == Kind::VirtualMachine
-                && expand
-                && let Some(properties) = shown.get_mut("properties").and_then(Value::as_object_mut)
-            {
-                properties.insert("instanceView".to_owned(), view::instance(resource));
-            }
+            let shown = show(call, resource, &state.back_references());
             let mut answer = Answer::ok(shown);
             if id.kind != Kind::VirtualMachine {
                 answer.headers.push(("etag", resource.etag_text()));
@@ -127,6 +118,22 @@ pub(super) fn get(inner: &Inner, call: &Call<'_>, tenant: &str) -> Result<Answer
         Target::Operation { id, .. } | Target::OperationResult { id, .. } => poll(inner, call, id),
         _ => Err(not_allowed()),
     }
+}
+
+/// A resource, with the instance view where a machine is asked for it.
+fn show(call: &Call<'_>, resource: &Resource, references: &BackReferences) -> Value {
+    let mut shown = view::resource(resource, references);
+    let asked = |name: &str, word: &str| {
+        call.query(name)
+            .is_some_and(|value| value.eq_ignore_ascii_case(word))
+    };
+    if resource.id.kind == Kind::VirtualMachine
+        && (asked("$expand", "instanceView") || asked("statusOnly", "true"))
+        && let Some(properties) = shown.get_mut("properties").and_then(Value::as_object_mut)
+    {
+        properties.insert("instanceView".to_owned(), view::instance(resource));
+    }
+    shown
 }
 
 fn child_shown(state: &State, parent: &Resource, id: &Id) -> Option<Value> {
@@ -198,13 +205,14 @@ fn page<'a, T>(
     if items.peek().is_some()
         && let Some(body) = body.as_object_mut()
     {
-        let link = format!(
-            "{}{}?api-version={}&$skiptoken={}",
-            call.base,
-            call.path,
-            call.api_version(),
-            hex(&last)
+        let mut query = url::form_urlencoded::Serializer::new(String::new());
+        query.extend_pairs(
+            call.query
+                .iter()
+                .filter(|(name, _)| !name.eq_ignore_ascii_case("$skiptoken")),
         );
+        query.append_pair("$skiptoken", &hex(&last));
+        let link = format!("{}{}?{}", call.base, call.path, query.finish());
         body.insert("nextLink".to_owned(), json!(link));
     }
     Ok(Answer::ok(body))

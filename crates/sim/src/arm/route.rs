@@ -316,8 +316,8 @@ mod tests {
 
     const RG: &str = "/subscriptions/s/resourcegroups/rg/providers/microsoft.network";
 
-    fn operation(method: Method, path: &str) -> String {
-        Target::of(&method, path).operation(&method)
+    fn operation(method: &Method, path: &str) -> String {
+        Target::of(method, path).operation(method)
     }
 
     #[test]
@@ -357,7 +357,7 @@ mod tests {
             (Method::GET, "/nowhere".to_owned(), "Unknown"),
         ];
         for (method, path, expected) in cases {
-            assert_eq!(operation(method, &path), expected, "{path}");
+            assert_eq!(operation(&method, &path), expected, "{path}");
         }
     }
 
