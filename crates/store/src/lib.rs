@@ -1,1 +1,53 @@
 //! Postgres: every SQL statement, the audit log, the journal, the due queue.
+//!
+//! [`Store`] reads; [`Tx`] reads and writes within one transaction, and a row that it reads one by one is locked
+//! until the end of it. Every statement is checked against the schema at build time (`.sqlx/`, refreshed by
+//! `scripts/sqlx-prepare`).
+//!
+//! **Time.** Every timestamp comes from the caller's clock, in whole microseconds, except leases: they live in
+//! the database's own time, the one clock that all replicas share.
+//!
+//! **Locks.** A transaction locks rows in this order, so that no two wait for each other: policies, requests,
+//! grants (by id), points (by id). [`Tx::mark_due`] and [`Tx::finish`] therefore come last. [`Tx::hold`] takes a
+//! lock that only the leasing of a point collides with.
+
+mod audit;
+mod batch;
+mod decode;
+mod desired;
+mod displaced;
+mod due;
+mod error;
+mod grants;
+mod hops;
+mod idempotency;
+mod journal;
+mod machines;
+mod page;
+mod policies;
+mod pool;
+mod points;
+mod requests;
+mod roles;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
+#[cfg(test)]
+mod tests;
+
+pub use crate::{
+    audit::{AuditFilter, Order, StoredEvent},
+    due::{Due, DueListener, Lease, Next, Urgency},
+    error::{Conflict, StoreError},
+    grants::GrantFilter,
+    hops::{Hop, HopUpdate},
+    idempotency::Claim,
+    journal::{JournalEntry, NewPass, SettledChange},
+    machines::{
+        CoverageChange, Covered, Gone, MachineFilter, MachineRow, PointOfMachine, SavedMachines, StoredMachine,
+    },
+    page::{Page, Visible},
+    points::Point,
+    pool::{Store, StoreOptions, Tx},
+    requests::RequestFilter,
+    roles::Authz,
+};

@@ -1,0 +1,277 @@
+//! The audit log: appended to, read, never changed.
+
+use postern_core::{
+    audit::{Actor, AuditEvent, Outcome, Subject},
+    id::{ChangeId, EventId, GrantId, PassId, PolicyId, RequestId},
+    machine::MachineId,
+    scope::Scope,
+    time::Instant,
+};
+use serde::Serialize;
+use serde_json::Value;
+use uuid::Uuid;
+
+use crate::{
+    Page, Store, StoreError, Tx, Visible,
+    batch::{clean, document},
+    decode,
+    page::scope_text,
+};
+
+/// Which events to list; what is not set does not matter.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct AuditFilter {
+    /// Who asks; see [`Visible`] (nobody owns an event).
+    pub visible: Visible,
+    /// Whose action begins with this, such as `grant.`.
+    pub action_prefix: Option<String>,
+    /// With this outcome.
+    pub outcome: Option<Outcome>,
+    /// By this actor: a principal's reference, `system:<component>` or `anonymous`.
+    pub actor: Option<String>,
+    /// At or below this scope.
+    pub scope: Option<Scope>,
+    /// About this machine.
+    pub machine: Option<MachineId>,
+    /// About this grant.
+    pub grant: Option<GrantId>,
+    /// About this request.
+    pub request: Option<RequestId>,
+    /// About this policy.
+    pub policy: Option<PolicyId>,
+    /// About this point, by its native name.
+    pub point: Option<String>,
+    /// At or after.
+    pub since: Option<Instant>,
+    /// Before.
+    pub until: Option<Instant>,
+}
+
+/// From which end to read.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Order {
+    /// The newest first.
+    #[default]
+    NewestFirst,
+    /// The oldest first.
+    OldestFirst,
+}
+
+/// An event with its place in the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredEvent {
+    /// Its number. Numbers rise in the order of writing; events of transactions that ran side by side may become
+    /// visible in another order, and a number whose transaction failed is missing.
+    pub seq: i64,
+    /// The event.
+    pub event: AuditEvent,
+}
+
+#[derive(Serialize)]
+struct NewEvent<'a> {
+    id: Uuid,
+    at: Instant,
+    action: &'a str,
+    outcome: Outcome,
+    actor: &'a Actor,
+    actor_ref: String,
+    scope: &'a Scope,
+    reason: &'a Option<String>,
+    decision: &'a Option<Value>,
+    details: &'a Value,
+    request_id: Option<Uuid>,
+    grant_id: Option<Uuid>,
+    policy_id: Option<Uuid>,
+    machine_id: &'a Option<MachineId>,
+    point: &'a Option<String>,
+    pass_id: Option<Uuid>,
+    change_id: Option<Uuid>,
+    http_request: &'a Option<String>,
+}
+
+fn actor_ref(actor: &Actor) -> String {
+    match actor {
+        Actor::Principal { principal } => principal.to_string(),
+        Actor::System { component } => format!("system:{component}"),
+        Actor::Anonymous => "anonymous".to_owned(),
+    }
+}
+
+impl Tx {
+    /// Appends events, in this order.
+    pub async fn audit(&mut self, events: &[AuditEvent]) -> Result<(), StoreError> {
+        if events.is_empty() {
+            return Ok(());
+        }
+        let new: Vec<NewEvent<'_>> = events.iter().map(NewEvent::of).collect();
+        let appended = sqlx::query!(
+            "INSERT INTO audit_events (id, at, action, outcome, actor, actor_ref, scope, reason, decision, details,
+                 request_id, grant_id, policy_id, machine_id, point, pass_id, change_id, http_request)
+             SELECT id, at, action, outcome, actor, actor_ref, scope, reason, decision,
+                 -- SQL's NULL is how a record shows JSON's.
+                 coalesce(details, 'null'), request_id, grant_id, policy_id, machine_id, point, pass_id, change_id,
+                 http_request
+             FROM ROWS FROM (jsonb_to_recordset($1) AS (id uuid, at timestamptz, action text, outcome text,
+                     actor jsonb, actor_ref text, scope text, reason text, decision jsonb, details jsonb,
+                     request_id uuid, grant_id uuid, policy_id uuid, machine_id text, point text, pass_id uuid,
+                     change_id uuid, http_request text))
+                 WITH ORDINALITY
+                 AS n (id, at, action, outcome, actor, actor_ref, scope, reason, decision, details, request_id,
+                     grant_id, policy_id, machine_id, point, pass_id, change_id, http_request, nth)
+             ORDER BY nth",
+            document(&new)?,
+        )
+        .execute(&mut *self.inner)
+        .await?;
+        debug_assert_eq!(usize::try_from(appended.rows_affected()), Ok(events.len()));
+        Ok(())
+    }
+}
+
+impl<'a> NewEvent<'a> {
+    fn of(event: &'a AuditEvent) -> Self {
+        let subject = &event.subject;
+        Self {
+            id: event.id.uuid(),
+            at: event.at,
+            action: &event.action,
+            outcome: event.outcome,
+            actor: &event.actor,
+            actor_ref: actor_ref(&event.actor),
+            scope: &event.scope,
+            reason: &event.reason,
+            decision: &event.decision,
+            details: &event.details,
+            request_id: subject.request.map(RequestId::uuid),
+            grant_id: subject.grant.map(GrantId::uuid),
+            policy_id: subject.policy.map(PolicyId::uuid),
+            machine_id: &subject.machine,
+            point: &subject.point,
+            pass_id: subject.pass.map(PassId::uuid),
+            change_id: subject.change.map(ChangeId::uuid),
+            http_request: &event.http_request,
+        }
+    }
+}
+
+/// A row of `audit_events`.
+struct Row {
+    seq: i64,
+    id: Uuid,
+    at: Instant,
+    action: String,
+    outcome: String,
+    actor: Value,
+    scope: String,
+    reason: Option<String>,
+    decision: Option<Value>,
+    details: Value,
+    request_id: Option<Uuid>,
+    grant_id: Option<Uuid>,
+    policy_id: Option<Uuid>,
+    machine_id: Option<String>,
+    point: Option<String>,
+    pass_id: Option<Uuid>,
+    change_id: Option<Uuid>,
+    http_request: Option<String>,
+}
+
+impl TryFrom<Row> for StoredEvent {
+    type Error = StoreError;
+
+    fn try_from(row: Row) -> Result<Self, StoreError> {
+        let machine = row.machine_id.as_deref().map(|id| decode::text("audit_events", "machine_id", id));
+        Ok(Self {
+            seq: row.seq,
+            event: AuditEvent {
+                id: EventId::from_uuid(row.id),
+                at: row.at,
+                action: row.action,
+                outcome: decode::word("audit_events", "outcome", row.outcome)?,
+                actor: decode::json("audit_events", "actor", row.actor)?,
+                scope: decode::text("audit_events", "scope", &row.scope)?,
+                reason: row.reason,
+                decision: row.decision,
+                details: row.details,
+                subject: Subject {
+                    request: row.request_id.map(RequestId::from_uuid),
+                    grant: row.grant_id.map(GrantId::from_uuid),
+                    policy: row.policy_id.map(PolicyId::from_uuid),
+                    machine: machine.transpose()?,
+                    point: row.point,
+                    pass: row.pass_id.map(PassId::from_uuid),
+                    change: row.change_id.map(ChangeId::from_uuid),
+                },
+                http_request: row.http_request,
+            },
+        })
+    }
+}
+
+/// Rows that match `$filter`, with `$tail` after the common conditions.
+macro_rules! events {
+    ($tail:literal, $filter:expr, $visible:expr, $after:expr, $limit:expr) => {
+        sqlx::query_as!(
+            Row,
+            "SELECT seq, id, at, action, outcome, actor, scope, reason, decision, details, request_id, grant_id,
+                 policy_id, machine_id, point, pass_id, change_id, http_request
+             FROM audit_events e
+             WHERE ($1::text[] IS NULL OR EXISTS (
+                     SELECT FROM unnest($1::text[]) AS v (scope)
+                     WHERE e.scope = v.scope OR (e.scope > v.scope || '/' AND e.scope < v.scope || '0')))
+               AND ($2::text IS NULL OR starts_with(e.action, $2))
+               AND ($3::text IS NULL OR e.outcome = $3)
+               AND ($4::text IS NULL OR e.actor_ref = $4)
+               AND ($5::text IS NULL OR e.scope = $5 OR (e.scope > $5 || '/' AND e.scope < $5 || '0'))
+               AND ($6::text IS NULL OR e.machine_id = $6)
+               AND ($7::uuid IS NULL OR e.grant_id = $7)
+               AND ($8::uuid IS NULL OR e.request_id = $8)
+               AND ($9::uuid IS NULL OR e.policy_id = $9)
+               AND ($10::text IS NULL OR e.point = $10)
+               AND ($11::timestamptz IS NULL OR e.at >= $11)
+               AND ($12::timestamptz IS NULL OR e.at < $12) " + $tail,
+            $visible.as_deref(),
+            $filter.action_prefix.as_deref().map(clean),
+            $filter.outcome.map(Outcome::as_str),
+            $filter.actor.as_deref().map(clean),
+            scope_text($filter.scope.as_ref()),
+            $filter.machine.as_ref().map(MachineId::to_string),
+            $filter.grant.map(GrantId::uuid),
+            $filter.request.map(RequestId::uuid),
+            $filter.policy.map(PolicyId::uuid),
+            $filter.point.as_deref().map(clean),
+            $filter.since,
+            $filter.until,
+            $after,
+            $limit,
+        )
+    };
+}
+
+impl Store {
+    /// Events; `after` is the cursor of the page before, which is the number of its last event.
+    pub async fn audit_events(
+        &self,
+        filter: &AuditFilter,
+        after: Option<i64>,
+        limit: u32,
+        order: Order,
+    ) -> Result<Page<StoredEvent, i64>, StoreError> {
+        let fetch = Page::<(), ()>::fetch(limit);
+        let visible = filter.visible.scope_texts();
+        let rows = match order {
+            Order::NewestFirst => {
+                events!("AND ($13::bigint IS NULL OR e.seq < $13) ORDER BY e.seq DESC LIMIT $14", filter, visible, after, fetch)
+                    .fetch_all(&self.pool)
+                    .await?
+            }
+            Order::OldestFirst => {
+                events!("AND ($13::bigint IS NULL OR e.seq > $13) ORDER BY e.seq LIMIT $14", filter, visible, after, fetch)
+                    .fetch_all(&self.pool)
+                    .await?
+            }
+        };
+        let events = rows.into_iter().map(StoredEvent::try_from).collect::<Result<Vec<_>, _>>()?;
+        Ok(Page::of(events, limit, |stored| stored.seq))
+    }
+}

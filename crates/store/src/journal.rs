@@ -1,0 +1,260 @@
+//! The journal: every write to a cloud, first as an intent, then with its outcome.
+
+use postern_core::{
+    audit::Outcome,
+    enforcer::{Change, Verb},
+    id::{ChangeId, GrantId, PassId, PointId, PolicyId},
+    time::Instant,
+};
+use serde::Serialize;
+use serde_json::Value;
+use uuid::Uuid;
+
+use crate::{Conflict, Lease, Store, StoreError, Tx, batch::document, decode};
+
+/// A pass that means to write.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewPass {
+    /// Its id.
+    pub id: PassId,
+    /// The point.
+    pub point: PointId,
+    /// The generation of its lease.
+    pub generation: i64,
+    /// The state that it found.
+    pub snapshot: Value,
+}
+
+/// A change in the journal.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JournalEntry {
+    /// Its id.
+    pub id: ChangeId,
+    /// The pass that intended it.
+    pub pass: PassId,
+    /// The point.
+    pub point: PointId,
+    /// The generation of the pass's lease.
+    pub generation: i64,
+    /// What it does.
+    pub verb: Verb,
+    /// The native id of the resource.
+    pub target: String,
+    /// What happens, for people.
+    pub summary: String,
+    /// The grants that it is for.
+    pub grants: Vec<GrantId>,
+    /// The policies that it is for.
+    pub policies: Vec<PolicyId>,
+    /// What stood there.
+    pub before: Option<Value>,
+    /// What was to stand there.
+    pub after: Option<Value>,
+    /// The call, in the enforcer's own encoding.
+    pub operation: Value,
+    /// When it was intended.
+    pub intended_at: Instant,
+    /// How it went, once that is known.
+    pub outcome: Option<Outcome>,
+    /// What the cloud or the next look said.
+    pub detail: Option<Value>,
+    /// When the outcome was written.
+    pub settled_at: Option<Instant>,
+}
+
+/// The outcome of a change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SettledChange {
+    /// Which.
+    pub id: ChangeId,
+    /// `Succeeded`, `Failed` or `Unknown`.
+    pub outcome: Outcome,
+    /// What the cloud or the next look said.
+    pub detail: Value,
+}
+
+#[derive(Serialize)]
+struct NewEntry<'a> {
+    id: Uuid,
+    verb: Verb,
+    target: &'a str,
+    summary: &'a str,
+    grants: Vec<Uuid>,
+    policies: Vec<Uuid>,
+    before: &'a Option<Value>,
+    after: &'a Option<Value>,
+    operation: &'a Value,
+}
+
+#[derive(Serialize)]
+struct NewOutcome<'a> {
+    id: Uuid,
+    outcome: Outcome,
+    detail: &'a Value,
+}
+
+/// A row of `journal`.
+struct Row {
+    id: Uuid,
+    pass_id: Uuid,
+    point_id: Uuid,
+    generation: i64,
+    verb: String,
+    target: String,
+    summary: String,
+    grants: Vec<Uuid>,
+    policies: Vec<Uuid>,
+    before: Option<Value>,
+    after: Option<Value>,
+    operation: Value,
+    intended_at: Instant,
+    outcome: Option<String>,
+    detail: Option<Value>,
+    settled_at: Option<Instant>,
+}
+
+impl TryFrom<Row> for JournalEntry {
+    type Error = StoreError;
+
+    fn try_from(row: Row) -> Result<Self, StoreError> {
+        Ok(Self {
+            id: ChangeId::from_uuid(row.id),
+            pass: PassId::from_uuid(row.pass_id),
+            point: PointId::from_uuid(row.point_id),
+            generation: row.generation,
+            verb: decode::word("journal", "verb", row.verb)?,
+            target: row.target,
+            summary: row.summary,
+            grants: row.grants.into_iter().map(GrantId::from_uuid).collect(),
+            policies: row.policies.into_iter().map(PolicyId::from_uuid).collect(),
+            before: row.before,
+            after: row.after,
+            operation: row.operation,
+            intended_at: row.intended_at,
+            outcome: row.outcome.map(|outcome| decode::word("journal", "outcome", outcome)).transpose()?,
+            detail: row.detail,
+            settled_at: row.settled_at,
+        })
+    }
+}
+
+impl Tx {
+    /// Begins a pass that means to write.
+    pub async fn begin_pass(&mut self, pass: &NewPass, at: Instant) -> Result<(), StoreError> {
+        sqlx::query!(
+            "INSERT INTO passes (id, point_id, generation, started_at, snapshot) VALUES ($1, $2, $3, $4, $5)",
+            pass.id.uuid(),
+            pass.point.uuid(),
+            pass.generation,
+            at,
+            document(&pass.snapshot)?,
+        )
+        .execute(&mut *self.inner)
+        .await?;
+        Ok(())
+    }
+
+    /// Writes what a pass is about to do, in this order, after what it intended before.
+    pub async fn intend(
+        &mut self,
+        pass: PassId,
+        lease: &Lease,
+        changes: &[(ChangeId, &Change)],
+        at: Instant,
+    ) -> Result<(), StoreError> {
+        let new: Vec<NewEntry<'_>> = changes
+            .iter()
+            .map(|(id, change)| NewEntry {
+                id: id.uuid(),
+                verb: change.verb,
+                target: &change.target,
+                summary: &change.summary,
+                grants: change.grants.iter().map(|id| id.uuid()).collect(),
+                policies: change.policies.iter().map(|id| id.uuid()).collect(),
+                before: &change.before,
+                after: &change.after,
+                operation: &change.operation,
+            })
+            .collect();
+        sqlx::query!(
+            "INSERT INTO journal (id, pass_id, point_id, generation, seq, verb, target, summary, grants, policies,
+                 before, after, operation, intended_at)
+             SELECT n.id, $2, $3, $4,
+                 (SELECT coalesce(max(seq), 0) FROM journal WHERE pass_id = $2) + n.nth::integer,
+                 n.verb, n.target, n.summary, n.grants, n.policies, n.before, n.after,
+                 -- SQL's NULL is how a record shows JSON's.
+                 coalesce(n.operation, 'null'), $5
+             FROM ROWS FROM (jsonb_to_recordset($1) AS (id uuid, verb text, target text, summary text, grants uuid[],
+                     policies uuid[], before jsonb, after jsonb, operation jsonb))
+                 WITH ORDINALITY
+                 AS n (id, verb, target, summary, grants, policies, before, after, operation, nth)",
+            document(&new)?,
+            pass.uuid(),
+            lease.point.uuid(),
+            lease.generation,
+            at,
+        )
+        .execute(&mut *self.inner)
+        .await?;
+        Ok(())
+    }
+
+    /// The changes at the point that were intended and have no outcome, in the order of their ids.
+    pub async fn outstanding(&mut self, point: PointId) -> Result<Vec<JournalEntry>, StoreError> {
+        sqlx::query_as!(
+            Row,
+            "SELECT id, pass_id, point_id, generation, verb, target, summary, grants, policies, before, after,
+                 operation, intended_at, outcome, detail, settled_at
+             FROM journal WHERE point_id = $1 AND outcome IS NULL ORDER BY id",
+            point.uuid(),
+        )
+        .fetch_all(&mut *self.inner)
+        .await?
+        .into_iter()
+        .map(JournalEntry::try_from)
+        .collect()
+    }
+
+    /// Writes outcomes. [`Conflict::Settled`] when any of the changes has one already, or does not exist.
+    pub async fn settle(&mut self, changes: &[SettledChange], at: Instant) -> Result<(), StoreError> {
+        if changes.is_empty() {
+            return Ok(());
+        }
+        let new: Vec<NewOutcome<'_>> = changes
+            .iter()
+            .map(|change| NewOutcome { id: change.id.uuid(), outcome: change.outcome, detail: &change.detail })
+            .collect();
+        let settled = sqlx::query!(
+            "UPDATE journal j SET outcome = n.outcome, detail = n.detail, settled_at = $2
+             FROM jsonb_to_recordset($1) AS n (id uuid, outcome text, detail jsonb)
+             WHERE j.id = n.id AND j.outcome IS NULL",
+            document(&new)?,
+            at,
+        )
+        .execute(&mut *self.inner)
+        .await?;
+        if usize::try_from(settled.rows_affected()) == Ok(changes.len()) {
+            Ok(())
+        } else {
+            Err(Conflict::Settled.into())
+        }
+    }
+}
+
+impl Store {
+    /// The changes that concern a grant, in the order of their ids.
+    pub async fn journal_of_grant(&self, grant: GrantId) -> Result<Vec<JournalEntry>, StoreError> {
+        sqlx::query_as!(
+            Row,
+            "SELECT id, pass_id, point_id, generation, verb, target, summary, grants, policies, before, after,
+                 operation, intended_at, outcome, detail, settled_at
+             FROM journal WHERE grants @> ARRAY[$1::uuid] ORDER BY id",
+            grant.uuid(),
+        )
+        .fetch_all(&self.pool)
+        .await?
+        .into_iter()
+        .map(JournalEntry::try_from)
+        .collect()
+    }
+}

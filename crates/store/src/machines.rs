@@ -1,0 +1,574 @@
+//! The inventory: machines, the points before them, the policies that cover them.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use postern_core::{
+    id::{PointId, PolicyId},
+    inventory::{Interface, Layer, Machine},
+    machine::{Account, MachineId},
+    point::PointRef,
+    policy::JitPolicy,
+    posture::{Posture, PostureKind, posture},
+    scope::Scope,
+    time::{IdSource, Instant},
+};
+use serde::Serialize;
+use serde_json::Value;
+use uuid::Uuid;
+
+use crate::{
+    Page, Store, StoreError, Tx, Visible,
+    batch::{clean, document},
+    decode,
+    page::scope_text,
+};
+
+/// A machine as discovered, with what follows from it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MachineRow {
+    /// The machine.
+    pub machine: Machine,
+    /// How it stands.
+    pub posture: Posture,
+    /// The most specific policy that covers it.
+    pub policy: Option<PolicyId>,
+    /// The points that a grant on it writes.
+    pub opens: BTreeSet<PointRef>,
+    /// The points that a lockdown of it writes.
+    pub locks: BTreeSet<PointRef>,
+}
+
+/// What saving machines changed.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SavedMachines {
+    /// Machines that were not there before, or that are back.
+    pub new: Vec<MachineId>,
+    /// How many were new or differ from what was known.
+    pub changed: usize,
+    /// Points at which something else may be wanted now, by id.
+    pub touched_points: Vec<PointId>,
+}
+
+/// Machines that are not there any more.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Gone {
+    /// Which.
+    pub machines: Vec<MachineId>,
+    /// The points before them, by id.
+    pub touched_points: Vec<PointId>,
+}
+
+/// A machine as it is kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredMachine {
+    /// The machine as last discovered.
+    pub machine: Machine,
+    /// How it stands.
+    pub posture: Posture,
+    /// The most specific policy that covers it.
+    pub policy: Option<PolicyId>,
+    /// When it was first discovered.
+    pub first_seen_at: Instant,
+    /// When it was last discovered.
+    pub seen_at: Instant,
+    /// When it was found to be gone, if it was.
+    pub gone_at: Option<Instant>,
+}
+
+/// A point before a machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PointOfMachine {
+    /// The point.
+    pub point: PointId,
+    /// Its native name.
+    pub point_ref: PointRef,
+    /// Whether a grant on the machine writes there.
+    pub opens: bool,
+    /// Whether a lockdown of the machine writes there.
+    pub locks: bool,
+}
+
+/// Which machines to list; what is not set does not matter.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct MachineFilter {
+    /// Who asks; see [`Visible`].
+    pub visible: Visible,
+    /// At or below this.
+    pub scope: Option<Scope>,
+    /// With this posture.
+    pub posture: Option<PostureKind>,
+    /// With all of these tags.
+    pub tags: BTreeMap<String, String>,
+    /// With this in the name or the id, whatever its case.
+    pub text: Option<String>,
+    /// Covered by this policy.
+    pub policy: Option<PolicyId>,
+    /// Machines that are gone, too.
+    pub with_gone: bool,
+}
+
+/// A machine that another policy covers than before.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CoverageChange {
+    /// Which.
+    pub machine: MachineId,
+    /// What covered it.
+    pub before: Option<PolicyId>,
+    /// What covers it now.
+    pub after: Option<PolicyId>,
+}
+
+/// What a change to policies means for machines.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Covered {
+    /// Machines that another policy covers than before.
+    pub changes: Vec<CoverageChange>,
+    /// The points before all affected machines, by id; to be marked due.
+    pub points: Vec<PointId>,
+}
+
+#[derive(Serialize)]
+struct NewMachine<'a> {
+    id: String,
+    cloud: &'a str,
+    account: String,
+    scope: String,
+    name: &'a str,
+    tags: &'a BTreeMap<String, String>,
+    power: postern_core::inventory::Power,
+    document: &'a Machine,
+    policy_id: Option<Uuid>,
+    posture: &'a str,
+    posture_detail: &'a Posture,
+}
+
+/// A row of `machine_points`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+struct Membership {
+    machine_id: String,
+    point_id: Uuid,
+    opens: bool,
+    locks: bool,
+    addresses: Vec<std::net::IpAddr>,
+    interfaces: Vec<String>,
+}
+
+impl Tx {
+    /// Saves discovered machines with the points before them (which are made where needed). Grants that are
+    /// wanted on them get a hop at every point that is new on the way.
+    pub async fn save_machines(
+        &mut self,
+        rows: &[MachineRow],
+        ids: &dyn IdSource,
+        now: Instant,
+    ) -> Result<SavedMachines, StoreError> {
+        if rows.is_empty() {
+            return Ok(SavedMachines::default());
+        }
+        let names: Vec<String> = rows.iter().map(|row| row.machine.id.to_string()).collect();
+        let known: BTreeMap<String, (Value, Option<Uuid>, bool)> = sqlx::query!(
+            r#"SELECT id, document, policy_id, gone_at IS NOT NULL AS "gone!" FROM machines
+               WHERE id = ANY ($1) ORDER BY id FOR NO KEY UPDATE"#,
+            &names,
+        )
+        .fetch_all(&mut *self.inner)
+        .await?
+        .into_iter()
+        .map(|row| (row.id, (row.document, row.policy_id, row.gone)))
+        .collect();
+
+        let new: Vec<NewMachine<'_>> = rows.iter().map(NewMachine::of).collect();
+        sqlx::query!(
+            "INSERT INTO machines (id, cloud, account, scope, name, tags, power, document, policy_id, posture,
+                 posture_detail, first_seen_at, seen_at)
+             SELECT id, cloud, account, scope, name, tags, power, document, policy_id, posture, posture_detail, $2, $2
+             FROM jsonb_to_recordset($1) AS n (id text, cloud text, account text, scope text, name text, tags jsonb,
+                 power text, document jsonb, policy_id uuid, posture text, posture_detail jsonb)
+             ORDER BY id
+             ON CONFLICT (id) DO UPDATE
+             SET name = excluded.name, tags = excluded.tags, power = excluded.power, document = excluded.document,
+                 policy_id = excluded.policy_id, posture = excluded.posture,
+                 posture_detail = excluded.posture_detail, seen_at = excluded.seen_at, gone_at = NULL",
+            document(&new)?,
+            now,
+        )
+        .execute(&mut *self.inner)
+        .await?;
+
+        let mut saved = SavedMachines::default();
+        let mut recovered: BTreeSet<&str> = BTreeSet::new();
+        for (row, name) in rows.iter().zip(&names) {
+            let policy = row.policy.map(PolicyId::uuid);
+            match known.get(name) {
+                Some((was, was_policy, false)) => {
+                    saved.changed += usize::from(*was != document(&row.machine)? || *was_policy != policy);
+                    if *was_policy != policy {
+                        recovered.insert(name);
+                    }
+                }
+                _ => {
+                    saved.new.push(row.machine.id.clone());
+                    saved.changed += 1;
+                    recovered.insert(name);
+                }
+            }
+        }
+        saved.touched_points = self.save_memberships(rows, &names, &recovered, ids, now).await?;
+        Ok(saved)
+    }
+
+    /// Replaces the memberships of the machines. Says at which points something differs; for `whole` machines
+    /// these are all of their points.
+    async fn save_memberships(
+        &mut self,
+        rows: &[MachineRow],
+        names: &[String],
+        whole: &BTreeSet<&str>,
+        ids: &dyn IdSource,
+        now: Instant,
+    ) -> Result<Vec<PointId>, StoreError> {
+        let refs: BTreeSet<PointRef> = rows.iter().flat_map(|row| row.opens.union(&row.locks)).cloned().collect();
+        let points = self.ensure_points(&refs, ids, now).await?;
+        let wanted: BTreeMap<(String, Uuid), Membership> = rows
+            .iter()
+            .flat_map(|row| row.opens.union(&row.locks).map(move |point| (row, point)))
+            .filter_map(|(row, point)| Some(Membership::of(row, point, points.get(point)?.uuid())))
+            .map(|membership| ((membership.machine_id.clone(), membership.point_id), membership))
+            .collect();
+        let present: BTreeMap<(String, Uuid), Membership> = sqlx::query_as!(
+            Membership,
+            r#"SELECT machine_id, point_id, opens, locks, addresses AS "addresses: Vec<std::net::IpAddr>", interfaces
+               FROM machine_points WHERE machine_id = ANY ($1)"#,
+            names,
+        )
+        .fetch_all(&mut *self.inner)
+        .await?
+        .into_iter()
+        .map(|membership| ((membership.machine_id.clone(), membership.point_id), membership))
+        .collect();
+
+        let removed: Vec<&Membership> =
+            present.iter().filter(|(key, _)| !wanted.contains_key(*key)).map(|(_, old)| old).collect();
+        let changed: Vec<&Membership> =
+            wanted.iter().filter(|(key, new)| present.get(*key) != Some(*new)).map(|(_, new)| new).collect();
+        if !removed.is_empty() {
+            let (machines, points): (Vec<String>, Vec<Uuid>) =
+                removed.iter().map(|old| (old.machine_id.clone(), old.point_id)).unzip();
+            sqlx::query!(
+                "DELETE FROM machine_points
+                 WHERE (machine_id, point_id) IN (SELECT * FROM unnest($1::text[], $2::uuid[]))",
+                &machines,
+                &points,
+            )
+            .execute(&mut *self.inner)
+            .await?;
+        }
+        if !changed.is_empty() {
+            sqlx::query!(
+                "INSERT INTO machine_points (machine_id, point_id, opens, locks, addresses, interfaces)
+                 SELECT machine_id, point_id, opens, locks, addresses, interfaces
+                 FROM jsonb_to_recordset($1) AS n (machine_id text, point_id uuid, opens boolean, locks boolean,
+                     addresses inet[], interfaces text[])
+                 ORDER BY machine_id, point_id
+                 ON CONFLICT (machine_id, point_id) DO UPDATE
+                 SET opens = excluded.opens, locks = excluded.locks, addresses = excluded.addresses,
+                     interfaces = excluded.interfaces",
+                document(&changed)?,
+            )
+            .execute(&mut *self.inner)
+            .await?;
+            let machines: Vec<String> = changed.iter().map(|new| new.machine_id.clone()).collect();
+            self.add_hops_on_the_way(&machines).await?;
+        }
+        let touched: BTreeSet<PointId> = removed
+            .into_iter()
+            .chain(changed)
+            .chain(wanted.values().filter(|membership| whole.contains(membership.machine_id.as_str())))
+            .map(|membership| PointId::from_uuid(membership.point_id))
+            .collect();
+        Ok(touched.into_iter().collect())
+    }
+
+    /// Ends a complete discovery of the account that began at `started`: machines that neither it nor the
+    /// complete one before it saw are gone from now on.
+    pub async fn discovery_done(
+        &mut self,
+        account: &Account,
+        started: Instant,
+        now: Instant,
+    ) -> Result<Gone, StoreError> {
+        let account = account.to_string();
+        let before = sqlx::query_scalar!("SELECT started_at FROM discoveries WHERE account = $1 FOR UPDATE", account)
+            .fetch_optional(&mut *self.inner)
+            .await?;
+        sqlx::query!(
+            "INSERT INTO discoveries (account, started_at) VALUES ($1, $2)
+             ON CONFLICT (account) DO UPDATE SET started_at = excluded.started_at",
+            account,
+            started,
+        )
+        .execute(&mut *self.inner)
+        .await?;
+        let Some(before) = before else { return Ok(Gone::default()) };
+        let gone = sqlx::query_scalar!(
+            "UPDATE machines SET gone_at = $3 WHERE account = $1 AND seen_at < $2 AND gone_at IS NULL RETURNING id",
+            account,
+            before.min(started),
+            now,
+        )
+        .fetch_all(&mut *self.inner)
+        .await?;
+        let mut machines = gone
+            .iter()
+            .map(|id| decode::text("machines", "id", id))
+            .collect::<Result<Vec<MachineId>, StoreError>>()?;
+        machines.sort();
+        let touched_points = self.points_before(&machines).await?;
+        Ok(Gone { machines, touched_points })
+    }
+
+    /// The points before the machines, by id.
+    pub async fn points_before(&mut self, machines: &[MachineId]) -> Result<Vec<PointId>, StoreError> {
+        let names: Vec<String> = machines.iter().map(MachineId::to_string).collect();
+        Ok(sqlx::query_scalar!(
+            "SELECT DISTINCT point_id FROM machine_points WHERE machine_id = ANY ($1) ORDER BY point_id",
+            &names,
+        )
+        .fetch_all(&mut *self.inner)
+        .await?
+        .into_iter()
+        .map(PointId::from_uuid)
+        .collect())
+    }
+
+    /// The machine, unless there never was one by that id.
+    pub async fn machine(&mut self, id: &MachineId) -> Result<Option<StoredMachine>, StoreError> {
+        sqlx::query_as!(
+            Row,
+            "SELECT document, policy_id, posture_detail, first_seen_at, seen_at, gone_at FROM machines
+             WHERE id = $1 FOR SHARE",
+            id.to_string(),
+        )
+        .fetch_optional(&mut *self.inner)
+        .await?
+        .map(StoredMachine::try_from)
+        .transpose()
+    }
+
+    /// Finds out anew which policy covers each machine at or below `within`, after policies changed; `changed` is
+    /// a policy whose machines are affected even if it covered them before. Postures follow.
+    pub async fn cover(&mut self, within: &Scope, changed: Option<PolicyId>) -> Result<Covered, StoreError> {
+        let policies = self.policies().await?;
+        let by_id: BTreeMap<PolicyId, &JitPolicy> = policies.iter().map(|policy| (policy.id, policy)).collect();
+        let scope = scope_text(Some(within));
+        let machines = sqlx::query!(
+            r#"SELECT id, tags, policy_id FROM machines
+               WHERE gone_at IS NULL
+                 AND ($1::text IS NULL OR scope = $1 OR (scope > $1 || '/' AND scope < $1 || '0'))
+               ORDER BY id FOR NO KEY UPDATE"#,
+            scope,
+        )
+        .fetch_all(&mut *self.inner)
+        .await?;
+        let mut affected: BTreeMap<String, Option<PolicyId>> = BTreeMap::new();
+        let mut changes = Vec::new();
+        for row in machines {
+            let machine: MachineId = decode::text("machines", "id", &row.id)?;
+            let tags = decode::json("machines", "tags", row.tags)?;
+            let before = row.policy_id.map(PolicyId::from_uuid);
+            let after = JitPolicy::most_specific(&policies, &machine.scope(), &tags).map(|policy| policy.id);
+            if before != after {
+                changes.push(CoverageChange { machine, before, after });
+                affected.insert(row.id, after);
+            } else if after.is_some() && after == changed {
+                affected.insert(row.id, after);
+            }
+        }
+        let names: Vec<String> = affected.keys().cloned().collect();
+        let documents = sqlx::query!("SELECT id, document FROM machines WHERE id = ANY ($1) ORDER BY id", &names)
+            .fetch_all(&mut *self.inner)
+            .await?;
+        let mut policy_ids = Vec::with_capacity(documents.len());
+        let mut kinds = Vec::with_capacity(documents.len());
+        let mut details = Vec::with_capacity(documents.len());
+        let mut ids = Vec::with_capacity(documents.len());
+        for row in documents {
+            let policy = affected.get(&row.id).copied().flatten();
+            let machine: Machine = decode::json("machines", "document", row.document)?;
+            let posture = posture(&machine, policy.and_then(|id| by_id.get(&id).copied()));
+            kinds.push(posture.kind.as_str().to_owned());
+            details.push(document(&posture)?);
+            policy_ids.push(policy.map(PolicyId::uuid));
+            ids.push(row.id);
+        }
+        sqlx::query!(
+            "UPDATE machines m SET policy_id = n.policy_id, posture = n.posture, posture_detail = n.detail
+             FROM unnest($1::text[], $2::uuid[], $3::text[], $4::jsonb[]) AS n (id, policy_id, posture, detail)
+             WHERE m.id = n.id",
+            &ids,
+            &policy_ids as &[Option<Uuid>],
+            &kinds,
+            &details,
+        )
+        .execute(&mut *self.inner)
+        .await?;
+        let points = sqlx::query_scalar!(
+            "SELECT DISTINCT point_id FROM machine_points WHERE machine_id = ANY ($1) ORDER BY point_id",
+            &names,
+        )
+        .fetch_all(&mut *self.inner)
+        .await?;
+        Ok(Covered { changes, points: points.into_iter().map(PointId::from_uuid).collect() })
+    }
+}
+
+impl Store {
+    /// The machine, unless there never was one by that id.
+    pub async fn machine(&self, id: &MachineId) -> Result<Option<StoredMachine>, StoreError> {
+        sqlx::query_as!(
+            Row,
+            "SELECT document, policy_id, posture_detail, first_seen_at, seen_at, gone_at FROM machines
+             WHERE id = $1",
+            id.to_string(),
+        )
+        .fetch_optional(&self.pool)
+        .await?
+        .map(StoredMachine::try_from)
+        .transpose()
+    }
+
+    /// Machines, by id; `after` is the cursor of the page before.
+    pub async fn machines(
+        &self,
+        filter: &MachineFilter,
+        after: Option<&MachineId>,
+        limit: u32,
+    ) -> Result<Page<StoredMachine, MachineId>, StoreError> {
+        let visible = filter.visible.scope_texts();
+        let tags = if filter.tags.is_empty() { None } else { Some(document(&filter.tags)?) };
+        let rows = sqlx::query_as!(
+            Row,
+            r#"SELECT document, policy_id, posture_detail, first_seen_at, seen_at, gone_at
+               FROM machines m
+               WHERE ($1::text[] IS NULL OR EXISTS (
+                       SELECT FROM unnest($1::text[]) AS v (scope)
+                       WHERE m.scope = v.scope OR (m.scope > v.scope || '/' AND m.scope < v.scope || '0')))
+                 AND ($2::text IS NULL OR m.scope = $2 OR (m.scope > $2 || '/' AND m.scope < $2 || '0'))
+                 AND ($3::text IS NULL OR m.posture = $3)
+                 AND ($4::jsonb IS NULL OR m.tags @> $4)
+                 AND ($5::text IS NULL OR position(lower($5) IN lower(m.name)) > 0
+                      OR position(lower($5) IN lower(m.id)) > 0)
+                 AND ($6::uuid IS NULL OR m.policy_id = $6)
+                 AND ($7 OR m.gone_at IS NULL)
+                 AND ($8::text IS NULL OR m.id > $8)
+               ORDER BY m.id
+               LIMIT $9"#,
+            visible.as_deref(),
+            scope_text(filter.scope.as_ref()),
+            filter.posture.map(PostureKind::as_str),
+            tags,
+            filter.text.as_deref().map(clean),
+            filter.policy.map(PolicyId::uuid),
+            filter.with_gone,
+            after.map(MachineId::to_string),
+            Page::<(), ()>::fetch(limit),
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        let machines = rows.into_iter().map(StoredMachine::try_from).collect::<Result<Vec<_>, _>>()?;
+        Ok(Page::of(machines, limit, |stored| stored.machine.id.clone()))
+    }
+
+    /// The points before a machine, by name.
+    pub async fn points_of_machine(&self, id: &MachineId) -> Result<Vec<PointOfMachine>, StoreError> {
+        sqlx::query!(
+            "SELECT p.id, p.ref, mp.opens, mp.locks FROM machine_points mp JOIN points p ON p.id = mp.point_id
+             WHERE mp.machine_id = $1 ORDER BY p.ref",
+            id.to_string(),
+        )
+        .fetch_all(&self.pool)
+        .await?
+        .into_iter()
+        .map(|row| {
+            Ok(PointOfMachine {
+                point: PointId::from_uuid(row.id),
+                point_ref: decode::text("points", "ref", &row.r#ref)?,
+                opens: row.opens,
+                locks: row.locks,
+            })
+        })
+        .collect()
+    }
+}
+
+struct Row {
+    document: Value,
+    policy_id: Option<Uuid>,
+    posture_detail: Value,
+    first_seen_at: Instant,
+    seen_at: Instant,
+    gone_at: Option<Instant>,
+}
+
+impl TryFrom<Row> for StoredMachine {
+    type Error = StoreError;
+
+    fn try_from(row: Row) -> Result<Self, StoreError> {
+        Ok(Self {
+            machine: decode::json("machines", "document", row.document)?,
+            posture: decode::json("machines", "posture_detail", row.posture_detail)?,
+            policy: row.policy_id.map(PolicyId::from_uuid),
+            first_seen_at: row.first_seen_at,
+            seen_at: row.seen_at,
+            gone_at: row.gone_at,
+        })
+    }
+}
+
+impl<'a> NewMachine<'a> {
+    fn of(row: &'a MachineRow) -> Self {
+        let id = &row.machine.id;
+        Self {
+            id: id.to_string(),
+            cloud: id.cloud().as_str(),
+            account: id.account().to_string(),
+            scope: id.scope().to_string(),
+            name: &row.machine.name,
+            tags: &row.machine.tags,
+            power: row.machine.power,
+            document: &row.machine,
+            policy_id: row.policy.map(PolicyId::uuid),
+            posture: row.posture.kind.as_str(),
+            posture_detail: &row.posture,
+        }
+    }
+}
+
+impl Membership {
+    fn of(row: &MachineRow, point: &PointRef, point_id: Uuid) -> Self {
+        let behind: Vec<&Interface> =
+            row.machine.interfaces.iter().filter(|interface| stands_before(point, interface)).collect();
+        let addresses: BTreeSet<_> = behind.iter().flat_map(|interface| interface.addresses.iter().copied()).collect();
+        let interfaces: BTreeSet<_> = behind.iter().map(|interface| interface.id.clone()).collect();
+        Self {
+            machine_id: row.machine.id.to_string(),
+            point_id,
+            opens: row.opens.contains(point),
+            locks: row.locks.contains(point),
+            addresses: addresses.into_iter().collect(),
+            interfaces: interfaces.into_iter().collect(),
+        }
+    }
+}
+
+/// Whether packets to the interface pass the point.
+fn stands_before(point: &PointRef, interface: &Interface) -> bool {
+    interface.layers.iter().any(|layer| match (layer, point) {
+        (Layer::Nsg { point: nsg, .. }, _) => nsg == point,
+        (Layer::SecurityGroups { .. }, PointRef::AwsInstance(_)) => true,
+        (Layer::SecurityGroups { groups }, PointRef::AwsSecurityGroup { group, .. }) => {
+            groups.iter().any(|attached| attached.id == *group)
+        }
+        (Layer::SecurityGroups { .. }, PointRef::AzureNsg { .. }) => false,
+    })
+}

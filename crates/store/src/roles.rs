@@ -1,0 +1,185 @@
+//! Custom roles and role assignments.
+
+use postern_core::{
+    id::AssignmentId,
+    role::{Action, Role, RoleAssignment},
+};
+use uuid::Uuid;
+
+use crate::{Conflict, Store, StoreError, Tx, batch::clean, decode, error::unique, pool::snapshot};
+
+/// Everything that decides who may do what, as of one version.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Authz {
+    /// Rises with every change.
+    pub version: i64,
+    /// The custom roles, by name.
+    pub roles: Vec<Role>,
+    /// The role assignments, by id.
+    pub assignments: Vec<RoleAssignment>,
+}
+
+struct RoleRow {
+    name: String,
+    actions: Vec<String>,
+}
+
+impl TryFrom<RoleRow> for Role {
+    type Error = StoreError;
+
+    fn try_from(row: RoleRow) -> Result<Self, StoreError> {
+        let actions = row.actions.iter().map(|action| decode::text("roles", "actions", action));
+        Ok(Self { name: row.name, actions: actions.collect::<Result<_, _>>()?, built_in: false })
+    }
+}
+
+struct AssignmentRow {
+    id: Uuid,
+    role: String,
+    principal: String,
+    scope: String,
+    created_by: String,
+    created_at: postern_core::time::Instant,
+}
+
+impl TryFrom<AssignmentRow> for RoleAssignment {
+    type Error = StoreError;
+
+    fn try_from(row: AssignmentRow) -> Result<Self, StoreError> {
+        Ok(Self {
+            id: AssignmentId::from_uuid(row.id),
+            role: row.role,
+            principal: decode::text("role_assignments", "principal", &row.principal)?,
+            scope: decode::text("role_assignments", "scope", &row.scope)?,
+            created_by: row.created_by,
+            created_at: row.created_at,
+        })
+    }
+}
+
+fn actions(role: &Role) -> Vec<String> {
+    role.actions.iter().map(Action::to_string).collect()
+}
+
+impl Tx {
+    /// Adds a custom role. [`Conflict::RoleName`] when there is one by that name.
+    pub async fn insert_role(&mut self, role: &Role) -> Result<(), StoreError> {
+        sqlx::query!("INSERT INTO roles (name, actions) VALUES ($1, $2)", clean(&role.name), &actions(role))
+            .execute(&mut *self.inner)
+            .await
+            .map_err(|error| unique(error, || Conflict::RoleName(role.name.clone())))?;
+        Ok(())
+    }
+
+    /// Replaces the actions of a custom role.
+    pub async fn update_role(&mut self, role: &Role) -> Result<(), StoreError> {
+        let updated =
+            sqlx::query!("UPDATE roles SET actions = $2 WHERE name = $1", clean(&role.name), &actions(role))
+                .execute(&mut *self.inner)
+                .await?;
+        if updated.rows_affected() == 1 { Ok(()) } else { Err(StoreError::not_found("role", &role.name)) }
+    }
+
+    /// Removes a custom role. [`Conflict::RoleInUse`] while it is assigned to somebody.
+    pub async fn delete_role(&mut self, name: &str) -> Result<(), StoreError> {
+        let name = clean(name);
+        // Assigning shares this row's lock, so that no assignment can slip in between.
+        let found = sqlx::query_scalar!("SELECT name FROM roles WHERE name = $1 FOR UPDATE", name)
+            .fetch_optional(&mut *self.inner)
+            .await?;
+        if found.is_none() {
+            return Err(StoreError::not_found("role", name));
+        }
+        let used = sqlx::query_scalar!(
+            r#"SELECT EXISTS (SELECT FROM role_assignments WHERE role = $1) AS "used!""#,
+            name,
+        )
+        .fetch_one(&mut *self.inner)
+        .await?;
+        if used {
+            return Err(Conflict::RoleInUse(name).into());
+        }
+        sqlx::query!("DELETE FROM roles WHERE name = $1", name).execute(&mut *self.inner).await?;
+        Ok(())
+    }
+
+    /// Adds a role assignment. [`StoreError::NotFound`] when the role is neither built in nor a custom one,
+    /// [`Conflict::Assignment`] when the same one is there.
+    pub async fn insert_assignment(&mut self, assignment: &RoleAssignment) -> Result<(), StoreError> {
+        if !Role::built_in().iter().any(|role| role.name == assignment.role) {
+            sqlx::query_scalar!("SELECT name FROM roles WHERE name = $1 FOR SHARE", clean(&assignment.role))
+                .fetch_optional(&mut *self.inner)
+                .await?
+                .ok_or_else(|| StoreError::not_found("role", &assignment.role))?;
+        }
+        sqlx::query!(
+            "INSERT INTO role_assignments (id, role, principal, scope, created_by, created_at)
+             VALUES ($1, $2, $3, $4, $5, $6)",
+            assignment.id.uuid(),
+            assignment.role,
+            clean(&assignment.principal.to_string()),
+            assignment.scope.to_string(),
+            clean(&assignment.created_by),
+            assignment.created_at,
+        )
+        .execute(&mut *self.inner)
+        .await
+        .map_err(|error| unique(error, || Conflict::Assignment))?;
+        Ok(())
+    }
+
+    /// Removes a role assignment, and returns what it was.
+    pub async fn delete_assignment(&mut self, id: AssignmentId) -> Result<RoleAssignment, StoreError> {
+        sqlx::query_as!(
+            AssignmentRow,
+            "DELETE FROM role_assignments WHERE id = $1
+             RETURNING id, role, principal, scope, created_by, created_at",
+            id.uuid(),
+        )
+        .fetch_optional(&mut *self.inner)
+        .await?
+        .ok_or_else(|| StoreError::not_found("role assignment", id))?
+        .try_into()
+    }
+}
+
+impl Store {
+    /// The version of what [`Store::authz`] returns; it rises with every change to roles and assignments.
+    pub async fn authz_version(&self) -> Result<i64, StoreError> {
+        Ok(sqlx::query_scalar!("SELECT version FROM authz_version").fetch_one(&self.pool).await?)
+    }
+
+    /// Every custom role and role assignment, and the version that they are of.
+    pub async fn authz(&self) -> Result<Authz, StoreError> {
+        let mut tx = snapshot(self).await?;
+        let version = sqlx::query_scalar!("SELECT version FROM authz_version").fetch_one(&mut *tx.inner).await?;
+        let roles = sqlx::query_as!(RoleRow, "SELECT name, actions FROM roles ORDER BY name")
+            .fetch_all(&mut *tx.inner)
+            .await?;
+        let assignments = sqlx::query_as!(
+            AssignmentRow,
+            "SELECT id, role, principal, scope, created_by, created_at FROM role_assignments ORDER BY id",
+        )
+        .fetch_all(&mut *tx.inner)
+        .await?;
+        tx.commit().await?;
+        Ok(Authz {
+            version,
+            roles: roles.into_iter().map(Role::try_from).collect::<Result<_, _>>()?,
+            assignments: assignments.into_iter().map(RoleAssignment::try_from).collect::<Result<_, _>>()?,
+        })
+    }
+
+    /// The role assignment.
+    pub async fn assignment(&self, id: AssignmentId) -> Result<Option<RoleAssignment>, StoreError> {
+        sqlx::query_as!(
+            AssignmentRow,
+            "SELECT id, role, principal, scope, created_by, created_at FROM role_assignments WHERE id = $1",
+            id.uuid(),
+        )
+        .fetch_optional(&self.pool)
+        .await?
+        .map(RoleAssignment::try_from)
+        .transpose()
+    }
+}

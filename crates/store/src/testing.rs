@@ -1,0 +1,51 @@
+//! Fresh databases for tests: each a copy of one that was migrated once.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use postern_localpg::test_server;
+use secrecy::SecretString;
+use sqlx::{Connection, Executor, PgConnection};
+use tokio::sync::OnceCell;
+
+use crate::{Store, StoreOptions};
+
+/// The URL of a new, migrated and empty database on this process's test server.
+///
+/// # Panics
+/// If Postgres is missing or fails, with the command that installs it.
+#[expect(clippy::expect_used, reason = "for tests, which fail by panicking")]
+pub async fn fresh_database() -> SecretString {
+    static TEMPLATE: OnceCell<()> = OnceCell::const_new();
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let server = test_server();
+    TEMPLATE
+        .get_or_init(|| async {
+            create("CREATE DATABASE template_postern".to_owned()).await;
+            let url = SecretString::from(server.database_url("template_postern"));
+            let store = Store::connect(&url, StoreOptions::default()).await.expect("the template database");
+            store.migrate().await.expect("the migrations");
+            // A database with connections cannot be copied.
+            store.close().await;
+        })
+        .await;
+    let name = format!("test_{}", COUNT.fetch_add(1, Ordering::Relaxed));
+    create(format!("CREATE DATABASE {name} TEMPLATE template_postern")).await;
+    SecretString::from(server.database_url(&name))
+}
+
+/// A store over [`fresh_database`].
+///
+/// # Panics
+/// If Postgres is missing or fails, with the command that installs it.
+#[expect(clippy::expect_used, reason = "for tests, which fail by panicking")]
+pub async fn fresh_store() -> Store {
+    let options = StoreOptions { max_connections: 8, ..StoreOptions::default() };
+    Store::connect(&fresh_database().await, options).await.expect("a fresh database")
+}
+
+#[expect(clippy::expect_used, reason = "for tests, which fail by panicking")]
+async fn create(statement: String) {
+    let mut connection = PgConnection::connect(&test_server().url()).await.expect("the test server");
+    connection.execute(sqlx::AssertSqlSafe(statement)).await.expect("a new database");
+    connection.close().await.expect("the test server");
+}
