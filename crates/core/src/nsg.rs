@@ -35,9 +35,9 @@ pub enum NsgProtocol {
     Udp,
     /// ICMP.
     Icmp,
-    /// IPsec ESP.
+    /// Encapsulating security payload.
     Esp,
-    /// IPsec AH.
+    /// Authentication header.
     Ah,
 }
 

@@ -85,7 +85,7 @@ pub struct JitPolicy {
 /// The shortest grant, as in Defender's JIT policies (5 minutes there; pipelines want less).
 pub const MIN_DURATION: Duration = Duration::from_secs(10);
 /// The longest grant that a policy may allow: one day.
-pub const MAX_DURATION: Duration = Duration::from_secs(24 * 60 * 60);
+pub const MAX_DURATION: Duration = Duration::from_hours(24);
 /// The most port entries in a policy, and in a request.
 pub const MAX_PORTS: usize = 50;
 /// The most sources in a policy entry, and in a request.

@@ -39,7 +39,7 @@ pub fn a_policy(scope: &str) -> JitPolicy {
     let guard = |ports: &str| GuardedPorts {
         ports: ports.parse().expect("the ports of a test policy"),
         allowed_sources: vec!["203.0.113.0/24".parse().expect("the source of a test policy")],
-        max_duration: Duration::from_secs(3 * 3600),
+        max_duration: Duration::from_hours(3),
     };
     JitPolicy {
         id: an_id(number.into()),
@@ -72,7 +72,7 @@ pub fn a_request() -> AccessRequest {
             ports: vec!["22".parse().expect("a constant")],
             sources: vec![Source::from(IpAddr::from([203, 0, 113, 7]))],
         }],
-        duration: Duration::from_secs(600),
+        duration: Duration::from_mins(10),
         reason: "disk full".to_owned(),
         created_at: at(0),
         state: RequestState::Pending(Pending {

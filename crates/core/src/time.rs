@@ -80,10 +80,10 @@ impl IdSource for RandomIds {
         reason = "the one place where random ids are drawn"
     )]
     fn random(&self) -> [u8; 10] {
-        let bytes = Uuid::new_v4().into_bytes();
         // Bytes 6 and 8 of a version 4 UUID hold its version and variant, so they are left out.
-        let [a, b, c, d, e, f, _, g, _, h, i, j, ..] = bytes;
-        [a, b, c, d, e, f, g, h, i, j]
+        let uuid = Uuid::new_v4().into_bytes();
+        let mut drawn = uuid.into_iter().enumerate().filter(|(at, _)| !matches!(at, 6 | 8)).map(|(_, byte)| byte);
+        std::array::from_fn(|_| drawn.next().unwrap_or_default())
     }
 }
 
@@ -102,8 +102,11 @@ impl IdSource for CountingIds {
     fn random(&self) -> [u8; 10] {
         let mut count = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         *count = count.wrapping_add(1);
-        let [a, b, c, d, e, f, g, h] = count.to_be_bytes();
-        [0, 0, a, b, c, d, e, f, g, h]
+        let mut bytes = [0; 10];
+        for (byte, counted) in bytes.iter_mut().rev().zip(count.to_le_bytes()) {
+            *byte = counted;
+        }
+        bytes
     }
 }
 

@@ -39,11 +39,11 @@ impl EngineConfig {
             workers: 32,
             lease: Duration::from_secs(30),
             poll: Duration::from_secs(5),
-            drift_interval: Duration::from_secs(5 * 60),
-            discovery_interval: Duration::from_secs(5 * 60),
+            drift_interval: Duration::from_mins(5),
+            discovery_interval: Duration::from_mins(5),
             backoff: Duration::from_millis(500),
-            backoff_max: Duration::from_secs(60),
-            overdue_after: Duration::from_secs(60),
+            backoff_max: Duration::from_mins(1),
+            overdue_after: Duration::from_mins(1),
         }
     }
 
@@ -67,7 +67,7 @@ mod tests {
         assert_eq!(config.backoff_after(0, u16::MAX), Duration::from_millis(500));
         assert_eq!(config.backoff_after(3, u16::MAX), Duration::from_secs(4));
         for attempts in [10, 40, u32::MAX] {
-            assert_eq!(config.backoff_after(attempts, u16::MAX), Duration::from_secs(60));
+            assert_eq!(config.backoff_after(attempts, u16::MAX), Duration::from_mins(1));
         }
     }
 }

@@ -131,7 +131,7 @@ impl Engine {
         let events = Events::at(now, &*self.ids);
         let mut log: Vec<AuditEvent> = Vec::new();
         let mut ended: Vec<Grant> = Vec::new();
-        for grant in tx.grants_at(lease.point, now).await? {
+        for grant in tx.grants_at(lease.point).await? {
             let Some(cause) = grant.due_to_end(now) else { continue };
             if let Ok(live) = grant.live() {
                 let closing = live.end(cause, now);

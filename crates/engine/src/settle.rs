@@ -128,7 +128,7 @@ impl Engine {
 
         let mut tx = self.store.begin().await?;
         let mut log = self.settle_round(&mut tx, &pass, &mut looked, &plan, known, now).await?;
-        let grants = tx.grants_at(lease.point, now).await?;
+        let grants = tx.grants_at(lease.point).await?;
 
         // What each grant has here, as read.
         let evidence = reading.map(|observed| observed.evidence(desired)).unwrap_or_default();

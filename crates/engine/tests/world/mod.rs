@@ -1,0 +1,351 @@
+//! A stateful cloud in memory, and an engine over a real store.
+//!
+//! The cloud keeps, for each point, the grants that stand there. It can be told to fail, to fail after the effect,
+//! to lag, and it counts its calls. It checks one thing by itself: that every write was committed as an intent.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use postern_core::{
+    enforcer::{
+        Bindings, Change, Desired, DiscoveryPage, EnforceError, Enforcer, Evidence, Marked, Observed, Obstacle, Plan,
+        Verb,
+    },
+    grant::{Grant, GrantState, Opening},
+    id::GrantId,
+    inventory::{Interface, Layer, Machine, Power},
+    machine::{Account, Cloud, MachineId},
+    mark::Installation,
+    net::Source,
+    point::PointRef,
+    sg::SecurityGroup,
+    testing::{a_policy, ports},
+    time::{Clock, IdSource, RandomIds, SystemClock},
+};
+use postern_engine::{Engine, EngineConfig, Metrics};
+use postern_store::{Store, Urgency, testing::fresh_store};
+use serde_json::{Value, json};
+
+pub const ACCOUNT: &str = "123456789012";
+pub const REGION: &str = "eu-west-1";
+
+/// How the next calls of one kind go wrong.
+#[derive(Debug, Clone)]
+pub enum Fault {
+    /// Fails without an effect.
+    Before(EnforceError),
+    /// Takes effect and then does not answer.
+    After,
+}
+
+#[derive(Debug, Default)]
+pub struct CloudState {
+    pub present: BTreeMap<PointRef, BTreeSet<GrantId>>,
+    pub gone: BTreeSet<PointRef>,
+    pub machines: Vec<Machine>,
+    pub apply_faults: VecDeque<Fault>,
+    pub observe_faults: VecDeque<EnforceError>,
+    pub discover_fault: Option<EnforceError>,
+    pub no_room_for: BTreeSet<GrantId>,
+    pub observes: u32,
+    pub applies: u32,
+    /// Writes that the journal did not announce.
+    pub unannounced: Vec<String>,
+}
+
+/// The cloud; clones share it.
+#[derive(Debug, Clone)]
+pub struct FakeCloud {
+    pub state: Arc<Mutex<CloudState>>,
+    store: Store,
+}
+
+#[derive(Debug)]
+struct Seen {
+    present: BTreeSet<GrantId>,
+    no_room_for: BTreeSet<GrantId>,
+}
+
+fn wanted(desired: &Desired) -> BTreeSet<GrantId> {
+    desired.members.iter().flat_map(|member| &member.grants).map(|grant| grant.grant).collect()
+}
+
+fn change(verb: Verb, point: &PointRef, grant: GrantId) -> Change {
+    Change {
+        verb,
+        target: point.to_string(),
+        summary: format!("{} {grant}", verb.as_str()),
+        grants: vec![grant],
+        policies: vec![],
+        before: None,
+        after: None,
+        operation: json!({ "verb": verb.as_str(), "grant": grant }),
+        displaces: vec![],
+    }
+}
+
+impl Observed for Seen {
+    fn plan(&self, desired: &Desired) -> Plan {
+        let wanted = wanted(desired);
+        let mut plan = Plan::default();
+        for grant in self.present.difference(&wanted) {
+            plan.changes.push(change(Verb::Close, &desired.point, *grant));
+        }
+        for grant in wanted.difference(&self.present) {
+            if self.no_room_for.contains(grant) {
+                plan.obstacles.push(Obstacle {
+                    code: "no_free_priority".into(),
+                    message: "no room".into(),
+                    grants: vec![*grant],
+                    policies: vec![],
+                });
+            } else {
+                plan.changes.push(change(Verb::Open, &desired.point, *grant));
+            }
+        }
+        plan
+    }
+
+    fn evidence(&self, desired: &Desired) -> BTreeMap<GrantId, Evidence> {
+        let wanted = wanted(desired);
+        self.present
+            .iter()
+            .map(|grant| {
+                (*grant, Evidence { complete: wanted.contains(grant), rules: json!([grant]), blocked_by: None })
+            })
+            .collect()
+    }
+
+    fn snapshot(&self) -> Value {
+        json!(self.present)
+    }
+}
+
+fn unavailable() -> EnforceError {
+    EnforceError::Unavailable { operation: "Apply".into(), message: "connection reset".into() }
+}
+
+#[async_trait]
+impl Enforcer for FakeCloud {
+    fn cloud(&self) -> Cloud {
+        Cloud::Aws
+    }
+
+    async fn accounts(&self) -> Result<Vec<Account>, EnforceError> {
+        Ok(vec![Account::Aws { account: ACCOUNT.into(), region: REGION.into() }])
+    }
+
+    async fn discover(&self, _: &Account, _: Option<&str>) -> Result<DiscoveryPage, EnforceError> {
+        let state = self.state.lock().unwrap();
+        match &state.discover_fault {
+            Some(fault) => Err(fault.clone()),
+            None => Ok(DiscoveryPage { machines: state.machines.clone(), next: None }),
+        }
+    }
+
+    async fn observe(&self, desired: &Desired) -> Result<Box<dyn Observed>, EnforceError> {
+        let mut state = self.state.lock().unwrap();
+        state.observes += 1;
+        if let Some(fault) = state.observe_faults.pop_front() {
+            return Err(fault);
+        }
+        if state.gone.contains(&desired.point) {
+            return Err(EnforceError::Gone { resource: desired.point.to_string(), code: "NotFound".into() });
+        }
+        Ok(Box::new(Seen {
+            present: state.present.get(&desired.point).cloned().unwrap_or_default(),
+            no_room_for: state.no_room_for.clone(),
+        }))
+    }
+
+    async fn apply(&self, point: &PointRef, change: &Change, _: &mut Bindings) -> Result<Value, EnforceError> {
+        let announced = self.store.testing_intent_exists(&change.operation).await.unwrap();
+        let mut state = self.state.lock().unwrap();
+        state.applies += 1;
+        if !announced {
+            state.unannounced.push(change.summary.clone());
+        }
+        let fault = state.apply_faults.pop_front();
+        if let Some(Fault::Before(error)) = fault {
+            return Err(error);
+        }
+        let grants = state.present.entry(point.clone()).or_default();
+        for grant in &change.grants {
+            if change.verb == Verb::Open {
+                grants.insert(*grant);
+            } else {
+                grants.remove(grant);
+            }
+        }
+        if fault.is_some() { Err(unavailable()) } else { Ok(json!({ "request_id": "r-1" })) }
+    }
+
+    async fn marked(&self, _: &Account, _: &Installation) -> Result<Vec<Marked>, EnforceError> {
+        Ok(vec![])
+    }
+
+    async fn remove(&self, _: &Marked) -> Result<(), EnforceError> {
+        Ok(())
+    }
+
+    fn request_timeout(&self) -> Duration {
+        Duration::from_millis(50)
+    }
+}
+
+/// An engine with one machine under policy, driven step by step.
+pub struct World {
+    pub store: Store,
+    pub cloud: FakeCloud,
+    pub engine: Engine,
+    pub machine: MachineId,
+    pub point: PointRef,
+    pub policy: postern_core::policy::JitPolicy,
+}
+
+pub fn a_machine(number: u32) -> Machine {
+    let id: MachineId = format!("arn:aws:ec2:{REGION}:{ACCOUNT}:instance/i-{number:017x}").parse().unwrap();
+    Machine {
+        name: format!("web-{number}"),
+        tags: BTreeMap::new(),
+        power: Power::Running,
+        interfaces: vec![Interface {
+            id: format!("eni-{number:017x}"),
+            addresses: vec![[10, 0, 0, u8::try_from(number).unwrap()].into()],
+            public_addresses: vec![],
+            network: vec![],
+            network_id: "vpc-00000000000000001".into(),
+            layers: vec![Layer::SecurityGroups {
+                groups: vec![SecurityGroup {
+                    id: format!("sg-{number:017x}"),
+                    name: "web".into(),
+                    vpc: "vpc-00000000000000001".into(),
+                    ingress: vec![],
+                    egress: vec![],
+                    tags: BTreeMap::new(),
+                }],
+            }],
+        }],
+        id,
+    }
+}
+
+impl World {
+    pub async fn new() -> Self {
+        let store = fresh_store().await;
+        let cloud = FakeCloud { state: Arc::default(), store: store.clone() };
+        let machine = a_machine(1);
+        let id = machine.id.clone();
+        let point = machine.grant_points().into_iter().next().unwrap();
+        cloud.state.lock().unwrap().machines = vec![machine];
+        let engine = Self::engine_named(&store, &cloud, "a");
+        let policy = a_policy("/aws");
+        let mut tx = store.begin().await.unwrap();
+        tx.insert_policy(&policy).await.unwrap();
+        tx.commit().await.unwrap();
+        let world = Self { store, cloud, engine, machine: id, point, policy };
+        world.engine.discover_all().await;
+        world.settle().await;
+        world
+    }
+
+    /// Another replica over the same store and cloud.
+    pub fn engine_named(store: &Store, cloud: &FakeCloud, owner: &str) -> Engine {
+        let mut config = EngineConfig::new("test".parse().unwrap(), owner);
+        config.lease = Duration::from_millis(600);
+        config.backoff = Duration::from_millis(2);
+        config.backoff_max = Duration::from_millis(20);
+        let metrics = Metrics::register(&mut prometheus_client::registry::Registry::default());
+        Engine::new(
+            store.clone(),
+            [Arc::new(cloud.clone()) as Arc<dyn Enforcer>],
+            Arc::new(SystemClock),
+            Arc::new(RandomIds),
+            config,
+            Arc::new(metrics),
+        )
+    }
+
+    /// Approves a grant of `duration` on the machine, as the server does.
+    pub async fn grant(&self, duration: Duration, open_within: Duration) -> GrantId {
+        let ids: &dyn IdSource = &RandomIds;
+        let now = SystemClock.now();
+        let deadline = now + open_within;
+        let mut request = postern_core::testing::a_request();
+        request.id = ids.next(now);
+        request.targets[0].machine = self.machine.clone();
+        request.created_at = now;
+        let approved: postern_core::request::AccessRequest =
+            request.pending(postern_core::testing::at(0)).unwrap().approve_by_policy(now).into();
+        let grant = Grant {
+            id: ids.next(now),
+            request: approved.id,
+            policy: self.policy.id,
+            requester: approved.requester.clone(),
+            machine: self.machine.clone(),
+            ports: vec![ports("22")],
+            sources: vec![Source::from(std::net::IpAddr::from([203, 0, 113, 7]))],
+            duration,
+            created_at: now,
+            not_after: deadline + duration,
+            state: GrantState::Opening(Opening { deadline }),
+        };
+        let mut tx = self.store.begin().await.unwrap();
+        tx.insert_request(&approved).await.unwrap();
+        let points = tx.insert_grants(std::slice::from_ref(&grant), now).await.unwrap();
+        tx.mark_due(&points, now, Urgency::Opening).await.unwrap();
+        tx.commit().await.unwrap();
+        grant.id
+    }
+
+    pub async fn grant_now(&self, id: GrantId) -> Grant {
+        let mut tx = self.store.begin().await.unwrap();
+        let grant = tx.grant(id).await.unwrap();
+        tx.commit().await.unwrap();
+        grant
+    }
+
+    /// Makes passes until nothing is due.
+    pub async fn settle(&self) {
+        self.settle_with(&self.engine).await;
+    }
+
+    pub async fn settle_with(&self, engine: &Engine) {
+        for _ in 0..200 {
+            let asked = tokio::time::Instant::now();
+            let leases = self
+                .store
+                .lease("a", 8, Duration::from_millis(600), Duration::from_millis(50), SystemClock.now())
+                .await
+                .unwrap();
+            let nothing = leases.is_empty();
+            for lease in leases {
+                engine.pass(lease, asked).await;
+            }
+            if nothing {
+                let soon = self.store.next_due(Duration::from_millis(50)).await.unwrap();
+                match soon.map(|at| at - SystemClock.now()) {
+                    Some(wait) if wait < chrono::TimeDelta::milliseconds(100) => {
+                        tokio::time::sleep(wait.to_std().unwrap_or_default()).await;
+                    }
+                    _ => return,
+                }
+            }
+        }
+        panic!("the point never settles");
+    }
+
+    pub fn present(&self) -> BTreeSet<GrantId> {
+        self.cloud.state.lock().unwrap().present.get(&self.point).cloned().unwrap_or_default()
+    }
+
+    /// The invariants that hold whatever happened.
+    pub async fn assert_sound(&self) {
+        assert_eq!(self.cloud.state.lock().unwrap().unannounced, Vec::<String>::new(), "a write without an intent");
+        assert_eq!(self.store.testing_unsettled_changes().await.unwrap(), 0, "an intent without an outcome");
+    }
+}
