@@ -96,7 +96,8 @@ pub struct Interval {
     pub to: Option<DateTime<Utc>>,
 }
 
-/// Decides a probe from one cloud's resources. Each cloud brings its own.
+/// Decides a probe from one cloud's resources. Each cloud brings its own. It must not touch the log: that is
+/// locked while it is asked.
 pub trait Judge: Send + Sync {
     /// Whether the packet gets through. A machine that is not there is not reachable.
     fn allows(&self, world: &World, probe: &Probe) -> bool;
@@ -176,7 +177,7 @@ impl Truth {
 
     /// The spans in which a probe went through, oldest first. Changes at the same instant count as one.
     pub fn open_intervals(&self, judge: &dyn Judge, probe: &Probe) -> Vec<Interval> {
-        let log = self.all();
+        let log = self.lock();
         let mut world = World::new();
         let mut intervals: Vec<Interval> = Vec::new();
         let mut changes = log.iter().peekable();

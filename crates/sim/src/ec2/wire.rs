@@ -229,8 +229,8 @@ pub(crate) fn interface_status(interface: &Interface) -> &'static str {
     }
 }
 
-/// What an interface says of itself, alone and inside an instance.
-fn interface_body(xml: &mut Xml, ctx: &Context<'_>, interface: &Interface) {
+/// What an interface says of itself, alone and, without the ids of its address, inside an instance.
+fn interface_body(xml: &mut Xml, ctx: &Context<'_>, interface: &Interface, alone: bool) {
     let region = &*ctx.region;
     xml.leaf("networkInterfaceId", &interface.id);
     xml.leaf("subnetId", &interface.subnet_id);
@@ -243,11 +243,11 @@ fn interface_body(xml: &mut Xml, ctx: &Context<'_>, interface: &Interface) {
     xml.leaf("sourceDestCheck", true);
     xml.leaf("interfaceType", "interface");
     group_set(xml, region, &interface.groups);
-    association(xml, ctx, interface);
+    association(xml, ctx, interface, alone);
     xml.list("privateIpAddressesSet", [interface.private_ip], |xml, ip| {
         xml.leaf("privateIpAddress", ip);
         xml.leaf("primary", true);
-        association(xml, ctx, interface);
+        association(xml, ctx, interface, alone);
     });
     xml.list("ipv6AddressesSet", &interface.ipv6, |xml, ip| {
         xml.leaf("ipv6Address", ip);
@@ -255,7 +255,7 @@ fn interface_body(xml: &mut Xml, ctx: &Context<'_>, interface: &Interface) {
     });
 }
 
-fn association(xml: &mut Xml, ctx: &Context<'_>, interface: &Interface) {
+fn association(xml: &mut Xml, ctx: &Context<'_>, interface: &Interface, alone: bool) {
     let Some(address) = ctx.region.address_of(&interface.id) else {
         return;
     };
@@ -263,13 +263,15 @@ fn association(xml: &mut Xml, ctx: &Context<'_>, interface: &Interface) {
         xml.leaf("publicIp", address.public_ip);
         xml.leaf("publicDnsName", "");
         xml.leaf("ipOwnerId", &ctx.caller.account);
-        xml.leaf("allocationId", &address.id);
-        xml.opt("associationId", address.association.as_ref().map(|(id, _)| id));
+        if alone {
+            xml.leaf("allocationId", &address.id);
+            xml.opt("associationId", address.association.as_ref().map(|(id, _)| id));
+        }
     });
 }
 
 pub(crate) fn interface(xml: &mut Xml, ctx: &Context<'_>, interface: &Interface) {
-    interface_body(xml, ctx, interface);
+    interface_body(xml, ctx, interface, true);
     xml.leaf("availabilityZone", &interface.zone);
     xml.leaf("requesterManaged", false);
     tags(xml, &interface.tags);
@@ -345,7 +347,7 @@ fn instance(xml: &mut Xml, ctx: &Context<'_>, instance: &Instance) {
     xml.leaf("platformDetails", "Linux/UNIX");
     tags(xml, &instance.tags);
     xml.list("networkInterfaceSet", &interfaces, |xml, interface| {
-        interface_body(xml, ctx, interface);
+        interface_body(xml, ctx, interface, false);
         if let Some(attachment) = &interface.attachment {
             xml.within("attachment", |xml| {
                 xml.leaf("attachmentId", &attachment.id);
