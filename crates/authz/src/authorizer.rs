@@ -1,0 +1,373 @@
+//! Who may do what: roles as Cedar templates, role assignments as their links, guardrails over all.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use cedar_policy::{
+    AuthorizationError, Authorizer as Cedar, Entities, PolicyId, PolicySet, Request, Response, SlotId,
+    Template,
+};
+use postern_core::{
+    id::AssignmentId,
+    principal::{Principal, PrincipalRef},
+    role::{Action, Role, RoleAssignment},
+    scope::Scope,
+};
+
+use crate::{
+    decision::{AllowedBy, Decision, Failure, ForbiddenBy, Missing},
+    entities::{Context, Names, Resource},
+    guardrail::GuardrailSet,
+};
+
+/// Why an [`Authorizer`] cannot be made.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum AuthzError {
+    /// Two roles of one name.
+    #[error("role `{0}` is there twice")]
+    DuplicateRole(String),
+    /// Two assignments of one id.
+    #[error("role assignment `{0}` is there twice")]
+    DuplicateAssignment(AssignmentId),
+    /// Cedar refuses what Postern made; a defect.
+    #[error("cedar: {0}")]
+    Cedar(String),
+}
+
+/// An assignment of a role that does not exist. It grants nothing.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("role assignment `{assignment}` names role `{role}`, which does not exist; it grants nothing")]
+pub struct UnknownRole {
+    /// The assignment.
+    pub assignment: AssignmentId,
+    /// The role's name.
+    pub role: String,
+}
+
+/// A snapshot of roles, role assignments and guardrails.
+///
+/// An assignment of an unknown role grants nothing and is listed in [`Authorizer::unknown_roles`]; it is no
+/// error, because then one bad row would keep everybody's changes, revocations among them, from taking effect.
+#[derive(Debug)]
+pub struct Authorizer {
+    cedar: Cedar,
+    names: Names,
+    roles: BTreeMap<String, Role>,
+    templates: HashMap<String, Template>,
+    assignments: HashMap<AssignmentId, RoleAssignment>,
+    /// The assignments of each principal, by the scope where they stand: a decision looks at few of many.
+    by_principal: HashMap<PrincipalRef, HashMap<Scope, Vec<AssignmentId>>>,
+    by_scope: HashMap<Scope, Vec<AssignmentId>>,
+    unknown_roles: Vec<UnknownRole>,
+    guardrails: GuardrailSet,
+}
+
+impl Authorizer {
+    /// From every role (built-in and custom), every assignment and the guardrails.
+    pub fn new(
+        roles: impl IntoIterator<Item = Role>,
+        assignments: impl IntoIterator<Item = RoleAssignment>,
+        guardrails: GuardrailSet,
+    ) -> Result<Self, AuthzError> {
+        let mut authorizer = Self {
+            cedar: Cedar::new(),
+            names: Names::new()?,
+            roles: BTreeMap::new(),
+            templates: HashMap::new(),
+            assignments: HashMap::new(),
+            by_principal: HashMap::new(),
+            by_scope: HashMap::new(),
+            unknown_roles: Vec::new(),
+            guardrails,
+        };
+        for role in roles {
+            authorizer.templates.insert(role.name.clone(), template(&role)?);
+            let name = role.name.clone();
+            if authorizer.roles.insert(name.clone(), role).is_some() {
+                return Err(AuthzError::DuplicateRole(name));
+            }
+        }
+        for assignment in assignments {
+            authorizer.assign(assignment)?;
+        }
+        Ok(authorizer)
+    }
+
+    fn assign(&mut self, assignment: RoleAssignment) -> Result<(), AuthzError> {
+        let id = assignment.id;
+        if !self.roles.contains_key(&assignment.role) {
+            self.unknown_roles.push(UnknownRole {
+                assignment: id,
+                role: assignment.role,
+            });
+            return Ok(());
+        }
+        self.by_principal
+            .entry(assignment.principal.clone())
+            .or_default()
+            .entry(assignment.scope.clone())
+            .or_default()
+            .push(id);
+        self.by_scope
+            .entry(assignment.scope.clone())
+            .or_default()
+            .push(id);
+        match self.assignments.insert(id, assignment) {
+            Some(_) => Err(AuthzError::DuplicateAssignment(id)),
+            None => Ok(()),
+        }
+    }
+
+    /// Assignments that grant nothing, because their role does not exist; worth a warning in the log.
+    pub fn unknown_roles(&self) -> &[UnknownRole] {
+        &self.unknown_roles
+    }
+
+    /// The guardrails.
+    pub const fn guardrails(&self) -> &GuardrailSet {
+        &self.guardrails
+    }
+
+    /// Whether `principal` may do `action` to `resource` in these circumstances, and why.
+    pub fn decide(
+        &self,
+        principal: &Principal,
+        action: Action,
+        resource: &Resource,
+        context: &Context,
+    ) -> Decision {
+        let references: Vec<PrincipalRef> = principal.references().collect();
+        let mut decision = Decision {
+            allowed: false,
+            principal: principal.reference(),
+            action,
+            scope: resource.scope.clone(),
+            allowed_by: Vec::new(),
+            forbidden_by: Vec::new(),
+            errors: Vec::new(),
+            missing: None,
+        };
+        if let Err(error) = self.ask(principal, &references, resource, context, &mut decision) {
+            decision.errors.push(Failure {
+                policy: None,
+                error: error.to_string(),
+            });
+        }
+        if decision.allowed_by.is_empty() {
+            decision.missing = Some(Missing {
+                action,
+                scope: resource.scope.clone(),
+                principals: references,
+                roles: self.roles_granting(action),
+            });
+        }
+        decision.allowed =
+            !decision.allowed_by.is_empty() && decision.forbidden_by.is_empty() && decision.errors.is_empty();
+        decision
+    }
+
+    /// Puts the question to Cedar: the role assignments once, the guardrails for every pair of port and source.
+    /// Apart, so that a refusal names both the guardrail that forbids and the role that is missing; together
+    /// they are Cedar's own rule, that any forbid overrides every permit.
+    fn ask(
+        &self,
+        principal: &Principal,
+        references: &[PrincipalRef],
+        resource: &Resource,
+        context: &Context,
+        decision: &mut Decision,
+    ) -> Result<(), AuthzError> {
+        let entities = Entities::from_entities(
+            [
+                self.names.principal_entity(principal)?,
+                self.names.resource_entity(resource)?,
+            ],
+            None,
+        )
+        .map_err(|error| AuthzError::Cedar(error.to_string()))?;
+        let request = |context| {
+            Request::new(
+                self.names.principal(&decision.principal),
+                self.names.action(decision.action),
+                self.names.scope(&resource.scope),
+                context,
+                None,
+            )
+            .map_err(|error| AuthzError::Cedar(error.to_string()))
+        };
+
+        let (links, linked) = self.links(references, &resource.scope)?;
+        let answer = self
+            .cedar
+            .is_authorized(&request(cedar_policy::Context::empty())?, &links, &entities);
+        let mut allowed_by: Vec<AllowedBy> = answer
+            .diagnostics()
+            .reason()
+            .filter_map(|id| linked.get(id))
+            .map(|assignment| AllowedBy {
+                assignment: assignment.id,
+                role: assignment.role.clone(),
+                scope: assignment.scope.clone(),
+                principal: assignment.principal.clone(),
+            })
+            .collect();
+        allowed_by.sort();
+        let mut errors: BTreeSet<Failure> = failures(&answer).collect();
+
+        let mut forbidden: BTreeMap<String, (usize, ForbiddenBy)> = BTreeMap::new();
+        let mut pairs = 0_usize;
+        if !self.guardrails.is_empty() {
+            for (ports, source) in context.pairs() {
+                pairs += 1;
+                let request = request(context.cedar(ports, source)?)?;
+                let answer = self
+                    .cedar
+                    .is_authorized(&request, &self.guardrails.policies, &entities);
+                errors.extend(failures(&answer));
+                for id in answer.diagnostics().reason() {
+                    let id: &str = id.as_ref();
+                    forbidden
+                        .entry(id.to_owned())
+                        .or_insert_with(|| {
+                            let by = ForbiddenBy {
+                                guardrail: id.to_owned(),
+                                message: self.guardrails.message(id),
+                                ports,
+                                source,
+                            };
+                            (0, by)
+                        })
+                        .0 += 1;
+                }
+            }
+        }
+        decision.allowed_by = allowed_by;
+        decision.errors = errors.into_iter().collect();
+        decision.forbidden_by = forbidden
+            .into_values()
+            .map(|(times, mut by)| {
+                if times == pairs {
+                    (by.ports, by.source) = (None, None);
+                }
+                by
+            })
+            .collect();
+        Ok(())
+    }
+
+    /// The links of these principals' assignments at `scope` and above, and which assignment each is.
+    fn links(
+        &self,
+        references: &[PrincipalRef],
+        scope: &Scope,
+    ) -> Result<(PolicySet, HashMap<PolicyId, &RoleAssignment>), AuthzError> {
+        let failed = |error: cedar_policy::PolicySetError| AuthzError::Cedar(error.to_string());
+        let mut links = PolicySet::new();
+        let mut linked = HashMap::new();
+        let mut templates = BTreeSet::new();
+        let above: Vec<Scope> = scope.ancestors().collect();
+        for reference in references {
+            let Some(scopes) = self.by_principal.get(reference) else {
+                continue;
+            };
+            let standing = above.iter().filter_map(|scope| scopes.get(scope)).flatten();
+            for assignment in standing.filter_map(|id| self.assignments.get(id)) {
+                let Some(template) = self.templates.get(&assignment.role) else {
+                    continue;
+                };
+                if templates.insert(&assignment.role) {
+                    links.add_template(template.clone()).map_err(failed)?;
+                }
+                let id = PolicyId::new(assignment.id.to_string());
+                let slots = HashMap::from([
+                    (SlotId::principal(), self.names.principal(&assignment.principal)),
+                    (SlotId::resource(), self.names.scope(&assignment.scope)),
+                ]);
+                links
+                    .link(template.id().clone(), id.clone(), slots)
+                    .map_err(failed)?;
+                linked.insert(id, assignment);
+            }
+        }
+        Ok((links, linked))
+    }
+
+    /// The names of the roles that allow `action`, those that allow the least first.
+    pub fn roles_granting(&self, action: Action) -> Vec<String> {
+        let mut roles: Vec<&Role> = self
+            .roles
+            .values()
+            .filter(|role| role.actions.contains(&action))
+            .collect();
+        roles.sort_by_key(|role| role.actions.len());
+        roles.into_iter().map(|role| role.name.clone()).collect()
+    }
+
+    /// The role assignments that allow `action` at `scope`, to whomever, in the order of their ids. Guardrails
+    /// may still forbid it.
+    pub fn who_may(&self, action: Action, scope: &Scope) -> Vec<&RoleAssignment> {
+        let mut found: Vec<&RoleAssignment> = scope
+            .ancestors()
+            .filter_map(|above| self.by_scope.get(&above))
+            .flatten()
+            .filter_map(|id| self.assignments.get(id))
+            .filter(|assignment| self.allows(assignment, action))
+            .collect();
+        found.sort_by_key(|assignment| assignment.id);
+        found
+    }
+
+    /// The scopes at which role assignments allow `action` to `principal`, without those that lie below another:
+    /// what a listing shows. Guardrails are not asked, because they may depend on each machine.
+    pub fn scopes(&self, principal: &Principal, action: Action) -> Vec<Scope> {
+        let all: BTreeSet<&Scope> = principal
+            .references()
+            .filter_map(|reference| self.by_principal.get(&reference))
+            .flatten()
+            .filter(|(_, ids)| {
+                ids.iter()
+                    .filter_map(|id| self.assignments.get(id))
+                    .any(|assignment| self.allows(assignment, action))
+            })
+            .map(|(scope, _)| scope)
+            .collect();
+        let mut top: Vec<Scope> = Vec::new();
+        // A scope sorts before what lies below it.
+        for scope in all {
+            if !top.last().is_some_and(|above| above.contains(scope)) {
+                top.push(scope.clone());
+            }
+        }
+        top
+    }
+
+    fn allows(&self, assignment: &RoleAssignment, action: Action) -> bool {
+        self.roles
+            .get(&assignment.role)
+            .is_some_and(|role| role.actions.contains(&action))
+    }
+}
+
+/// A role as a template.
+fn template(role: &Role) -> Result<Template, AuthzError> {
+    let actions: Vec<String> = role
+        .actions
+        .iter()
+        .map(|action| format!("Action::\"{action}\""))
+        .collect();
+    let text = format!(
+        "permit (principal in ?principal, action in [{}], resource in ?resource);",
+        actions.join(", ")
+    );
+    Template::parse(Some(PolicyId::new(&role.name)), text)
+        .map_err(|error| AuthzError::Cedar(error.to_string()))
+}
+
+fn failures(answer: &Response) -> impl Iterator<Item = Failure> + '_ {
+    answer
+        .diagnostics()
+        .errors()
+        .map(|AuthorizationError::PolicyEvaluationError(error)| Failure {
+            policy: Some(error.policy_id().to_string()),
+            error: error.to_string(),
+        })
+}

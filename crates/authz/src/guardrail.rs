@@ -1,0 +1,264 @@
+//! Guardrails: organisation-wide Cedar policies that forbid what a role allows, checked when they are loaded.
+
+use std::collections::BTreeMap;
+
+use cedar_policy::{Effect, Policy, PolicyId, PolicySet, Schema, ValidationError, ValidationMode, Validator};
+use miette::Diagnostic;
+use serde::Serialize;
+
+/// The Cedar schema that guardrails are checked against.
+pub const SCHEMA: &str = include_str!("../../../config/cedar/postern.cedarschema");
+
+/// One guardrail, as people are told of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Guardrail {
+    /// Its `@id`.
+    pub id: String,
+    /// Its `@message`: what the refused is told.
+    pub message: Option<String>,
+    /// The policy's text.
+    pub text: String,
+    /// The file that it came from, as the caller named it.
+    pub file: String,
+}
+
+/// Guardrails that passed every check. Ids are unique across all files.
+#[derive(Debug, Clone, Default)]
+pub struct GuardrailSet {
+    pub(crate) policies: PolicySet,
+    guardrails: BTreeMap<String, Guardrail>,
+}
+
+/// Why guardrails are refused. Lines and columns count from 1.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum GuardrailError {
+    /// The text is not Cedar.
+    #[error("{file}:{line}:{column}: {message}")]
+    Syntax {
+        /// The file, as the caller named it.
+        file: String,
+        /// The line.
+        line: usize,
+        /// The column.
+        column: usize,
+        /// What is wrong.
+        message: String,
+    },
+    /// A policy that permits: only role assignments do that.
+    #[error("{file}: `{policy}` permits; a guardrail can only forbid")]
+    Permits {
+        /// The file.
+        file: String,
+        /// The policy's id, or its place in the file.
+        policy: String,
+    },
+    /// A template: nothing would ever link it.
+    #[error("{file}: a guardrail has no `?principal` and no `?resource`")]
+    Template {
+        /// The file.
+        file: String,
+    },
+    /// The audit log could not name it.
+    #[error(
+        "{file}: {policy} has no usable `@id(\"…\")`: expected 1 to 64 letters, digits, hyphens and underscores"
+    )]
+    NoId {
+        /// The file.
+        file: String,
+        /// Its place in the file.
+        policy: String,
+    },
+    /// Two guardrails of one name.
+    #[error("{file}: guardrail `{id}` is there twice")]
+    Duplicate {
+        /// The file of the second.
+        file: String,
+        /// The id.
+        id: String,
+    },
+    /// It does not fit the schema, or could never apply.
+    #[error("{file}:{line}:{column}: guardrail `{id}`: {message}")]
+    Schema {
+        /// The file.
+        file: String,
+        /// The line.
+        line: usize,
+        /// The column.
+        column: usize,
+        /// The guardrail's id.
+        id: String,
+        /// What is wrong.
+        message: String,
+    },
+    /// The schema that Postern was built with is broken.
+    #[error("the built-in schema cannot be read: {0}")]
+    BuiltIn(String),
+}
+
+impl GuardrailSet {
+    /// The guardrails in `text`; `file` names it in errors.
+    pub fn parse(file: &str, text: &str) -> Result<Self, GuardrailError> {
+        let mut set = Self::default();
+        set.add(file, text)?;
+        Ok(set)
+    }
+
+    /// Adds the guardrails in `text`. When one of them is refused, none of them is added.
+    pub fn add(&mut self, file: &str, text: &str) -> Result<(), GuardrailError> {
+        let parsed: PolicySet = text.parse().map_err(|error: cedar_policy::ParseErrors| {
+            let (line, column) = place(text, &error);
+            GuardrailError::Syntax {
+                file: file.to_owned(),
+                line,
+                column,
+                message: error.to_string(),
+            }
+        })?;
+        if parsed.templates().next().is_some() {
+            return Err(GuardrailError::Template {
+                file: file.to_owned(),
+            });
+        }
+        let mut added = BTreeMap::new();
+        let mut policies = PolicySet::new();
+        for policy in parsed.policies() {
+            let id = id_of(file, policy)?;
+            if self.guardrails.contains_key(&id) || added.contains_key(&id) {
+                return Err(GuardrailError::Duplicate {
+                    file: file.to_owned(),
+                    id,
+                });
+            }
+            add(&mut policies, policy, &id, file)?;
+            added.insert(
+                id.clone(),
+                Guardrail {
+                    id,
+                    message: policy.annotation("message").map(str::to_owned),
+                    text: policy.to_cedar().unwrap_or_default(),
+                    file: file.to_owned(),
+                },
+            );
+        }
+        check(file, text, &policies)?;
+        let mut all = self.policies.clone();
+        for policy in policies.policies() {
+            add(&mut all, policy, policy.id().as_ref(), file)?;
+        }
+        self.policies = all;
+        self.guardrails.extend(added);
+        Ok(())
+    }
+
+    /// The guardrails, in the order of their ids.
+    pub fn iter(&self) -> impl Iterator<Item = &Guardrail> {
+        self.guardrails.values()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.guardrails.is_empty()
+    }
+
+    pub(crate) fn message(&self, id: &str) -> Option<String> {
+        self.guardrails
+            .get(id)
+            .and_then(|guardrail| guardrail.message.clone())
+    }
+}
+
+/// The `@id` of a policy that forbids.
+fn id_of(file: &str, policy: &Policy) -> Result<String, GuardrailError> {
+    let nth = || {
+        let given: &str = policy.id().as_ref();
+        let place: Option<usize> = given
+            .strip_prefix("policy")
+            .and_then(|number| number.parse().ok());
+        place.map_or_else(|| "a policy".to_owned(), |place| format!("policy {}", place + 1))
+    };
+    let id = policy.annotation("id").filter(|id| {
+        (1..=64).contains(&id.len())
+            && id
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+    });
+    if policy.effect() == Effect::Permit {
+        return Err(GuardrailError::Permits {
+            file: file.to_owned(),
+            policy: id.map_or_else(nth, str::to_owned),
+        });
+    }
+    id.map(str::to_owned).ok_or_else(|| GuardrailError::NoId {
+        file: file.to_owned(),
+        policy: nth(),
+    })
+}
+
+fn add(set: &mut PolicySet, policy: &Policy, id: &str, file: &str) -> Result<(), GuardrailError> {
+    set.add(policy.new_id(PolicyId::new(id)))
+        .map_err(|_| GuardrailError::Duplicate {
+            file: file.to_owned(),
+            id: id.to_owned(),
+        })
+}
+
+pub(crate) fn schema() -> Result<Schema, GuardrailError> {
+    Schema::from_cedarschema_str(SCHEMA)
+        .map(|(schema, _)| schema)
+        .map_err(|error| GuardrailError::BuiltIn(error.to_string()))
+}
+
+/// Strict validation; a warning (a policy that can never apply, letters that look like others) is refused too,
+/// because a guardrail that silently does nothing is worse than none.
+fn check(file: &str, text: &str, policies: &PolicySet) -> Result<(), GuardrailError> {
+    let found = Validator::new(schema()?).validate(policies, ValidationMode::Strict);
+    let refusal = |id: &PolicyId, error: &dyn Diagnostic| {
+        let (line, column) = place(text, error);
+        // Cedar names the policy too.
+        let said = |text: String| text.replace(&format!("for policy `{id}`, "), "");
+        let message = match error.help() {
+            Some(help) => format!("{} ({})", said(error.to_string()), said(help.to_string())),
+            None => said(error.to_string()),
+        };
+        GuardrailError::Schema {
+            file: file.to_owned(),
+            line,
+            column,
+            id: id.to_string(),
+            message,
+        }
+    };
+    // Cedar reports in no order: the first in the file is the one to tell. That no action applies mostly
+    // follows from something else, so that it comes last.
+    let errors = found.validation_errors().map(|error| {
+        let follows = matches!(error, ValidationError::InvalidActionApplication(_));
+        (follows, refusal(error.policy_id(), error))
+    });
+    let warnings = found
+        .validation_warnings()
+        .map(|warning| (true, refusal(warning.policy_id(), warning)));
+    errors
+        .chain(warnings)
+        .min_by_key(|(follows, error)| match error {
+            GuardrailError::Schema {
+                line,
+                column,
+                message,
+                ..
+            } => (*follows, *line, *column, message.clone()),
+            _ => (*follows, 0, 0, String::new()),
+        })
+        .map_or(Ok(()), |(_, error)| Err(error))
+}
+
+/// Line and column of what an error points at, from 1.
+fn place(text: &str, error: &dyn Diagnostic) -> (usize, usize) {
+    let offset = error
+        .labels()
+        .and_then(|mut labels| labels.next())
+        .map_or(0, |label| label.offset());
+    let before = text.get(..offset).unwrap_or_default();
+    let line = before.matches('\n').count() + 1;
+    let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
+    (line, column)
+}
