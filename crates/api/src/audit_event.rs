@@ -53,7 +53,7 @@ pub struct AuditEventQuery {
     /// Only events of this principal.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub actor: Option<String>,
-    /// Only events at or below this scope. It must be one where you have `audit`; `/` when absent.
+    /// Only events at or below this scope.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scope: Option<String>,
     /// Only events about this machine.

@@ -113,7 +113,7 @@ pub struct MachineQuery {
     /// Only machines below this scope.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scope: Option<String>,
-    /// Only machines with this tag: `key=value`, or `key` for any value.
+    /// Only machines with this tag: `key=value`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tag: Option<String>,
     /// Only machines whose name or id contains this, whatever the case.

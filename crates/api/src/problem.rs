@@ -124,8 +124,6 @@ codes! {
     AlreadyDecided = "already_decided", 409, "Already decided";
     /// The request was not decided in time.
     RequestLapsed = "request_lapsed", 409, "Request lapsed";
-    /// The grant is not live any more.
-    AlreadyEnded = "already_ended", 409, "Already ended";
     /// The last owner of the installation cannot be removed.
     LastOwner = "last_owner", 409, "Last owner";
     /// A request with the same `Idempotency-Key` is still being worked on.

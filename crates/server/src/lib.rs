@@ -1,1 +1,28 @@
 //! The REST API: authentication, authorization, handlers, OpenAPI, metrics.
+//!
+//! [`Server::bind`] serves until [`Running::shutdown`]. Handlers decide, write what is wanted and mark enforcement
+//! points due, all in one transaction with its audit events; the reconcile loop does the rest. Nothing here
+//! talks to a cloud.
+
+mod auth;
+mod bootstrap;
+pub mod config;
+mod decide;
+mod deciding;
+mod endpoints;
+mod failure;
+mod flow;
+mod granting;
+mod idempotency;
+mod metrics;
+mod policies;
+mod reading;
+mod router;
+mod serve;
+mod shape;
+mod state;
+
+pub use config::ServerConfig;
+pub use router::openapi;
+pub use serve::{Dependencies, Running, Server, StartError};
+pub use state::EngineHealth;

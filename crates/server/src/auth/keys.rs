@@ -1,0 +1,256 @@
+//! An issuer's keys: which of them fit a token, and a cache that outlives short outages and follows rotations.
+
+use std::{
+    fmt,
+    sync::{Arc, PoisonError, RwLock},
+};
+
+use chrono::TimeDelta;
+use jsonwebtoken::{
+    Algorithm, DecodingKey,
+    jwk::{AlgorithmParameters, EllipticCurve, Jwk, KeyAlgorithm, KeyOperations, PublicKeyUse},
+};
+use postern_core::time::{Clock, Instant};
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::{config::IssuerConfig, fetch::Fetcher};
+
+/// What a key can verify.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum KeyType {
+    Rsa,
+    P256,
+    P384,
+    Ed25519,
+}
+
+/// A public key.
+#[derive(Clone)]
+pub(crate) struct Key {
+    kid: Option<String>,
+    key_type: KeyType,
+    only: Option<KeyAlgorithm>,
+    key: DecodingKey,
+}
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Key")
+            .field("kid", &self.kid)
+            .field("key_type", &self.key_type)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Key {
+    /// The key of a JWK, if it is public, for signatures, and strong enough.
+    fn from_jwk(jwk: &Jwk) -> Option<Self> {
+        let common = &jwk.common;
+        if matches!(&common.public_key_use, Some(usage) if *usage != PublicKeyUse::Signature)
+            || matches!(&common.key_operations, Some(uses) if !uses.contains(&KeyOperations::Verify))
+        {
+            return None;
+        }
+        let key_type = match &jwk.algorithm {
+            // 256 bytes are 2048 bits, the least that NIST SP 800-131A allows; they are 342 characters in
+            // base64url. More than 8192 bits would only cost time.
+            AlgorithmParameters::RSA(rsa) if (342..=1366).contains(&rsa.n.len()) && rsa.e.len() <= 8 => KeyType::Rsa,
+            AlgorithmParameters::EllipticCurve(ec) if ec.curve == EllipticCurve::P256 => KeyType::P256,
+            AlgorithmParameters::EllipticCurve(ec) if ec.curve == EllipticCurve::P384 => KeyType::P384,
+            AlgorithmParameters::OctetKeyPair(pair) if pair.curve == EllipticCurve::Ed25519 => KeyType::Ed25519,
+            _ => return None,
+        };
+        Some(Self {
+            kid: common.key_id.clone(),
+            key_type,
+            only: common.key_algorithm,
+            key: DecodingKey::from_jwk(jwk).ok()?,
+        })
+    }
+
+    /// Whether the key's type is that of the algorithm, and the key is not meant for another one.
+    fn fits(&self, algorithm: Algorithm) -> bool {
+        let key_type = match algorithm {
+            Algorithm::RS256
+            | Algorithm::RS384
+            | Algorithm::RS512
+            | Algorithm::PS256
+            | Algorithm::PS384
+            | Algorithm::PS512 => KeyType::Rsa,
+            Algorithm::ES256 => KeyType::P256,
+            Algorithm::ES384 => KeyType::P384,
+            Algorithm::EdDSA => KeyType::Ed25519,
+            _ => return false,
+        };
+        self.key_type == key_type
+            && self
+                .only
+                .is_none_or(|only| Algorithm::try_from(only).ok() == Some(algorithm))
+    }
+
+    pub(crate) fn decoding(&self) -> &DecodingKey {
+        &self.key
+    }
+}
+
+/// The keys that an issuer had at one time.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct KeySet(Vec<Arc<Key>>);
+
+/// Why a set has no key for a token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum NoKey {
+    /// No key has the id; a newer set may.
+    Unknown,
+    /// There is a key, and it cannot be meant.
+    Unfit,
+}
+
+impl KeySet {
+    /// The usable keys of a JWK set; others' types and uses are left out.
+    pub(crate) fn parse(document: &[u8]) -> Result<Self, serde_json::Error> {
+        #[derive(Deserialize)]
+        struct Document {
+            keys: Vec<Value>,
+        }
+        let document: Document = serde_json::from_slice(document)?;
+        Ok(Self(
+            document
+                .keys
+                .into_iter()
+                .filter_map(|key| serde_json::from_value::<Jwk>(key).ok())
+                .filter_map(|jwk| Key::from_jwk(&jwk))
+                .map(Arc::new)
+                .collect(),
+        ))
+    }
+
+    /// The one key that a token with this key id and algorithm can mean. Without an id there must be only one.
+    fn find(&self, kid: Option<&str>, algorithm: Algorithm) -> Result<Arc<Key>, NoKey> {
+        let mut named = self
+            .0
+            .iter()
+            .filter(|key| kid.is_none() || key.kid.as_deref() == kid);
+        let first = named.next().ok_or(NoKey::Unknown)?;
+        if named.next().is_some() || !first.fits(algorithm) {
+            return Err(NoKey::Unfit);
+        }
+        Ok(Arc::clone(first))
+    }
+}
+
+/// Why the cache has no key for a token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum LookupError {
+    /// The issuer has no such key.
+    NoKey,
+    /// The issuer's keys cannot be had right now.
+    Unavailable,
+}
+
+#[derive(Debug, Default)]
+struct Cached {
+    keys: KeySet,
+    fetched_at: Option<Instant>,
+    tried_at: Option<Instant>,
+}
+
+/// An issuer's keys, fetched when they are old or a token names one that is not known, one fetch at a time.
+#[derive(Debug)]
+pub(crate) struct KeyCache {
+    cached: RwLock<Cached>,
+    turn: tokio::sync::Mutex<()>,
+    refresh: TimeDelta,
+    keep: TimeDelta,
+    pause: TimeDelta,
+}
+
+impl KeyCache {
+    pub(crate) fn new(config: &IssuerConfig) -> Self {
+        Self {
+            cached: RwLock::default(),
+            turn: tokio::sync::Mutex::new(()),
+            refresh: TimeDelta::seconds(config.refresh_seconds.into()),
+            keep: TimeDelta::seconds(config.keep_seconds.into()),
+            pause: TimeDelta::seconds(config.fetch_pause_seconds.into()),
+        }
+    }
+
+    /// The key for a token.
+    pub(crate) async fn key(
+        &self,
+        config: &IssuerConfig,
+        fetcher: &Fetcher,
+        clock: &dyn Clock,
+        kid: Option<&str>,
+        algorithm: Algorithm,
+    ) -> Result<Arc<Key>, LookupError> {
+        let (found, fresh) = self.look(clock.now(), kid, algorithm);
+        match found {
+            Ok(key) if fresh => return Ok(key),
+            Err(Some(NoKey::Unfit)) if fresh => return Err(LookupError::NoKey),
+            // Whoever has a usable key does not wait for somebody else's fetch.
+            Ok(key) => {
+                if let Ok(_turn) = self.turn.try_lock() {
+                    self.fetch(config, fetcher, clock).await;
+                } else {
+                    return Ok(key);
+                }
+            }
+            Err(_) => {
+                let _turn = self.turn.lock().await;
+                let (again, fresh) = self.look(clock.now(), kid, algorithm);
+                match again {
+                    Ok(key) if fresh => return Ok(key),
+                    _ => self.fetch(config, fetcher, clock).await,
+                }
+            }
+        }
+        match self.look(clock.now(), kid, algorithm).0 {
+            Ok(key) => Ok(key),
+            Err(Some(_)) => Err(LookupError::NoKey),
+            Err(None) => Err(LookupError::Unavailable),
+        }
+    }
+
+    /// What is known now, and whether it is recent. `Err(None)`: nothing that may still be used.
+    fn look(
+        &self,
+        now: Instant,
+        kid: Option<&str>,
+        algorithm: Algorithm,
+    ) -> (Result<Arc<Key>, Option<NoKey>>, bool) {
+        let cached = self.cached.read().unwrap_or_else(PoisonError::into_inner);
+        match cached.fetched_at.map(|at| now - at) {
+            Some(age) if age < self.keep => (
+                cached.keys.find(kid, algorithm).map_err(Some),
+                age < self.refresh,
+            ),
+            _ => (Err(None), false),
+        }
+    }
+
+    /// Fetches, unless that was tried a moment ago. The caller has the turn.
+    async fn fetch(&self, config: &IssuerConfig, fetcher: &Fetcher, clock: &dyn Clock) {
+        {
+            let now = clock.now();
+            let mut cached = self.cached.write().unwrap_or_else(PoisonError::into_inner);
+            if cached.tried_at.is_some_and(|at| now - at < self.pause) {
+                return;
+            }
+            cached.tried_at = Some(now);
+        }
+        match fetcher.keys(config).await {
+            Ok(keys) => {
+                let mut cached = self.cached.write().unwrap_or_else(PoisonError::into_inner);
+                cached.keys = keys;
+                cached.fetched_at = cached.tried_at;
+            }
+            Err(error) => {
+                let error: &(dyn std::error::Error + 'static) = &error;
+                tracing::warn!(issuer = config.name, error, "could not fetch the issuer's keys");
+            }
+        }
+    }
+}

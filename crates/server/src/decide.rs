@@ -1,0 +1,217 @@
+//! Decisions: who may do what, asked of the authorizer, counted, and written to the audit log.
+//!
+//! A denial is written in a transaction of its own, because the one that it ends changes nothing. An allowance
+//! is written by the handler, in the transaction of the change that it allows.
+
+use std::sync::{Arc, PoisonError, RwLock};
+
+use http::{HeaderValue, header::WWW_AUTHENTICATE};
+use postern_api::ErrorCode;
+use postern_authz::{Authorizer, Context, Decision, GuardrailSet, Resource};
+use postern_core::{
+    audit::{Actor, AuditEvent, Outcome, Subject},
+    principal::Principal,
+    role::{Action, Role},
+    scope::Scope,
+};
+use postern_store::{Store, Tx};
+use serde_json::{Value, json};
+
+use crate::{failure::Failure, flow::authenticate::Caller, state::App};
+
+/// Keeps the authorizer of the roles and assignments as they are.
+#[derive(Debug)]
+pub(crate) struct Decider {
+    guardrails: GuardrailSet,
+    current: RwLock<Option<(i64, Arc<Authorizer>)>>,
+}
+
+impl Decider {
+    pub(crate) fn new(guardrails: GuardrailSet) -> Self {
+        Self {
+            guardrails,
+            current: RwLock::new(None),
+        }
+    }
+
+    /// The authorizer as of now. Asked before a transaction begins, so that no request holds two connections.
+    pub(crate) async fn current(&self, store: &Store) -> Result<Arc<Authorizer>, Failure> {
+        let version = store.authz_version().await?;
+        {
+            let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
+            if let Some((known, authorizer)) = &*current
+                && *known == version
+            {
+                return Ok(Arc::clone(authorizer));
+            }
+        }
+        let authz = store.authz().await?;
+        let roles = Role::built_in().into_iter().chain(authz.roles);
+        let authorizer = Authorizer::new(roles, authz.assignments, self.guardrails.clone())
+            .map(Arc::new)
+            .map_err(Failure::internal)?;
+        for unknown in authorizer.unknown_roles() {
+            tracing::warn!("{unknown}");
+        }
+        let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
+        // Another request may have read a later version meanwhile.
+        if current.as_ref().is_none_or(|(known, _)| *known < authz.version) {
+            *current = Some((authz.version, Arc::clone(&authorizer)));
+        }
+        Ok(authorizer)
+    }
+}
+
+/// What is asked.
+#[derive(Debug)]
+pub(crate) struct Question {
+    /// To do what.
+    pub(crate) action: Action,
+    /// To what.
+    pub(crate) resource: Resource,
+    /// In which circumstances.
+    pub(crate) context: Context,
+    /// The audit event's action, such as `grant.revoke`.
+    pub(crate) event: &'static str,
+    /// What the event is about.
+    pub(crate) subject: Subject,
+    /// Why the caller wants it, if they said.
+    pub(crate) reason: Option<String>,
+}
+
+impl App {
+    /// The decision, if it is yes. A no is written to the audit log and is the failure.
+    pub(crate) async fn allow(
+        &self,
+        tx: Tx,
+        authorizer: &Authorizer,
+        caller: &Caller,
+        question: Question,
+    ) -> Result<(Tx, Decision), Failure> {
+        let decision = self.decide(authorizer, &caller.principal, &question);
+        if decision.allowed {
+            return Ok((tx, decision));
+        }
+        Err(self.deny(tx, authorizer, caller, question, &decision).await)
+    }
+
+    /// Whether the caller may see something. A yes is not written to the audit log, because it changes nothing and
+    /// is asked all the time; a no is, and is the failure.
+    pub(crate) async fn allow_read(
+        &self,
+        authorizer: &Authorizer,
+        caller: &Caller,
+        question: Question,
+    ) -> Result<Decision, Failure> {
+        let decision = self.decide(authorizer, &caller.principal, &question);
+        if decision.allowed {
+            return Ok(decision);
+        }
+        let tx = self.store.begin().await?;
+        Err(self.deny(tx, authorizer, caller, question, &decision).await)
+    }
+
+    /// The authorizer as of now.
+    pub(crate) async fn authorizer(&self) -> Result<Arc<Authorizer>, Failure> {
+        self.decider.current(&self.store).await
+    }
+
+    /// The decision.
+    pub(crate) fn decide(
+        &self,
+        authorizer: &Authorizer,
+        principal: &Principal,
+        question: &Question,
+    ) -> Decision {
+        let decision =
+            authorizer.decide(principal, question.action, &question.resource, &question.context);
+        self.metrics.decided(question.action.as_str(), decision.allowed);
+        decision
+    }
+
+    /// Writes a denial to the audit log, and is the failure that the caller gets.
+    pub(crate) async fn deny(
+        &self,
+        tx: Tx,
+        authorizer: &Authorizer,
+        caller: &Caller,
+        question: Question,
+        decision: &Decision,
+    ) -> Failure {
+        let stronger = Principal {
+            mfa: true,
+            ..(*caller.principal).clone()
+        };
+        let would_do_with_mfa = !caller.principal.mfa
+            && authorizer
+                .decide(&stronger, question.action, &question.resource, &question.context)
+                .allowed;
+        let event = AuditEvent {
+            outcome: Outcome::Denied,
+            reason: question.reason,
+            ..self.event(
+                caller,
+                question.event,
+                question.resource.scope,
+                question.subject,
+                Some(decision),
+                json!({}),
+            )
+        };
+        if let Err(failure) = self.write_alone(tx, event).await {
+            return failure;
+        }
+        if would_do_with_mfa {
+            // RFC 9470, section 3.
+            return Failure::new(
+                ErrorCode::StepUpRequired,
+                format!("{}; a second factor would do", decision.explain()),
+            )
+            .with_header(
+                WWW_AUTHENTICATE,
+                HeaderValue::from_static(
+                    "Bearer error=\"insufficient_user_authentication\", error_description=\"a second factor is needed\"",
+                ),
+            );
+        }
+        Failure::new(ErrorCode::Forbidden, decision.explain())
+    }
+
+    /// Ends `tx` without effect and writes `event` in one of its own. One connection at a time, so that refused
+    /// requests cannot wait for each other's.
+    pub(crate) async fn write_alone(&self, tx: Tx, event: AuditEvent) -> Result<(), Failure> {
+        tx.rollback().await?;
+        let mut tx = self.store.begin().await?;
+        tx.audit(&[event]).await?;
+        tx.commit().await?;
+        Ok(())
+    }
+
+    /// An event of the caller's that succeeded.
+    pub(crate) fn event(
+        &self,
+        caller: &Caller,
+        action: &str,
+        scope: Scope,
+        subject: Subject,
+        decision: Option<&Decision>,
+        details: Value,
+    ) -> AuditEvent {
+        let now = self.now();
+        AuditEvent {
+            id: self.ids.next(now),
+            at: now,
+            action: action.to_owned(),
+            outcome: Outcome::Succeeded,
+            actor: Actor::Principal {
+                principal: caller.reference(),
+            },
+            scope,
+            reason: None,
+            decision: decision.map(|decision| json!(decision)),
+            details,
+            subject,
+            http_request: Some(caller.request_id.clone()),
+        }
+    }
+}

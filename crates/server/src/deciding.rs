@@ -1,0 +1,195 @@
+//! Deciding on access requests: who may, what stands in the way, and the events of it.
+
+use std::collections::BTreeMap;
+
+use postern_authz::{Authorizer, Context, Decision, Resource, ResourceKind};
+use postern_core::{
+    audit::{AuditEvent, Outcome, Subject},
+    grant::Grant,
+    id::RequestId,
+    request::{AccessRequest, Approved, InvalidTransition, Pending},
+    role::Action,
+    scope::Scope,
+};
+use postern_store::Tx;
+use serde_json::json;
+
+use crate::{
+    decide::Question, failure::Failure, flow::authenticate::Caller, granting::Terms, shape::access_request,
+    state::App,
+};
+
+/// What somebody wants to say to a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    Approve,
+    Deny,
+}
+
+impl Verdict {
+    const fn event(self) -> &'static str {
+        match self {
+            Self::Approve => "access_request.approve",
+            Self::Deny => "access_request.deny",
+        }
+    }
+}
+
+impl App {
+    /// The request, locked and pending, if the caller may decide on it: `approve` at every machine.
+    pub(crate) async fn may_decide(
+        &self,
+        mut tx: Tx,
+        authorizer: &Authorizer,
+        caller: &Caller,
+        id: RequestId,
+        verdict: Verdict,
+        reason: Option<String>,
+    ) -> Result<(Tx, AccessRequest<Pending>, Vec<Decision>), Failure> {
+        let request = tx
+            .request(id)
+            .await?
+            .ok_or_else(|| Failure::not_found("such access request"))?;
+        let mut decisions = Vec::with_capacity(request.targets.len());
+        for target in &request.targets {
+            let tags = tx
+                .machine(&target.machine)
+                .await?
+                .map(|stored| stored.machine.tags)
+                .unwrap_or_default();
+            let question = Question {
+                action: Action::Approve,
+                resource: Resource {
+                    scope: target.machine.scope(),
+                    tags,
+                    kind: ResourceKind::AccessRequest,
+                },
+                context: Context {
+                    now: self.now(),
+                    ports: target.ports.clone(),
+                    sources: target.sources.clone(),
+                    duration_seconds: Some(request.duration.as_secs()),
+                    reason_present: reason.is_some(),
+                },
+                event: verdict.event(),
+                subject: Subject {
+                    request: Some(id),
+                    machine: Some(target.machine.clone()),
+                    ..Subject::default()
+                },
+                reason: reason.clone(),
+            };
+            let decision;
+            (tx, decision) = self.allow(tx, authorizer, caller, question).await?;
+            decisions.push(decision);
+        }
+        match request.pending(self.now()) {
+            Ok(pending) => Ok((tx, pending, decisions)),
+            Err(error) => Err(self.impossible(tx, caller, id, verdict.event(), &error).await),
+        }
+    }
+
+    /// The failure that an impossible decision is. Where it is refused to this caller, and not to everybody, that
+    /// is a decision of its own and stands in the audit log.
+    pub(crate) async fn impossible(
+        &self,
+        tx: Tx,
+        caller: &Caller,
+        id: RequestId,
+        event: &str,
+        error: &InvalidTransition,
+    ) -> Failure {
+        let failure = access_request::impossible(error);
+        match error {
+            InvalidTransition::OwnRequest | InvalidTransition::NotTheRequester => {
+                let subject = Subject {
+                    request: Some(id),
+                    ..Subject::default()
+                };
+                let mut event = self.event(caller, event, Scope::root(), subject, None, json!({}));
+                event.outcome = Outcome::Denied;
+                event.decision = Some(json!({ "rule": error.to_string() }));
+                match self.write_alone(tx, event).await {
+                    Ok(()) => failure,
+                    Err(unwritten) => unwritten,
+                }
+            }
+            InvalidTransition::AlreadyDecided(_) | InvalidTransition::Lapsed(_) => failure,
+        }
+    }
+
+    /// The events of an approval: per machine, who or what agreed, and the grant that came of it.
+    pub(crate) fn granted(
+        &self,
+        caller: &Caller,
+        action: &str,
+        request: &AccessRequest<Approved>,
+        terms: &[Terms],
+        grants: &[Grant],
+        decisions: Option<&[Decision]>,
+    ) -> Vec<AuditEvent> {
+        let decisions: BTreeMap<usize, &Decision> = decisions.into_iter().flatten().enumerate().collect();
+        grants
+            .iter()
+            .zip(terms)
+            .enumerate()
+            .map(|(at, (grant, terms))| {
+                let subject = Subject {
+                    request: Some(request.id),
+                    grant: Some(grant.id),
+                    policy: Some(terms.policy),
+                    machine: Some(grant.machine.clone()),
+                    ..Subject::default()
+                };
+                let mut event = self.event(
+                    caller,
+                    action,
+                    grant.machine.scope(),
+                    subject,
+                    None,
+                    json!({ "grant": grant }),
+                );
+                event.reason = Some(request.reason.clone());
+                event.decision = Some(json!({
+                    "by": request.state.by,
+                    "policy": { "id": terms.policy, "name": terms.policy_name },
+                    "authorization": decisions.get(&at),
+                }));
+                event
+            })
+            .collect()
+    }
+
+    /// The events of a decision without grants, one per machine.
+    pub(crate) fn decided(
+        &self,
+        caller: &Caller,
+        action: &str,
+        request: &AccessRequest,
+        decisions: &[Decision],
+        reason: &str,
+    ) -> Vec<AuditEvent> {
+        request
+            .targets
+            .iter()
+            .zip(decisions)
+            .map(|(target, decision)| {
+                let subject = Subject {
+                    request: Some(request.id),
+                    machine: Some(target.machine.clone()),
+                    ..Subject::default()
+                };
+                let mut event = self.event(
+                    caller,
+                    action,
+                    target.machine.scope(),
+                    subject,
+                    Some(decision),
+                    json!({ "state": request.state }),
+                );
+                event.reason = Some(reason.to_owned());
+                event
+            })
+            .collect()
+    }
+}

@@ -1,0 +1,176 @@
+//! `GET /v1/access-check`: may somebody do something somewhere, and what says so?
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use axum::{Json, extract::State};
+use postern_api::{
+    ErrorCode, Problem,
+    access_check::{AccessCheck, AccessCheckQuery},
+};
+use postern_authz::{Context, Resource};
+use postern_core::{
+    audit::Subject,
+    machine::{MachineId, partition},
+    principal::{Principal, PrincipalKind, PrincipalRef},
+    role::Action,
+    scope::Scope,
+};
+use serde_json::json;
+
+use crate::{
+    decide::Question,
+    failure::Failure,
+    flow::{authenticate::Caller, query::Parameters},
+    state::App,
+};
+
+/// May this principal do this here, and what says so?
+///
+/// Everybody may ask about themselves; about others, whoever has `assign` or `audit` at the scope. Of somebody
+/// else only what names them directly is known: their groups are in their tokens.
+#[utoipa::path(
+    get, path = "/v1/access-check", tag = "access", operation_id = "checkAccess",
+    params(AccessCheckQuery),
+    responses(
+        (status = 200, description = "The decision, explained.", body = AccessCheck),
+        (status = 400, description = "`invalid_query`, `invalid_principal`, `invalid_action`, `invalid_scope`",
+         body = Problem, content_type = "application/problem+json"),
+        (status = "default", description = "Any other problem.", body = Problem,
+         content_type = "application/problem+json")
+    )
+)]
+pub(crate) async fn check_access(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    Parameters(query): Parameters<AccessCheckQuery>,
+) -> Result<Json<AccessCheck>, Failure> {
+    let required = |name: &str| Failure::new(ErrorCode::InvalidQuery, format!("`{name}` is needed"));
+    let action: Action = query
+        .action
+        .ok_or_else(|| required("action"))?
+        .parse()
+        .map_err(|error: postern_core::role::UnknownAction| {
+            Failure::new(ErrorCode::InvalidAction, error.to_string())
+        })?;
+    let scope: Scope = query
+        .scope
+        .ok_or_else(|| required("scope"))?
+        .parse()
+        .map_err(|error: postern_core::scope::InvalidScope| {
+            Failure::new(ErrorCode::InvalidScope, error.to_string())
+        })?;
+    let other = query
+        .principal
+        .as_deref()
+        .map(str::parse::<PrincipalRef>)
+        .transpose()
+        .map_err(|error| Failure::new(ErrorCode::InvalidPrincipal, error.to_string()))?
+        .filter(|other| *other != caller.reference());
+
+    let now = app.now();
+    let authorizer = app.authorizer().await?;
+    let tags = match machine_at(&scope) {
+        Some(id) => app.store.machine(&id).await?.map(|stored| stored.machine.tags),
+        None => None,
+    };
+    let mut tx = app.store.begin().await?;
+    let principal = match &other {
+        None => (*caller.principal).clone(),
+        Some(other) => {
+            let question = |action| Question {
+                action,
+                resource: Resource::scope(scope.clone()),
+                context: Context::at(now),
+                event: "access.check",
+                subject: Subject::default(),
+                reason: None,
+            };
+            // Either will do; the denial speaks of `assign`.
+            if !app
+                .decide(&authorizer, &caller.principal, &question(Action::Audit))
+                .allowed
+            {
+                (tx, _) = app
+                    .allow(tx, &authorizer, &caller, question(Action::Assign))
+                    .await?;
+            }
+            by_name(other)?
+        }
+    };
+    let resource = match tags {
+        Some(tags) => Resource::machine(scope.clone(), tags),
+        None => Resource::scope(scope.clone()),
+    };
+    let decision = authorizer.decide(&principal, action, &resource, &Context::at(now));
+    let checked = principal.reference();
+    if other.is_some() {
+        let details = json!({ "principal": checked, "action": action, "decision": decision });
+        let event = app.event(&caller, "access.check", scope.clone(), Subject::default(), None, details);
+        tx.audit(&[event]).await?;
+    }
+    tx.commit().await?;
+    Ok(Json(AccessCheck {
+        principal: checked.to_string(),
+        action: action.to_string(),
+        scope: scope.to_string(),
+        allowed: decision.allowed,
+        explanation: decision.explain(),
+        decision: json!(decision),
+    }))
+}
+
+/// What is known of somebody by name alone.
+fn by_name(reference: &PrincipalRef) -> Result<Principal, Failure> {
+    let (kind, name) = match reference {
+        PrincipalRef::User(name) => (PrincipalKind::Human, name),
+        PrincipalRef::Workload(name) => (PrincipalKind::Workload, name),
+        PrincipalRef::Group(_) => {
+            return Err(Failure::new(
+                ErrorCode::InvalidPrincipal,
+                "a group does nothing itself: name a user or a workload",
+            ));
+        }
+    };
+    let (issuer, subject) = name.split_once('/').unwrap_or((name, ""));
+    Ok(Principal {
+        kind,
+        issuer: issuer.to_owned(),
+        subject: subject.to_owned(),
+        name: None,
+        groups: std::collections::BTreeSet::new(),
+        mfa: false,
+        claims: BTreeMap::new(),
+    })
+}
+
+/// The machine whose own scope this is.
+fn machine_at(scope: &Scope) -> Option<MachineId> {
+    let text = match scope.segments() {
+        [cloud, subscription, group, name] if cloud == "azure" => format!(
+            "/subscriptions/{subscription}/resourceGroups/{group}/providers/Microsoft.Compute/virtualMachines/{name}"
+        ),
+        [cloud, account, region, instance] if cloud == "aws" => {
+            format!("arn:{}:ec2:{region}:{account}:instance/{instance}", partition(region))
+        }
+        _ => return None,
+    };
+    text.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_machines_own_scope_names_the_machine() {
+        for text in [
+            "arn:aws:ec2:eu-west-1:123456789012:instance/i-0123456789abcdef0",
+            "arn:aws-cn:ec2:cn-north-1:123456789012:instance/i-0123456789abcdef0",
+            "/subscriptions/00000000-0000-0000-0000-000000000001/resourceGroups/a/providers/Microsoft.Compute/virtualMachines/b",
+        ] {
+            let id: MachineId = text.parse().unwrap();
+            assert_eq!(machine_at(&id.scope()), Some(id));
+        }
+        assert_eq!(machine_at(&"/aws/123456789012".parse().unwrap()), None);
+    }
+}

@@ -1,0 +1,224 @@
+//! `POST /v1/access-requests`: asks for ports.
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{
+    Json,
+    extract::State,
+    response::{IntoResponse, Response},
+};
+use chrono::TimeDelta;
+use http::StatusCode;
+use postern_api::{
+    ErrorCode, Problem,
+    access_request::{AccessRequest as Shown, AccessRequestCreate, AccessRequestCreateQuery},
+};
+use postern_authz::{Context, Decision, Resource};
+use postern_core::{
+    audit::{AuditEvent, Subject},
+    id::RequestId,
+    policy::Approval,
+    request::{AccessRequest, Approved, Pending, Target},
+    role::Action,
+    time::Instant,
+};
+use postern_store::StoredMachine;
+use serde_json::json;
+
+use crate::{
+    decide::Question,
+    failure::Failure,
+    flow::{authenticate::Caller, body::Command, limits::MAX_WAIT, query::Parameters},
+    granting::{self, Terms},
+    idempotency,
+    shape::access_request,
+    state::App,
+};
+
+const EVENT: &str = "access_request.create";
+
+/// Asks for ports on machines, from sources, for a time, with a reason.
+///
+/// When the machines' JIT policies ask for nobody's approval, the answer holds a grant per machine. With `wait`,
+/// the answer comes when every grant is open or has ended, or when the time is over. With `dry_run`, nothing is
+/// made.
+#[utoipa::path(
+    post, path = "/v1/access-requests", tag = "access-requests", operation_id = "createAccessRequest",
+    params(
+        AccessRequestCreateQuery,
+        ("Idempotency-Key" = Option<String>, Header, description = "Makes a repetition safe.")
+    ),
+    request_body = AccessRequestCreate,
+    responses(
+        (status = 200, description = "What a dry run would have made.", body = Shown),
+        (status = 201, description = "The request.", body = Shown),
+        (status = 400, description = "`invalid_machine_id`, `invalid_ports`, `invalid_source`, `invalid_duration`, `invalid_reason`, `invalid_targets`, `unknown_field`, `malformed_json`, …", body = Problem, content_type = "application/problem+json"),
+        (status = 401, description = "`step_up_required` (RFC 9470), and the token's problems", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "`forbidden`: names what is missing or forbids", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "`machine_not_found`", body = Problem, content_type = "application/problem+json"),
+        (status = 409, description = "`idempotency_in_flight`", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "`no_policy`, `port_not_guarded`, `source_not_allowed`, `duration_too_long`, `nothing_to_open`, `idempotency_key_reused`", body = Problem, content_type = "application/problem+json"),
+        (status = "default", description = "Any other problem.", body = Problem,
+         content_type = "application/problem+json")
+    )
+)]
+pub(crate) async fn create_access_request(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    Parameters(query): Parameters<AccessRequestCreateQuery>,
+    command: Command<AccessRequestCreate>,
+) -> Result<Response, Failure> {
+    let now = app.now();
+    let wait = query.wait.unwrap_or(0);
+    if wait > MAX_WAIT {
+        return Err(Failure::new(
+            ErrorCode::InvalidWait,
+            format!("`wait` is 0 to {MAX_WAIT} seconds"),
+        ));
+    }
+    let wait = Duration::from_secs(wait.into());
+    let lapses_at = now + TimeDelta::from_std(app.config.limits.pending_timeout()).map_err(Failure::internal)?;
+    let request = access_request::read(
+        &command.body,
+        app.ids.next(now),
+        caller.reference(),
+        now,
+        lapses_at,
+    )?;
+    let dry_run = query.dry_run.unwrap_or(false);
+    let key = command.key.as_ref().filter(|_| !dry_run);
+
+    let authorizer = app.authorizer().await?;
+    let mut tx = app.store.begin().await?;
+    if let Some(replay) = idempotency::claim(&mut tx, &caller, key, now).await? {
+        tx.rollback().await?;
+        let id: RequestId = serde_json::from_value(replay.body["id"].clone()).map_err(Failure::internal)?;
+        let shown = app.wait_for_request(id, wait).await?;
+        return replay.with_body(shown);
+    }
+    // Policies before machines, as everybody locks them.
+    let policies = granting::by_id(tx.policies().await?);
+    let mut decided = Vec::with_capacity(request.targets.len());
+    for (at, target) in request.targets.iter().enumerate() {
+        let machine = tx.machine(&target.machine).await?;
+        let decision;
+        (tx, decision) = app
+            .allow(
+                tx,
+                &authorizer,
+                &caller,
+                question(Action::Request, &request, target, machine.as_ref(), now),
+            )
+            .await?;
+        let Some(machine) = machine.filter(|machine| machine.gone_at.is_none()) else {
+            let read = question(Action::Read, &request, target, None, now);
+            let (tx, _) = app.allow(tx, &authorizer, &caller, read).await?;
+            tx.rollback().await?;
+            return Err(granting::no_machine(&target.machine, at));
+        };
+        let terms = granting::terms(&request, target, at, &machine, &policies)?;
+        decided.push((decision, terms));
+    }
+    let by_policy = decided.iter().all(|(_, terms)| terms.approval == Approval::Policy);
+    let (decisions, terms): (Vec<Decision>, Vec<Terms>) = decided.into_iter().unzip();
+    let mut events: Vec<AuditEvent> = asked(&app, &caller, &request, &decisions, dry_run);
+
+    if dry_run {
+        tx.audit(&events).await?;
+        tx.commit().await?;
+        let decided = if by_policy {
+            request.approve_by_policy(now).into()
+        } else {
+            request.into()
+        };
+        let mut shown = access_request::show(&decided, Vec::new(), now);
+        shown.dry_run = true;
+        return Ok(Json(shown).into_response());
+    }
+    let id = request.id;
+    let shown = if by_policy {
+        let approved: AccessRequest<Approved> = request.approve_by_policy(now);
+        tx.insert_request(&approved.clone().into()).await?;
+        let grants = app.grant_all(&mut tx, &approved, &terms, now).await?;
+        events.extend(app.granted(&caller, "access_request.approve", &approved, &terms, &grants, None));
+        let hops = tx.hops_of(&grants.iter().map(|grant| grant.id).collect::<Vec<_>>()).await?;
+        access_request::show(&approved.into(), granting::show_all(&grants, hops), now)
+    } else {
+        let pending: AccessRequest = request.into();
+        tx.insert_request(&pending).await?;
+        access_request::show(&pending, Vec::new(), now)
+    };
+    tx.audit(&events).await?;
+    idempotency::store(&mut tx, &caller, key, StatusCode::CREATED, &shown).await?;
+    tx.commit().await?;
+    let shown = if wait.is_zero() {
+        shown
+    } else {
+        app.wait_for_request(id, wait).await?
+    };
+    Ok((StatusCode::CREATED, Json(shown)).into_response())
+}
+
+fn question(
+    action: Action,
+    request: &AccessRequest<Pending>,
+    target: &Target,
+    machine: Option<&StoredMachine>,
+    now: Instant,
+) -> Question {
+    Question {
+        action,
+        resource: Resource::machine(
+            target.machine.scope(),
+            machine.map(|stored| stored.machine.tags.clone()).unwrap_or_default(),
+        ),
+        context: Context {
+            now,
+            ports: target.ports.clone(),
+            sources: target.sources.clone(),
+            duration_seconds: Some(request.duration.as_secs()),
+            reason_present: true,
+        },
+        event: EVENT,
+        // The request does not exist if the answer is no.
+        subject: Subject {
+            machine: Some(target.machine.clone()),
+            ..Subject::default()
+        },
+        reason: Some(request.reason.clone()),
+    }
+}
+
+/// What was asked, an event per machine, each with what allowed it.
+fn asked(
+    app: &App,
+    caller: &Caller,
+    request: &AccessRequest<Pending>,
+    decisions: &[Decision],
+    dry_run: bool,
+) -> Vec<AuditEvent> {
+    let action = if dry_run { "access_request.dry_run" } else { EVENT };
+    request
+        .targets
+        .iter()
+        .zip(decisions)
+        .map(|(target, decision)| {
+            let subject = Subject {
+                request: (!dry_run).then_some(request.id),
+                machine: Some(target.machine.clone()),
+                ..Subject::default()
+            };
+            let details = json!({ "target": target, "duration_seconds": request.duration.as_secs() });
+            let mut event = app.event(
+                caller,
+                action,
+                target.machine.scope(),
+                subject,
+                Some(decision),
+                details,
+            );
+            event.reason = Some(request.reason.clone());
+            event
+        })
+        .collect()
+}

@@ -1,0 +1,67 @@
+//! `DELETE /v1/jit-policies/{id}`: removes a JIT policy; what its lockdown displaced is put back.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use http::StatusCode;
+use postern_api::Problem;
+use postern_core::{id::PolicyKind, role::Action};
+use serde_json::json;
+
+use crate::{
+    failure::Failure,
+    flow::{authenticate::Caller, path::PathId, precondition::IfMatch},
+    policies::{Change, question, subject},
+    state::App,
+};
+
+/// Removes a JIT policy. Its live grants end, and what its lockdown displaced is put back.
+#[utoipa::path(
+    delete, path = "/v1/jit-policies/{id}", tag = "jit-policies", operation_id = "deleteJitPolicy",
+    params(
+        ("id" = String, Path, description = "The policy's id."),
+        ("If-Match" = String, Header, description = "The `ETag` of the version that you saw.")
+    ),
+    responses(
+        (status = 204, description = "It is removed."),
+        (status = 403, description = "`forbidden`", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "`not_found`", body = Problem, content_type = "application/problem+json"),
+        (status = 412, description = "`version_mismatch`: somebody changed it meanwhile", body = Problem, content_type = "application/problem+json"),
+        (status = 428, description = "`precondition_required`", body = Problem, content_type = "application/problem+json"),
+        (status = "default", description = "Any other problem.", body = Problem,
+         content_type = "application/problem+json")
+    )
+)]
+pub(crate) async fn delete_jit_policy(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    PathId(id): PathId<PolicyKind>,
+    IfMatch(version): IfMatch,
+) -> Result<StatusCode, Failure> {
+    let now = app.now();
+    let authorizer = app.authorizer().await?;
+    let live = app.live_grants_under(id).await?;
+    let mut tx = app.store.begin().await?;
+    let before = tx
+        .policy(id)
+        .await?
+        .ok_or_else(|| Failure::not_found("such JIT policy"))?;
+    let asked = question(&app, Action::Configure, "jit_policy.delete", id, before.scope.clone());
+    let (mut tx, decision) = app.allow(tx, &authorizer, &caller, asked).await?;
+    tx.delete_policy(id, Some(version)).await?;
+    let effect = app
+        .apply_policy_change(&mut tx, &caller, &Change::Removed(&before), &live, now)
+        .await?;
+    let event = app.event(
+        &caller,
+        "jit_policy.delete",
+        before.scope.clone(),
+        subject(id),
+        Some(&decision),
+        json!({ "before": before, "after": null, "effect": effect }),
+    );
+    tx.audit(&[event]).await?;
+    tx.commit().await?;
+    app.end_latecomers(&caller, id, &live).await?;
+    Ok(StatusCode::NO_CONTENT)
+}

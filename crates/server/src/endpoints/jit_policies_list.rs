@@ -1,0 +1,48 @@
+//! `GET /v1/jit-policies`: the JIT policies that the caller may see.
+
+use std::sync::Arc;
+
+use axum::{Json, extract::State};
+use postern_api::{
+    Page, Problem,
+    jit_policy::{JitPolicy, JitPolicyQuery},
+};
+use postern_core::role::Action;
+use postern_store::Visible;
+
+use crate::{
+    failure::Failure,
+    flow::{authenticate::Caller, page, query::Parameters},
+    shape::jit_policy,
+    state::App,
+};
+
+/// The JIT policies at scopes that you may read, by id.
+#[utoipa::path(
+    get, path = "/v1/jit-policies", tag = "jit-policies", operation_id = "listJitPolicies",
+    params(JitPolicyQuery),
+    responses(
+        (status = 200, description = "A page of them.", body = Page<JitPolicy>),
+        (status = 400, description = "`invalid_query`, `invalid_limit`, `invalid_cursor`", body = Problem, content_type = "application/problem+json"),
+        (status = "default", description = "Any other problem.", body = Problem,
+         content_type = "application/problem+json")
+    )
+)]
+pub(crate) async fn list_jit_policies(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    Parameters(query): Parameters<JitPolicyQuery>,
+) -> Result<Json<Page<JitPolicy>>, Failure> {
+    let limit = page::limit(query.limit)?;
+    let after = page::key(query.cursor.as_deref())?;
+    let authorizer = app.authorizer().await?;
+    let visible = Visible {
+        scopes: authorizer.scopes(&caller.principal, Action::Read),
+        own: None,
+    };
+    let found = app.store.policies(&visible, after, limit).await?;
+    Ok(Json(Page {
+        items: found.items.iter().map(jit_policy::show).collect(),
+        next_cursor: found.next.as_ref().map(page::cursor),
+    }))
+}

@@ -1,0 +1,97 @@
+//! `PUT /v1/jit-policies/{id}`: replaces a JIT policy.
+
+use std::sync::Arc;
+
+use axum::{
+    Json,
+    extract::State,
+    response::{IntoResponse, Response},
+};
+use http::header::ETAG;
+use postern_api::{
+    Problem,
+    jit_policy::{JitPolicy, JitPolicyWrite},
+};
+use postern_core::{id::PolicyKind, role::Action};
+use serde_json::json;
+
+use crate::{
+    failure::Failure,
+    flow::{
+        authenticate::Caller,
+        body::Command,
+        path::PathId,
+        precondition::{IfMatch, etag},
+    },
+    policies::{Change, question, subject},
+    shape::jit_policy,
+    state::App,
+};
+
+/// Replaces a JIT policy. Live grants that the policies would no longer allow end.
+#[utoipa::path(
+    put, path = "/v1/jit-policies/{id}", tag = "jit-policies", operation_id = "updateJitPolicy",
+    params(
+        ("id" = String, Path, description = "The policy's id."),
+        ("If-Match" = String, Header, description = "The `ETag` of the version that you saw.")
+    ),
+    request_body = JitPolicyWrite,
+    responses(
+        (status = 200, description = "It is replaced.", body = JitPolicy,
+         headers(("ETag" = String, description = "The new version, in quotes."))),
+        (status = 403, description = "`forbidden`", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "`not_found`", body = Problem, content_type = "application/problem+json"),
+        (status = 412, description = "`version_mismatch`: somebody changed it meanwhile", body = Problem, content_type = "application/problem+json"),
+        (status = 428, description = "`precondition_required`", body = Problem, content_type = "application/problem+json"),
+        (status = "default", description = "Any other problem.", body = Problem,
+         content_type = "application/problem+json")
+    )
+)]
+pub(crate) async fn update_jit_policy(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    PathId(id): PathId<PolicyKind>,
+    IfMatch(version): IfMatch,
+    command: Command<JitPolicyWrite>,
+) -> Result<Response, Failure> {
+    let now = app.now();
+    let mut policy = jit_policy::read(&command.body, id, now)?;
+    let authorizer = app.authorizer().await?;
+    let live = app.live_grants_under(id).await?;
+    let mut tx = app.store.begin().await?;
+    let before = tx
+        .policy(id)
+        .await?
+        .ok_or_else(|| Failure::not_found("such JIT policy"))?;
+    policy.version = version + 1;
+    policy.created_at = before.created_at;
+    // Where it was and where it will be: moving a policy away opens what it guarded.
+    let ask = |scope| question(&app, Action::Configure, "jit_policy.update", id, scope);
+    let (tx, was_allowed) = app
+        .allow(tx, &authorizer, &caller, ask(before.scope.clone()))
+        .await?;
+    let (mut tx, is_allowed) = app
+        .allow(tx, &authorizer, &caller, ask(policy.scope.clone()))
+        .await?;
+    tx.update_policy(&policy).await?;
+    let change = Change::Replaced {
+        before: &before,
+        after: &policy,
+    };
+    let effect = app
+        .apply_policy_change(&mut tx, &caller, &change, &live, now)
+        .await?;
+    let mut event = app.event(
+        &caller,
+        "jit_policy.update",
+        policy.scope.clone(),
+        subject(id),
+        None,
+        json!({ "before": before, "after": policy, "effect": effect }),
+    );
+    event.decision = Some(json!({ "before": was_allowed, "after": is_allowed }));
+    tx.audit(&[event]).await?;
+    tx.commit().await?;
+    app.end_latecomers(&caller, id, &live).await?;
+    Ok(([(ETAG, etag(policy.version)?)], Json(jit_policy::show(&policy))).into_response())
+}

@@ -1,0 +1,144 @@
+//! From an approved request to grants: what is checked of each machine, and what is written.
+
+use std::collections::BTreeMap;
+
+use chrono::TimeDelta;
+use postern_api::{ErrorCode, grant as api_grant};
+use postern_core::{
+    grant::{Grant, GrantState, Opening},
+    id::{GrantId, PolicyId},
+    machine::MachineId,
+    policy::{Approval, Ask, JitPolicy},
+    request::{AccessRequest, Target},
+    time::Instant,
+};
+use postern_store::{Hop, StoredMachine, Tx, Urgency};
+
+use crate::{
+    failure::Failure,
+    shape::{access_request, grant},
+    state::App,
+};
+
+/// What a target is granted under.
+#[derive(Debug, Clone)]
+pub(crate) struct Terms {
+    /// The policy that covers the machine.
+    pub(crate) policy: PolicyId,
+    /// Its name.
+    pub(crate) policy_name: String,
+    /// Who must agree.
+    pub(crate) approval: Approval,
+}
+
+/// What the policy of the machine says to the target at `at`.
+pub(crate) fn terms<S>(
+    request: &AccessRequest<S>,
+    target: &Target,
+    at: usize,
+    machine: &StoredMachine,
+    policies: &BTreeMap<PolicyId, JitPolicy>,
+) -> Result<Terms, Failure> {
+    let pointer = || format!("/targets/{at}/machine");
+    let policy = machine.policy.and_then(|id| policies.get(&id)).ok_or_else(|| {
+        Failure::field(
+            ErrorCode::NoPolicy,
+            pointer(),
+            format!("no JIT policy covers machine `{}`", target.machine),
+        )
+    })?;
+    policy
+        .check(&Ask {
+            ports: &target.ports,
+            sources: &target.sources,
+            duration: request.duration,
+        })
+        .map_err(|refusal| access_request::refused(&refusal, at))?;
+    if machine.machine.grant_points().is_empty() {
+        return Err(Failure::field(
+            ErrorCode::NothingToOpen,
+            pointer(),
+            format!(
+                "nothing filters the way to machine `{}`, so there is nothing to open",
+                target.machine
+            ),
+        ));
+    }
+    Ok(Terms {
+        policy: policy.id,
+        policy_name: policy.name.clone(),
+        approval: policy.approval,
+    })
+}
+
+/// Policies by their ids.
+pub(crate) fn by_id(policies: Vec<JitPolicy>) -> BTreeMap<PolicyId, JitPolicy> {
+    policies.into_iter().map(|policy| (policy.id, policy)).collect()
+}
+
+/// That there is no such machine, told only to who may know.
+pub(crate) fn no_machine(id: &MachineId, at: usize) -> Failure {
+    Failure::field(
+        ErrorCode::MachineNotFound,
+        format!("/targets/{at}/machine"),
+        format!("machine `{id}` was not discovered, or is gone"),
+    )
+}
+
+impl App {
+    /// Makes the grants of an approved request and wakes the loop.
+    pub(crate) async fn grant_all<S>(
+        &self,
+        tx: &mut Tx,
+        request: &AccessRequest<S>,
+        terms: &[Terms],
+        now: Instant,
+    ) -> Result<Vec<Grant>, Failure> {
+        let delta = |duration| TimeDelta::from_std(duration).map_err(Failure::internal);
+        let deadline = now + delta(self.config.limits.open_timeout())?;
+        let not_after = deadline + delta(request.duration)?;
+        let grants: Vec<Grant> = request
+            .targets
+            .iter()
+            .zip(terms)
+            .map(|(target, terms)| {
+                let mut ports = target.ports.clone();
+                ports.sort_unstable();
+                ports.dedup();
+                let mut sources = target.sources.clone();
+                sources.sort_unstable();
+                sources.dedup();
+                Grant {
+                    id: self.ids.next(now),
+                    request: request.id,
+                    policy: terms.policy,
+                    requester: request.requester.clone(),
+                    machine: target.machine.clone(),
+                    ports,
+                    sources,
+                    duration: request.duration,
+                    created_at: now,
+                    not_after,
+                    state: GrantState::Opening(Opening { deadline }),
+                }
+            })
+            .collect();
+        let points = tx.insert_grants(&grants).await?;
+        tx.mark_due(&points, now, Urgency::Opening).await?;
+        Ok(grants)
+    }
+}
+
+/// The grants as the API shows them, each with its hops.
+pub(crate) fn show_all(
+    grants: &[Grant],
+    mut hops: BTreeMap<GrantId, Vec<Hop>>,
+) -> Vec<api_grant::Grant> {
+    grants
+        .iter()
+        .map(|one| {
+            let hops = hops.remove(&one.id).unwrap_or_default();
+            grant::show(one, hops.into_iter().map(grant::hop).collect())
+        })
+        .collect()
+}

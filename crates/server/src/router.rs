@@ -1,0 +1,131 @@
+//! The routes, the layers around them, and the OpenAPI document that describes them.
+
+use std::sync::Arc;
+
+use axum::{Router, extract::DefaultBodyLimit, middleware};
+use tower::ServiceBuilder;
+use tower_http::catch_panic::CatchPanicLayer;
+use utoipa::{
+    Modify, OpenApi,
+    openapi::security::{Http, HttpAuthScheme, SecurityScheme},
+};
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+use crate::{
+    endpoints as e,
+    flow::{authenticate, fallback, limits, respond},
+    state::App,
+};
+
+struct BearerScheme;
+
+impl Modify for BearerScheme {
+    fn modify(&self, openapi: &mut utoipa::openapi::OpenApi) {
+        let mut http = Http::new(HttpAuthScheme::Bearer);
+        http.bearer_format = Some("JWT".to_owned());
+        http.description = Some("A token of one of the configured issuers.".to_owned());
+        openapi
+            .components
+            .get_or_insert_default()
+            .add_security_scheme("bearer", SecurityScheme::Http(http));
+    }
+}
+
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "Postern",
+        description = "Just-in-time network access to machines in Azure and AWS. Errors are RFC 9457 \
+                       problems with a stable `code`. Lists come in pages. A POST with an `Idempotency-Key` \
+                       is done once, however often it is sent."
+    ),
+    modifiers(&BearerScheme),
+    security(("bearer" = [])),
+    tags(
+        (name = "machines", description = "Discovered machines and their posture."),
+        (name = "jit-policies", description = "Which machines are guarded, on which ports, on what terms."),
+        (name = "access-requests", description = "Who asks for which ports, from where, how long and why."),
+        (name = "grants", description = "One machine's share of an approved request, with the truth of each hop."),
+        (name = "access", description = "Roles, role assignments and the explanation of decisions."),
+        (name = "audit", description = "Who did what, why, decided by what, with which outcome, when."),
+        (name = "health", description = "For those who run the server. Needs no token."),
+    )
+)]
+struct Api;
+
+/// The routes that need a token.
+fn guarded() -> OpenApiRouter<Arc<App>> {
+    OpenApiRouter::new()
+        .routes(routes!(e::machines_list::list_machines))
+        .routes(routes!(e::machines_get::get_machine))
+        .routes(routes!(
+            e::jit_policies_list::list_jit_policies,
+            e::jit_policies_create::create_jit_policy
+        ))
+        .routes(routes!(
+            e::jit_policies_get::get_jit_policy,
+            e::jit_policies_update::update_jit_policy,
+            e::jit_policies_delete::delete_jit_policy
+        ))
+        .routes(routes!(
+            e::access_requests_list::list_access_requests,
+            e::access_requests_create::create_access_request
+        ))
+        .routes(routes!(e::access_requests_get::get_access_request))
+        .routes(routes!(e::access_requests_approve::approve_access_request))
+        .routes(routes!(e::access_requests_deny::deny_access_request))
+        .routes(routes!(e::access_requests_withdraw::withdraw_access_request))
+        .routes(routes!(e::grants_list::list_grants))
+        .routes(routes!(e::grants_get::get_grant))
+        .routes(routes!(e::grants_revoke::revoke_grant))
+        .routes(routes!(e::roles_list::list_roles, e::roles_create::create_role))
+        .routes(routes!(e::roles_delete::delete_role))
+        .routes(routes!(
+            e::role_assignments_list::list_role_assignments,
+            e::role_assignments_create::create_role_assignment
+        ))
+        .routes(routes!(e::role_assignments_delete::delete_role_assignment))
+        .routes(routes!(e::access_check::check_access))
+        .routes(routes!(e::audit_events_list::list_audit_events))
+}
+
+/// The routes that need none.
+fn open() -> OpenApiRouter<Arc<App>> {
+    OpenApiRouter::new()
+        .routes(routes!(e::health::livez))
+        .routes(routes!(e::health::readyz))
+        .routes(routes!(e::health::metrics))
+        .routes(routes!(e::openapi::openapi))
+}
+
+/// The OpenAPI document.
+pub fn openapi() -> utoipa::openapi::OpenApi {
+    let mut openapi = OpenApiRouter::with_openapi(Api::openapi())
+        .merge(guarded())
+        .merge(open())
+        .into_openapi();
+    // The version of the crate says nothing about the API, whose version is in its paths.
+    "1".clone_into(&mut openapi.info.version);
+    openapi
+}
+
+/// The whole service.
+pub(crate) fn router(app: Arc<App>) -> Router {
+    let (guarded, _) = guarded().split_for_parts();
+    let (open, _) = open().split_for_parts();
+    let layers = ServiceBuilder::new()
+        .layer(middleware::from_fn_with_state(Arc::clone(&app), respond::respond))
+        .layer(CatchPanicLayer::custom(limits::panicked))
+        .layer(middleware::from_fn_with_state(Arc::clone(&app), limits::limit));
+    guarded
+        .layer(middleware::from_fn_with_state(
+            Arc::clone(&app),
+            authenticate::authenticate,
+        ))
+        .merge(open)
+        .fallback(fallback::no_path)
+        .method_not_allowed_fallback(fallback::no_method)
+        .layer(DefaultBodyLimit::max(app.config.limits.body_bytes))
+        .layer(layers)
+        .with_state(app)
+}

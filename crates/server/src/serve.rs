@@ -1,0 +1,226 @@
+//! Listening, serving and stopping.
+
+use std::{
+    io,
+    net::{SocketAddr, TcpListener},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use axum::Router;
+use axum_server::{Handle, tls_rustls::RustlsConfig};
+use hyper_util::rt::TokioTimer;
+use postern_authz::GuardrailSet;
+use postern_core::time::{Clock, IdSource};
+use postern_store::{Store, StoreError};
+use prometheus_client::registry::Registry;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
+use tokio::{sync::Semaphore, task::JoinHandle};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    auth::{Authenticator, failed::FailureBudget},
+    bootstrap,
+    config::{ConfigError, Limits, ServerConfig, TlsConfig},
+    decide::Decider,
+    metrics::Metrics,
+    router,
+    state::{App, EngineHealth},
+};
+
+/// What the server works with.
+pub struct Dependencies {
+    /// The database, migrated.
+    pub store: Store,
+    /// Where the time comes from.
+    pub clock: Arc<dyn Clock>,
+    /// Where ids come from.
+    pub ids: Arc<dyn IdSource>,
+    /// Everybody's metrics; the server adds its own and serves all.
+    pub registry: Registry,
+    /// What forbids whatever roles allow.
+    pub guardrails: GuardrailSet,
+    /// Whether the reconcile loop works, for `/readyz`.
+    pub engine: EngineHealth,
+}
+
+impl std::fmt::Debug for Dependencies {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Dependencies").finish_non_exhaustive()
+    }
+}
+
+/// Why the server did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The configuration.
+    #[error("the server's configuration is refused")]
+    Config(#[from] ConfigError),
+    /// The address is taken or not ours.
+    #[error("cannot listen on {address}")]
+    Listen {
+        /// Where.
+        address: SocketAddr,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The certificate or key cannot be used.
+    #[error("cannot use the certificate or key at {path}")]
+    Tls {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The HTTP client that fetches issuers' keys.
+    #[error("cannot make the HTTP client that fetches issuers' keys")]
+    Client(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The database.
+    #[error("the database did not do what it should")]
+    Store(#[from] StoreError),
+}
+
+/// The server.
+#[derive(Debug, Clone, Copy)]
+pub struct Server;
+
+impl Server {
+    /// Checks the configuration, makes the first owners if there are none, and starts to serve.
+    pub async fn bind(config: ServerConfig, dependencies: Dependencies) -> Result<Running, StartError> {
+        config.validate()?;
+        let Dependencies {
+            store,
+            clock,
+            ids,
+            mut registry,
+            guardrails,
+            engine,
+        } = dependencies;
+        let decider = Decider::new(guardrails);
+        let authenticator = Authenticator::new(&config.issuers, Arc::clone(&clock))
+            .map_err(|error| StartError::Client(Box::new(error)))?;
+        bootstrap::first_owners(&store, &*clock, &*ids, &config.first_owners).await?;
+        let tls = config.tls.as_ref().map(tls).transpose()?;
+        let listen = config.listen;
+        let failed = |source| StartError::Listen {
+            address: listen,
+            source,
+        };
+        let listener = TcpListener::bind(listen).map_err(failed)?;
+        listener.set_nonblocking(true).map_err(failed)?;
+        let address = listener.local_addr().map_err(failed)?;
+        let limits = config.limits.clone();
+        let stopping = CancellationToken::new();
+        let app = Arc::new(App {
+            permits: Semaphore::new(limits.concurrency),
+            metrics: Metrics::register(&mut registry),
+            failures: FailureBudget::default(),
+            stopping: stopping.clone(),
+            config,
+            store,
+            clock,
+            ids,
+            authenticator,
+            decider,
+            registry,
+            engine,
+        });
+        let handle = Handle::new();
+        let task = serve(listener, tls, router::router(app), &limits, handle.clone()).map_err(failed)?;
+        tracing::info!(%address, "serving");
+        Ok(Running {
+            address,
+            handle,
+            task,
+            stopping,
+            drain: Duration::from_secs(limits.drain_seconds),
+        })
+    }
+}
+
+/// A server that serves.
+#[derive(Debug)]
+pub struct Running {
+    address: SocketAddr,
+    handle: Handle<SocketAddr>,
+    task: JoinHandle<io::Result<()>>,
+    stopping: CancellationToken,
+    drain: Duration,
+}
+
+impl Running {
+    /// Where it listens; with port 0 asked for, the port that it got.
+    pub fn addr(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Waits until serving ends by itself, which is an error.
+    pub async fn ended(&mut self) -> io::Error {
+        match (&mut self.task).await {
+            Ok(Ok(())) => io::Error::other("the server stopped"),
+            Ok(Err(error)) => error,
+            Err(error) => io::Error::other(error),
+        }
+    }
+
+    /// Takes no more connections, lets requests under way finish within the drain time, and stops.
+    pub async fn shutdown(self) -> io::Result<()> {
+        self.stopping.cancel();
+        self.handle.graceful_shutdown(Some(self.drain));
+        self.task.await.map_err(io::Error::other)?
+    }
+}
+
+fn serve(
+    listener: TcpListener,
+    tls: Option<RustlsConfig>,
+    router: Router,
+    limits: &Limits,
+    handle: Handle<SocketAddr>,
+) -> io::Result<JoinHandle<io::Result<()>>> {
+    let service = router.into_make_service_with_connect_info::<SocketAddr>();
+    macro_rules! serve {
+        ($server:expr) => {{
+            let mut server = $server.handle(handle);
+            server
+                .http_builder()
+                .http1()
+                .timer(TokioTimer::new())
+                .header_read_timeout(Duration::from_secs(limits.header_seconds))
+                .max_buf_size(limits.header_bytes);
+            server
+                .http_builder()
+                .http2()
+                .timer(TokioTimer::new())
+                .keep_alive_interval(Some(Duration::from_secs(30)))
+                .max_concurrent_streams(100)
+                .max_header_list_size(u32::try_from(limits.header_bytes).unwrap_or(u32::MAX));
+            Ok(tokio::spawn(server.serve(service)))
+        }};
+    }
+    match tls {
+        Some(tls) => serve!(axum_server::from_tcp_rustls(listener, tls)?),
+        None => serve!(axum_server::from_tcp(listener)?),
+    }
+}
+
+fn tls(config: &TlsConfig) -> Result<RustlsConfig, StartError> {
+    let failed = |path: &Path| {
+        let path = path.to_owned();
+        move |source: Box<dyn std::error::Error + Send + Sync>| StartError::Tls { path, source }
+    };
+    let chain = CertificateDer::pem_file_iter(&config.certificate)
+        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+        .map_err(|error| failed(&config.certificate)(Box::new(error)))?;
+    let key = PrivateKeyDer::from_pem_file(&config.key).map_err(|error| failed(&config.key)(Box::new(error)))?;
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut tls = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .and_then(|builder| builder.with_no_client_auth().with_single_cert(chain, key))
+        .map_err(|error| failed(&config.certificate)(Box::new(error)))?;
+    tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(RustlsConfig::from_config(Arc::new(tls)))
+}

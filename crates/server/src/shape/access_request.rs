@@ -1,0 +1,210 @@
+//! Access requests between the API and the domain.
+
+use std::time::Duration;
+
+use postern_api::{ErrorCode, access_request as api, grant};
+use postern_core::{
+    id::RequestId,
+    policy::Refusal,
+    principal::PrincipalRef,
+    request::{AccessRequest, Decider, InvalidRequest, InvalidTransition, MAX_REASON, Pending, RequestState, Target},
+    time::Instant,
+};
+
+use crate::failure::Failure;
+
+/// The request that a body describes, checked against the bounds that hold whatever the policy.
+pub(crate) fn read(
+    body: &api::AccessRequestCreate,
+    id: RequestId,
+    requester: PrincipalRef,
+    now: Instant,
+    lapses_at: Instant,
+) -> Result<AccessRequest<Pending>, Failure> {
+    let targets = body
+        .targets
+        .iter()
+        .enumerate()
+        .map(|(at, target)| read_target(target, at))
+        .collect::<Result<Vec<_>, Failure>>()?;
+    let request = AccessRequest {
+        id,
+        requester,
+        targets,
+        // Negative and zero are out of bounds alike, which `validate` says with the bounds.
+        duration: Duration::from_secs(u64::try_from(body.duration_seconds).unwrap_or(0)),
+        reason: body.reason.clone(),
+        created_at: now,
+        state: Pending { lapses_at },
+    };
+    request.validate().map_err(|error| {
+        let (code, pointer) = match &error {
+            InvalidRequest::Targets => (ErrorCode::InvalidTargets, "/targets".to_owned()),
+            InvalidRequest::Twice(machine) => (
+                ErrorCode::InvalidTargets,
+                request
+                    .targets
+                    .iter()
+                    .rposition(|target| target.machine == *machine)
+                    .map_or_else(|| "/targets".to_owned(), |at| format!("/targets/{at}/machine")),
+            ),
+            InvalidRequest::Ports => (
+                ErrorCode::InvalidPorts,
+                request
+                    .targets
+                    .iter()
+                    .position(|target| !(1..=postern_core::policy::MAX_PORTS).contains(&target.ports.len()))
+                    .map_or_else(|| "/targets".to_owned(), |at| format!("/targets/{at}/ports")),
+            ),
+            InvalidRequest::Sources => (
+                ErrorCode::InvalidSource,
+                request
+                    .targets
+                    .iter()
+                    .position(|target| !(1..=postern_core::policy::MAX_SOURCES).contains(&target.sources.len()))
+                    .map_or_else(|| "/targets".to_owned(), |at| format!("/targets/{at}/sources")),
+            ),
+            InvalidRequest::Duration => (ErrorCode::InvalidDuration, "/duration_seconds".to_owned()),
+            InvalidRequest::Reason => (ErrorCode::InvalidReason, "/reason".to_owned()),
+        };
+        Failure::field(code, pointer, error.to_string())
+    })?;
+    Ok(request)
+}
+
+fn read_target(target: &api::Target, at: usize) -> Result<Target, Failure> {
+    Ok(Target {
+        machine: target
+            .machine
+            .parse()
+            .map_err(|error: postern_core::machine::InvalidMachineId| {
+                Failure::field(
+                    ErrorCode::InvalidMachineId,
+                    format!("/targets/{at}/machine"),
+                    error.to_string(),
+                )
+            })?,
+        ports: target
+            .ports
+            .iter()
+            .enumerate()
+            .map(|(port_at, ports)| {
+                ports.parse().map_err(|error: postern_core::net::InvalidPorts| {
+                    Failure::field(
+                        ErrorCode::InvalidPorts,
+                        format!("/targets/{at}/ports/{port_at}"),
+                        error.to_string(),
+                    )
+                })
+            })
+            .collect::<Result<_, _>>()?,
+        sources: target
+            .sources
+            .iter()
+            .enumerate()
+            .map(|(source_at, source)| {
+                source
+                    .parse()
+                    .map_err(|error: postern_core::net::InvalidSource| {
+                        Failure::field(
+                            ErrorCode::InvalidSource,
+                            format!("/targets/{at}/sources/{source_at}"),
+                            error.to_string(),
+                        )
+                    })
+            })
+            .collect::<Result<_, _>>()?,
+    })
+}
+
+/// A reason that somebody gives for a decision.
+pub(crate) fn check_reason(reason: &str) -> Result<(), Failure> {
+    let fits = !reason.trim().is_empty()
+        && reason.chars().count() <= MAX_REASON
+        && !reason
+            .chars()
+            .any(|c| c.is_control() && c != '\n' && c != '\t');
+    if fits {
+        Ok(())
+    } else {
+        Err(Failure::field(
+            ErrorCode::InvalidReason,
+            "/reason",
+            format!("`reason` has 1 to {MAX_REASON} characters and no control characters"),
+        ))
+    }
+}
+
+/// The failure that a policy's refusal of the target at `at` is.
+pub(crate) fn refused(refusal: &Refusal, at: usize) -> Failure {
+    let (code, pointer) = match refusal {
+        Refusal::PortNotGuarded { .. } => (ErrorCode::PortNotGuarded, format!("/targets/{at}/ports")),
+        Refusal::SourceNotAllowed { .. } => (ErrorCode::SourceNotAllowed, format!("/targets/{at}/sources")),
+        Refusal::TooLong { .. } => (ErrorCode::DurationTooLong, "/duration_seconds".to_owned()),
+    };
+    Failure::field(code, pointer, refusal.to_string())
+}
+
+/// The failure that an impossible decision is.
+pub(crate) fn impossible(error: &InvalidTransition) -> Failure {
+    let code = match error {
+        InvalidTransition::AlreadyDecided(_) => ErrorCode::AlreadyDecided,
+        InvalidTransition::OwnRequest => ErrorCode::OwnRequest,
+        InvalidTransition::NotTheRequester => ErrorCode::NotTheRequester,
+        InvalidTransition::Lapsed(_) => ErrorCode::RequestLapsed,
+    };
+    Failure::new(code, error.to_string())
+}
+
+/// The request with its grants, as the API shows them at `now`. A pending request past its time is shown as
+/// lapsed, whether or not anybody wrote that down yet.
+pub(crate) fn show(request: &AccessRequest, grants: Vec<grant::Grant>, now: Instant) -> api::AccessRequest {
+    let decided = |by: String, at: Instant, reason: Option<String>| Some(api::RequestDecision { by, at, reason });
+    let mut status = request.state.status();
+    let mut lapses = None;
+    let decision = match &request.state {
+        RequestState::Pending(pending) => {
+            lapses = Some(pending.lapses_at);
+            if pending.lapses_at <= now {
+                status = "lapsed";
+            }
+            None
+        }
+        RequestState::Approved(approved) => {
+            let by = match &approved.by {
+                Decider::Policy => "policy".to_owned(),
+                Decider::Principal { principal } => principal.to_string(),
+            };
+            decided(by, approved.at, None)
+        }
+        RequestState::Denied(denied) => {
+            decided(denied.by.to_string(), denied.at, Some(denied.reason.clone()))
+        }
+        RequestState::Withdrawn(withdrawn) => decided(request.requester.to_string(), withdrawn.at, None),
+        RequestState::Lapsed(lapsed) => {
+            lapses = Some(lapsed.at);
+            None
+        }
+    };
+    api::AccessRequest {
+        id: request.id.to_string(),
+        requester: request.requester.to_string(),
+        targets: request
+            .targets
+            .iter()
+            .map(|target| api::Target {
+                machine: target.machine.to_string(),
+                ports: target.ports.iter().map(ToString::to_string).collect(),
+                sources: target.sources.iter().map(ToString::to_string).collect(),
+            })
+            .collect(),
+        duration_seconds: request.duration.as_secs(),
+        reason: request.reason.clone(),
+        status: status.to_owned(),
+        created_at: request.created_at,
+        lapses_at: lapses,
+        decision,
+        grants,
+        dry_run: false,
+    }
+}

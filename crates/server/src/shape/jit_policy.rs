@@ -1,0 +1,147 @@
+//! JIT policies between the API and the domain.
+
+use std::time::Duration;
+
+use postern_api::{ErrorCode, jit_policy as api};
+use postern_core::{
+    id::PolicyId,
+    policy::{Approval, GuardedPorts, InvalidPolicy, JitPolicy, Lockdown, SharedGroups},
+    time::Instant,
+};
+
+use crate::failure::Failure;
+
+/// The policy that a document describes, checked. Version 1, made at `now`.
+pub(crate) fn read(document: &api::JitPolicyWrite, id: PolicyId, now: Instant) -> Result<JitPolicy, Failure> {
+    let scope = document
+        .scope
+        .parse()
+        .map_err(|error: postern_core::scope::InvalidScope| {
+            Failure::field(ErrorCode::InvalidScope, "/scope", error.to_string())
+        })?;
+    let guards = document
+        .guards
+        .iter()
+        .enumerate()
+        .map(|(at, guard)| read_guard(guard, at))
+        .collect::<Result<Vec<_>, Failure>>()?;
+    let policy = JitPolicy {
+        id,
+        name: document.name.clone(),
+        scope,
+        tags: document.tags.clone(),
+        guards,
+        lockdown: match document.lockdown {
+            api::Lockdown::Strict => Lockdown::Strict,
+        },
+        shared_groups: match document.shared_groups {
+            api::SharedGroups::Refuse => SharedGroups::Refuse,
+            api::SharedGroups::Revoke => SharedGroups::Revoke,
+        },
+        approval: match document.approval {
+            api::Approval::Policy => Approval::Policy,
+            api::Approval::One => Approval::One,
+        },
+        version: 1,
+        created_at: now,
+        updated_at: now,
+    };
+    if policy.name.chars().any(char::is_control) {
+        return Err(Failure::field(
+            ErrorCode::InvalidPolicy,
+            "/name",
+            "`name` has no control characters",
+        ));
+    }
+    policy.validate().map_err(|error| {
+        let place = |ports: &postern_core::net::Ports| policy.guards.iter().position(|guard| guard.ports == *ports);
+        let (code, pointer) = match &error {
+            InvalidPolicy::Name => (ErrorCode::InvalidPolicy, "/name".to_owned()),
+            InvalidPolicy::Tags => (ErrorCode::InvalidPolicy, "/tags".to_owned()),
+            InvalidPolicy::Guards => (ErrorCode::InvalidPolicy, "/guards".to_owned()),
+            InvalidPolicy::Sources(ports) => (
+                ErrorCode::InvalidSource,
+                place(ports).map_or_else(|| "/guards".to_owned(), |at| format!("/guards/{at}/allowed_sources")),
+            ),
+            InvalidPolicy::Duration(ports) => (
+                ErrorCode::InvalidDuration,
+                place(ports).map_or_else(
+                    || "/guards".to_owned(),
+                    |at| format!("/guards/{at}/max_duration_seconds"),
+                ),
+            ),
+            InvalidPolicy::Overlap(_, other) => (
+                ErrorCode::InvalidPolicy,
+                place(other).map_or_else(|| "/guards".to_owned(), |at| format!("/guards/{at}/ports")),
+            ),
+        };
+        Failure::field(code, pointer, error.to_string())
+    })?;
+    Ok(policy)
+}
+
+fn read_guard(guard: &api::GuardedPorts, at: usize) -> Result<GuardedPorts, Failure> {
+    Ok(GuardedPorts {
+        ports: guard
+            .ports
+            .parse()
+            .map_err(|error: postern_core::net::InvalidPorts| {
+                Failure::field(
+                    ErrorCode::InvalidPorts,
+                    format!("/guards/{at}/ports"),
+                    error.to_string(),
+                )
+            })?,
+        allowed_sources: guard
+            .allowed_sources
+            .iter()
+            .enumerate()
+            .map(|(source_at, source)| {
+                source
+                    .parse()
+                    .map_err(|error: postern_core::net::InvalidSource| {
+                        Failure::field(
+                            ErrorCode::InvalidSource,
+                            format!("/guards/{at}/allowed_sources/{source_at}"),
+                            error.to_string(),
+                        )
+                    })
+            })
+            .collect::<Result<_, _>>()?,
+        // Zero is out of bounds, which `validate` says with the bounds.
+        max_duration: Duration::from_secs(u64::try_from(guard.max_duration_seconds).unwrap_or(0)),
+    })
+}
+
+/// The policy as the API shows it.
+pub(crate) fn show(policy: &JitPolicy) -> api::JitPolicy {
+    api::JitPolicy {
+        id: policy.id.to_string(),
+        name: policy.name.clone(),
+        scope: policy.scope.to_string(),
+        tags: policy.tags.clone(),
+        guards: policy
+            .guards
+            .iter()
+            .map(|guard| api::GuardedPorts {
+                ports: guard.ports.to_string(),
+                allowed_sources: guard.allowed_sources.iter().map(ToString::to_string).collect(),
+                max_duration_seconds: i64::try_from(guard.max_duration.as_secs()).unwrap_or(i64::MAX),
+            })
+            .collect(),
+        lockdown: match policy.lockdown {
+            Lockdown::Strict => api::Lockdown::Strict,
+        },
+        shared_groups: match policy.shared_groups {
+            SharedGroups::Refuse => api::SharedGroups::Refuse,
+            SharedGroups::Revoke => api::SharedGroups::Revoke,
+        },
+        approval: match policy.approval {
+            Approval::Policy => api::Approval::Policy,
+            Approval::One => api::Approval::One,
+        },
+        version: policy.version,
+        created_at: policy.created_at,
+        updated_at: policy.updated_at,
+    }
+}

@@ -1,0 +1,8 @@
+//! Shapes: from what the API takes to the domain, and from the domain to what the API shows.
+
+pub(crate) mod access_request;
+pub(crate) mod audit_event;
+pub(crate) mod grant;
+pub(crate) mod jit_policy;
+pub(crate) mod machine;
+pub(crate) mod role;

@@ -1,0 +1,49 @@
+//! What every handler shares.
+
+use std::{fmt, sync::Arc};
+
+use postern_core::time::{Clock, IdSource, Instant};
+use postern_store::Store;
+use prometheus_client::registry::Registry;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    auth::{Authenticator, failed::FailureBudget},
+    config::ServerConfig,
+    decide::Decider,
+    metrics::Metrics,
+};
+
+/// Whether the reconcile loop of this process does its work; if not, why.
+pub type EngineHealth = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;
+
+/// What every handler shares.
+pub(crate) struct App {
+    pub(crate) config: ServerConfig,
+    pub(crate) store: Store,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) ids: Arc<dyn IdSource>,
+    pub(crate) authenticator: Authenticator,
+    pub(crate) failures: FailureBudget,
+    pub(crate) decider: Decider,
+    pub(crate) metrics: Metrics,
+    pub(crate) registry: Registry,
+    pub(crate) engine: EngineHealth,
+    pub(crate) permits: Semaphore,
+    /// Ends long polls when the server stops.
+    pub(crate) stopping: CancellationToken,
+}
+
+impl fmt::Debug for App {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("App").finish_non_exhaustive()
+    }
+}
+
+impl App {
+    /// The current time.
+    pub(crate) fn now(&self) -> Instant {
+        self.clock.now()
+    }
+}
