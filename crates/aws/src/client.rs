@@ -1,0 +1,223 @@
+//! EC2 clients: one per account and region, with our own connections, timeouts and no retries of their own.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    time::{Duration, SystemTime},
+};
+
+use aws_config::BehaviorVersion;
+use aws_credential_types::{
+    Credentials,
+    provider::{self, ProvideCredentials, SharedCredentialsProvider, error::CredentialsError, future},
+};
+use aws_sdk_ec2::{
+    config::{Region, retry::RetryConfig, timeout::TimeoutConfig},
+    error::ProvideErrorMetadata,
+};
+use aws_smithy_http_client::tls;
+use aws_smithy_runtime_api::client::http::SharedHttpClient;
+use postern_core::enforcer::EnforceError;
+use secrecy::ExposeSecret;
+use tokio::{sync::Mutex, time::Instant};
+
+use crate::{
+    config::{AssumeRole, AwsAccount, AwsConfig, BaseCredentials},
+    error::{RoleRefused, trail},
+};
+
+/// For how long it is believed that a VPC has no IPv6 block.
+const VPC_MEMORY: Duration = Duration::from_secs(15 * 60);
+
+/// An EC2 client with where it speaks to.
+#[derive(Clone)]
+pub(crate) struct Ec2 {
+    pub(crate) client: aws_sdk_ec2::Client,
+    pub(crate) account: String,
+    pub(crate) region: String,
+}
+
+/// The clients.
+pub(crate) struct Clients {
+    config: AwsConfig,
+    http: SharedHttpClient,
+    base: SharedCredentialsProvider,
+    made: Mutex<BTreeMap<(String, String), Ec2>>,
+    vpcs: Mutex<BTreeMap<(String, String, String), (bool, Instant)>>,
+}
+
+impl fmt::Debug for Clients {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Clients")
+            .field("endpoint", &self.config.endpoint)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Clients {
+    pub(crate) async fn connect(config: AwsConfig) -> Result<Self, EnforceError> {
+        let http = aws_smithy_http_client::Builder::new()
+            .tls_provider(tls::Provider::Rustls(tls::rustls_provider::CryptoMode::Ring))
+            .build_https();
+        let base = match &config.credentials {
+            BaseCredentials::Static {
+                access_key_id,
+                secret_access_key,
+            } => SharedCredentialsProvider::new(Credentials::from_keys(
+                access_key_id,
+                secret_access_key.expose_secret(),
+                None,
+            )),
+            BaseCredentials::Default => aws_config::defaults(BehaviorVersion::latest())
+                .http_client(http.clone())
+                .load()
+                .await
+                .credentials_provider()
+                .ok_or_else(|| EnforceError::Malformed("no AWS credential provider".to_owned()))?,
+        };
+        Ok(Self {
+            config,
+            http,
+            base,
+            made: Mutex::default(),
+            vpcs: Mutex::default(),
+        })
+    }
+
+    pub(crate) fn config(&self) -> &AwsConfig {
+        &self.config
+    }
+
+    /// The client for a configured account.
+    pub(crate) async fn ec2(&self, account: &str, region: &str) -> Result<Ec2, EnforceError> {
+        let key = (account.to_owned(), region.to_owned());
+        let mut made = self.made.lock().await;
+        if let Some(ec2) = made.get(&key) {
+            return Ok(ec2.clone());
+        }
+        let configured = self
+            .config
+            .accounts
+            .iter()
+            .find(|configured| configured.id == account)
+            .ok_or_else(|| EnforceError::Malformed(format!("account `{account}` is not configured")))?;
+        let client = self.build(configured, region);
+        let ec2 = Ec2 {
+            client,
+            account: account.to_owned(),
+            region: region.to_owned(),
+        };
+        made.insert(key, ec2.clone());
+        Ok(ec2)
+    }
+
+    fn build(&self, account: &AwsAccount, region: &str) -> aws_sdk_ec2::Client {
+        let credentials = match &account.role {
+            None => self.base.clone(),
+            Some(role) => SharedCredentialsProvider::new(AssumedRole {
+                role: role.clone(),
+                client: self.sts(region),
+            }),
+        };
+        let mut config = aws_sdk_ec2::Config::builder()
+            .behavior_version(aws_sdk_ec2::config::BehaviorVersion::latest())
+            .region(Region::new(region.to_owned()))
+            .credentials_provider(credentials)
+            .http_client(self.http.clone())
+            // The loop retries, with a fresh look at the point.
+            .retry_config(RetryConfig::disabled())
+            .timeout_config(self.timeouts());
+        config.set_endpoint_url(self.endpoint());
+        aws_sdk_ec2::Client::from_conf(config.build())
+    }
+
+    fn sts(&self, region: &str) -> aws_sdk_sts::Client {
+        let mut config = aws_sdk_sts::Config::builder()
+            .behavior_version(aws_sdk_sts::config::BehaviorVersion::latest())
+            .region(Region::new(region.to_owned()))
+            .credentials_provider(self.base.clone())
+            .http_client(self.http.clone())
+            .retry_config(RetryConfig::disabled())
+            .timeout_config(self.timeouts());
+        config.set_endpoint_url(self.endpoint());
+        aws_sdk_sts::Client::from_conf(config.build())
+    }
+
+    fn endpoint(&self) -> Option<String> {
+        self.config
+            .endpoint
+            .as_ref()
+            .map(|url| url.as_str().trim_end_matches('/').to_owned())
+    }
+
+    fn timeouts(&self) -> TimeoutConfig {
+        TimeoutConfig::builder()
+            .connect_timeout(self.config.connect_timeout)
+            .operation_attempt_timeout(self.config.call_timeout)
+            .operation_timeout(self.config.call_timeout)
+            .build()
+    }
+
+    /// Whether a VPC has an IPv6 block, as far as is remembered.
+    pub(crate) async fn remembered_ipv6(&self, ec2: &Ec2, vpc: &str) -> Option<bool> {
+        let key = (ec2.account.clone(), ec2.region.clone(), vpc.to_owned());
+        let vpcs = self.vpcs.lock().await;
+        let (ipv6, learned) = vpcs.get(&key)?;
+        (*ipv6 || learned.elapsed() < VPC_MEMORY).then_some(*ipv6)
+    }
+
+    /// Remembers it.
+    pub(crate) async fn remember_ipv6(&self, ec2: &Ec2, vpc: &str, ipv6: bool) {
+        let key = (ec2.account.clone(), ec2.region.clone(), vpc.to_owned());
+        self.vpcs.lock().await.insert(key, (ipv6, Instant::now()));
+    }
+}
+
+/// The credentials of an assumed role; the client that signs with them asks again before they expire.
+#[derive(Debug)]
+struct AssumedRole {
+    role: AssumeRole,
+    client: aws_sdk_sts::Client,
+}
+
+impl AssumedRole {
+    async fn assume(&self) -> provider::Result {
+        let answer = self
+            .client
+            .assume_role()
+            .role_arn(&self.role.arn)
+            .role_session_name(&self.role.session_name)
+            .set_external_id(self.role.external_id.clone())
+            .send()
+            .await
+            .map_err(|error| match error.as_service_error() {
+                Some(refused) => CredentialsError::provider_error(RoleRefused {
+                    role: self.role.arn.clone(),
+                    code: refused.code().unwrap_or_default().to_owned(),
+                    message: refused.message().unwrap_or_default().to_owned(),
+                }),
+                None => CredentialsError::provider_error(trail(&error)),
+            })?;
+        let credentials = answer
+            .credentials()
+            .ok_or_else(|| CredentialsError::unhandled("AssumeRole answered without credentials"))?;
+        let expiry = SystemTime::try_from(*credentials.expiration())
+            .map_err(|error| CredentialsError::unhandled(trail(&error)))?;
+        Ok(Credentials::new(
+            credentials.access_key_id(),
+            credentials.secret_access_key(),
+            Some(credentials.session_token().to_owned()),
+            Some(expiry),
+            "postern-assume-role",
+        ))
+    }
+}
+
+impl ProvideCredentials for AssumedRole {
+    fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
+    where
+        Self: 'a,
+    {
+        future::ProvideCredentials::new(self.assume())
+    }
+}

@@ -1,0 +1,236 @@
+//! Discovery: an account's instances with their interfaces, groups and rules, page by page.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use aws_sdk_ec2::types::{Instance, InstanceNetworkInterface, InstanceStateName};
+use ipnet::IpNet;
+use postern_core::{
+    enforcer::{DiscoveryPage, EnforceError},
+    inventory::{Interface, Layer, Machine, Power},
+    machine::{Account, AwsInstance, MachineId},
+    sg::SecurityGroup,
+};
+
+use crate::{
+    client::{Clients, Ec2},
+    error::Failure,
+    observe::{FILTER_VALUES, has_ipv6},
+    wire,
+};
+
+/// The states of instances that are, or may be again, reachable; a terminated one is listed by EC2 for an hour.
+const STATES: [&str; 5] = ["pending", "running", "shutting-down", "stopping", "stopped"];
+
+/// The accounts and regions that are configured; where an account names no region, those that EC2 lists for it.
+pub(crate) async fn accounts(clients: &Clients) -> Result<Vec<Account>, EnforceError> {
+    let mut found = Vec::new();
+    for account in &clients.config().accounts {
+        let regions = if account.regions.is_empty() {
+            enabled_regions(clients, &account.id).await?
+        } else {
+            account.regions.clone()
+        };
+        found.extend(regions.into_iter().map(|region| Account::Aws {
+            account: account.id.clone(),
+            region,
+        }));
+    }
+    Ok(found)
+}
+
+async fn enabled_regions(clients: &Clients, account: &str) -> Result<Vec<String>, EnforceError> {
+    let ec2 = clients.ec2(account, "us-east-1").await?;
+    let answer = ec2
+        .client
+        .describe_regions()
+        .send()
+        .await
+        .map_err(|error| Failure::new("DescribeRegions", &error).about(account))?;
+    let mut regions: Vec<String> = answer
+        .regions()
+        .iter()
+        .filter_map(|region| region.region_name().map(str::to_owned))
+        .collect();
+    regions.sort_unstable();
+    Ok(regions)
+}
+
+/// One page of instances.
+pub(crate) async fn page(
+    clients: &Clients,
+    ec2: &Ec2,
+    cursor: Option<&str>,
+) -> Result<DiscoveryPage, EnforceError> {
+    let answer = ec2
+        .client
+        .describe_instances()
+        .filters(wire::filter("instance-state-name", STATES))
+        .max_results(clients.config().page_size.clamp(5, 1000).into())
+        .set_next_token(cursor.map(str::to_owned))
+        .send()
+        .await
+        .map_err(|error| Failure::new("DescribeInstances", &error).about(&ec2.account))?;
+    let instances: Vec<&Instance> = answer
+        .reservations()
+        .iter()
+        .flat_map(aws_sdk_ec2::types::Reservation::instances)
+        .collect();
+    let interfaces = || {
+        instances
+            .iter()
+            .flat_map(|instance| instance.network_interfaces())
+    };
+    let group_ids: BTreeSet<String> = interfaces()
+        .flat_map(|interface| wire::group_ids(interface.groups()))
+        .collect();
+    let vpc_ids: BTreeSet<String> = interfaces()
+        .filter_map(|interface| interface.vpc_id().map(str::to_owned))
+        .collect();
+    let (groups, networks) = tokio::join!(groups(ec2, group_ids), networks(clients, ec2, vpc_ids));
+    let (groups, networks) = (groups?, networks?);
+    let machines = instances
+        .into_iter()
+        .filter_map(|instance| machine(ec2, instance, &groups, &networks))
+        .collect();
+    Ok(DiscoveryPage {
+        machines,
+        next: answer.next_token().filter(|next| !next.is_empty()).map(str::to_owned),
+    })
+}
+
+async fn groups(
+    ec2: &Ec2,
+    ids: BTreeSet<String>,
+) -> Result<BTreeMap<String, SecurityGroup>, EnforceError> {
+    let ids: Vec<String> = ids.into_iter().collect();
+    let mut groups = BTreeMap::new();
+    for part in ids.chunks(FILTER_VALUES) {
+        let found = ec2
+            .groups(wire::filter("group-id", part))
+            .await
+            .map_err(|failure| failure.about(&ec2.account))?;
+        groups.extend(found.into_iter().map(|group| (group.id.clone(), group)));
+    }
+    Ok(groups)
+}
+
+async fn networks(
+    clients: &Clients,
+    ec2: &Ec2,
+    ids: BTreeSet<String>,
+) -> Result<BTreeMap<String, Vec<IpNet>>, EnforceError> {
+    let ids: Vec<String> = ids.into_iter().collect();
+    let mut networks = BTreeMap::new();
+    for part in ids.chunks(FILTER_VALUES) {
+        let found = ec2
+            .vpcs(part.iter().cloned())
+            .await
+            .map_err(|failure| failure.about(&ec2.account))?;
+        for vpc in &found {
+            let Some(id) = vpc.vpc_id() else { continue };
+            clients.remember_ipv6(ec2, id, has_ipv6(vpc)).await;
+            let v4 = vpc
+                .cidr_block_association_set()
+                .iter()
+                .filter_map(|association| association.cidr_block());
+            let v6 = vpc
+                .ipv6_cidr_block_association_set()
+                .iter()
+                .filter_map(|association| association.ipv6_cidr_block());
+            let blocks: BTreeSet<IpNet> = vpc
+                .cidr_block()
+                .into_iter()
+                .chain(v4)
+                .chain(v6)
+                .filter_map(|block| block.parse().ok())
+                .collect();
+            networks.insert(id.to_owned(), blocks.into_iter().collect());
+        }
+    }
+    Ok(networks)
+}
+
+fn machine(
+    ec2: &Ec2,
+    instance: &Instance,
+    groups: &BTreeMap<String, SecurityGroup>,
+    networks: &BTreeMap<String, Vec<IpNet>>,
+) -> Option<Machine> {
+    let id = instance.instance_id()?;
+    let machine = match AwsInstance::new(&ec2.account, &ec2.region, id) {
+        Ok(machine) => machine,
+        Err(error) => {
+            tracing::warn!(instance = id, %error, "an instance with an id that is none is left out");
+            return None;
+        }
+    };
+    let tags = wire::tags(instance.tags());
+    let mut interfaces: Vec<&InstanceNetworkInterface> = instance.network_interfaces().iter().collect();
+    interfaces.sort_by_key(|interface| {
+        let attachment = interface.attachment();
+        (
+            attachment.and_then(|a| a.network_card_index()),
+            attachment.and_then(|a| a.device_index()),
+        )
+    });
+    Some(Machine {
+        id: MachineId::Aws(machine),
+        name: tags
+            .get("Name")
+            .filter(|name| !name.is_empty())
+            .cloned()
+            .unwrap_or_else(|| id.to_owned()),
+        tags,
+        power: power(instance),
+        interfaces: interfaces
+            .into_iter()
+            .filter_map(|shown| interface(shown, groups, networks))
+            .collect(),
+    })
+}
+
+fn power(instance: &Instance) -> Power {
+    match instance.state().and_then(|state| state.name()) {
+        Some(InstanceStateName::Running) => Power::Running,
+        Some(InstanceStateName::Stopped) => Power::Stopped,
+        Some(InstanceStateName::Pending | InstanceStateName::Stopping | InstanceStateName::ShuttingDown) => {
+            Power::Changing
+        }
+        _ => Power::Unknown,
+    }
+}
+
+fn interface(
+    shown: &InstanceNetworkInterface,
+    groups: &BTreeMap<String, SecurityGroup>,
+    networks: &BTreeMap<String, Vec<IpNet>>,
+) -> Option<Interface> {
+    let vpc = shown.vpc_id().unwrap_or_default();
+    let v6: Vec<std::net::IpAddr> = shown
+        .ipv6_addresses()
+        .iter()
+        .filter_map(|address| address.ipv6_address()?.parse().ok())
+        .collect();
+    let v4 = shown
+        .private_ip_addresses()
+        .iter()
+        .filter_map(|address| address.private_ip_address()?.parse().ok());
+    let public = shown
+        .private_ip_addresses()
+        .iter()
+        .filter_map(|address| address.association()?.public_ip()?.parse().ok());
+    Some(Interface {
+        id: shown.network_interface_id()?.to_owned(),
+        addresses: v4.chain(v6.iter().copied()).collect(),
+        // An IPv6 address of a VPC leads to its interface from everywhere that routes allow.
+        public_addresses: public.chain(v6.iter().copied()).collect(),
+        network: networks.get(vpc).cloned().unwrap_or_default(),
+        network_id: vpc.to_owned(),
+        layers: vec![Layer::SecurityGroups {
+            groups: wire::group_ids(shown.groups())
+                .iter()
+                .filter_map(|id| groups.get(id).cloned())
+                .collect(),
+        }],
+    })
+}

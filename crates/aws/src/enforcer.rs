@@ -1,0 +1,126 @@
+//! [`AwsEnforcer`]: the `Enforcer` of EC2, which puts the parts of this crate together.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use postern_core::{
+    enforcer::{Bindings, Change, Desired, DiscoveryPage, EnforceError, Enforcer, Marked, Observed},
+    mark::Installation,
+    machine::{Account, Cloud},
+    point::PointRef,
+};
+use serde_json::Value;
+
+use crate::{
+    apply,
+    client::{Clients, Ec2},
+    config::AwsConfig,
+    discover, observe,
+    operation::Operation,
+    sweep,
+};
+
+/// Guards instances in AWS accounts.
+#[derive(Debug)]
+pub struct AwsEnforcer {
+    clients: Clients,
+}
+
+impl AwsEnforcer {
+    /// Prepares the clients. Calls nobody, except that the default credential chain may read files.
+    pub async fn connect(config: AwsConfig) -> Result<Self, EnforceError> {
+        Ok(Self {
+            clients: Clients::connect(config).await?,
+        })
+    }
+
+    async fn account(&self, account: &Account) -> Result<Ec2, EnforceError> {
+        match account {
+            Account::Aws { account, region } => self.clients.ec2(account, region).await,
+            Account::Azure { .. } => Err(not_ours(account)),
+        }
+    }
+
+    /// Bounds what may take several calls by the time that a new owner of a point waits.
+    async fn bounded<T>(
+        &self,
+        what: &str,
+        work: impl Future<Output = Result<T, EnforceError>>,
+    ) -> Result<T, EnforceError> {
+        tokio::time::timeout(self.clients.config().change_timeout, work)
+            .await
+            .unwrap_or_else(|_| {
+                Err(EnforceError::Unavailable {
+                    operation: what.to_owned(),
+                    message: "not done in time".to_owned(),
+                })
+            })
+    }
+}
+
+fn not_ours(what: &impl std::fmt::Debug) -> EnforceError {
+    EnforceError::Malformed(format!("{what:?} is not in AWS"))
+}
+
+#[async_trait]
+impl Enforcer for AwsEnforcer {
+    fn cloud(&self) -> Cloud {
+        Cloud::Aws
+    }
+
+    async fn accounts(&self) -> Result<Vec<Account>, EnforceError> {
+        discover::accounts(&self.clients).await
+    }
+
+    async fn discover(&self, account: &Account, cursor: Option<&str>) -> Result<DiscoveryPage, EnforceError> {
+        let ec2 = self.account(account).await?;
+        discover::page(&self.clients, &ec2, cursor).await
+    }
+
+    async fn observe(&self, desired: &Desired) -> Result<Box<dyn Observed>, EnforceError> {
+        let ec2 = self.account(&desired.point.account()).await?;
+        match &desired.point {
+            PointRef::AwsInstance(instance) => {
+                let observed = observe::instance(&self.clients, &ec2, instance, desired).await?;
+                Ok(Box::new(observed))
+            }
+            PointRef::AwsSecurityGroup { group, .. } => {
+                let observed = observe::group(&self.clients, &ec2, group, desired).await?;
+                Ok(Box::new(observed))
+            }
+            PointRef::AzureNsg { .. } => Err(not_ours(&desired.point)),
+        }
+    }
+
+    async fn apply(
+        &self,
+        point: &PointRef,
+        change: &Change,
+        bindings: &mut Bindings,
+    ) -> Result<Value, EnforceError> {
+        let ec2 = self.account(&point.account()).await?;
+        let operation: Operation = serde_json::from_value(change.operation.clone()).map_err(|error| {
+            EnforceError::Malformed(format!("the change at {point} cannot be read: {error}"))
+        })?;
+        self.bounded(&change.summary, apply::operation(&ec2, &operation, bindings))
+            .await
+    }
+
+    async fn marked(
+        &self,
+        account: &Account,
+        installation: &Installation,
+    ) -> Result<Vec<Marked>, EnforceError> {
+        let ec2 = self.account(account).await?;
+        sweep::marked(&ec2, account, installation).await
+    }
+
+    async fn remove(&self, marked: &Marked) -> Result<(), EnforceError> {
+        let ec2 = self.account(&marked.account).await?;
+        self.bounded(&marked.resource, sweep::remove(&ec2, marked)).await
+    }
+
+    fn request_timeout(&self) -> Duration {
+        self.clients.config().change_timeout
+    }
+}

@@ -1,0 +1,268 @@
+//! What EC2's error codes mean for the loop.
+//!
+//! Source of the codes: Amazon EC2 API reference, "Error codes for the Amazon EC2 API"
+//! (`docs.aws.amazon.com/AWSEC2/latest/APIReference/errors-overview.html`) and, for STS, AWS STS API reference, "Common
+//! Errors".
+
+use std::error::Error;
+
+use aws_credential_types::provider::error::CredentialsError;
+use aws_sdk_ec2::error::{ProvideErrorMetadata, SdkError};
+use aws_smithy_runtime_api::http::Response;
+use postern_core::enforcer::EnforceError;
+
+/// A call that did not succeed.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    operation: &'static str,
+    kind: Kind,
+}
+
+#[derive(Debug)]
+enum Kind {
+    /// The cloud answered with an error.
+    Answer {
+        code: String,
+        message: String,
+        status: u16,
+    },
+    /// No answer, or none that says anything.
+    Silence(String),
+    /// No credentials to sign the call with.
+    Credentials(String),
+    /// The role could not be assumed.
+    Role(RoleRefused),
+}
+
+/// STS would not let us be the role.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("assuming `{role}` was refused ({code}): {message}")]
+pub(crate) struct RoleRefused {
+    pub(crate) role: String,
+    pub(crate) code: String,
+    pub(crate) message: String,
+}
+
+impl Failure {
+    /// Reads what the SDK says of a call to `operation`.
+    pub(crate) fn new<E>(operation: &'static str, error: &SdkError<E, Response>) -> Self
+    where
+        E: ProvideErrorMetadata + Error + 'static,
+    {
+        let kind = match error {
+            SdkError::ServiceError(answer) => Kind::Answer {
+                code: answer.err().code().unwrap_or_default().to_owned(),
+                message: answer.err().message().unwrap_or_default().to_owned(),
+                status: answer.raw().status().as_u16(),
+            },
+            SdkError::TimeoutError(_) => Kind::Silence("no answer in time".to_owned()),
+            other => {
+                let role = causes(other).find_map(|cause| cause.downcast_ref::<RoleRefused>());
+                let credentials = causes(other).find_map(|cause| cause.downcast_ref::<CredentialsError>());
+                match (role, credentials) {
+                    (Some(role), _) => Kind::Role(role.clone()),
+                    (None, Some(_)) => Kind::Credentials(trail(other)),
+                    (None, None) => Kind::Silence(trail(other)),
+                }
+            }
+        };
+        Self { operation, kind }
+    }
+
+    /// Whether the cloud answered with this code.
+    pub(crate) fn is(&self, wanted: &str) -> bool {
+        matches!(&self.kind, Kind::Answer { code, .. } if code == wanted)
+    }
+
+    /// Whether the cloud said that something is not there.
+    pub(crate) fn is_not_found(&self) -> bool {
+        matches!(&self.kind, Kind::Answer { code, .. } if is_not_found(code))
+    }
+
+    /// The error of a call about the point itself: where that is not there, the point is gone.
+    pub(crate) fn about_point(self, point: &str) -> EnforceError {
+        match self.kind {
+            Kind::Answer { code, .. } if is_not_found(&code) => EnforceError::Gone {
+                resource: point.to_owned(),
+                code,
+            },
+            kind => Self { kind, ..self }.about(point),
+        }
+    }
+
+    /// The error of a call about `resource`. What is not there any more is a conflict: the point is to be looked
+    /// at again.
+    pub(crate) fn about(self, resource: &str) -> EnforceError {
+        let operation = format!("ec2:{}", self.operation);
+        match self.kind {
+            Kind::Silence(message) => EnforceError::Unavailable { operation, message },
+            Kind::Credentials(message) => EnforceError::Unavailable {
+                operation: format!("{operation} (credentials)"),
+                message,
+            },
+            Kind::Role(refused) => match class(&refused.code, 400) {
+                Class::Throttled => EnforceError::Throttled {
+                    operation: "sts:AssumeRole".to_owned(),
+                    retry_after: None,
+                },
+                _ => EnforceError::Forbidden {
+                    operation: format!("sts:AssumeRole on {}", refused.role),
+                    code: refused.code,
+                    message: refused.message,
+                },
+            },
+            Kind::Answer {
+                code,
+                message,
+                status,
+            } => match class(&code, status) {
+                Class::Forbidden => EnforceError::Forbidden {
+                    operation,
+                    code,
+                    message,
+                },
+                Class::Throttled => EnforceError::Throttled {
+                    operation,
+                    retry_after: None,
+                },
+                Class::Conflict => EnforceError::Conflict {
+                    resource: resource.to_owned(),
+                    code,
+                },
+                Class::Unavailable => EnforceError::Unavailable {
+                    operation,
+                    message: format!("{status} {code}: {message}"),
+                },
+                Class::Refused => EnforceError::Refused {
+                    operation,
+                    code,
+                    message,
+                },
+            },
+        }
+    }
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Class {
+    Forbidden,
+    Throttled,
+    Conflict,
+    Unavailable,
+    Refused,
+}
+
+fn is_not_found(code: &str) -> bool {
+    // `InvalidPermission.NotFound` speaks of a rule, and is success wherever a rule is taken away.
+    code.ends_with(".NotFound") && code != "InvalidPermission.NotFound"
+}
+
+fn class(code: &str, status: u16) -> Class {
+    match code {
+        "UnauthorizedOperation"
+        | "AuthFailure"
+        | "AccessDenied"
+        | "AccessDeniedException"
+        | "Blocked"
+        | "ExpiredToken"
+        | "InvalidClientTokenId"
+        | "MissingAuthenticationToken"
+        | "OptInRequired"
+        | "PendingVerification"
+        | "RequestExpired"
+        | "SignatureDoesNotMatch"
+        | "UnrecognizedClientException" => Class::Forbidden,
+        "RequestLimitExceeded"
+        | "Throttling"
+        | "ThrottlingException"
+        | "RequestThrottled"
+        | "RequestThrottledException"
+        | "EC2ThrottledException"
+        | "TooManyRequestsException" => Class::Throttled,
+        "DependencyViolation"
+        | "IncorrectInstanceState"
+        | "IncorrectState"
+        | "InvalidGroup.Duplicate"
+        | "InvalidGroup.InUse"
+        | "InvalidPermission.Duplicate"
+        | "InvalidPermission.NotFound" => Class::Conflict,
+        "InternalError" | "InternalFailure" | "RequestTimeout" | "ServiceUnavailable" | "Unavailable" => {
+            Class::Unavailable
+        }
+        code if is_not_found(code) => Class::Conflict,
+        _ if status >= 500 => Class::Unavailable,
+        _ => Class::Refused,
+    }
+}
+
+fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+    std::iter::successors(Some(error), |error| {
+        // Of the referenced error, not of the reference.
+        let error: &'a (dyn Error + 'static) = *error;
+        error.source()
+    })
+}
+
+/// An error with its causes, each once.
+pub(crate) fn trail(error: &(dyn Error + 'static)) -> String {
+    let mut texts: Vec<String> = causes(error).map(ToString::to_string).collect();
+    texts.dedup();
+    texts.join(": ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answer(code: &str, status: u16) -> Failure {
+        Failure {
+            operation: "DeleteSecurityGroup",
+            kind: Kind::Answer {
+                code: code.to_owned(),
+                message: "m".to_owned(),
+                status,
+            },
+        }
+    }
+
+    #[test]
+    fn a_code_decides_what_the_loop_does_next() {
+        for (code, status, want) in [
+            ("UnauthorizedOperation", 403, Class::Forbidden),
+            ("RequestLimitExceeded", 503, Class::Throttled),
+            ("DependencyViolation", 400, Class::Conflict),
+            ("InvalidNetworkInterfaceID.NotFound", 400, Class::Conflict),
+            ("InternalError", 500, Class::Unavailable),
+            ("SomethingNew", 503, Class::Unavailable),
+            ("RulesPerSecurityGroupLimitExceeded", 400, Class::Refused),
+            ("InvalidParameterValue", 400, Class::Refused),
+        ] {
+            assert_eq!(class(code, status), want, "{code}");
+        }
+    }
+
+    #[test]
+    fn only_the_point_itself_can_be_gone() {
+        assert!(matches!(
+            answer("InvalidGroup.NotFound", 400).about_point("sg-1"),
+            EnforceError::Gone { .. }
+        ));
+        assert!(matches!(
+            answer("InvalidGroup.NotFound", 400).about("sg-1"),
+            EnforceError::Conflict { .. }
+        ));
+        assert!(matches!(
+            answer("InvalidPermission.NotFound", 400).about_point("sg-1"),
+            EnforceError::Conflict { .. }
+        ));
+    }
+
+    #[test]
+    fn what_is_forbidden_names_the_action_to_grant() {
+        let error = answer("UnauthorizedOperation", 403).about("sg-1");
+        assert_eq!(
+            error.to_string(),
+            "not allowed to ec2:DeleteSecurityGroup (UnauthorizedOperation): m"
+        );
+    }
+}

@@ -1,0 +1,386 @@
+//! Reads points: from EC2's answers to the planners' plain structures. Makes no choice about them.
+//!
+//! An instance takes two reads at once, whatever its state: the instance, and the groups that have its holder's
+//! name. More is read only where those two hint at it: holders in places where they do not belong, or a VPC of
+//! which it is not known whether a new group would have an IPv6 egress rule.
+
+use std::collections::BTreeSet;
+
+use aws_sdk_ec2::types::{Filter, Instance, InstanceStateName};
+use postern_core::{
+    enforcer::{Desired, EnforceError},
+    inventory::MARK_TAG,
+    machine::{AwsInstance, is_ec2_id},
+    mark::{Installation, Mark, Purpose},
+    sg::{SecurityGroup, SgPeer, SgRule},
+};
+
+use crate::{
+    client::{Clients, Ec2},
+    error::Failure,
+    plan::{
+        group::{Attached, ObservedGroup},
+        instance::{ObservedInstance, ObservedInterface, holder_name},
+    },
+    wire,
+};
+
+/// EC2 takes up to 200 values in one filter (API reference, "List and filter your resources").
+pub(crate) const FILTER_VALUES: usize = 200;
+
+impl Ec2 {
+    /// The groups that a filter selects.
+    pub(crate) async fn groups(&self, filter: Filter) -> Result<Vec<SecurityGroup>, Failure> {
+        self.client
+            .describe_security_groups()
+            .filters(filter)
+            .into_paginator()
+            .items()
+            .send()
+            .collect::<Result<Vec<_>, _>>()
+            .await
+            .map(|groups| groups.iter().filter_map(wire::group).collect())
+            .map_err(|error| Failure::new("DescribeSecurityGroups", &error))
+    }
+
+    /// The ingress rules of a group, with ids and tags.
+    pub(crate) async fn ingress(&self, group: &str) -> Result<Vec<SgRule>, Failure> {
+        let rules = self
+            .client
+            .describe_security_group_rules()
+            .filters(wire::filter("group-id", [group]))
+            .into_paginator()
+            .items()
+            .send()
+            .collect::<Result<Vec<_>, _>>()
+            .await
+            .map_err(|error| Failure::new("DescribeSecurityGroupRules", &error))?;
+        Ok(rules
+            .iter()
+            .filter_map(wire::group_rule)
+            .filter(|(_, egress)| !egress)
+            .map(|(rule, _)| rule)
+            .collect())
+    }
+
+    /// The interfaces that a group is attached to.
+    pub(crate) async fn attached(
+        &self,
+        group: &str,
+    ) -> Result<Vec<aws_sdk_ec2::types::NetworkInterface>, Failure> {
+        self.client
+            .describe_network_interfaces()
+            .filters(wire::filter("group-id", [group]))
+            .into_paginator()
+            .items()
+            .send()
+            .collect::<Result<Vec<_>, _>>()
+            .await
+            .map_err(|error| Failure::new("DescribeNetworkInterfaces", &error))
+    }
+
+    async fn instance(&self, id: &str) -> Result<Option<Instance>, Failure> {
+        let answer = self.client.describe_instances().instance_ids(id).send().await;
+        match answer.map_err(|error| Failure::new("DescribeInstances", &error)) {
+            Ok(answer) => Ok(answer
+                .reservations()
+                .iter()
+                .flat_map(aws_sdk_ec2::types::Reservation::instances)
+                .find(|instance| instance.instance_id() == Some(id))
+                .cloned()),
+            Err(failure) if failure.is_not_found() => Ok(None),
+            Err(failure) => Err(failure),
+        }
+    }
+
+    /// Whether VPCs have an IPv6 block, and their address space.
+    pub(crate) async fn vpcs(
+        &self,
+        ids: impl IntoIterator<Item = String>,
+    ) -> Result<Vec<aws_sdk_ec2::types::Vpc>, Failure> {
+        self.client
+            .describe_vpcs()
+            .filters(wire::filter("vpc-id", ids))
+            .into_paginator()
+            .items()
+            .send()
+            .collect::<Result<Vec<_>, _>>()
+            .await
+            .map_err(|error| Failure::new("DescribeVpcs", &error))
+    }
+}
+
+/// Whether a VPC has, or is getting, an IPv6 block.
+pub(crate) fn has_ipv6(vpc: &aws_sdk_ec2::types::Vpc) -> bool {
+    vpc.ipv6_cidr_block_association_set().iter().any(|association| {
+        association
+            .ipv6_cidr_block_state()
+            .and_then(|state| state.state())
+            .is_none_or(|state| !matches!(state.as_str(), "disassociated" | "failed"))
+    })
+}
+
+fn is_terminated(instance: &Instance) -> bool {
+    instance.state().and_then(|state| state.name()) == Some(&InstanceStateName::Terminated)
+}
+
+fn interfaces(instance: &Instance) -> Vec<(ObservedInterface, Vec<(String, String)>)> {
+    instance
+        .network_interfaces()
+        .iter()
+        .filter_map(|interface| {
+            let groups = interface
+                .groups()
+                .iter()
+                .filter_map(|g| Some((g.group_id()?.to_owned(), g.group_name()?.to_owned())))
+                .collect();
+            let observed = ObservedInterface {
+                id: interface.network_interface_id()?.to_owned(),
+                vpc: interface
+                    .vpc_id()
+                    .or(instance.vpc_id())
+                    .unwrap_or_default()
+                    .to_owned(),
+                ipv6: !interface.ipv6_addresses().is_empty() || !interface.ipv6_prefixes().is_empty(),
+                groups: wire::group_ids(interface.groups()),
+            };
+            Some((observed, groups))
+        })
+        .collect()
+}
+
+/// Whether a group is a holder of ours.
+pub(crate) fn is_holder(group: &SecurityGroup, installation: &Installation) -> bool {
+    group
+        .tags
+        .get(MARK_TAG)
+        .and_then(|text| Mark::parse(text))
+        .is_some_and(|mark| mark.installation == *installation && mark.purpose == Purpose::Holder)
+}
+
+/// Reads an instance point.
+pub(crate) async fn instance(
+    clients: &Clients,
+    ec2: &Ec2,
+    point: &AwsInstance,
+    desired: &Desired,
+) -> Result<ObservedInstance, EnforceError> {
+    let installation = &desired.installation;
+    let id = point.instance();
+    let name = holder_name(installation, id);
+    let (found, named) = tokio::join!(
+        ec2.instance(id),
+        ec2.groups(wire::filter("group-name", [name.clone()]))
+    );
+    let found = found.map_err(|failure| failure.about(id))?;
+    let named = named.map_err(|failure| failure.about(&name))?;
+    let (holders, impostors): (Vec<_>, Vec<_>) =
+        named.into_iter().partition(|group| is_holder(group, installation));
+    if found.is_none() && holders.is_empty() {
+        return Err(EnforceError::Gone {
+            resource: id.to_owned(),
+            code: "InvalidInstanceID.NotFound".to_owned(),
+        });
+    }
+    let (interfaces, names): (Vec<_>, Vec<_>) = found
+        .filter(|instance| !is_terminated(instance))
+        .iter()
+        .flat_map(interfaces)
+        .unzip();
+    let mut observed = ObservedInstance {
+        instance: id.to_owned(),
+        interfaces,
+        ipv6_vpcs: BTreeSet::new(),
+        holders,
+        impostors,
+        strays: Vec::new(),
+        misplaced: BTreeSet::new(),
+        limits: clients.config().limits,
+    };
+    if hints_at_strays(&observed, desired) {
+        observed.strays = strays(ec2, &observed).await?;
+    }
+    observed.misplaced =
+        misplaced(ec2, installation, &name, &names.into_iter().flatten().collect()).await?;
+    observed.ipv6_vpcs = ipv6_vpcs(clients, ec2, &observed, desired).await?;
+    Ok(observed)
+}
+
+fn hints_at_strays(observed: &ObservedInstance, desired: &Desired) -> bool {
+    let is_attached = |holder: &SecurityGroup| {
+        observed
+            .interfaces
+            .iter()
+            .any(|interface| interface.groups.contains(&holder.id))
+    };
+    let nothing_wanted = desired.members.iter().all(|member| member.grants.is_empty());
+    let one_left = desired
+        .members
+        .iter()
+        .flat_map(|member| &member.interfaces)
+        .any(|known| !observed.interfaces.iter().any(|interface| interface.id == *known));
+    observed
+        .holders
+        .iter()
+        .any(|holder| one_left || (nothing_wanted && !is_attached(holder)) || observed.interfaces.is_empty())
+}
+
+async fn strays(ec2: &Ec2, observed: &ObservedInstance) -> Result<Vec<ObservedInterface>, EnforceError> {
+    let mut strays: Vec<ObservedInterface> = Vec::new();
+    for holder in &observed.holders {
+        let attached = ec2
+            .attached(&holder.id)
+            .await
+            .map_err(|failure| failure.about(&holder.id))?;
+        for interface in attached.iter().filter_map(wire::interface) {
+            let known = observed.interfaces.iter().chain(&strays);
+            if !known.map(|known| &known.id).any(|id| *id == interface.id) {
+                strays.push(interface);
+            }
+        }
+    }
+    Ok(strays)
+}
+
+/// Holders of other instances among the groups (id and name) of this one's interfaces. The name is the hint, the
+/// mark decides.
+async fn misplaced(
+    ec2: &Ec2,
+    installation: &Installation,
+    own_name: &str,
+    groups: &BTreeSet<(String, String)>,
+) -> Result<BTreeSet<String>, EnforceError> {
+    let prefix = holder_name(installation, "");
+    let hinted: Vec<String> = groups
+        .iter()
+        .filter(|(_, name)| {
+            name != own_name
+                && name
+                    .strip_prefix(&prefix)
+                    .is_some_and(|rest| is_ec2_id(rest, "i-"))
+        })
+        .map(|(id, _)| id.clone())
+        .collect();
+    if hinted.is_empty() {
+        return Ok(BTreeSet::new());
+    }
+    let groups = ec2
+        .groups(wire::filter("group-id", hinted))
+        .await
+        .map_err(|failure| failure.about(own_name))?;
+    Ok(groups
+        .into_iter()
+        .filter(|group| is_holder(group, installation))
+        .map(|group| group.id)
+        .collect())
+}
+
+/// The VPCs with IPv6 among those where a holder would be made. An interface with an IPv6 address needs no asking.
+async fn ipv6_vpcs(
+    clients: &Clients,
+    ec2: &Ec2,
+    observed: &ObservedInstance,
+    desired: &Desired,
+) -> Result<BTreeSet<String>, EnforceError> {
+    let mut known = BTreeSet::new();
+    if desired.members.iter().all(|member| member.grants.is_empty()) {
+        return Ok(known);
+    }
+    let mut unknown = BTreeSet::new();
+    for interface in &observed.interfaces {
+        let vpc = &interface.vpc;
+        if observed.holders.iter().any(|holder| holder.vpc == *vpc)
+            || observed.interfaces.iter().any(|i| i.vpc == *vpc && i.ipv6)
+        {
+            continue;
+        }
+        match clients.remembered_ipv6(ec2, vpc).await {
+            Some(true) => {
+                known.insert(vpc.clone());
+            }
+            Some(false) => {}
+            None => {
+                unknown.insert(vpc.clone());
+            }
+        }
+    }
+    if !unknown.is_empty() {
+        let text = unknown.iter().cloned().collect::<Vec<_>>().join(", ");
+        let vpcs = ec2
+            .vpcs(unknown)
+            .await
+            .map_err(|failure| failure.about(&text))?;
+        for vpc in &vpcs {
+            let Some(id) = vpc.vpc_id() else { continue };
+            clients.remember_ipv6(ec2, id, has_ipv6(vpc)).await;
+            if has_ipv6(vpc) {
+                known.insert(id.to_owned());
+            }
+        }
+    }
+    Ok(known)
+}
+
+/// Reads a group point.
+pub(crate) async fn group(
+    clients: &Clients,
+    ec2: &Ec2,
+    id: &str,
+    desired: &Desired,
+) -> Result<ObservedGroup, EnforceError> {
+    let peers: BTreeSet<String> = desired
+        .displaced
+        .iter()
+        .filter_map(|displaced| serde_json::from_value::<SgRule>(displaced.rule.clone()).ok())
+        .filter_map(|rule| match rule.peer {
+            SgPeer::Group { group, account } if account.as_ref().is_none_or(|a| *a == ec2.account) => {
+                Some(group)
+            }
+            _ => None,
+        })
+        .collect();
+    let wanted: BTreeSet<String> = peers.iter().cloned().chain([id.to_owned()]).collect();
+    let (groups, ingress, attached) = tokio::join!(
+        ec2.groups(wire::filter("group-id", wanted)),
+        ec2.ingress(id),
+        ec2.attached(id)
+    );
+    let groups = groups.map_err(|failure| failure.about_point(id))?;
+    let mut group = groups.iter().find(|group| group.id == id).cloned();
+    let mut interfaces = Vec::new();
+    match &mut group {
+        Some(group) => {
+            group.ingress = ingress.map_err(|failure| failure.about_point(id))?;
+            interfaces = attached.map_err(|failure| failure.about_point(id))?;
+        }
+        None if desired.displaced.is_empty() => {
+            return Err(EnforceError::Gone {
+                resource: id.to_owned(),
+                code: "InvalidGroup.NotFound".to_owned(),
+            });
+        }
+        None => {}
+    }
+    Ok(ObservedGroup {
+        id: id.to_owned(),
+        group,
+        attached: interfaces
+            .iter()
+            .filter_map(|interface| {
+                Some(Attached {
+                    interface: interface.network_interface_id()?.to_owned(),
+                    instance: interface
+                        .attachment()
+                        .and_then(|attachment| attachment.instance_id())
+                        .map(str::to_owned),
+                    description: interface.description().unwrap_or_default().to_owned(),
+                })
+            })
+            .collect(),
+        gone_peers: peers
+            .into_iter()
+            .filter(|peer| !groups.iter().any(|group| group.id == *peer))
+            .collect(),
+        limits: clients.config().limits,
+    })
+}

@@ -1,0 +1,269 @@
+//! The enforcer contract against our EC2 simulator, and what only a simulator can be asked for: faults, call
+//! counts, roles, and what passed when.
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "a test may fail by panicking"
+)]
+
+use postern_aws::{AssumeRole, AwsEnforcer};
+use postern_core::{
+    enforcer::{Bindings, EnforceError, Enforcer},
+    testing::an_id,
+};
+use postern_sim::{
+    Effect, FaultRule, Probe, Protocol, When,
+    ec2::{Ec2Handle, Ec2Options, Ec2Sim},
+};
+
+#[path = "contract/suite.rs"]
+mod suite;
+
+use suite::{Endpoint, Flavour, Stage, grant, lock, open, tcp};
+
+async fn simulator() -> (Ec2Handle, Endpoint) {
+    let handle = Ec2Sim::start(Ec2Options::default()).await.unwrap();
+    let endpoint = Endpoint {
+        url: handle.url(),
+        account: Ec2Sim::ACCOUNT.to_owned(),
+        access_key_id: Ec2Sim::ACCESS_KEY_ID.to_owned(),
+        secret_access_key: Ec2Sim::SECRET_ACCESS_KEY.to_owned(),
+        flavour: Flavour::Simulator,
+    };
+    (handle, endpoint)
+}
+
+fn fault(operation: &str, when: When, effect: Effect) -> FaultRule {
+    FaultRule {
+        operation: operation.to_owned(),
+        when,
+        effect,
+    }
+}
+
+fn refusal(status: u16, code: &str) -> Effect {
+    Effect::Status {
+        status,
+        code: code.to_owned(),
+        message: "no".to_owned(),
+        retry_after: None,
+    }
+}
+
+#[tokio::test]
+async fn the_enforcer_keeps_its_contract_against_the_simulator() {
+    let (_handle, endpoint) = simulator().await;
+    suite::run(&endpoint).await;
+}
+
+#[tokio::test]
+async fn an_opening_takes_two_reads_and_four_writes_and_a_closing_two_and_two() {
+    let (handle, endpoint) = simulator().await;
+    let stage = Stage::new(&endpoint, |_| {}).await;
+    let built = stage.build(Vec::new()).await;
+    // Discovery has seen the VPC.
+    for account in stage.enforcer.accounts().await.unwrap() {
+        stage.enforcer.discover(&account, None).await.unwrap();
+    }
+    let mut counts = Vec::new();
+    for grants in [vec![grant(1, "22")], vec![]] {
+        handle.calls().reset();
+        stage.pass(&open(&built, grants), usize::MAX).await;
+        let calls = handle.calls().all();
+        counts.push(calls.into_iter().collect::<Vec<_>>());
+    }
+    let call = |name: &str| (name.to_owned(), 1);
+    assert_eq!(
+        counts[0],
+        [
+            call("AuthorizeSecurityGroupIngress"),
+            call("CreateSecurityGroup"),
+            call("DescribeInstances"),
+            call("DescribeSecurityGroups"),
+            call("ModifyNetworkInterfaceAttribute"),
+            call("RevokeSecurityGroupEgress"),
+        ]
+    );
+    assert_eq!(
+        counts[1],
+        [
+            call("DeleteSecurityGroup"),
+            call("DescribeInstances"),
+            call("DescribeSecurityGroups"),
+            call("ModifyNetworkInterfaceAttribute"),
+        ]
+    );
+}
+
+#[tokio::test]
+async fn a_lost_answer_at_any_write_is_made_good_by_the_next_pass() {
+    let (handle, endpoint) = simulator().await;
+    let stage = Stage::new(&endpoint, |_| {}).await;
+    let built = stage.build(Vec::new()).await;
+    let writes = [
+        "CreateSecurityGroup",
+        "RevokeSecurityGroupEgress",
+        "AuthorizeSecurityGroupIngress",
+        "ModifyNetworkInterfaceAttribute",
+        "DeleteSecurityGroup",
+    ];
+    for operation in writes {
+        for effect in [Effect::ResetBefore, Effect::ResetAfter] {
+            handle.faults().clear();
+            handle.faults().add(fault(operation, When::Next(1), effect.clone()));
+            for grants in [vec![grant(1, "22")], vec![]] {
+                let wanted = open(&built, grants);
+                let plan = stage.observe(&wanted).await.plan(&wanted);
+                let mut bindings = Bindings::new();
+                for change in &plan.changes {
+                    match stage.enforcer.apply(&wanted.point, change, &mut bindings).await {
+                        Ok(_) => {}
+                        Err(EnforceError::Unavailable { .. }) => break,
+                        Err(error) => panic!("{operation} {effect:?}: {error}"),
+                    }
+                }
+                stage.pass(&wanted, 100).await;
+                let read = stage.observe(&wanted).await;
+                assert_eq!(read.plan(&wanted).changes, [], "{operation} {effect:?}");
+                assert_eq!(read.evidence(&wanted).len(), wanted.members[0].grants.len());
+            }
+        }
+    }
+    assert!(handle.faults().list().iter().all(|fault| fault.hits == 1));
+    assert_eq!(stage.groups_of(&built.interface).await, [built.group]);
+}
+
+#[tokio::test]
+async fn the_simulators_own_judge_sees_the_port_open_only_while_the_grant_is() {
+    let (handle, endpoint) = simulator().await;
+    let stage = Stage::new(&endpoint, |_| {}).await;
+    let built = stage.build(vec![tcp(20, 25, "0.0.0.0/0", "open")]).await;
+    let probe = |source: &str| Probe {
+        machine: postern_core::machine::MachineId::Aws(built.machine.clone()).to_string(),
+        source: source.parse().unwrap(),
+        port: 22,
+        protocol: Protocol::Tcp,
+    };
+    assert!(handle.reachable(&probe("192.0.2.1"), None));
+    stage.pass(&lock(&built, &["22"], Vec::new()), usize::MAX).await;
+    assert!(!handle.reachable(&probe("192.0.2.1"), None));
+    assert!(!handle.reachable(&probe("203.0.113.7"), None));
+    stage
+        .pass(&open(&built, vec![grant(1, "22")]), usize::MAX)
+        .await;
+    assert!(handle.reachable(&probe("203.0.113.7"), None));
+    assert!(!handle.reachable(&probe("192.0.2.1"), None));
+    stage.pass(&open(&built, Vec::new()), usize::MAX).await;
+    assert!(!handle.reachable(&probe("203.0.113.7"), None));
+}
+
+#[tokio::test]
+async fn what_ec2_answers_becomes_what_the_loop_understands() {
+    let (handle, endpoint) = simulator().await;
+    let stage = Stage::new(&endpoint, |_| {}).await;
+    let built = stage.build(Vec::new()).await;
+    let wanted = open(&built, vec![grant(1, "22")]);
+    let mut answers = Vec::new();
+    for effect in [
+        refusal(403, "UnauthorizedOperation"),
+        refusal(503, "RequestLimitExceeded"),
+        refusal(500, "InternalError"),
+        Effect::ResetBefore,
+    ] {
+        handle
+            .faults()
+            .add(fault("DescribeInstances", When::Next(1), effect));
+        answers.push(stage.enforcer.observe(&wanted).await.unwrap_err());
+    }
+    assert!(
+        matches!(&answers[0], EnforceError::Forbidden { operation, .. } if operation == "ec2:DescribeInstances")
+    );
+    assert!(matches!(&answers[1], EnforceError::Throttled { .. }));
+    assert!(matches!(&answers[2], EnforceError::Unavailable { .. }));
+    assert!(matches!(&answers[3], EnforceError::Unavailable { .. }));
+}
+
+#[tokio::test]
+async fn an_account_is_worked_on_in_the_role_that_it_names() {
+    let role = postern_sim::ec2::Role {
+        arn: "arn:aws:iam::222233334444:role/postern".to_owned(),
+        trusted_accounts: vec![Ec2Sim::ACCOUNT.to_owned()],
+        external_id: Some("shared".to_owned()),
+    };
+    let options = Ec2Options {
+        roles: vec![role],
+        ..Ec2Options::default()
+    };
+    let handle = Ec2Sim::start(options).await.unwrap();
+    let connect = async |external_id: &str| {
+        let role = AssumeRole {
+            arn: "arn:aws:iam::222233334444:role/postern".to_owned(),
+            external_id: Some(external_id.to_owned()),
+            session_name: "postern".to_owned(),
+        };
+        let mut config = postern_aws::AwsConfig::new(vec![postern_aws::AwsAccount {
+            id: "222233334444".to_owned(),
+            regions: vec!["eu-west-1".to_owned()],
+            role: Some(role),
+        }]);
+        config.endpoint = Some(handle.url().parse().unwrap());
+        config.credentials = postern_aws::BaseCredentials::Static {
+            access_key_id: Ec2Sim::ACCESS_KEY_ID.to_owned(),
+            secret_access_key: Ec2Sim::SECRET_ACCESS_KEY.to_owned().into(),
+        };
+        AwsEnforcer::connect(config).await.unwrap()
+    };
+    let fleet = handle.fleet("222233334444", "eu-west-1");
+    let vpc = fleet.vpc("10.0.0.0/16", false).unwrap();
+    let subnet_id = fleet.subnet(&vpc, "10.0.1.0/24", 0).unwrap();
+    let machine = fleet.machine(&postern_sim::ec2::MachinePlan {
+        name: "theirs".to_owned(),
+        subnet_id,
+        ..Default::default()
+    });
+    let machine = machine.unwrap();
+
+    let enforcer = connect("shared").await;
+    let account = enforcer.accounts().await.unwrap().remove(0);
+    let page = enforcer.discover(&account, None).await.unwrap();
+    assert_eq!(page.machines[0].id.short(), machine.instance_id);
+
+    let refused = connect("wrong").await.discover(&account, None).await.unwrap_err();
+    assert!(
+        matches!(&refused, EnforceError::Forbidden { operation, .. } if operation.starts_with("sts:AssumeRole on ")),
+        "{refused:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_grant_reads_back_closed_while_its_group_still_cannot_be_deleted() {
+    let (handle, endpoint) = simulator().await;
+    let stage = Stage::new(&endpoint, |_| {}).await;
+    let built = stage.build(Vec::new()).await;
+    stage
+        .pass(&open(&built, vec![grant(1, "22")]), usize::MAX)
+        .await;
+    let closed = open(&built, Vec::new());
+    let violation = refusal(400, "DependencyViolation");
+    handle
+        .faults()
+        .add(fault("DeleteSecurityGroup", When::Next(2), violation));
+    for _ in 0..2 {
+        let plan = stage.observe(&closed).await.plan(&closed);
+        let mut bindings = Bindings::new();
+        let mut last = Ok(serde_json::Value::Null);
+        for change in &plan.changes {
+            last = stage.enforcer.apply(&closed.point, change, &mut bindings).await;
+        }
+        assert!(matches!(last, Err(EnforceError::Conflict { .. })), "{last:?}");
+    }
+    assert!(!stage
+        .observe(&closed)
+        .await
+        .evidence(&closed)
+        .contains_key(&an_id(1)));
+    stage.pass(&closed, usize::MAX).await;
+    assert_eq!(stage.observe(&closed).await.plan(&closed).changes, []);
+}
