@@ -167,6 +167,9 @@ pub enum InvalidTransition {
     /// Somebody else tried to withdraw it.
     #[error("a request is withdrawn by who made it")]
     NotTheRequester,
+    /// There is still time to decide it.
+    #[error("the request can still be decided")]
+    StillPending,
     /// It was not decided in time.
     #[error("the request lapsed at {0}")]
     Lapsed(Instant),
@@ -230,6 +233,17 @@ impl AccessRequest<RequestState> {
                 Err(InvalidTransition::Lapsed(pending.lapses_at))
             }
             RequestState::Pending(pending) => Ok(self.with(pending)),
+            decided => Err(InvalidTransition::AlreadyDecided(decided.status())),
+        }
+    }
+}
+
+impl AccessRequest<RequestState> {
+    /// The request as lapsed, if it waited for a decision and nobody made one by `now`.
+    pub fn lapse(self, now: Instant) -> Result<AccessRequest<Lapsed>, InvalidTransition> {
+        match &self.state {
+            RequestState::Pending(pending) if pending.lapses_at <= now => Ok(self.with(Lapsed { at: now })),
+            RequestState::Pending(_) => Err(InvalidTransition::StillPending),
             decided => Err(InvalidTransition::AlreadyDecided(decided.status())),
         }
     }

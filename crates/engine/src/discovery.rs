@@ -3,9 +3,8 @@
 //! An account that cannot be read does not stop the others, and never makes its machines disappear: a machine is
 //! gone only when two complete discoveries of its account in a row did not see it.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
-use futures::StreamExt;
 use postern_core::{
     audit::{Actor, AuditEvent, Outcome, Subject},
     enforcer::{EnforceError, Enforcer},
@@ -16,6 +15,7 @@ use postern_core::{
 };
 use postern_store::{MachineRow, StoreError, Urgency};
 use serde_json::json;
+use tokio::{sync::Semaphore, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::{Engine, events::Events, metrics::PassLabels};
@@ -76,13 +76,25 @@ impl Engine {
                 }
             }
         }
-        let mut results = futures::stream::iter(accounts)
-            .map(|(enforcer, account)| async move {
-                let result = self.discover(&*enforcer, &account).await;
+        let room = Arc::new(Semaphore::new(ACCOUNTS_AT_ONCE));
+        let mut running = JoinSet::new();
+        for (enforcer, account) in accounts {
+            let (engine, room) = (self.clone(), Arc::clone(&room));
+            running.spawn(async move {
+                let _place = room.acquire().await;
+                let result = engine.discover(&*enforcer, &account).await;
                 (account, result)
-            })
-            .buffer_unordered(ACCOUNTS_AT_ONCE);
-        while let Some((account, result)) = results.next().await {
+            });
+        }
+        while let Some(joined) = running.join_next().await {
+            let (account, result) = match joined {
+                Ok(done) => done,
+                Err(error) => {
+                    tracing::error!(%error, "a discovery broke off");
+                    total.failed_accounts += 1;
+                    continue;
+                }
+            };
             let cloud = account.cloud().as_str();
             let outcome = match result {
                 Ok(found) => {

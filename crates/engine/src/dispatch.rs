@@ -9,7 +9,12 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::Engine;
+use crate::{Engine, events::Events};
+
+/// How long an answer is kept for repetitions with the same `Idempotency-Key`.
+const IDEMPOTENCY_KEYS_KEPT: Duration = Duration::from_hours(24);
+/// How many requests lapse in one transaction.
+const LAPSES_AT_ONCE: u32 = 100;
 
 impl Engine {
     /// The longest that an enforcer's call may still be under way after its owner died.
@@ -95,14 +100,30 @@ impl Engine {
     }
 
     /// Marks due whatever should be and is not: a point that holds a grant or an unsettled change but has no due
-    /// time would otherwise be forgotten. It never finds anything unless something else is broken.
+    /// time would otherwise be forgotten. It never finds anything unless something else is broken. Beside it, what
+    /// only time does: requests that nobody decided lapse, idempotency keys are forgotten.
     async fn backstop(&self) -> Result<(), postern_store::StoreError> {
-        let mut tx = self.store.begin().await?;
         let now = self.clock.now();
-        tx.due_points_backstop(now).await?;
+        let mut tx = self.store.begin().await?;
+        let found = tx.due_points_backstop(now).await?;
+        if found > 0 {
+            tracing::warn!(found, "points held rules of ours and were not due");
+        }
         let overdue = tx.count_overdue(now - self.config.overdue_after).await?;
+        tx.forget_idempotency_keys(now - IDEMPOTENCY_KEYS_KEPT).await?;
         tx.commit().await?;
         self.metrics.overdue.set(overdue);
-        Ok(())
+
+        let mut tx = self.store.begin().await?;
+        let events = Events::at(now, &*self.ids);
+        let mut log = Vec::new();
+        for request in tx.lapsed_requests(now, LAPSES_AT_ONCE).await? {
+            if let Ok(lapsed) = request.lapse(now) {
+                log.push(events.request_lapsed(&lapsed));
+                tx.save_request(&lapsed.into()).await?;
+            }
+        }
+        tx.audit(&log).await?;
+        tx.commit().await
     }
 }

@@ -5,10 +5,13 @@ use postern_core::{
     enforcer::{Change, Finding, Obstacle},
     grant::{Closed, Closing, EndCause, Grant, Open},
     id::{ChangeId, PassId},
+    machine::MachineId,
     point::PointRef,
+    request::{AccessRequest, Lapsed},
     scope::Scope,
     time::{IdSource, Instant},
 };
+use postern_store::Hop;
 use serde_json::{Value, json};
 
 /// Makes events of one instant.
@@ -64,7 +67,7 @@ impl<'a> Events<'a> {
     }
 
     /// Every hop was read back as open.
-    pub(crate) fn grant_opened(&self, grant: &Grant<Open>, hops: Value) -> AuditEvent {
+    pub(crate) fn grant_opened(&self, grant: &Grant<Open>, hops: &[Hop]) -> AuditEvent {
         self.event(
             "grant.open",
             Outcome::Succeeded,
@@ -160,6 +163,19 @@ impl<'a> Events<'a> {
         )
     }
 
+    /// Nobody decided a request in time.
+    pub(crate) fn request_lapsed(&self, request: &AccessRequest<Lapsed>) -> AuditEvent {
+        let scope = match request.targets.as_slice() {
+            [one] => one.machine.scope(),
+            _ => Scope::root(),
+        };
+        let subject = Subject { request: Some(request.id), ..Subject::default() };
+        let details = json!({ "requester": request.requester, "machines": machines(request) });
+        let mut event = self.event("access_request.lapse", Outcome::Succeeded, scope, subject, details);
+        event.decision = Some(json!({ "decided_by": "lifecycle", "rule": "nobody decided in time" }));
+        event
+    }
+
     /// Another owner's pass died between intent and outcome; what it left was looked at.
     pub(crate) fn change_settled_late(&self, pass: &PassRef<'_>, id: ChangeId, details: Value) -> AuditEvent {
         let mut subject = pass.subject();
@@ -182,6 +198,10 @@ impl PassRef<'_> {
     fn scope(&self) -> Scope {
         self.point.account().scope()
     }
+}
+
+fn machines<S>(request: &AccessRequest<S>) -> Vec<&MachineId> {
+    request.targets.iter().map(|target| &target.machine).collect()
 }
 
 fn grant_subject<S>(grant: &Grant<S>) -> Subject {

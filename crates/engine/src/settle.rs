@@ -165,7 +165,7 @@ impl Engine {
                         if let Ok(Live::Opening(grant)) = grant.live() {
                             let open = grant.confirm_open(now);
                             let ends_at = open.state.ends_at;
-                            log.push(events.grant_opened(&open, json!(of_grant)));
+                            log.push(events.grant_opened(&open, of_grant));
                             observe_seconds(&self.metrics.open_seconds.get_or_create(&cloud), now - open.created_at);
                             due.extend(elsewhere().map(|point| Due { point, at: ends_at, urgency: Urgency::Closing }));
                             earliest(&mut next, ends_at, Urgency::Closing);
@@ -203,7 +203,9 @@ impl Engine {
         }
         tx.save_grants(&changed).await?;
 
-        self.report(&mut tx, lease, &pass, &events, &plan, known, &mut log).await?;
+        if known {
+            log.extend(self.report(&mut tx, lease, &pass, &events, &plan).await?);
+        }
         let settled = if gone { desired.displaced.iter().map(|d| d.id).collect() } else { plan.settled.clone() };
         if !settled.is_empty() {
             let displaced: Vec<_> = desired.displaced.iter().filter(|d| settled.contains(&d.id)).collect();
@@ -212,27 +214,25 @@ impl Engine {
         }
         tx.audit(&log).await?;
 
-        let outcome = match &failure {
-            Some(failure) => {
-                let wait = failure.retry_after.unwrap_or_else(|| self.backoff(lease));
-                let urgency = if unconfirmed { Urgency::Closing } else { Urgency::Opening };
-                let retry = Next::Retry { at: now + wait, urgency, error: failure.message.clone() };
-                tx.finish(lease, retry, &due).await?;
-                "retry"
+        let outcome = if let Some(failure) = &failure {
+            let wait = failure.retry_after.unwrap_or_else(|| self.backoff(lease));
+            let urgency = if unconfirmed { Urgency::Closing } else { Urgency::Opening };
+            let retry = Next::Retry { at: now + wait, urgency, error: failure.message.clone() };
+            tx.finish(lease, retry, &due).await?;
+            "retry"
+        } else {
+            let holds_ours = desired.members.iter().any(|m| m.guard.is_some() || !m.grants.is_empty())
+                || !desired.displaced.is_empty();
+            if holds_ours && !gone {
+                let look = TimeDelta::from_std(self.config.drift_interval).unwrap_or_default();
+                earliest(&mut next, now + look, Urgency::Look);
             }
-            None => {
-                let holds_ours = desired.members.iter().any(|m| m.guard.is_some() || !m.grants.is_empty())
-                    || !desired.displaced.is_empty();
-                if holds_ours && !gone {
-                    let look = TimeDelta::from_std(self.config.drift_interval).unwrap_or_default();
-                    earliest(&mut next, now + look, Urgency::Look);
-                }
-                let next = next.map_or(Next::Never, |(at, urgency)| Next::At { at, urgency });
-                tx.finish(lease, next, &due).await?;
-                if gone { "gone" } else { "settled" }
-            }
+            let next = next.map_or(Next::Never, |(at, urgency)| Next::At { at, urgency });
+            tx.finish(lease, next, &due).await?;
+            if gone { "gone" } else { "settled" }
         };
         tx.commit().await?;
+        crate::failpoint::failpoint!("after-outcome");
         Ok(outcome)
     }
 
@@ -244,15 +244,11 @@ impl Engine {
         pass: &PassRef<'_>,
         events: &Events<'_>,
         plan: &Plan,
-        known: bool,
-        log: &mut Vec<AuditEvent>,
-    ) -> Result<(), StoreError> {
-        if !known {
-            return Ok(());
-        }
+    ) -> Result<Vec<AuditEvent>, StoreError> {
+        let mut log = Vec::new();
         let report = json!({ "findings": plan.findings, "obstacles": plan.obstacles });
         if !tx.replace_report(lease.point, &report).await? {
-            return Ok(());
+            return Ok(log);
         }
         let cloud = pass.point.cloud().as_str();
         for finding in &plan.findings {
@@ -263,7 +259,7 @@ impl Engine {
             self.metrics.obstacles.get_or_create(&CodeLabels { cloud, code: obstacle.code.clone() }).inc();
             log.push(events.obstacle(pass, obstacle));
         }
-        Ok(())
+        Ok(log)
     }
 }
 

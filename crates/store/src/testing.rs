@@ -49,3 +49,29 @@ async fn create(statement: String) {
     connection.execute(sqlx::AssertSqlSafe(statement)).await.expect("a new database");
     connection.close().await.expect("the test server");
 }
+
+/// How many changes of the journal have no outcome.
+///
+/// # Panics
+/// If the database fails.
+#[expect(clippy::expect_used, reason = "for tests, which fail by panicking")]
+pub async fn unsettled_changes(store: &Store) -> i64 {
+    sqlx::query_scalar("SELECT count(*) FROM journal WHERE outcome IS NULL")
+        .fetch_one(&store.pool)
+        .await
+        .expect("the journal")
+}
+
+/// Whether a change with this operation stands in the journal without an outcome, as every write must while it is
+/// under way.
+///
+/// # Panics
+/// If the database fails.
+#[expect(clippy::expect_used, reason = "for tests, which fail by panicking")]
+pub async fn is_intended(store: &Store, operation: &serde_json::Value) -> bool {
+    sqlx::query_scalar("SELECT EXISTS (SELECT FROM journal WHERE operation = $1 AND outcome IS NULL)")
+        .bind(operation)
+        .fetch_one(&store.pool)
+        .await
+        .expect("the journal")
+}

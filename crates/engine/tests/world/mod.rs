@@ -27,15 +27,15 @@ use postern_core::{
     time::{Clock, IdSource, RandomIds, SystemClock},
 };
 use postern_engine::{Engine, EngineConfig, Metrics};
-use postern_store::{Store, Urgency, testing::fresh_store};
+use postern_store::{Store, Urgency, testing::{fresh_store, is_intended, unsettled_changes}};
 use serde_json::{Value, json};
 
-pub const ACCOUNT: &str = "123456789012";
-pub const REGION: &str = "eu-west-1";
+pub(crate) const ACCOUNT: &str = "123456789012";
+pub(crate) const REGION: &str = "eu-west-1";
 
 /// How the next calls of one kind go wrong.
 #[derive(Debug, Clone)]
-pub enum Fault {
+pub(crate) enum Fault {
     /// Fails without an effect.
     Before(EnforceError),
     /// Takes effect and then does not answer.
@@ -43,24 +43,24 @@ pub enum Fault {
 }
 
 #[derive(Debug, Default)]
-pub struct CloudState {
-    pub present: BTreeMap<PointRef, BTreeSet<GrantId>>,
-    pub gone: BTreeSet<PointRef>,
-    pub machines: Vec<Machine>,
-    pub apply_faults: VecDeque<Fault>,
-    pub observe_faults: VecDeque<EnforceError>,
-    pub discover_fault: Option<EnforceError>,
-    pub no_room_for: BTreeSet<GrantId>,
-    pub observes: u32,
-    pub applies: u32,
+pub(crate) struct CloudState {
+    pub(crate) present: BTreeMap<PointRef, BTreeSet<GrantId>>,
+    pub(crate) gone: BTreeSet<PointRef>,
+    pub(crate) machines: Vec<Machine>,
+    pub(crate) apply_faults: VecDeque<Fault>,
+    pub(crate) observe_faults: VecDeque<EnforceError>,
+    pub(crate) discover_fault: Option<EnforceError>,
+    pub(crate) no_room_for: BTreeSet<GrantId>,
+    pub(crate) observes: u32,
+    pub(crate) applies: u32,
     /// Writes that the journal did not announce.
-    pub unannounced: Vec<String>,
+    pub(crate) unannounced: Vec<String>,
 }
 
 /// The cloud; clones share it.
 #[derive(Debug, Clone)]
-pub struct FakeCloud {
-    pub state: Arc<Mutex<CloudState>>,
+pub(crate) struct FakeCloud {
+    pub(crate) state: Arc<Mutex<CloudState>>,
     store: Store,
 }
 
@@ -163,7 +163,7 @@ impl Enforcer for FakeCloud {
     }
 
     async fn apply(&self, point: &PointRef, change: &Change, _: &mut Bindings) -> Result<Value, EnforceError> {
-        let announced = self.store.testing_intent_exists(&change.operation).await.unwrap();
+        let announced = is_intended(&self.store, &change.operation).await;
         let mut state = self.state.lock().unwrap();
         state.applies += 1;
         if !announced {
@@ -198,16 +198,16 @@ impl Enforcer for FakeCloud {
 }
 
 /// An engine with one machine under policy, driven step by step.
-pub struct World {
-    pub store: Store,
-    pub cloud: FakeCloud,
-    pub engine: Engine,
-    pub machine: MachineId,
-    pub point: PointRef,
-    pub policy: postern_core::policy::JitPolicy,
+pub(crate) struct World {
+    pub(crate) store: Store,
+    pub(crate) cloud: FakeCloud,
+    pub(crate) engine: Engine,
+    pub(crate) machine: MachineId,
+    pub(crate) point: PointRef,
+    pub(crate) policy: postern_core::policy::JitPolicy,
 }
 
-pub fn a_machine(number: u32) -> Machine {
+pub(crate) fn a_machine(number: u32) -> Machine {
     let id: MachineId = format!("arn:aws:ec2:{REGION}:{ACCOUNT}:instance/i-{number:017x}").parse().unwrap();
     Machine {
         name: format!("web-{number}"),
@@ -235,7 +235,7 @@ pub fn a_machine(number: u32) -> Machine {
 }
 
 impl World {
-    pub async fn new() -> Self {
+    pub(crate) async fn new() -> Self {
         let store = fresh_store().await;
         let cloud = FakeCloud { state: Arc::default(), store: store.clone() };
         let machine = a_machine(1);
@@ -254,7 +254,7 @@ impl World {
     }
 
     /// Another replica over the same store and cloud.
-    pub fn engine_named(store: &Store, cloud: &FakeCloud, owner: &str) -> Engine {
+    pub(crate) fn engine_named(store: &Store, cloud: &FakeCloud, owner: &str) -> Engine {
         let mut config = EngineConfig::new("test".parse().unwrap(), owner);
         config.lease = Duration::from_millis(600);
         config.backoff = Duration::from_millis(2);
@@ -271,7 +271,7 @@ impl World {
     }
 
     /// Approves a grant of `duration` on the machine, as the server does.
-    pub async fn grant(&self, duration: Duration, open_within: Duration) -> GrantId {
+    pub(crate) async fn grant(&self, duration: Duration, open_within: Duration) -> GrantId {
         let ids: &dyn IdSource = &RandomIds;
         let now = SystemClock.now();
         let deadline = now + open_within;
@@ -296,25 +296,25 @@ impl World {
         };
         let mut tx = self.store.begin().await.unwrap();
         tx.insert_request(&approved).await.unwrap();
-        let points = tx.insert_grants(std::slice::from_ref(&grant), now).await.unwrap();
+        let points = tx.insert_grants(std::slice::from_ref(&grant)).await.unwrap();
         tx.mark_due(&points, now, Urgency::Opening).await.unwrap();
         tx.commit().await.unwrap();
         grant.id
     }
 
-    pub async fn grant_now(&self, id: GrantId) -> Grant {
+    pub(crate) async fn grant_now(&self, id: GrantId) -> Grant {
         let mut tx = self.store.begin().await.unwrap();
-        let grant = tx.grant(id).await.unwrap();
+        let grant = tx.grant(id).await.unwrap().unwrap();
         tx.commit().await.unwrap();
         grant
     }
 
     /// Makes passes until nothing is due.
-    pub async fn settle(&self) {
+    pub(crate) async fn settle(&self) {
         self.settle_with(&self.engine).await;
     }
 
-    pub async fn settle_with(&self, engine: &Engine) {
+    pub(crate) async fn settle_with(&self, engine: &Engine) {
         for _ in 0..200 {
             let asked = tokio::time::Instant::now();
             let leases = self
@@ -339,13 +339,13 @@ impl World {
         panic!("the point never settles");
     }
 
-    pub fn present(&self) -> BTreeSet<GrantId> {
+    pub(crate) fn present(&self) -> BTreeSet<GrantId> {
         self.cloud.state.lock().unwrap().present.get(&self.point).cloned().unwrap_or_default()
     }
 
     /// The invariants that hold whatever happened.
-    pub async fn assert_sound(&self) {
+    pub(crate) async fn assert_sound(&self) {
         assert_eq!(self.cloud.state.lock().unwrap().unannounced, Vec::<String>::new(), "a write without an intent");
-        assert_eq!(self.store.testing_unsettled_changes().await.unwrap(), 0, "an intent without an outcome");
+        assert_eq!(unsettled_changes(&self.store).await, 0, "an intent without an outcome");
     }
 }
