@@ -41,7 +41,7 @@ CREATE TABLE machines (
     tags           jsonb NOT NULL,
     power          text NOT NULL CHECK (power IN ('running', 'changing', 'stopped', 'unknown')),
     document       jsonb NOT NULL,
-    policy_id      uuid REFERENCES jit_policies (id) ON DELETE SET NULL,
+    policy_id      uuid REFERENCES jit_policies (id) DEFERRABLE INITIALLY DEFERRED,
     posture        text NOT NULL CHECK (posture IN ('configured', 'recommended', 'healthy', 'not_applicable')),
     posture_detail jsonb NOT NULL,
     first_seen_at  timestamptz NOT NULL,
@@ -52,7 +52,7 @@ CREATE INDEX machines_account ON machines (account, seen_at) WHERE gone_at IS NU
 CREATE INDEX machines_scope ON machines (scope);
 CREATE INDEX machines_policy ON machines (policy_id) WHERE policy_id IS NOT NULL;
 CREATE INDEX machines_tags ON machines USING gin (tags jsonb_path_ops);
-COMMENT ON TABLE machines IS 'Machines as last discovered. Rows are kept when the machine is gone. policy_id is the most specific policy that covers the machine, materialised.';
+COMMENT ON TABLE machines IS 'Machines as last discovered. Rows are kept when the machine is gone. policy_id is the most specific policy that covers the machine, materialised; the reference is checked at the end of a transaction, so that none can remove a policy and forget what it covered.';
 
 CREATE TABLE points (
     id          uuid PRIMARY KEY,

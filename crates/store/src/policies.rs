@@ -84,13 +84,19 @@ impl Tx {
         self.keep_version(policy).await
     }
 
-    /// Removes a policy at `version`, and returns what it was. Its machines are covered by none until
-    /// [`Tx::cover`] is called.
+    /// Removes a policy at `version`, and returns what it was. [`Tx::cover`] over its scope must follow: the
+    /// transaction does not commit while a machine refers to the policy.
     pub async fn delete_policy(&mut self, id: PolicyId, version: Option<i64>) -> Result<JitPolicy, StoreError> {
         let found = self.policy(id).await?.ok_or_else(|| StoreError::not_found("JIT policy", id))?;
         if let Some(expected) = version {
             check_version(id, expected, found.version)?;
         }
+        sqlx::query!(
+            "UPDATE machines SET policy_id = NULL WHERE policy_id = $1 AND gone_at IS NOT NULL",
+            id.uuid()
+        )
+        .execute(&mut *self.inner)
+        .await?;
         sqlx::query!("DELETE FROM jit_policies WHERE id = $1", id.uuid()).execute(&mut *self.inner).await?;
         Ok(found)
     }

@@ -1,0 +1,229 @@
+//! The due queue.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use postern_core::testing::at;
+
+use super::{mark, some_points, with_grants};
+use crate::{Due, Lease, Next, Store, Urgency, testing::fresh_store};
+
+const LONG: Duration = Duration::from_secs(3600);
+const NONE: Duration = Duration::ZERO;
+
+async fn lease(store: &Store, limit: u32) -> Vec<Lease> {
+    store.lease("a", limit, LONG, NONE, at(100)).await.unwrap()
+}
+
+async fn finish(store: &Store, lease: &Lease, next: Next) {
+    let mut tx = store.begin().await.unwrap();
+    tx.finish(lease, next, &[]).await.unwrap();
+    tx.commit().await.unwrap();
+}
+
+#[tokio::test]
+async fn two_workers_never_get_the_same_point() {
+    let store = fresh_store().await;
+    let points = some_points(&store, 60).await;
+    mark(&store, &points, 0, Urgency::Look).await;
+    let worker = |owner: &'static str| {
+        let store = store.clone();
+        async move {
+            let mut mine = Vec::new();
+            loop {
+                let leased = store.lease(owner, 3, LONG, NONE, at(1)).await.unwrap();
+                if leased.is_empty() {
+                    return mine;
+                }
+                mine.extend(leased.into_iter().map(|lease| lease.point));
+            }
+        }
+    };
+    let (a, b, c) = tokio::join!(
+        tokio::spawn(worker("a")),
+        tokio::spawn(worker("b")),
+        tokio::spawn(worker("c"))
+    );
+    let all: Vec<_> = [a.unwrap(), b.unwrap(), c.unwrap()].concat();
+    assert_eq!(all.len(), points.len(), "each once");
+    assert_eq!(all.into_iter().collect::<BTreeSet<_>>(), points.into_iter().collect());
+}
+
+#[tokio::test]
+async fn a_lease_that_ran_out_is_taken_over_after_the_grace_with_a_higher_generation() {
+    let store = fresh_store().await;
+    let points = some_points(&store, 1).await;
+    mark(&store, &points, 0, Urgency::Look).await;
+    let first = store.lease("a", 1, NONE, NONE, at(1)).await.unwrap().remove(0);
+    assert!(!first.taken_over);
+    assert_eq!(store.lease("b", 1, LONG, LONG, at(1)).await.unwrap(), [], "within the grace");
+    assert_eq!(store.lease("a", 1, LONG, LONG, at(1)).await.unwrap(), [], "not even by its own owner");
+    let second = store.lease("b", 1, LONG, NONE, at(1)).await.unwrap().remove(0);
+    assert!(second.taken_over);
+    assert!(second.generation > first.generation);
+
+    assert!(store.renew(&first, LONG).await.unwrap_err().is_lease_lost());
+    let mut tx = store.begin().await.unwrap();
+    assert!(tx.hold(&first).await.unwrap_err().is_lease_lost());
+    assert!(tx.finish(&first, Next::Never, &[]).await.unwrap_err().is_lease_lost());
+    tx.hold(&second).await.unwrap();
+    tx.rollback().await.unwrap();
+    store.renew(&second, LONG).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_lease_that_ran_out_can_be_finished_but_neither_held_nor_renewed() {
+    let store = fresh_store().await;
+    let points = some_points(&store, 1).await;
+    mark(&store, &points, 0, Urgency::Look).await;
+    let lease = store.lease("a", 1, NONE, NONE, at(1)).await.unwrap().remove(0);
+    assert!(store.renew(&lease, LONG).await.unwrap_err().is_lease_lost());
+    let mut tx = store.begin().await.unwrap();
+    assert!(tx.hold(&lease).await.unwrap_err().is_lease_lost());
+    tx.rollback().await.unwrap();
+    finish(&store, &lease, Next::Never).await;
+    let mut tx = store.begin().await.unwrap();
+    let again = tx.finish(&lease, Next::Never, &[]).await.unwrap_err();
+    assert!(again.is_lease_lost(), "a lease is finished once");
+}
+
+#[tokio::test]
+async fn a_mark_during_a_lease_leaves_the_point_due_whatever_the_pass_says() {
+    let store = fresh_store().await;
+    let points = some_points(&store, 1).await;
+    mark(&store, &points, 0, Urgency::Look).await;
+    let first = lease(&store, 1).await.remove(0);
+    mark(&store, &points, 50, Urgency::Closing).await;
+    assert_eq!(lease(&store, 1).await, [], "it is leased");
+    finish(&store, &first, Next::Never).await;
+    let second = lease(&store, 1).await.remove(0);
+    assert_eq!(second.wanted, first.wanted + 1);
+    finish(&store, &second, Next::Never).await;
+    assert_eq!(lease(&store, 1).await, [], "nothing new");
+    assert_eq!(store.next_due(NONE).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn closings_go_first_then_openings_then_the_longest_due() {
+    let store = fresh_store().await;
+    let points = some_points(&store, 5).await;
+    mark(&store, &points[0..1], 1, Urgency::Look).await;
+    mark(&store, &points[1..2], 3, Urgency::Opening).await;
+    mark(&store, &points[2..3], 2, Urgency::Opening).await;
+    mark(&store, &points[3..4], 99, Urgency::Closing).await;
+    mark(&store, &points[4..5], 101, Urgency::Closing).await;
+    let order: Vec<_> = lease(&store, 10).await.into_iter().map(|lease| lease.point).collect();
+    assert_eq!(order, [points[3], points[2], points[1], points[0]], "and never before its time");
+    assert_eq!(store.next_due(NONE).await.unwrap(), Some(at(101)));
+}
+
+#[tokio::test]
+async fn an_earlier_mark_wins_and_a_later_one_does_not_put_off() {
+    let store = fresh_store().await;
+    let points = some_points(&store, 1).await;
+    mark(&store, &points, 200, Urgency::Closing).await;
+    assert_eq!(lease(&store, 1).await, []);
+    mark(&store, &points, 90, Urgency::Look).await;
+    mark(&store, &points, 500, Urgency::Look).await;
+    assert_eq!(store.next_due(NONE).await.unwrap(), Some(at(90)));
+    assert_eq!(lease(&store, 1).await.len(), 1);
+}
+
+#[tokio::test]
+async fn failed_passes_are_counted_until_one_succeeds() {
+    let store = fresh_store().await;
+    let points = some_points(&store, 1).await;
+    mark(&store, &points, 0, Urgency::Look).await;
+    for failures in 0..3 {
+        let lease = lease(&store, 1).await.remove(0);
+        assert_eq!(lease.attempts, failures);
+        let retry = Next::Retry { at: at(1), urgency: Urgency::Closing, error: "no \0 answer".into() };
+        finish(&store, &lease, retry).await;
+    }
+    let last = lease(&store, 1).await.remove(0);
+    let point = store.point(&last.point_ref).await.unwrap().unwrap();
+    assert_eq!(point.last_error.as_deref(), Some("no \u{fffd} answer"));
+    finish(&store, &last, Next::At { at: at(60), urgency: Urgency::Look }).await;
+    assert_eq!(lease(&store, 1).await.remove(0).attempts, 0);
+}
+
+#[tokio::test]
+async fn finishing_marks_other_points_in_the_same_step() {
+    let store = fresh_store().await;
+    let points = some_points(&store, 2).await;
+    mark(&store, &points[1..], 0, Urgency::Look).await;
+    let held = lease(&store, 2).await.remove(0);
+    let mut tx = store.begin().await.unwrap();
+    let due = Due { point: points[0], at: at(70), urgency: Urgency::Closing };
+    tx.finish(&held, Next::Never, &[due]).await.unwrap();
+    tx.commit().await.unwrap();
+    assert_eq!(store.next_due(NONE).await.unwrap(), Some(at(70)));
+}
+
+#[tokio::test]
+async fn a_held_point_can_be_marked_but_not_taken_over() {
+    let store = fresh_store().await;
+    let points = some_points(&store, 1).await;
+    mark(&store, &points, 0, Urgency::Look).await;
+    let held = lease(&store, 1).await.remove(0);
+    let mut tx = store.begin().await.unwrap();
+    tx.hold(&held).await.unwrap();
+    mark(&store, &points, 5, Urgency::Closing).await;
+    store.renew(&held, LONG).await.unwrap();
+    sqlx::query("UPDATE points SET lease_until = 'epoch'").execute(&store.pool).await.unwrap();
+    assert_eq!(lease(&store, 1).await, [], "held");
+    tx.commit().await.unwrap();
+    assert!(lease(&store, 1).await.remove(0).taken_over);
+}
+
+#[tokio::test]
+async fn workers_that_finish_and_mark_each_other_crosswise_do_not_deadlock() {
+    let store = fresh_store().await;
+    let points = some_points(&store, 2).await;
+    for _ in 0..25 {
+        mark(&store, &points, 0, Urgency::Look).await;
+        let mut leases = lease(&store, 2).await;
+        leases.sort_by_key(|lease| lease.point);
+        let cross = |lease: Lease, other| {
+            let store = store.clone();
+            tokio::spawn(async move {
+                let mut tx = store.begin().await.unwrap();
+                tx.hold(&lease).await.unwrap();
+                let due = Due { point: other, at: at(0), urgency: Urgency::Look };
+                tx.finish(&lease, Next::Never, &[due]).await.unwrap();
+                tx.commit().await.unwrap();
+            })
+        };
+        let (a, b) = tokio::join!(cross(leases[0].clone(), points[1]), cross(leases[1].clone(), points[0]));
+        a.unwrap();
+        b.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_listener_hears_a_mark_when_it_commits() {
+    let store = fresh_store().await;
+    let points = some_points(&store, 1).await;
+    let mut listener = store.due_listener().await.unwrap();
+    mark(&store, &points, 0, Urgency::Look).await;
+    tokio::time::timeout(Duration::from_secs(10), listener.heard()).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_mark_for_a_point_that_does_not_exist_is_refused() {
+    let store = fresh_store().await;
+    let mut tx = store.begin().await.unwrap();
+    let nobody = postern_core::testing::an_id(7);
+    assert!(tx.mark_due(&[nobody], at(0), Urgency::Look).await.unwrap_err().is_not_found());
+}
+
+#[tokio::test]
+async fn the_backstop_finds_points_with_unfinished_grants_that_nobody_marked() {
+    let store = fresh_store().await;
+    some_points(&store, 3).await;
+    with_grants(&store, 1).await;
+    let mut tx = store.begin().await.unwrap();
+    assert_eq!(tx.due_points_backstop(at(5)).await.unwrap(), 1);
+    assert_eq!(tx.due_points_backstop(at(6)).await.unwrap(), 0, "now it is due");
+    tx.commit().await.unwrap();
+    assert_eq!(store.next_due(NONE).await.unwrap(), Some(at(5)));
+}
