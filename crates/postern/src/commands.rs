@@ -1,0 +1,14 @@
+//! The commands of the command line, one room each.
+
+pub mod audit;
+pub mod config;
+pub mod grants;
+pub mod health;
+pub mod machines;
+pub mod migrate;
+pub mod policies;
+pub mod request;
+pub mod requests;
+pub mod serve;
+pub mod sweep;
+pub mod token;

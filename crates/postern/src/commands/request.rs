@@ -1,0 +1,217 @@
+//! `postern request`: asks for ports, and waits for them where told to.
+
+use std::time::Duration;
+
+use postern_api::{
+    access_request::{AccessRequest, AccessRequestCreate, AccessRequestCreateQuery, Target},
+    client::Client,
+};
+
+use super::machines;
+use crate::{
+    cli::RequestArgs,
+    connect,
+    exit::{Exit, Failure},
+    output,
+};
+
+/// How often a request is looked at while waiting.
+const LOOK: Duration = Duration::from_millis(300);
+
+/// Asks for ports.
+pub async fn run(args: RequestArgs) -> Result<(), Failure> {
+    let client = connect::client(&args.remote)?;
+    let mut targets = Vec::with_capacity(args.machines.len());
+    for machine in &args.machines {
+        targets.push(Target {
+            machine: machines::resolve(&client, machine).await?,
+            ports: args.ports.clone(),
+            sources: args.sources.clone(),
+        });
+    }
+    let request = AccessRequestCreate {
+        targets,
+        duration_seconds: whole_seconds(args.duration)?,
+        reason: args.reason,
+    };
+    let query = AccessRequestCreateQuery {
+        dry_run: args.dry_run.then_some(true),
+        wait: None,
+    };
+    let made = connect::keyed(|key| {
+        let (client, query, request) = (&client, &query, &request);
+        async move { client.create_access_request(Some(&key), query, request).await }
+    })
+    .await?;
+    if args.waiting.wait {
+        let waited = wait(&client, made, args.waiting.timeout).await?;
+        show(&waited.request, args.remote.json)?;
+        waited.verdict()
+    } else {
+        show(&made, args.remote.json)
+    }
+}
+
+fn whole_seconds(duration: Duration) -> Result<i64, Failure> {
+    if duration.subsec_nanos() != 0 {
+        return Err(Failure::new(Exit::Usage, "--for is a whole number of seconds"));
+    }
+    i64::try_from(duration.as_secs()).map_err(|_| Failure::new(Exit::Usage, "--for is absurdly long"))
+}
+
+struct Waited {
+    request: AccessRequest,
+    in_time: bool,
+}
+
+/// Waits until every grant is open, or one cannot become so, or the time is over.
+async fn wait(client: &Client, made: AccessRequest, timeout: Duration) -> Result<Waited, Failure> {
+    let progress = output::Progress::start(said(&made));
+    let deadline = tokio::time::Instant::now() + timeout;
+    let mut request = made;
+    loop {
+        if settled(&request) {
+            return Ok(Waited { request, in_time: true });
+        }
+        if tokio::time::Instant::now() >= deadline {
+            return Ok(Waited { request, in_time: false });
+        }
+        tokio::time::sleep(LOOK).await;
+        request = client.access_request(&request.id).await?;
+        progress.say(said(&request));
+    }
+}
+
+fn said(request: &AccessRequest) -> String {
+    if request.status == "pending" {
+        return format!("{} waits for an approval", request.id);
+    }
+    let open = request.grants.iter().filter(|grant| grant.status == "open").count();
+    format!("{open} of {} grants open", request.grants.len())
+}
+
+/// Nothing is left to wait for.
+fn settled(request: &AccessRequest) -> bool {
+    match request.status.as_str() {
+        "pending" => false,
+        "approved" => request.grants.iter().all(|grant| grant.status != "opening"),
+        _ => true,
+    }
+}
+
+impl Waited {
+    fn verdict(&self) -> Result<(), Failure> {
+        let request = &self.request;
+        if !self.in_time {
+            return Err(Failure::new(
+                Exit::TimedOut,
+                format!("not open yet: {}; it may still become so", said(request)),
+            ));
+        }
+        match request.status.as_str() {
+            "approved" => {}
+            "denied" => {
+                let why = request.decision.as_ref().and_then(|decision| decision.reason.clone());
+                return Err(Failure::new(
+                    Exit::Denied,
+                    format!("turned down: {}", why.unwrap_or_else(|| "no reason given".to_owned())),
+                ));
+            }
+            other => return Err(Failure::new(Exit::Conflict, format!("the request is {other}"))),
+        }
+        let failed: Vec<String> = request
+            .grants
+            .iter()
+            .filter(|grant| grant.status != "open")
+            .map(|grant| format!("{}: {}", grant.machine, grant.truth))
+            .collect();
+        if failed.is_empty() {
+            Ok(())
+        } else {
+            Err(Failure::new(Exit::Failure, failed.join("; ")))
+        }
+    }
+}
+
+/// Prints a request with its grants.
+pub fn show(request: &AccessRequest, json: bool) -> Result<(), Failure> {
+    if json {
+        output::json(request)?;
+        return Ok(());
+    }
+    let mut rows = vec![
+        ("Request", request.id.clone()),
+        ("Status", request.status.clone()),
+        ("Requester", request.requester.clone()),
+        ("For", output::seconds(request.duration_seconds)),
+        ("Reason", request.reason.clone()),
+        ("Made", output::instant(request.created_at)),
+    ];
+    if request.dry_run {
+        rows.insert(1, ("Dry run", "nothing of this exists".to_owned()));
+    }
+    if let Some(lapses) = request.lapses_at {
+        rows.push(("Lapses", output::instant(lapses)));
+    }
+    if let Some(decision) = &request.decision {
+        let reason = decision.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
+        rows.push((
+            "Decided",
+            format!("{} by {}{reason}", output::instant(decision.at), decision.by),
+        ));
+    }
+    output::line(&output::fields(rows))?;
+    if request.grants.is_empty() {
+        output::line("")?;
+        let targets = request
+            .targets
+            .iter()
+            .map(|target| [target.machine.clone(), target.ports.join(" "), target.sources.join(" ")]);
+        output::line(&output::table(["MACHINE", "PORTS", "SOURCES"], targets))?;
+    } else {
+        output::line("")?;
+        output::line(&super::grants::listed(&request.grants))?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use chrono::DateTime;
+
+    use super::*;
+
+    fn request(status: &str) -> AccessRequest {
+        AccessRequest {
+            id: "req_1".to_owned(),
+            requester: "user:demo/ada".to_owned(),
+            targets: Vec::new(),
+            duration_seconds: 60,
+            reason: "x".to_owned(),
+            status: status.to_owned(),
+            created_at: DateTime::UNIX_EPOCH,
+            lapses_at: None,
+            decision: None,
+            grants: Vec::new(),
+            dry_run: false,
+        }
+    }
+
+    #[test]
+    fn the_exit_code_tells_turned_down_from_late() {
+        let verdict = |status: &str, in_time| {
+            let waited = Waited { request: request(status), in_time };
+            waited.verdict().map_err(|failure| failure.exit())
+        };
+        assert_eq!(verdict("approved", true), Ok(()));
+        assert_eq!(verdict("denied", true), Err(Exit::Denied));
+        assert_eq!(verdict("pending", false), Err(Exit::TimedOut));
+        assert_eq!(verdict("lapsed", true), Err(Exit::Conflict));
+    }
+
+    #[test]
+    fn a_duration_is_whole_seconds() {
+        assert_eq!(whole_seconds(Duration::from_secs(90)).unwrap(), 90);
+        assert!(whole_seconds(Duration::from_millis(1500)).is_err());
+    }
+}

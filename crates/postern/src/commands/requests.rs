@@ -1,0 +1,91 @@
+//! `postern requests`, `approve`, `deny` and `withdraw`.
+
+use postern_api::access_request::{AccessRequestDeny, AccessRequestQuery};
+
+use super::request::show;
+use crate::{
+    cli::{DecideArgs, DenyArgs, GetCommand, RequestsArgs, RequestsListArgs},
+    connect,
+    exit::Failure,
+    output,
+};
+
+/// Lists access requests, or shows one.
+pub async fn run(args: RequestsArgs) -> Result<(), Failure> {
+    match args.command {
+        None => list(args.list).await,
+        Some(GetCommand::Get(one)) => {
+            let request = connect::client(&one.remote)?.access_request(&one.id).await?;
+            show(&request, one.remote.json)
+        }
+    }
+}
+
+async fn list(args: RequestsListArgs) -> Result<(), Failure> {
+    let client = connect::client(&args.remote)?;
+    let requests = connect::all(args.many.limit, |cursor, limit| {
+        let query = AccessRequestQuery {
+            status: args.status.clone(),
+            requester: args.mine.then(|| "me".to_owned()),
+            cursor,
+            limit: Some(limit),
+        };
+        let client = &client;
+        async move { client.access_requests(&query).await }
+    })
+    .await?;
+    if args.remote.json {
+        output::json(&requests)?;
+        return Ok(());
+    }
+    let rows = requests.into_iter().map(|request| {
+        [
+            request.id,
+            request.status,
+            request.requester,
+            request.targets.len().to_string(),
+            output::seconds(request.duration_seconds),
+            output::instant(request.created_at),
+            request.reason,
+        ]
+    });
+    output::line(&output::table(
+        ["REQUEST", "STATUS", "REQUESTER", "MACHINES", "FOR", "MADE", "REASON"],
+        rows,
+    ))?;
+    Ok(())
+}
+
+/// Approves a request.
+pub async fn approve(args: DecideArgs) -> Result<(), Failure> {
+    let client = connect::client(&args.remote)?;
+    let request = connect::keyed(|key| {
+        let (client, id) = (&client, &args.id);
+        async move { client.approve_access_request(id, Some(&key)).await }
+    })
+    .await?;
+    show(&request, args.remote.json)
+}
+
+/// Turns a request down.
+pub async fn deny(args: DenyArgs) -> Result<(), Failure> {
+    let client = connect::client(&args.remote)?;
+    let deny = AccessRequestDeny { reason: args.reason };
+    let request = connect::keyed(|key| {
+        let (client, id, deny) = (&client, &args.id, &deny);
+        async move { client.deny_access_request(id, Some(&key), deny).await }
+    })
+    .await?;
+    show(&request, args.remote.json)
+}
+
+/// Takes a request back.
+pub async fn withdraw(args: DecideArgs) -> Result<(), Failure> {
+    let client = connect::client(&args.remote)?;
+    let request = connect::keyed(|key| {
+        let (client, id) = (&client, &args.id);
+        async move { client.withdraw_access_request(id, Some(&key)).await }
+    })
+    .await?;
+    show(&request, args.remote.json)
+}

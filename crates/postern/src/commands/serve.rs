@@ -1,0 +1,49 @@
+//! `postern serve`.
+
+use std::sync::Arc;
+
+use postern_core::time::{Clock, IdSource, RandomIds, SystemClock};
+
+use crate::{
+    cli::ConfigArgs,
+    config::Config,
+    enforcers,
+    exit::Failure,
+    logging,
+    service::{self, Parts, Service},
+};
+
+/// Runs the server until it is told to stop.
+pub async fn run(args: ConfigArgs) -> Result<(), Failure> {
+    let config = Config::load(&args.config)?;
+    logging::start(&config.logging.filter, config.logging.format)?;
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let ids: Arc<dyn IdSource> = Arc::new(RandomIds);
+    let guardrails = config.guardrails.read()?;
+    let store = service::connect(&config.database.url()?, config.database.max_connections).await?;
+    service::prepare(&store, &config.installation.name).await?;
+    let mut service = Service::start(Parts {
+        store,
+        enforcers: enforcers::all(&config, &clock).await?,
+        engine: config.engine(service::owner(&*clock, &*ids)),
+        server: config.server(),
+        guardrails,
+        clock,
+        ids,
+    })
+    .await?;
+    tracing::info!(address = %service.addr(), installation = %config.installation.name, "serving");
+    let ended = tokio::select! {
+        told = service::told_to_stop() => {
+            told?;
+            None
+        }
+        error = service.ended() => Some(error),
+    };
+    if let Some(error) = ended {
+        return Err(error.into());
+    }
+    tracing::info!("stopping");
+    service.stop().await?;
+    Ok(())
+}

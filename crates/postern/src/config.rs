@@ -1,0 +1,402 @@
+//! The configuration: one TOML file, overridden by the environment, refused with the place of what is wrong.
+//!
+//! `POSTERN__<SECTION>__<KEY>` overrides `<section>.<key>`. Every wrong key or value is a [`Problem`] with the
+//! file, the line and the key path, or the variable that it came from.
+
+mod check;
+mod place;
+mod value;
+
+use std::{
+    collections::BTreeMap,
+    net::{Ipv4Addr, SocketAddr},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::Context as _;
+use figment::{
+    Figment,
+    providers::{Format, Toml},
+};
+use postern_authz::GuardrailSet;
+use postern_aws::AwsLimits;
+use postern_azure::PriorityBand;
+use postern_core::{mark::Installation, principal::PrincipalRef};
+use postern_engine::EngineConfig;
+use postern_server::config::{IssuerConfig, Limits, ServerConfig, TlsConfig};
+use secrecy::SecretString;
+use serde::Deserialize;
+use url::Url;
+
+pub use place::{Invalid, Problem};
+
+/// The whole configuration.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Which installation this is.
+    pub installation: InstallationSection,
+    /// Where the API is served.
+    #[serde(default)]
+    pub listen: Listen,
+    /// Where the state is kept.
+    pub database: Database,
+    /// Whose tokens are accepted.
+    #[serde(default)]
+    pub issuers: Vec<IssuerConfig>,
+    /// Sizes and times of the API.
+    #[serde(default)]
+    pub limits: Limits,
+    /// The Azure subscriptions to guard, if any.
+    pub azure: Option<Azure>,
+    /// The AWS accounts to guard, if any.
+    pub aws: Option<Aws>,
+    /// The reconcile loop.
+    #[serde(default)]
+    pub engine: EngineSection,
+    /// What the organisation forbids whatever a role allows.
+    #[serde(default)]
+    pub guardrails: Guardrails,
+    /// What holds until somebody has a role.
+    #[serde(default)]
+    pub bootstrap: Bootstrap,
+    /// What is logged, and how.
+    #[serde(default)]
+    pub logging: Logging,
+}
+
+/// Section `installation`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct InstallationSection {
+    /// The name in every mark that we write; installations that guard the same account have different ones.
+    pub name: Installation,
+}
+
+/// Section `listen`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Listen {
+    /// Address and port of the API.
+    pub address: SocketAddr,
+    /// The certificate to serve with. Without it the API is plain HTTP.
+    pub tls: Option<TlsConfig>,
+    /// Allows plain HTTP on an address that is not loopback, for a proxy in front that ends TLS.
+    pub insecure_http: bool,
+}
+
+impl Default for Listen {
+    fn default() -> Self {
+        Self {
+            address: SocketAddr::from((Ipv4Addr::LOCALHOST, 8090)),
+            tls: None,
+            insecure_http: false,
+        }
+    }
+}
+
+/// Section `database`. Exactly one of `url` and `url_file`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Database {
+    /// `postgres://user:password@host:port/name`.
+    pub url: Option<SecretString>,
+    /// A file whose only line is the URL, as secret stores mount them.
+    pub url_file: Option<PathBuf>,
+    /// The most connections of this process, 2 to 500.
+    #[serde(default = "default_connections")]
+    pub max_connections: u32,
+}
+
+const fn default_connections() -> u32 {
+    16
+}
+
+/// Section `azure`. What is not set is as in [`postern_azure::AzureConfig::new`].
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Azure {
+    /// The subscriptions to guard; none for every subscription that the credential may read.
+    #[serde(default)]
+    pub subscriptions: Vec<String>,
+    /// Azure Resource Manager.
+    #[serde(default, deserialize_with = "value::parsed_option")]
+    pub endpoint: Option<Url>,
+    /// Microsoft Entra ID, where tokens come from.
+    #[serde(default, deserialize_with = "value::parsed_option")]
+    pub authority: Option<Url>,
+    /// Who we are there.
+    #[serde(default)]
+    pub credential: AzureCredential,
+    /// The first and the last priority that our rules may have, 100 to 4096.
+    #[serde(default)]
+    pub priority_band: PriorityBand,
+    /// From how many changed rules in one pass the whole NSG is written at once, at least 2.
+    pub bulk_threshold: Option<usize>,
+    /// The longest that one change may take, 1 to 600.
+    pub change_timeout_seconds: Option<u32>,
+}
+
+/// How we prove to Azure who we are.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AzureCredentialKind {
+    /// The identity of the virtual machine or app that we run on.
+    #[default]
+    ManagedIdentity,
+    /// A federated token that Kubernetes mounts.
+    WorkloadIdentity,
+    /// An app registration's secret.
+    ClientSecret,
+    /// Whoever is signed in with `az`; for trying things out.
+    Cli,
+}
+
+/// Section `azure.credential`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AzureCredential {
+    /// Which kind.
+    pub kind: AzureCredentialKind,
+    /// The tenant, for `client_secret` and `workload_identity`.
+    pub tenant_id: Option<String>,
+    /// The app registration, or the user-assigned identity.
+    pub client_id: Option<String>,
+    /// The secret, for `client_secret`.
+    pub client_secret: Option<SecretString>,
+    /// A file that holds it.
+    pub client_secret_file: Option<PathBuf>,
+}
+
+/// Section `aws`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Aws {
+    /// The regions to guard in every account that does not name its own; none for every region that is enabled
+    /// for the account.
+    #[serde(default)]
+    pub regions: Vec<String>,
+    /// The accounts to guard.
+    pub accounts: Vec<AwsAccount>,
+    /// Another EC2 and STS, for simulators. Not set: the public endpoints.
+    #[serde(default, deserialize_with = "value::parsed_option")]
+    pub endpoint: Option<Url>,
+    /// The longest that one change may take, 1 to 600.
+    pub change_timeout_seconds: Option<u32>,
+    /// EC2's quotas as they stand for the accounts.
+    #[serde(default)]
+    pub limits: AwsLimits,
+}
+
+/// One entry of `aws.accounts`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AwsAccount {
+    /// Twelve digits.
+    pub id: String,
+    /// Its regions, where they differ from `aws.regions`.
+    #[serde(default)]
+    pub regions: Vec<String>,
+    /// The role to assume. Not set: the ambient credentials are the account's own.
+    pub role_arn: Option<String>,
+    /// The external id that the role's trust policy asks for.
+    pub external_id: Option<String>,
+}
+
+/// Section `engine`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct EngineSection {
+    /// Passes at the same time, 1 to 512.
+    pub workers: u32,
+    /// How long a point is leased at a time, 1 to 600.
+    pub lease_seconds: u32,
+    /// How often the accounts are discovered, 1 to 86 400.
+    pub discovery_interval_seconds: u32,
+    /// How often a point with rules of ours is looked at although nothing changed, 1 to 86 400.
+    pub drift_interval_seconds: u32,
+}
+
+impl Default for EngineSection {
+    fn default() -> Self {
+        Self {
+            workers: 32,
+            lease_seconds: 30,
+            discovery_interval_seconds: 300,
+            drift_interval_seconds: 300,
+        }
+    }
+}
+
+/// Section `guardrails`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Guardrails {
+    /// A Cedar file, or a directory of `.cedar` files.
+    pub path: Option<PathBuf>,
+}
+
+/// Section `bootstrap`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Bootstrap {
+    /// Who becomes `owner` at `/` when nobody is.
+    pub owners: Vec<PrincipalRef>,
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Section `logging`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Logging {
+    /// Directives such as `info,postern_engine=debug`.
+    pub filter: String,
+    /// How lines look.
+    pub format: LogFormat,
+}
+
+impl Default for Logging {
+    fn default() -> Self {
+        Self {
+            filter: "info".to_owned(),
+            format: LogFormat::Text,
+        }
+    }
+}
+
+/// The variables that override the file begin with this.
+pub const ENVIRONMENT_PREFIX: &str = "POSTERN__";
+
+impl Database {
+    /// The database's URL, from wherever it is.
+    pub fn url(&self) -> anyhow::Result<SecretString> {
+        match (&self.url, &self.url_file) {
+            (Some(url), _) => Ok(url.clone()),
+            (None, Some(path)) => secret(path),
+            (None, None) => Err(anyhow::Error::msg("neither `database.url` nor `database.url_file` is set")),
+        }
+    }
+}
+
+impl AzureCredential {
+    /// The client secret, from wherever it is.
+    pub fn secret(&self) -> anyhow::Result<Option<SecretString>> {
+        match (&self.client_secret, &self.client_secret_file) {
+            (Some(secret), _) => Ok(Some(secret.clone())),
+            (None, Some(path)) => secret(path).map(Some),
+            (None, None) => Ok(None),
+        }
+    }
+}
+
+/// The one line of a secret's file.
+fn secret(path: &Path) -> anyhow::Result<SecretString> {
+    let text = std::fs::read_to_string(path).with_context(|| format!("{} cannot be read", path.display()))?;
+    Ok(SecretString::from(text.trim().to_owned()))
+}
+
+impl Guardrails {
+    /// The guardrails of the file, or of every `.cedar` file of the directory, by name.
+    pub fn read(&self) -> anyhow::Result<GuardrailSet> {
+        let mut set = GuardrailSet::default();
+        let Some(path) = &self.path else {
+            return Ok(set);
+        };
+        let unreadable = |path: &Path| format!("the guardrails at {} cannot be read", path.display());
+        let mut files = vec![path.clone()];
+        if path.is_dir() {
+            files = std::fs::read_dir(path)
+                .and_then(|entries| entries.map(|entry| entry.map(|entry| entry.path())).collect())
+                .with_context(|| unreadable(path))?;
+            files.retain(|file| file.extension().is_some_and(|extension| extension == "cedar"));
+            files.sort();
+        }
+        for file in files {
+            let text = std::fs::read_to_string(&file).with_context(|| unreadable(&file))?;
+            set.add(&file.display().to_string(), &text)?;
+        }
+        Ok(set)
+    }
+}
+
+impl Config {
+    /// The loop's settings; `owner` is the name of this process in leases.
+    pub fn engine(&self, owner: String) -> EngineConfig {
+        let seconds = |seconds: u32| Duration::from_secs(seconds.into());
+        EngineConfig {
+            workers: self.engine.workers,
+            lease: seconds(self.engine.lease_seconds),
+            discovery_interval: seconds(self.engine.discovery_interval_seconds),
+            drift_interval: seconds(self.engine.drift_interval_seconds),
+            ..EngineConfig::new(self.installation.name.clone(), owner)
+        }
+    }
+
+    /// Reads the file and this process' environment.
+    pub fn load(path: &Path) -> Result<Self, Invalid> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| Invalid::one(Problem::file(path, format!("cannot be read: {error}"))))?;
+        let variables = std::env::vars_os()
+            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+            .filter(|(name, _)| name.starts_with(ENVIRONMENT_PREFIX))
+            .collect();
+        Self::from_text(path, &text, &variables)
+    }
+
+    /// Reads `text` as the file at `path` would be, with these variables.
+    pub fn from_text(path: &Path, text: &str, variables: &BTreeMap<String, String>) -> Result<Self, Invalid> {
+        let source = place::Source::parse(path, text, variables).map_err(Invalid::one)?;
+        let environment = variables.iter().filter_map(|(name, value)| {
+            let key = name.strip_prefix(ENVIRONMENT_PREFIX)?.to_lowercase().replace("__", ".");
+            Some((key, value.as_str()))
+        });
+        let mut figment = Figment::from(Toml::string(text));
+        for (key, value) in environment {
+            figment = figment.merge(value::overriding(&key, value));
+        }
+        let config: Self = figment
+            .extract()
+            .map_err(|errors| Invalid::new(errors.into_iter().map(|error| source.problem(&error)).collect()))?;
+        let problems = check::problems(&config);
+        if problems.is_empty() {
+            Ok(config)
+        } else {
+            Err(Invalid::new(
+                problems
+                    .into_iter()
+                    .map(|(key, message)| source.at(&key, message))
+                    .collect(),
+            ))
+        }
+    }
+
+    /// What the server is told.
+    pub fn server(&self) -> ServerConfig {
+        ServerConfig {
+            listen: self.listen.address,
+            tls: self.listen.tls.clone(),
+            insecure_http: self.listen.insecure_http,
+            installation: self.installation.name.clone(),
+            issuers: self.issuers.clone(),
+            first_owners: self.bootstrap.owners.clone(),
+            limits: self.limits.clone(),
+        }
+    }
+
+    /// Checks that every file that the configuration names can be read, and that the guardrails hold. Apart from
+    /// [`Config::load`], because a file is often checked on another machine than the one that serves.
+    pub fn check_files(&self) -> Vec<String> {
+        check::unreadable(self)
+    }
+}

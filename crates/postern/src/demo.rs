@@ -1,0 +1,123 @@
+//! The demo: everything on this machine. A private Postgres, both clouds simulated with a few machines, an
+//! identity provider with a few users, and the real server with the real enforcers in between.
+
+pub mod check;
+pub mod fleet;
+pub mod issuer;
+pub mod people;
+pub mod place;
+pub mod stage;
+pub mod story;
+pub mod trail;
+pub mod witness;
+
+use std::sync::Arc;
+
+use postern_core::time::{Clock, IdSource, RandomIds, SystemClock};
+
+use crate::{
+    cli::DemoArgs,
+    config::LogFormat,
+    exit::Failure,
+    logging, output,
+    service::told_to_stop,
+};
+use place::{DemoDir, DemoState};
+use stage::{Keeping, Stage};
+
+/// Runs the demo until it is told to stop, or plays its story.
+pub async fn run(args: DemoArgs) -> Result<(), Failure> {
+    logging::start(&std::env::var("POSTERN_LOG").unwrap_or_else(|_| "warn".to_owned()), LogFormat::Text)?;
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let ids: Arc<dyn IdSource> = Arc::new(RandomIds);
+    if args.check {
+        return story::play(clock, ids).await;
+    }
+    let dir = DemoDir::choose(args.data_dir)?;
+    dir.make()?;
+    let started = {
+        let _progress = output::Progress::start("starting Postgres, two clouds and the server");
+        Stage::start(Keeping::In(dir.database()), args.port, clock, ids).await
+    };
+    let mut stage = started?;
+    let ran = until_told(&mut stage, &dir).await;
+    output::note("stopping")?;
+    let stopped = stage.stop().await;
+    if args.keep {
+        dir.clear()?;
+        output::note(&format!("the data is kept in {}", dir.path().display()))?;
+    } else {
+        dir.remove()?;
+    }
+    ran?;
+    stopped?;
+    Ok(())
+}
+
+async fn until_told(stage: &mut Stage, dir: &DemoDir) -> Result<(), Failure> {
+    let state = DemoState {
+        server: stage.url(),
+        issuer: stage.issuer.url().to_owned(),
+        ec2: stage.fleet.ec2.url(),
+        arm: stage.fleet.arm.url(),
+    };
+    dir.write(&state)?;
+    stage.give_roles().await?;
+    output::line(&welcome(&state, stage, dir))?;
+    tokio::select! {
+        told = told_to_stop() => Ok(told?),
+        error = stage.service.ended() => Err(error.into()),
+    }
+}
+
+fn welcome(state: &DemoState, stage: &Stage, dir: &DemoDir) -> String {
+    let program = std::env::current_exe().map_or_else(|_| "postern".to_owned(), |path| path.display().to_string());
+    let usual = DemoDir::choose(None).is_ok_and(|usual| usual.path() == dir.path());
+    let data_dir = if usual {
+        String::new()
+    } else {
+        format!(" --data-dir '{}'", dir.path().display())
+    };
+    let DemoState { server, issuer, ec2, arm } = state;
+    let (web, app) = (&stage.fleet.web, &stage.fleet.app);
+    format!(
+        r#"Postern's demo serves at {server}   (Ctrl-C ends it and cleans up)
+  identity provider {issuer}
+  Azure simulator   {arm}
+  EC2 simulator     {ec2}
+
+Users: ada (engineer), sam (approver), olga (owner), ci (a pipeline), eve (nobody).
+Machines: web-1 and db-1 in Azure, app-1 and build-1 in AWS. Their SSH ports are open to far too many.
+
+In another shell:
+
+  alias postern='{program}'
+  export POSTERN_SERVER={server}
+  as() {{ POSTERN_TOKEN=$(postern token --user "$1"{data_dir}) postern "${{@:2}}"; }}
+
+  as ada machines
+  echo '{{"name": "management ports", "scope": "/", "guards": [
+    {{"ports": "22", "allowed_sources": ["203.0.113.0/24"], "max_duration_seconds": 10800}},
+    {{"ports": "3389", "allowed_sources": ["203.0.113.0/24"], "max_duration_seconds": 10800}}]}}' |
+    as olga policies create --file -
+  as ada machines
+  as ada request web-1 app-1 --port 22 --source 203.0.113.7 --for 5m --reason "disk full" --wait
+  as ada grants
+  as eve request web-1 --port 22 --source 203.0.113.7 --for 5m --reason "let me in"
+  as olga audit --since 10m
+
+Or with curl:
+
+  TOKEN=$(postern token --user ada{data_dir})
+  curl -s {server}/v1/machines -H "Authorization: Bearer $TOKEN"
+  curl -s '{server}/v1/access-requests?wait=10' -H "Authorization: Bearer $TOKEN" \
+    -H 'Content-Type: application/json' -d '{{
+      "duration_seconds": 300, "reason": "disk full",
+      "targets": [
+        {{"machine": "{web}", "ports": ["22"], "sources": ["203.0.113.7"]}},
+        {{"machine": "{app}", "ports": ["22"], "sources": ["203.0.113.7"]}}]}}'
+
+What the clouds really did: {arm}/_sim/truth and {ec2}/_sim/truth
+"#
+    )
+}

@@ -1,0 +1,94 @@
+//! The enforcers that a configuration asks for.
+
+use std::{sync::Arc, time::Duration};
+
+use anyhow::Context as _;
+use postern_aws::{AssumeRole, AwsAccount, AwsConfig, AwsEnforcer};
+use postern_azure::{AzureConfig, AzureCredential, AzureEnforcer};
+use postern_core::{enforcer::Enforcer, time::Clock};
+
+use crate::config::{Aws, Azure, AzureCredentialKind, Config};
+
+/// The name under which the clouds' own logs show our calls.
+const SESSION: &str = "postern";
+
+/// One enforcer per configured cloud.
+pub async fn all(config: &Config, clock: &Arc<dyn Clock>) -> anyhow::Result<Vec<Arc<dyn Enforcer>>> {
+    let mut enforcers: Vec<Arc<dyn Enforcer>> = Vec::new();
+    if let Some(section) = &config.azure {
+        let enforcer = AzureEnforcer::new(azure(section)?, Arc::clone(clock))
+            .context("the Azure enforcer cannot be made")?;
+        enforcers.push(Arc::new(enforcer));
+    }
+    if let Some(section) = &config.aws {
+        let enforcer = AwsEnforcer::connect(aws(section))
+            .await
+            .context("the AWS enforcer cannot be made")?;
+        enforcers.push(Arc::new(enforcer));
+    }
+    Ok(enforcers)
+}
+
+fn aws(section: &Aws) -> AwsConfig {
+    let accounts = section.accounts.iter().map(|account| AwsAccount {
+        id: account.id.clone(),
+        regions: if account.regions.is_empty() {
+            section.regions.clone()
+        } else {
+            account.regions.clone()
+        },
+        role: account.role_arn.as_ref().map(|arn| AssumeRole {
+            arn: arn.clone(),
+            external_id: account.external_id.clone(),
+            session_name: SESSION.to_owned(),
+        }),
+    });
+    let mut config = AwsConfig::new(accounts.collect());
+    config.endpoint = section.endpoint.clone();
+    config.limits = section.limits;
+    if let Some(seconds) = section.change_timeout_seconds {
+        config.change_timeout = Duration::from_secs(seconds.into());
+        config.call_timeout = config.call_timeout.min(config.change_timeout);
+        config.connect_timeout = config.connect_timeout.min(config.change_timeout);
+    }
+    config
+}
+
+fn azure(section: &Azure) -> anyhow::Result<AzureConfig> {
+    let mut config = AzureConfig::new(section.subscriptions.clone())?;
+    if let Some(endpoint) = &section.endpoint {
+        config.endpoint = endpoint.clone();
+    }
+    if let Some(authority) = &section.authority {
+        config.authority = authority.clone();
+    }
+    config.credential = credential(section)?;
+    config.band = section.priority_band;
+    if let Some(threshold) = section.bulk_threshold {
+        config.bulk_threshold = threshold;
+    }
+    if let Some(seconds) = section.change_timeout_seconds {
+        config.change_timeout = Duration::from_secs(seconds.into());
+        config.call_timeout = config.call_timeout.min(config.change_timeout);
+        config.connect_timeout = config.connect_timeout.min(config.change_timeout);
+        config.settle_timeout = config.settle_timeout.min(config.change_timeout);
+    }
+    Ok(config)
+}
+
+fn credential(section: &Azure) -> anyhow::Result<AzureCredential> {
+    let credential = &section.credential;
+    let (tenant_id, client_id) = (credential.tenant_id.clone(), credential.client_id.clone());
+    Ok(match credential.kind {
+        AzureCredentialKind::ManagedIdentity => AzureCredential::ManagedIdentity { client_id },
+        AzureCredentialKind::WorkloadIdentity => AzureCredential::WorkloadIdentity { tenant_id, client_id },
+        AzureCredentialKind::Cli => AzureCredential::Cli { tenant_id },
+        AzureCredentialKind::ClientSecret => AzureCredential::ClientSecret {
+            tenant_id: tenant_id.context("`azure.credential.tenant_id` is missing")?,
+            client_id: client_id.context("`azure.credential.client_id` is missing")?,
+            client_secret: credential
+                .secret()?
+                .context("`azure.credential.client_secret_file` is missing")?,
+        },
+    })
+}

@@ -1,0 +1,159 @@
+//! One running installation in this process: database, reconcile loop and API, put together.
+
+use std::{sync::Arc, time::Duration};
+
+use anyhow::Context as _;
+use postern_authz::GuardrailSet;
+use postern_core::{
+    enforcer::Enforcer,
+    id::PassId,
+    mark::Installation,
+    time::{Clock, IdSource},
+};
+use postern_engine::{Engine, EngineConfig, Metrics};
+use postern_server::{Dependencies, Running, Server, config::ServerConfig};
+use postern_store::{Store, StoreOptions};
+use prometheus_client::registry::Registry;
+use secrecy::SecretString;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+/// How long passes that are under way may take when the service stops.
+const DRAIN: Duration = Duration::from_secs(25);
+
+/// What a service is made of.
+#[derive(Debug)]
+pub struct Parts {
+    /// The database.
+    pub store: Store,
+    /// One enforcer per cloud.
+    pub enforcers: Vec<Arc<dyn Enforcer>>,
+    /// Where the time comes from.
+    pub clock: Arc<dyn Clock>,
+    /// Where ids come from.
+    pub ids: Arc<dyn IdSource>,
+    /// The loop's settings.
+    pub engine: EngineConfig,
+    /// The API's settings.
+    pub server: ServerConfig,
+    /// What forbids whatever roles allow.
+    pub guardrails: GuardrailSet,
+}
+
+/// A running service.
+#[derive(Debug)]
+pub struct Service {
+    server: Running,
+    store: Store,
+    engine: JoinHandle<()>,
+    stop: CancellationToken,
+}
+
+/// Connects to the database.
+pub async fn connect(url: &SecretString, max_connections: u32) -> anyhow::Result<Store> {
+    let options = StoreOptions {
+        max_connections,
+        ..StoreOptions::default()
+    };
+    Store::connect(url, options).await.context("the database does not answer")
+}
+
+/// Applies outstanding migrations and makes sure that the database is this installation's.
+pub async fn prepare(store: &Store, installation: &Installation) -> anyhow::Result<()> {
+    // Only who owns the schema can migrate it, and a server need not: it asks first.
+    if !store.is_migrated().await.context("the schema cannot be read")? {
+        store.migrate().await.context("the migrations cannot be applied")?;
+    }
+    store
+        .claim_installation(installation)
+        .await
+        .context("the database cannot be this installation's")
+}
+
+/// A name that no other process has, for leases.
+pub fn owner(clock: &dyn Clock, ids: &dyn IdSource) -> String {
+    let id: PassId = ids.next(clock.now());
+    format!("{}-{}", std::process::id(), id.hex())
+}
+
+impl Service {
+    /// Starts the loop and the API.
+    pub async fn start(parts: Parts) -> anyhow::Result<Self> {
+        let Parts { store, enforcers, clock, ids, engine, server, guardrails } = parts;
+        let mut registry = Registry::default();
+        let metrics = Arc::new(Metrics::register(&mut registry));
+        let stop = CancellationToken::new();
+        let engine = Engine::new(
+            store.clone(),
+            enforcers,
+            Arc::clone(&clock),
+            Arc::clone(&ids),
+            engine,
+            metrics,
+        );
+        let engine = tokio::spawn(engine.run(stop.clone()));
+        let watch = engine.abort_handle();
+        let dependencies = Dependencies {
+            store: store.clone(),
+            clock,
+            ids,
+            registry,
+            guardrails,
+            engine: Arc::new(move || {
+                if watch.is_finished() {
+                    Err("the reconcile loop has stopped".to_owned())
+                } else {
+                    Ok(())
+                }
+            }),
+        };
+        let server = match Server::bind(server, dependencies).await {
+            Ok(server) => server,
+            Err(error) => {
+                stop.cancel();
+                return Err(error).context("the API cannot be served");
+            }
+        };
+        Ok(Self { server, store, engine, stop })
+    }
+
+    /// Where the API listens.
+    pub fn addr(&self) -> std::net::SocketAddr {
+        self.server.addr()
+    }
+
+    /// Waits until the API or the loop ends by itself, which is an error.
+    pub async fn ended(&mut self) -> anyhow::Error {
+        tokio::select! {
+            error = self.server.ended() => anyhow::Error::from(error).context("the API ended"),
+            result = &mut self.engine => match result {
+                Ok(()) => anyhow::Error::msg("the reconcile loop ended"),
+                Err(error) => anyhow::Error::from(error).context("the reconcile loop ended"),
+            },
+        }
+    }
+
+    /// Takes no more requests, lets requests and passes under way finish, and stops.
+    pub async fn stop(self) -> anyhow::Result<()> {
+        let Self { server, store, engine, stop } = self;
+        let served = server.shutdown().await.context("the API did not stop well");
+        stop.cancel();
+        if !engine.is_finished() && tokio::time::timeout(DRAIN, engine).await.is_err() {
+            // What they were at is taken over when their leases end.
+            tracing::warn!("passes were still under way after {DRAIN:?}");
+        }
+        store.close().await;
+        served
+    }
+}
+
+/// Waits for Ctrl-C or SIGTERM.
+pub async fn told_to_stop() -> anyhow::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+
+    let mut terminate = signal(SignalKind::terminate()).context("SIGTERM cannot be listened to")?;
+    tokio::select! {
+        result = tokio::signal::ctrl_c() => result.context("Ctrl-C cannot be listened to"),
+        _ = terminate.recv() => Ok(()),
+    }
+}
