@@ -199,10 +199,7 @@ async fn authorize(ec2: &Ec2, group: &str, rules: &[SgRule]) -> Result<(), Enfor
         return Err(failure.about(group));
     }
     // Nothing was authorized: one of the rules is there, be it from a call whose answer was lost.
-    let standing = ec2
-        .ingress(group)
-        .await
-        .map_err(|failure| failure.about(group))?;
+    let standing = ec2.ingress(group).await.map_err(|failure| failure.about(group))?;
     let mut missing = Vec::new();
     for rule in rules {
         match standing.iter().find(|standing| standing.same_content(rule)) {

@@ -27,7 +27,7 @@ use crate::{
 };
 
 /// For how long it is believed that a VPC has no IPv6 block.
-const VPC_MEMORY: Duration = Duration::from_secs(15 * 60);
+const VPC_MEMORY: Duration = Duration::from_mins(15);
 
 /// An EC2 client with where it speaks to.
 #[derive(Clone)]
@@ -37,13 +37,16 @@ pub(crate) struct Ec2 {
     pub(crate) region: String,
 }
 
+/// Account, region and VPC.
+type VpcKey = (String, String, String);
+
 /// The clients.
 pub(crate) struct Clients {
     config: AwsConfig,
     http: SharedHttpClient,
     base: SharedCredentialsProvider,
     made: Mutex<BTreeMap<(String, String), Ec2>>,
-    vpcs: Mutex<BTreeMap<(String, String, String), (bool, Instant)>>,
+    vpcs: Mutex<BTreeMap<VpcKey, (bool, Instant)>>,
 }
 
 impl fmt::Debug for Clients {

@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use aws_sdk_ec2::types::{Instance, InstanceNetworkInterface, InstanceStateName};
+use aws_sdk_ec2::types::{
+    Instance, InstanceNetworkInterface, InstanceNetworkInterfaceAttachment, InstanceStateName,
+};
 use ipnet::IpNet;
 use postern_core::{
     enforcer::{DiscoveryPage, EnforceError},
@@ -94,14 +96,14 @@ pub(crate) async fn page(
         .collect();
     Ok(DiscoveryPage {
         machines,
-        next: answer.next_token().filter(|next| !next.is_empty()).map(str::to_owned),
+        next: answer
+            .next_token()
+            .filter(|next| !next.is_empty())
+            .map(str::to_owned),
     })
 }
 
-async fn groups(
-    ec2: &Ec2,
-    ids: BTreeSet<String>,
-) -> Result<BTreeMap<String, SecurityGroup>, EnforceError> {
+async fn groups(ec2: &Ec2, ids: BTreeSet<String>) -> Result<BTreeMap<String, SecurityGroup>, EnforceError> {
     let ids: Vec<String> = ids.into_iter().collect();
     let mut groups = BTreeMap::new();
     for part in ids.chunks(FILTER_VALUES) {
@@ -169,8 +171,8 @@ fn machine(
     interfaces.sort_by_key(|interface| {
         let attachment = interface.attachment();
         (
-            attachment.and_then(|a| a.network_card_index()),
-            attachment.and_then(|a| a.device_index()),
+            attachment.and_then(InstanceNetworkInterfaceAttachment::network_card_index),
+            attachment.and_then(InstanceNetworkInterfaceAttachment::device_index),
         )
     });
     Some(Machine {

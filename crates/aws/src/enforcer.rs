@@ -5,8 +5,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use postern_core::{
     enforcer::{Bindings, Change, Desired, DiscoveryPage, EnforceError, Enforcer, Marked, Observed},
-    mark::Installation,
     machine::{Account, Cloud},
+    mark::Installation,
     point::PointRef,
 };
 use serde_json::Value;

@@ -174,15 +174,16 @@ pub(crate) async fn instance(
     );
     let found = found.map_err(|failure| failure.about(id))?;
     let named = named.map_err(|failure| failure.about(&name))?;
-    let (holders, impostors): (Vec<_>, Vec<_>) =
-        named.into_iter().partition(|group| is_holder(group, installation));
+    let (holders, impostors): (Vec<_>, Vec<_>) = named
+        .into_iter()
+        .partition(|group| is_holder(group, installation));
     if found.is_none() && holders.is_empty() {
         return Err(EnforceError::Gone {
             resource: id.to_owned(),
             code: "InvalidInstanceID.NotFound".to_owned(),
         });
     }
-    let (interfaces, names): (Vec<_>, Vec<_>) = found
+    let (interfaces, groups): (Vec<_>, Vec<_>) = found
         .filter(|instance| !is_terminated(instance))
         .iter()
         .flat_map(interfaces)
@@ -200,8 +201,8 @@ pub(crate) async fn instance(
     if hints_at_strays(&observed, desired) {
         observed.strays = strays(ec2, &observed).await?;
     }
-    observed.misplaced =
-        misplaced(ec2, installation, &name, &names.into_iter().flatten().collect()).await?;
+    let groups = groups.into_iter().flatten().collect();
+    observed.misplaced = misplaced(ec2, installation, &name, &groups).await?;
     observed.ipv6_vpcs = ipv6_vpcs(clients, ec2, &observed, desired).await?;
     Ok(observed)
 }
@@ -306,10 +307,7 @@ async fn ipv6_vpcs(
     }
     if !unknown.is_empty() {
         let text = unknown.iter().cloned().collect::<Vec<_>>().join(", ");
-        let vpcs = ec2
-            .vpcs(unknown)
-            .await
-            .map_err(|failure| failure.about(&text))?;
+        let vpcs = ec2.vpcs(unknown).await.map_err(|failure| failure.about(&text))?;
         for vpc in &vpcs {
             let Some(id) = vpc.vpc_id() else { continue };
             clients.remember_ipv6(ec2, id, has_ipv6(vpc)).await;

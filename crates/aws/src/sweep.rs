@@ -3,8 +3,8 @@
 use postern_core::{
     enforcer::{EnforceError, Marked},
     inventory::MARK_TAG,
-    mark::{Installation, Mark, Purpose},
     machine::Account,
+    mark::{Installation, Mark, Purpose},
     sg::SgRule,
 };
 use serde_json::{Value, json};
@@ -98,10 +98,7 @@ async fn remove_rule(ec2: &Ec2, marked: &Marked) -> Result<(), EnforceError> {
     let (group, _) = marked.resource.split_once('/').ok_or_else(malformed)?;
     let rule = marked.detail.get("rule").cloned().unwrap_or(Value::Null);
     let rule: SgRule = serde_json::from_value(rule).map_err(|_| malformed())?;
-    let standing = ec2
-        .ingress(group)
-        .await
-        .map_err(|failure| failure.about(group))?;
+    let standing = ec2.ingress(group).await.map_err(|failure| failure.about(group))?;
     let same = standing.iter().any(|standing| {
         standing.same_content(&rule)
             && rule::mark_of(standing, &marked.mark.installation).as_ref() == Some(&marked.mark)

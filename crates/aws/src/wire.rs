@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use aws_sdk_ec2::types::{
-    Filter, GroupIdentifier, IpPermission, IpRange, Ipv6Range, NetworkInterface, PrefixListId, SecurityGroupRule,
-    Tag, UserIdGroupPair,
+    Filter, GroupIdentifier, IpPermission, IpRange, Ipv6Range, NetworkInterface, PrefixListId,
+    SecurityGroupRule, Tag, UserIdGroupPair,
 };
 use ipnet::IpNet;
 use postern_core::sg::{SecurityGroup, SgPeer, SgProtocol, SgRule};
@@ -119,8 +119,9 @@ pub(crate) fn group_rule(shown: &SecurityGroupRule) -> Option<(SgRule, bool)> {
 /// A rule as a permission, with its description where `described`: to revoke, EC2 compares the rest alone.
 pub(crate) fn permission(rule: &SgRule, described: bool) -> IpPermission {
     let (from, to) = match (&rule.protocol, rule.ports) {
-        // ICMP and the numbered protocols take -1 for "any"; EC2 does not want ports with "all".
-        (SgProtocol::All, _) | (_, None) => (None, None),
+        (SgProtocol::All, _) => (None, None),
+        // EC2 reads no ports of numbered protocols; -1 is how it shows them itself.
+        (_, None) => (Some(-1), Some(-1)),
         (_, Some((from, to))) => (Some(from), Some(to)),
     };
     let description = rule.description.clone().filter(|_| described);

@@ -112,7 +112,9 @@ async fn a_lost_answer_at_any_write_is_made_good_by_the_next_pass() {
     for operation in writes {
         for effect in [Effect::ResetBefore, Effect::ResetAfter] {
             handle.faults().clear();
-            handle.faults().add(fault(operation, When::Next(1), effect.clone()));
+            handle
+                .faults()
+                .add(fault(operation, When::Next(1), effect.clone()));
             for grants in [vec![grant(1, "22")], vec![]] {
                 let wanted = open(&built, grants);
                 let plan = stage.observe(&wanted).await.plan(&wanted);
@@ -150,9 +152,7 @@ async fn the_simulators_own_judge_sees_the_port_open_only_while_the_grant_is() {
     stage.pass(&lock(&built, &["22"], Vec::new()), usize::MAX).await;
     assert!(!handle.reachable(&probe("192.0.2.1"), None));
     assert!(!handle.reachable(&probe("203.0.113.7"), None));
-    stage
-        .pass(&open(&built, vec![grant(1, "22")]), usize::MAX)
-        .await;
+    stage.pass(&open(&built, vec![grant(1, "22")]), usize::MAX).await;
     assert!(handle.reachable(&probe("203.0.113.7"), None));
     assert!(!handle.reachable(&probe("192.0.2.1"), None));
     stage.pass(&open(&built, Vec::new()), usize::MAX).await;
@@ -242,9 +242,7 @@ async fn a_grant_reads_back_closed_while_its_group_still_cannot_be_deleted() {
     let (handle, endpoint) = simulator().await;
     let stage = Stage::new(&endpoint, |_| {}).await;
     let built = stage.build(Vec::new()).await;
-    stage
-        .pass(&open(&built, vec![grant(1, "22")]), usize::MAX)
-        .await;
+    stage.pass(&open(&built, vec![grant(1, "22")]), usize::MAX).await;
     let closed = open(&built, Vec::new());
     let violation = refusal(400, "DependencyViolation");
     handle
@@ -259,11 +257,13 @@ async fn a_grant_reads_back_closed_while_its_group_still_cannot_be_deleted() {
         }
         assert!(matches!(last, Err(EnforceError::Conflict { .. })), "{last:?}");
     }
-    assert!(!stage
-        .observe(&closed)
-        .await
-        .evidence(&closed)
-        .contains_key(&an_id(1)));
+    assert!(
+        !stage
+            .observe(&closed)
+            .await
+            .evidence(&closed)
+            .contains_key(&an_id(1))
+    );
     stage.pass(&closed, usize::MAX).await;
     assert_eq!(stage.observe(&closed).await.plan(&closed).changes, []);
 }

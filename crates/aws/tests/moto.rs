@@ -65,13 +65,12 @@ fn start() -> Moto {
 
 #[tokio::test]
 async fn the_enforcer_keeps_its_contract_against_moto() {
-    let (_moto, url) = match std::env::var("POSTERN_MOTO_URL") {
-        Ok(url) => (None, url),
-        Err(_) => {
-            let moto = start();
-            let url = moto.url.clone();
-            (Some(moto), url)
-        }
+    let (_moto, url) = if let Ok(url) = std::env::var("POSTERN_MOTO_URL") {
+        (None, url)
+    } else {
+        let moto = start();
+        let url = moto.url.clone();
+        (Some(moto), url)
     };
     suite::run(&suite::Endpoint {
         url,

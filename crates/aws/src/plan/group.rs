@@ -12,10 +12,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use postern_core::{
-    enforcer::{Change, Desired, Displaced, Evidence, Finding, Guard, Member, Observed, Obstacle, Plan, Verb},
+    enforcer::{
+        Change, Desired, Displaced, Evidence, Finding, Guard, Member, Observed, Obstacle, Plan, Verb,
+    },
     id::{DisplacedId, GrantId, PolicyId},
-    mark::{Installation, Mark, Purpose},
     machine::MachineId,
+    mark::{Installation, Mark, Purpose},
     net::Ports,
     point::PointRef,
     policy::SharedGroups,
@@ -330,20 +332,20 @@ impl<'a> Draft<'a> {
         }
     }
 
-    fn revoke(&mut self, verb: Verb, what: &str, rules: Vec<SgRule>, displaces: Vec<Displaced>) {
+    fn revoke(&mut self, verb: Verb, what: &str, rules: &[SgRule], displaces: Vec<Displaced>) {
         if rules.is_empty() {
             return;
         }
-        for rule in &rules {
+        for rule in rules {
             self.standing.remove(&Content::of(rule));
         }
         let mut change = change(
             verb,
             &self.group.id,
-            format!("{what} {} in {}", rule::list(&rules), self.group.id),
+            format!("{what} {} in {}", rule::list(rules), self.group.id),
             &Operation::Revoke {
                 group: GroupRef::Id(self.group.id.clone()),
-                rules: rules.clone(),
+                rules: rules.to_vec(),
             },
             Some(to_json(&rules)),
             None,
@@ -398,7 +400,7 @@ impl<'a> Draft<'a> {
             .filter(|rule| !self.is_foreign(rule) && self.residual_of(rule).is_none())
             .cloned()
             .collect();
-        self.revoke(Verb::Close, "remove our own", strange, Vec::new());
+        self.revoke(Verb::Close, "remove our own", &strange, Vec::new());
     }
 
     /// The rules that the lockdown concerns, in the order of their ids.
@@ -461,7 +463,9 @@ impl<'a> Draft<'a> {
         for locked in locked {
             let content = Content::of(&locked.rule);
             let Some(saved) = locked.saved else { continue };
-            let returned = locked.standing.filter(|standing| is_another(standing, &saved.rule));
+            let returned = locked
+                .standing
+                .filter(|standing| is_another(standing, &saved.rule));
             if let Some(standing) = returned {
                 self.plan.findings.push(Finding {
                     code: "displaced_rule_returned".to_owned(),
@@ -609,11 +613,7 @@ impl<'a> Draft<'a> {
                         batch.push(*locked);
                     }
                 }
-                self.authorize(
-                    Verb::LockDown,
-                    "keep open",
-                    residuals.into_values().collect(),
-                );
+                self.authorize(Verb::LockDown, "keep open", residuals.into_values().collect());
                 batch
             } else {
                 bare
@@ -635,8 +635,11 @@ impl<'a> Draft<'a> {
             for locked in &batch {
                 self.report_lost_protocols(locked);
             }
-            let rules = batch.iter().filter_map(|locked| locked.standing.cloned()).collect();
-            self.revoke(Verb::LockDown, "displace", rules, displaces);
+            let rules: Vec<SgRule> = batch
+                .iter()
+                .filter_map(|locked| locked.standing.cloned())
+                .collect();
+            self.revoke(Verb::LockDown, "displace", &rules, displaces);
         }
     }
 
@@ -691,10 +694,7 @@ impl<'a> Draft<'a> {
     /// that needs them no longer. True when something does not fit.
     fn fill_in(&mut self, locked: &[Locked<'a>], restoring: &Restoring) -> bool {
         let limit = self.observed.limits.rules_per_group;
-        let gone: Vec<&Locked<'a>> = locked
-            .iter()
-            .filter(|locked| locked.standing.is_none())
-            .collect();
+        let gone: Vec<&Locked<'a>> = locked.iter().filter(|locked| locked.standing.is_none()).collect();
         let mut new: BTreeMap<Content, SgRule> = BTreeMap::new();
         let (mut blocked, mut repairs) = (false, true);
         for locked in gone {
@@ -705,9 +705,11 @@ impl<'a> Draft<'a> {
             }
             let need = self.count().plus(Count::of(new.values().chain(with.values())));
             if need.fits(limit) {
-                repairs &= with
-                    .keys()
-                    .all(|content| locked.saved.is_some_and(|saved| saved.residuals.contains(content)));
+                repairs &= with.keys().all(|content| {
+                    locked
+                        .saved
+                        .is_some_and(|saved| saved.residuals.contains(content))
+                });
                 new.extend(with);
             } else {
                 blocked = true;
@@ -754,12 +756,14 @@ impl<'a> Draft<'a> {
                 let content = Content::of(rule);
                 self.residual_of(rule)
                     .is_some_and(|of| locked.iter().any(|locked| locked.id == of))
-                    && !locked.iter().any(|locked| locked.residuals.contains_key(&content))
+                    && !locked
+                        .iter()
+                        .any(|locked| locked.residuals.contains_key(&content))
                     && !restoring.contains_key(&content)
             })
             .cloned()
             .collect();
-        self.revoke(Verb::LockDown, "take back", stale, Vec::new());
+        self.revoke(Verb::LockDown, "take back", &stale, Vec::new());
     }
 
     /// The residuals of a rule that is not locked any more, as far as nobody else needs them.
@@ -799,7 +803,7 @@ impl<'a> Draft<'a> {
             if leftovers.is_empty() {
                 self.plan.settled.push(saved.id);
             }
-            self.revoke(Verb::Restore, "take back", leftovers, Vec::new());
+            self.revoke(Verb::Restore, "take back", &leftovers, Vec::new());
         }
 
         let mut absent: Vec<&'a Saved> = Vec::new();
@@ -846,17 +850,11 @@ impl<'a> Draft<'a> {
     }
 
     fn take_leftovers(&mut self, of: &[&Saved], locked: &[Locked<'a>]) {
-        let leftovers: BTreeMap<Content, SgRule> = of
+        let leftovers: Vec<SgRule> = of
             .iter()
             .flat_map(|saved| self.leftovers(saved.id, locked))
-            .map(|rule| (Content::of(&rule), rule))
             .collect();
-        self.revoke(
-            Verb::Restore,
-            "take back",
-            leftovers.into_values().collect(),
-            Vec::new(),
-        );
+        self.revoke(Verb::Restore, "take back", &leftovers, Vec::new());
     }
 
     /// Authorizes displaced rules again, then takes their residuals back, in as few calls as fit the group.

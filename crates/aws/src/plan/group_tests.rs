@@ -51,10 +51,7 @@ fn rule(text: &str, peer: &str) -> SgRule {
                 .strip_prefix('u')
                 .map_or((SgProtocol::Tcp, text), |range| (SgProtocol::Udp, range));
             let (first, last) = range.split_once('-').unwrap_or((range, range));
-            (
-                protocol,
-                Some((first.parse().unwrap(), last.parse().unwrap())),
-            )
+            (protocol, Some((first.parse().unwrap(), last.parse().unwrap())))
         }
     };
     SgRule {
@@ -132,7 +129,8 @@ impl World {
         self.model.run(&plan.changes, crash).unwrap();
         if crash >= plan.changes.len() {
             let settled = self.guard(guarded).settled;
-            self.displaced.retain(|displaced| !settled.contains(&displaced.id));
+            self.displaced
+                .retain(|displaced| !settled.contains(&displaced.id));
         }
         plan
     }
@@ -163,7 +161,10 @@ impl World {
 }
 
 fn codes(plan: &Plan) -> Vec<&str> {
-    plan.findings.iter().map(|finding| finding.code.as_str()).collect()
+    plan.findings
+        .iter()
+        .map(|finding| finding.code.as_str())
+        .collect()
 }
 
 fn calls(plan: &Plan) -> Vec<&str> {
@@ -199,10 +200,7 @@ fn rules_from_groups_and_prefix_lists_are_displaced_like_any_other() {
     world.pass(&["22"], usize::MAX);
     assert_eq!(world.texts(), Vec::<String>::new());
     world.pass(&[], usize::MAX);
-    assert_eq!(
-        world.texts(),
-        ["22/tcp from pl-office", "22/tcp from sg-bastion"]
-    );
+    assert_eq!(world.texts(), ["22/tcp from pl-office", "22/tcp from sg-bastion"]);
     assert_eq!(world.displaced, []);
 }
 
@@ -399,12 +397,24 @@ fn a_grants_mark_in_a_group_of_others_is_taken_away() {
     assert_eq!(plan.changes[0].verb, Verb::Close);
 }
 
-const TEXTS: [&str; 9] = ["22", "20-25", "23-65535", "0-65535", "u0-65535", "all", "443", "icmp", "22-3389"];
+const TEXTS: [&str; 9] = [
+    "22", "20-25", "23-65535", "0-65535", "u0-65535", "all", "443", "icmp", "22-3389",
+];
 const PEERS: [&str; 4] = ["0.0.0.0/0", "2001:db8::/32", "sg-peer", "pl-1"];
-const GUARDS: [&[&str]; 6] = [&[], &["22"], &["22", "3389"], &["20-30"], &["22/udp"], &["1-65535"]];
+const GUARDS: [&[&str]; 6] = [
+    &[],
+    &["22"],
+    &["22", "3389"],
+    &["20-30"],
+    &["22/udp"],
+    &["1-65535"],
+];
 
 fn any_rule() -> impl Strategy<Value = SgRule> {
-    (prop::sample::select(TEXTS.to_vec()), prop::sample::select(PEERS.to_vec()))
+    (
+        prop::sample::select(TEXTS.to_vec()),
+        prop::sample::select(PEERS.to_vec()),
+    )
         .prop_map(|(text, peer)| rule(text, peer))
 }
 

@@ -10,8 +10,8 @@ use postern_core::{
     enforcer::{Change, Desired, Evidence, Finding, Observed, Obstacle, Plan, Verb},
     id::GrantId,
     inventory::MARK_TAG,
-    mark::{Installation, Mark, Purpose},
     machine::MachineId,
+    mark::{Installation, Mark, Purpose},
     point::PointRef,
     sg::{SecurityGroup, SgPeer, SgProtocol, SgRule},
 };
@@ -333,23 +333,23 @@ impl<'a> Draft<'a> {
         &mut self,
         verb: Verb,
         interface: &'a str,
-        groups: Vec<GroupRef>,
+        groups: &[GroupRef],
         emptied: Option<GroupRef>,
         summary: String,
         grants: Vec<GrantId>,
     ) {
-        let before = self.groups.insert(interface, groups.clone()).unwrap_or_default();
+        let before = self.groups.insert(interface, groups.to_vec()).unwrap_or_default();
         let change = change(
             verb,
             interface,
             summary,
             &Operation::SetGroups {
                 interface: interface.to_owned(),
-                groups: groups.clone(),
+                groups: groups.to_vec(),
                 emptied,
             },
             Some(json!({ "groups": self.names(&before) })),
-            Some(json!({ "groups": self.names(&groups) })),
+            Some(json!({ "groups": self.names(groups) })),
         );
         let change = for_grants(change, grants);
         if verb == Verb::Open {
@@ -400,7 +400,7 @@ impl<'a> Draft<'a> {
         self.set_groups(
             verb,
             interface,
-            left,
+            &left,
             None,
             format!("detach {group} from {interface}"),
             grants,
@@ -411,10 +411,17 @@ impl<'a> Draft<'a> {
     fn detach_misplaced(&mut self) {
         let observed = self.observed;
         for interface in &observed.interfaces {
-            for group in interface.groups.iter().filter(|g| observed.misplaced.contains(*g)) {
+            for group in interface
+                .groups
+                .iter()
+                .filter(|g| observed.misplaced.contains(*g))
+            {
                 self.findings.push(Finding {
                     code: "own_rule_edited".to_owned(),
-                    message: format!("{group} holds another instance's grants, and was on {}", interface.id),
+                    message: format!(
+                        "{group} holds another instance's grants, and was on {}",
+                        interface.id
+                    ),
                     before: None,
                     after: Some(json!({ "interface": interface.id, "groups": interface.groups })),
                     grants: Vec::new(),
@@ -606,7 +613,7 @@ impl<'a> Draft<'a> {
             self.set_groups(
                 Verb::Open,
                 &interface.id,
-                groups,
+                &groups,
                 emptied.clone(),
                 summary,
                 grants.clone(),

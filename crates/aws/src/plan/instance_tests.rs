@@ -40,10 +40,7 @@ fn grant(number: u128, on: &[&str], from: &[&str], end: i64) -> WantedGrant {
     WantedGrant {
         grant: an_id(number),
         ports: on.iter().map(|text| ports(text)).collect(),
-        sources: from
-            .iter()
-            .map(|text| text.parse::<Source>().unwrap())
-            .collect(),
+        sources: from.iter().map(|text| text.parse::<Source>().unwrap()).collect(),
         not_after: at(end),
     }
 }
@@ -183,7 +180,10 @@ fn what_others_write_into_a_holder_is_removed_and_reported() {
     converge(&mut model, &desired(vec![one()]));
     let id = model.groups.keys().find(|id| *id != "sg-web").unwrap().clone();
     let mut holder = model.groups[&id].clone();
-    model.put(&mut holder, rule::allow(ports("80"), "0.0.0.0/0".parse().unwrap()));
+    model.put(
+        &mut holder,
+        rule::allow(ports("80"), "0.0.0.0/0".parse().unwrap()),
+    );
     holder.ingress[0].description = Some("mine now".to_owned());
     model.groups.insert(id, holder);
     let repaired = converge(&mut model, &desired(vec![one()]));

@@ -69,7 +69,12 @@ impl Model {
     }
 
     /// What stands there, without what EC2 makes up: rule ids and order.
-    pub(super) fn essence(&self) -> (BTreeMap<String, SecurityGroup>, BTreeMap<String, ObservedInterface>) {
+    pub(super) fn essence(
+        &self,
+    ) -> (
+        BTreeMap<String, SecurityGroup>,
+        BTreeMap<String, ObservedInterface>,
+    ) {
         let mut groups = self.groups.clone();
         for group in groups.values_mut() {
             for rule in &mut group.ingress {
@@ -84,7 +89,11 @@ impl Model {
     pub(super) fn passing(&self) -> BTreeSet<Packet> {
         let mut passing = BTreeSet::new();
         for interface in self.interfaces.values() {
-            for rule in interface.groups.iter().flat_map(|group| &self.groups[group].ingress) {
+            for rule in interface
+                .groups
+                .iter()
+                .flat_map(|group| &self.groups[group].ingress)
+            {
                 for (protocol, port) in [Protocol::Tcp, Protocol::Udp]
                     .into_iter()
                     .flat_map(|protocol| PORTS.map(|port| (protocol, port)))
@@ -155,10 +164,7 @@ impl Model {
                     "one call, one set of tags"
                 );
                 for rule in rules {
-                    let standing = group
-                        .ingress
-                        .iter()
-                        .find(|standing| standing.same_content(&rule));
+                    let standing = group.ingress.iter().find(|standing| standing.same_content(&rule));
                     match standing {
                         Some(standing) if standing.description != rule.description => {
                             return Err("InvalidPermission.Duplicate".to_owned());
@@ -286,7 +292,13 @@ fn resolve(group: &GroupRef, bindings: &Bindings) -> Result<String, String> {
 }
 
 fn sources(peer: &SgPeer) -> Vec<String> {
-    const ADDRESSES: [&str; 5] = ["203.0.113.7", "203.0.113.200", "198.51.100.9", "10.1.2.3", "2001:db8::1"];
+    const ADDRESSES: [&str; 5] = [
+        "203.0.113.7",
+        "203.0.113.200",
+        "198.51.100.9",
+        "10.1.2.3",
+        "2001:db8::1",
+    ];
     match peer {
         SgPeer::Net(net) => ADDRESSES
             .iter()

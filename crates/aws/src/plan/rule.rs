@@ -10,7 +10,7 @@ use postern_core::{
 };
 
 /// Protocols, beside TCP, UDP and ICMP, that stay open when an all-traffic rule is displaced: IP-in-IP and GRE
-/// (overlays and tunnels), ESP and AH (IPsec), SCTP.
+/// (overlays and tunnels), ESP and AH (`IPsec`), SCTP.
 ///
 /// EC2 has no way to say "all protocols but these", and 256 rules would not fit a group, so a displaced
 /// all-traffic rule loses every other protocol until it is restored. The plan says so in a finding.
@@ -118,14 +118,16 @@ pub fn mark_of(rule: &SgRule, installation: &Installation) -> Option<Mark> {
 
 /// Whether the rule lets packets through to any of the guarded ports.
 pub fn overlaps(rule: &SgRule, guarded: &[Ports]) -> bool {
-    guarded.iter().any(|ports| match (&rule.protocol, ports.protocol()) {
-        (SgProtocol::All, _) => true,
-        (SgProtocol::Tcp, Protocol::Tcp) | (SgProtocol::Udp, Protocol::Udp) => {
-            let (first, last) = rule.ports.unwrap_or((0, 65535));
-            first <= i32::from(ports.last()) && i32::from(ports.first()) <= last
-        }
-        _ => false,
-    })
+    guarded
+        .iter()
+        .any(|ports| match (&rule.protocol, ports.protocol()) {
+            (SgProtocol::All, _) => true,
+            (SgProtocol::Tcp, Protocol::Tcp) | (SgProtocol::Udp, Protocol::Udp) => {
+                let (first, last) = rule.ports.unwrap_or((0, 65535));
+                first <= i32::from(ports.last()) && i32::from(ports.first()) <= last
+            }
+            _ => false,
+        })
 }
 
 /// What is left of the rule without the guarded ports: rules with the same peer, without description and tags.
@@ -236,18 +238,11 @@ impl Count {
     }
 
     /// Both together.
+    #[must_use]
     pub fn plus(self, other: Self) -> Self {
         Self {
             v4: self.v4 + other.v4,
             v6: self.v6 + other.v6,
-        }
-    }
-
-    /// Without `other`.
-    pub fn minus(self, other: Self) -> Self {
-        Self {
-            v4: self.v4.saturating_sub(other.v4),
-            v6: self.v6.saturating_sub(other.v6),
         }
     }
 
@@ -289,7 +284,10 @@ mod tests {
     }
 
     fn passes(rule: &SgRule, protocol: Protocol, port: i32) -> bool {
-        overlaps(rule, &[Ports::one(protocol, u16::try_from(port).unwrap()).unwrap()])
+        overlaps(
+            rule,
+            &[Ports::one(protocol, u16::try_from(port).unwrap()).unwrap()],
+        )
     }
 
     #[test]
@@ -328,7 +326,10 @@ mod tests {
             normalise("50", Some(-1), Some(-1)),
             (SgProtocol::Other("50".to_owned()), None)
         );
-        assert_eq!(normalise("icmpv6", None, None), normalise("58", Some(-1), Some(-1)));
+        assert_eq!(
+            normalise("icmpv6", None, None),
+            normalise("58", Some(-1), Some(-1))
+        );
         assert_eq!(normalise("udp", Some(-1), Some(-1)).1, Some((0, 65535)));
     }
 

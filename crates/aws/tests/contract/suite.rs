@@ -14,7 +14,8 @@ use aws_sdk_ec2::{
 use postern_aws::{AwsAccount, AwsConfig, AwsEnforcer, BaseCredentials, operation::Operation};
 use postern_core::{
     enforcer::{
-        Bindings, Change, Desired, Displaced, EnforceError, Enforcer, Guard, Member, Observed, Plan, WantedGrant,
+        Bindings, Change, Desired, Displaced, EnforceError, Enforcer, Guard, Member, Observed, Plan,
+        WantedGrant,
     },
     inventory::{Layer, Machine},
     machine::{Account, AwsInstance, MachineId},
@@ -26,7 +27,8 @@ use postern_core::{
 
 /// Whose EC2 it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Flavour {
+#[expect(dead_code, reason = "each test program runs the suite against one of them")]
+pub(crate) enum Flavour {
     /// Our simulator, which does as EC2 does.
     Simulator,
     /// moto.
@@ -35,19 +37,19 @@ pub enum Flavour {
 
 /// Where to run the suite.
 #[derive(Debug, Clone)]
-pub struct Endpoint {
-    pub url: String,
-    pub account: String,
-    pub access_key_id: String,
-    pub secret_access_key: String,
-    pub flavour: Flavour,
+pub(crate) struct Endpoint {
+    pub(crate) url: String,
+    pub(crate) account: String,
+    pub(crate) access_key_id: String,
+    pub(crate) secret_access_key: String,
+    pub(crate) flavour: Flavour,
 }
 
 const REGION: &str = "eu-west-1";
 const OFFICE: &str = "203.0.113.7/32";
 
 /// Runs every case, each in a VPC of its own.
-pub async fn run(endpoint: &Endpoint) {
+pub(crate) async fn run(endpoint: &Endpoint) {
     a_machine_is_discovered_with_its_groups(endpoint).await;
     every_machine_is_on_exactly_one_page(endpoint).await;
     opening_and_closing_leaves_the_interface_as_it_was(endpoint).await;
@@ -63,24 +65,24 @@ pub async fn run(endpoint: &Endpoint) {
 }
 
 /// An enforcer and an administrator over one endpoint.
-pub struct Stage {
-    pub enforcer: AwsEnforcer,
-    pub admin: Client,
-    pub account: String,
-    pub flavour: Flavour,
+pub(crate) struct Stage {
+    pub(crate) enforcer: AwsEnforcer,
+    pub(crate) admin: Client,
+    pub(crate) account: String,
+    pub(crate) flavour: Flavour,
 }
 
 /// A machine of an administrator's making.
-pub struct Built {
-    pub machine: AwsInstance,
-    pub interface: String,
-    pub group: String,
-    pub vpc: String,
-    pub subnet: String,
+pub(crate) struct Built {
+    pub(crate) machine: AwsInstance,
+    pub(crate) interface: String,
+    pub(crate) group: String,
+    pub(crate) vpc: String,
+    pub(crate) subnet: String,
 }
 
 impl Stage {
-    pub async fn new(endpoint: &Endpoint, adjust: impl FnOnce(&mut AwsConfig)) -> Self {
+    pub(crate) async fn new(endpoint: &Endpoint, adjust: impl FnOnce(&mut AwsConfig)) -> Self {
         let mut config = AwsConfig::new(vec![AwsAccount {
             id: endpoint.account.clone(),
             regions: vec![REGION.to_owned()],
@@ -124,7 +126,7 @@ impl Stage {
     }
 
     /// A VPC with a group that lets `permissions` in, and a machine in it.
-    pub async fn build(&self, permissions: Vec<IpPermission>) -> Built {
+    pub(crate) async fn build(&self, permissions: Vec<IpPermission>) -> Built {
         let vpc = self
             .admin
             .create_vpc()
@@ -199,7 +201,7 @@ impl Stage {
     }
 
     /// Looks, plans, and carries the plan out up to a stop.
-    pub async fn pass(&self, desired: &Desired, stop: usize) -> Plan {
+    pub(crate) async fn pass(&self, desired: &Desired, stop: usize) -> Plan {
         let plan = self.observe(desired).await.plan(desired);
         let mut bindings = Bindings::new();
         for change in plan.changes.iter().take(stop) {
@@ -209,11 +211,11 @@ impl Stage {
         plan
     }
 
-    pub async fn observe(&self, desired: &Desired) -> Box<dyn Observed> {
+    pub(crate) async fn observe(&self, desired: &Desired) -> Box<dyn Observed> {
         self.enforcer.observe(desired).await.unwrap()
     }
 
-    pub async fn groups_of(&self, interface: &str) -> Vec<String> {
+    pub(crate) async fn groups_of(&self, interface: &str) -> Vec<String> {
         let shown = self
             .admin
             .describe_network_interfaces()
@@ -224,7 +226,7 @@ impl Stage {
     }
 
     /// The rules of a group, as texts, descriptions and tags included.
-    pub async fn rules_of(&self, group: &str, egress: bool) -> BTreeSet<String> {
+    pub(crate) async fn rules_of(&self, group: &str, egress: bool) -> BTreeSet<String> {
         let filter = aws_sdk_ec2::types::Filter::builder()
             .name("group-id")
             .values(group)
@@ -288,11 +290,11 @@ impl Stage {
     }
 }
 
-pub fn installation() -> Installation {
+pub(crate) fn installation() -> Installation {
     "suite".parse().unwrap()
 }
 
-pub fn grant(number: u128, port: &str) -> WantedGrant {
+pub(crate) fn grant(number: u128, port: &str) -> WantedGrant {
     WantedGrant {
         grant: an_id(number),
         ports: vec![ports(port)],
@@ -302,7 +304,7 @@ pub fn grant(number: u128, port: &str) -> WantedGrant {
 }
 
 /// What is wanted of a machine's own point.
-pub fn open(built: &Built, grants: Vec<WantedGrant>) -> Desired {
+pub(crate) fn open(built: &Built, grants: Vec<WantedGrant>) -> Desired {
     Desired {
         installation: installation(),
         point: PointRef::AwsInstance(built.machine.clone()),
@@ -318,7 +320,7 @@ pub fn open(built: &Built, grants: Vec<WantedGrant>) -> Desired {
 }
 
 /// What is wanted of the machine's group.
-pub fn lock(built: &Built, guarded: &[&str], displaced: Vec<Displaced>) -> Desired {
+pub(crate) fn lock(built: &Built, guarded: &[&str], displaced: Vec<Displaced>) -> Desired {
     let guard = Guard {
         policy: an_id(9),
         ports: guarded.iter().map(|text| ports(text)).collect(),
@@ -339,7 +341,7 @@ pub fn lock(built: &Built, guarded: &[&str], displaced: Vec<Displaced>) -> Desir
     }
 }
 
-pub fn tcp(first: i32, last: i32, cidr: &str, description: &str) -> IpPermission {
+pub(crate) fn tcp(first: i32, last: i32, cidr: &str, description: &str) -> IpPermission {
     IpPermission::builder()
         .ip_protocol("tcp")
         .from_port(first)
@@ -459,7 +461,11 @@ async fn closing_one_of_two_grants_keeps_the_other(endpoint: &Endpoint) {
 async fn every_change_may_be_repeated(endpoint: &Endpoint) {
     let stage = Stage::of(endpoint).await;
     let built = stage.build(Vec::new()).await;
-    for grants in [vec![grant(1, "22"), grant(2, "3389")], vec![grant(2, "3389")], vec![]] {
+    for grants in [
+        vec![grant(1, "22"), grant(2, "3389")],
+        vec![grant(2, "3389")],
+        vec![],
+    ] {
         let wanted = open(&built, grants);
         let plan = stage.observe(&wanted).await.plan(&wanted);
         let mut bindings = Bindings::new();
@@ -666,9 +672,7 @@ async fn a_shared_group_is_refused_by_name(endpoint: &Endpoint) {
     let built = stage.build(vec![tcp(22, 22, "0.0.0.0/0", "ssh")]).await;
     let (other, _) = stage.launch(&built.subnet, &built.group).await;
     let before = stage.rules_of(&built.group, false).await;
-    let plan = stage
-        .pass(&lock(&built, &["22"], Vec::new()), usize::MAX)
-        .await;
+    let plan = stage.pass(&lock(&built, &["22"], Vec::new()), usize::MAX).await;
     assert_eq!(plan.changes, []);
     assert_eq!(plan.obstacles[0].code, "shared_group");
     assert!(
