@@ -382,7 +382,10 @@ mod tests {
     fn a_machine_id_is_one_segment_of_the_path() {
         let client = Client::new("http://127.0.0.1:1/base").unwrap();
         let url = client.url(&["v1", "machines", "/subscriptions/a/b?c#d%2f"]);
-        assert_eq!(url.path(), "/base/v1/machines/%2Fsubscriptions%2Fa%2Fb%3Fc%23d%252f");
+        assert_eq!(
+            url.path(),
+            "/base/v1/machines/%2Fsubscriptions%2Fa%2Fb%3Fc%23d%252f"
+        );
         assert_eq!(url.query(), None);
     }
 

@@ -96,7 +96,7 @@ codes! {
     InvalidWait = "invalid_wait", 400, "Invalid wait";
     /// Empty, longer than 255 characters, or with characters beyond visible ASCII.
     InvalidIdempotencyKey = "invalid_idempotency_key", 400, "Invalid Idempotency-Key";
-    /// `If-Match` is not the ETag of one version.
+    /// `If-Match` is not the `ETag` of one version.
     InvalidEtag = "invalid_etag", 400, "Invalid If-Match";
     /// There is no bearer token.
     TokenMissing = "token_missing", 401, "Authentication required";
@@ -167,15 +167,16 @@ impl ErrorCode {
 
 impl PartialSchema for ErrorCode {
     fn schema() -> RefOr<Schema> {
-        let codes = Self::ALL
+        let codes: Vec<String> = Self::ALL
             .iter()
-            .map(|code| format!("\n- `{code}` ({}): {}", code.status(), code.meaning().trim()))
-            .collect::<String>();
+            .map(|code| format!("- `{code}` ({}): {}", code.status(), code.meaning().trim()))
+            .collect();
         ObjectBuilder::new()
             .schema_type(Type::String)
             .enum_values(Some(Self::ALL.iter().map(|code| code.as_str())))
             .description(Some(format!(
-                "What went wrong, as a word that never changes its meaning. New words may come.\n{codes}"
+                "What went wrong, as a word that never changes its meaning. New words may come.\n\n{}",
+                codes.join("\n")
             )))
             .into()
     }

@@ -109,7 +109,9 @@ pub enum ConfigError {
         problem: String,
     },
     /// Tokens would travel in the clear.
-    #[error("`{0}` is not a loopback address: set `tls`, or `insecure_http = true` behind a proxy that ends TLS")]
+    #[error(
+        "`{0}` is not a loopback address: set `tls`, or `insecure_http = true` behind a proxy that ends TLS"
+    )]
     PlainHttp(SocketAddr),
     /// A limit that nothing could work under.
     #[error("`limits.{0}` is not in its range")]
@@ -141,14 +143,23 @@ impl ServerConfig {
         }
         let limits = &self.limits;
         let checks = [
-            ("body_bytes", (1024..=16 * 1024 * 1024).contains(&limits.body_bytes)),
-            ("header_bytes", (20 * 1024..=1024 * 1024).contains(&limits.header_bytes)),
+            (
+                "body_bytes",
+                (1024..=16 * 1024 * 1024).contains(&limits.body_bytes),
+            ),
+            (
+                "header_bytes",
+                (20 * 1024..=1024 * 1024).contains(&limits.header_bytes),
+            ),
             ("concurrency", (1..=100_000).contains(&limits.concurrency)),
             ("request_seconds", (1..=600).contains(&limits.request_seconds)),
             ("header_seconds", (1..=600).contains(&limits.header_seconds)),
             ("drain_seconds", limits.drain_seconds <= 600),
             ("open_seconds", (1..=3600).contains(&limits.open_seconds)),
-            ("pending_seconds", (60..=30 * 24 * 3600).contains(&limits.pending_seconds)),
+            (
+                "pending_seconds",
+                (60..=30 * 24 * 3600).contains(&limits.pending_seconds),
+            ),
         ];
         match checks.into_iter().find(|(_, holds)| !holds) {
             Some((name, _)) => Err(ConfigError::Limit(name)),

@@ -123,8 +123,7 @@ impl App {
         principal: &Principal,
         question: &Question,
     ) -> Decision {
-        let decision =
-            authorizer.decide(principal, question.action, &question.resource, &question.context);
+        let decision = authorizer.decide(principal, question.action, &question.resource, &question.context);
         self.metrics.decided(question.action.as_str(), decision.allowed);
         decision
     }

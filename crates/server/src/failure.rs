@@ -54,7 +54,10 @@ impl Failure {
 
     /// There is nothing there, or nothing that the caller may see.
     pub(crate) fn not_found(what: &str) -> Self {
-        Self::new(ErrorCode::NotFound, format!("there is no {what}, or none that you may see"))
+        Self::new(
+            ErrorCode::NotFound,
+            format!("there is no {what}, or none that you may see"),
+        )
     }
 
     /// With a header.
@@ -116,7 +119,10 @@ impl From<StoreError> for Failure {
                 _ => return Self::internal(error),
             },
             StoreError::Database(_) => {
-                let mut failure = Self::new(ErrorCode::Unavailable, "the database did not do its part; try again");
+                let mut failure = Self::new(
+                    ErrorCode::Unavailable,
+                    "the database did not do its part; try again",
+                );
                 failure.source = Some(error.into());
                 return failure.with_header(http::header::RETRY_AFTER, HeaderValue::from_static("2"));
             }

@@ -130,10 +130,7 @@ impl App {
 }
 
 /// The grants as the API shows them, each with its hops.
-pub(crate) fn show_all(
-    grants: &[Grant],
-    mut hops: BTreeMap<GrantId, Vec<Hop>>,
-) -> Vec<api_grant::Grant> {
+pub(crate) fn show_all(grants: &[Grant], mut hops: BTreeMap<GrantId, Vec<Hop>>) -> Vec<api_grant::Grant> {
     grants
         .iter()
         .map(|one| {

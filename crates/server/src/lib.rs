@@ -1,4 +1,4 @@
-//! The REST API: authentication, authorization, handlers, OpenAPI, metrics.
+//! The REST API: authentication, authorization, handlers, their description, metrics.
 //!
 //! [`Server::bind`] serves until [`Running::shutdown`]. Handlers decide, write what is wanted and mark enforcement
 //! points due, all in one transaction with its audit events; the reconcile loop does the rest. Nothing here

@@ -50,7 +50,13 @@ pub(crate) fn subject(id: PolicyId) -> Subject {
 }
 
 /// The question whether somebody may do something to a policy at `scope`.
-pub(crate) fn question(app: &App, action: Action, event: &'static str, id: PolicyId, scope: Scope) -> Question {
+pub(crate) fn question(
+    app: &App,
+    action: Action,
+    event: &'static str,
+    id: PolicyId,
+    scope: Scope,
+) -> Question {
     Question {
         action,
         resource: Resource {
@@ -191,13 +197,12 @@ impl App {
         let mut ended: Vec<Grant> = Vec::new();
         let mut events = Vec::new();
         for grant in tx.grants_by_id(ids).await? {
-            let covered_by = match covering.get(&grant.machine) {
-                Some(known) => *known,
-                None => {
-                    let found = tx.machine(&grant.machine).await?.and_then(|stored| stored.policy);
-                    covering.insert(grant.machine.clone(), found);
-                    found
-                }
+            let covered_by = if let Some(known) = covering.get(&grant.machine) {
+                *known
+            } else {
+                let found = tx.machine(&grant.machine).await?.and_then(|stored| stored.policy);
+                covering.insert(grant.machine.clone(), found);
+                found
             };
             let removed = !policies.contains_key(&grant.policy);
             if !removed && still_allowed(&grant, covered_by.and_then(|id| policies.get(&id))) {

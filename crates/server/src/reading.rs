@@ -13,11 +13,7 @@ use postern_core::{
 };
 
 use crate::{
-    decide::Question,
-    failure::Failure,
-    flow::authenticate::Caller,
-    granting,
-    shape::access_request,
+    decide::Question, failure::Failure, flow::authenticate::Caller, granting, shape::access_request,
     state::App,
 };
 
@@ -67,7 +63,11 @@ impl App {
     }
 
     /// Whether the caller may see the request: their own, or one for a machine that they may read.
-    pub(crate) async fn may_see_request(&self, caller: &Caller, request: &AccessRequest) -> Result<(), Failure> {
+    pub(crate) async fn may_see_request(
+        &self,
+        caller: &Caller,
+        request: &AccessRequest,
+    ) -> Result<(), Failure> {
         if request.requester == caller.reference() {
             return Ok(());
         }

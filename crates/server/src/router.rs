@@ -1,4 +1,4 @@
-//! The routes, the layers around them, and the OpenAPI document that describes them.
+//! The routes, the layers around them, and the document that describes them.
 
 use std::sync::Arc;
 
@@ -98,7 +98,7 @@ fn open() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(e::openapi::openapi))
 }
 
-/// The OpenAPI document.
+/// The description of the API, in `OpenAPI` 3.1.
 pub fn openapi() -> utoipa::openapi::OpenApi {
     let mut openapi = OpenApiRouter::with_openapi(Api::openapi())
         .merge(guarded())

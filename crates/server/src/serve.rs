@@ -201,9 +201,10 @@ fn serve(
             Ok(tokio::spawn(server.serve(service)))
         }};
     }
-    match tls {
-        Some(tls) => serve!(axum_server::from_tcp_rustls(listener, tls)?),
-        None => serve!(axum_server::from_tcp(listener)?),
+    if let Some(tls) = tls {
+        serve!(axum_server::from_tcp_rustls(listener, tls)?)
+    } else {
+        serve!(axum_server::from_tcp(listener)?)
     }
 }
 
@@ -215,7 +216,8 @@ fn tls(config: &TlsConfig) -> Result<RustlsConfig, StartError> {
     let chain = CertificateDer::pem_file_iter(&config.certificate)
         .and_then(Iterator::collect::<Result<Vec<_>, _>>)
         .map_err(|error| failed(&config.certificate)(Box::new(error)))?;
-    let key = PrivateKeyDer::from_pem_file(&config.key).map_err(|error| failed(&config.key)(Box::new(error)))?;
+    let key =
+        PrivateKeyDer::from_pem_file(&config.key).map_err(|error| failed(&config.key)(Box::new(error)))?;
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut tls = rustls::ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()

@@ -71,10 +71,7 @@ impl Authenticator {
 
     /// Who presents the request.
     pub(crate) async fn authenticate(&self, headers: &HeaderMap) -> Result<Principal, Rejected> {
-        let nobody = |reason| Rejected::Invalid {
-            reason,
-            issuer: None,
-        };
+        let nobody = |reason| Rejected::Invalid { reason, issuer: None };
         let token = match token::presented(headers) {
             Presented::Nothing => return Err(Rejected::Missing),
             Presented::Unusable(reason) => return Err(nobody(reason)),
@@ -101,7 +98,13 @@ impl Authenticator {
         }
         let key = issuer
             .keys
-            .key(config, &self.fetcher, &*self.clock, header.kid.as_deref(), header.alg)
+            .key(
+                config,
+                &self.fetcher,
+                &*self.clock,
+                header.kid.as_deref(),
+                header.alg,
+            )
             .await
             .map_err(|error| match error {
                 LookupError::NoKey => invalid("the issuer has no key that fits"),

@@ -87,7 +87,7 @@ mod tests {
 
     use super::*;
 
-    fn issuer(claims: Value) -> IssuerConfig {
+    fn issuer(claims: &Value) -> IssuerConfig {
         serde_json::from_value(json!({
             "name": "corp", "issuer": "https://login.example.com", "audiences": ["postern"],
             "algorithms": ["RS256"], "claims": claims,
@@ -98,7 +98,7 @@ mod tests {
     #[test]
     fn people_have_groups_a_name_and_perhaps_a_second_factor() {
         let claims = json!({ "sub": "ada", "name": "Ada", "groups": ["sre", 7, ""], "amr": ["pwd", "mfa"] });
-        let principal = principal(&issuer(json!({})), &claims).unwrap();
+        let principal = principal(&issuer(&json!({})), &claims).unwrap();
         assert_eq!(principal.reference().to_string(), "user:corp/ada");
         assert_eq!(principal.groups, ["sre".to_owned()].into());
         assert_eq!(principal.name.as_deref(), Some("Ada"));
@@ -112,10 +112,14 @@ mod tests {
             "workload_when": [{ "claim": "idtyp", "values": ["app"] }],
             "extra": ["ref"],
         });
-        let claims = json!({ "repository": { "name": "org/app" }, "idtyp": "app", "ref": "main", "other": 1 });
-        let principal = principal(&issuer(mapping), &claims).unwrap();
+        let claims =
+            json!({ "repository": { "name": "org/app" }, "idtyp": "app", "ref": "main", "other": 1 });
+        let principal = principal(&issuer(&mapping), &claims).unwrap();
         assert_eq!(principal.reference().to_string(), "workload:corp/org/app");
-        assert_eq!(principal.claims, BTreeMap::from([("ref".to_owned(), json!("main"))]));
+        assert_eq!(
+            principal.claims,
+            BTreeMap::from([("ref".to_owned(), json!("main"))])
+        );
         assert!(!principal.mfa);
     }
 
@@ -128,7 +132,7 @@ mod tests {
             json!("a\nb"),
             json!("x".repeat(256)),
         ] {
-            assert!(principal(&issuer(json!({})), &json!({ "sub": subject })).is_err());
+            assert!(principal(&issuer(&json!({})), &json!({ "sub": subject })).is_err());
         }
     }
 
@@ -142,7 +146,7 @@ mod tests {
             json!("mfa "),
         ] {
             let claims = json!({ "sub": "ada", "amr": amr });
-            assert!(!principal(&issuer(json!({})), &claims).unwrap().mfa);
+            assert!(!principal(&issuer(&json!({})), &claims).unwrap().mfa);
         }
     }
 }

@@ -115,7 +115,7 @@ pub struct IssuerConfig {
     pub audiences: Vec<String>,
     /// Which algorithms its tokens may use.
     pub algorithms: Vec<SigningAlgorithm>,
-    /// Where its keys are. Without it, its OpenID Connect discovery document says.
+    /// Where its keys are. Without it, its discovery document says (`/.well-known/openid-configuration`).
     #[serde(default)]
     pub jwks_uri: Option<String>,
     /// What its claims mean.
@@ -178,7 +178,8 @@ impl IssuerConfig {
             || self.fetch_pause_seconds > self.refresh_seconds
         {
             return Err(
-                "0 < `fetch_pause_seconds` <= `refresh_seconds` <= `keep_seconds` <= 604800 does not hold".to_owned(),
+                "0 < `fetch_pause_seconds` <= `refresh_seconds` <= `keep_seconds` <= 604800 does not hold"
+                    .to_owned(),
             );
         }
         self.address(&self.issuer)?;
@@ -189,9 +190,12 @@ impl IssuerConfig {
 
     /// The address that `text` is, if keys may be fetched from there.
     pub(crate) fn address(&self, text: &str) -> Result<Url, String> {
-        let url = text
-            .parse::<Url>()
-            .map_err(|error| format!("`{}` is not an address: {error}", text.chars().take(200).collect::<String>()))?;
+        let url = text.parse::<Url>().map_err(|error| {
+            format!(
+                "`{}` is not an address: {error}",
+                text.chars().take(200).collect::<String>()
+            )
+        })?;
         self.check_address(&url)?;
         Ok(url)
     }

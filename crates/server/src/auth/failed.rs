@@ -42,15 +42,12 @@ impl FailureBudget {
             state.left = state.left.saturating_add(earned).min(BURST);
             state.since = Some(now);
         }
-        match state.left.checked_sub(1) {
-            Some(left) => {
-                state.left = left;
-                Some(std::mem::take(&mut state.suppressed))
-            }
-            None => {
-                state.suppressed += 1;
-                None
-            }
+        if let Some(left) = state.left.checked_sub(1) {
+            state.left = left;
+            Some(std::mem::take(&mut state.suppressed))
+        } else {
+            state.suppressed += 1;
+            None
         }
     }
 }

@@ -39,9 +39,9 @@ pub(crate) enum FetchError {
     Address(String),
 }
 
-/// The part of OpenID Connect discovery that matters here.
+/// The part of a discovery document that matters here.
 ///
-/// Source: OpenID Connect Discovery 1.0, section 3.
+/// Source: `OpenID` Connect Discovery 1.0, section 3.
 #[derive(Deserialize)]
 struct Discovery {
     issuer: String,

@@ -29,16 +29,16 @@ enum KeyType {
 #[derive(Clone)]
 pub(crate) struct Key {
     kid: Option<String>,
-    key_type: KeyType,
+    fits: KeyType,
     only: Option<KeyAlgorithm>,
-    key: DecodingKey,
+    decoding: DecodingKey,
 }
 
 impl fmt::Debug for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Key")
             .field("kid", &self.kid)
-            .field("key_type", &self.key_type)
+            .field("fits", &self.fits)
             .finish_non_exhaustive()
     }
 }
@@ -52,20 +52,24 @@ impl Key {
         {
             return None;
         }
-        let key_type = match &jwk.algorithm {
+        let fits = match &jwk.algorithm {
             // 256 bytes are 2048 bits, the least that NIST SP 800-131A allows; they are 342 characters in
             // base64url. More than 8192 bits would only cost time.
-            AlgorithmParameters::RSA(rsa) if (342..=1366).contains(&rsa.n.len()) && rsa.e.len() <= 8 => KeyType::Rsa,
+            AlgorithmParameters::RSA(rsa) if (342..=1366).contains(&rsa.n.len()) && rsa.e.len() <= 8 => {
+                KeyType::Rsa
+            }
             AlgorithmParameters::EllipticCurve(ec) if ec.curve == EllipticCurve::P256 => KeyType::P256,
             AlgorithmParameters::EllipticCurve(ec) if ec.curve == EllipticCurve::P384 => KeyType::P384,
-            AlgorithmParameters::OctetKeyPair(pair) if pair.curve == EllipticCurve::Ed25519 => KeyType::Ed25519,
+            AlgorithmParameters::OctetKeyPair(pair) if pair.curve == EllipticCurve::Ed25519 => {
+                KeyType::Ed25519
+            }
             _ => return None,
         };
         Some(Self {
             kid: common.key_id.clone(),
-            key_type,
+            fits,
             only: common.key_algorithm,
-            key: DecodingKey::from_jwk(jwk).ok()?,
+            decoding: DecodingKey::from_jwk(jwk).ok()?,
         })
     }
 
@@ -83,14 +87,14 @@ impl Key {
             Algorithm::EdDSA => KeyType::Ed25519,
             _ => return false,
         };
-        self.key_type == key_type
+        self.fits == key_type
             && self
                 .only
                 .is_none_or(|only| Algorithm::try_from(only).ok() == Some(algorithm))
     }
 
     pub(crate) fn decoding(&self) -> &DecodingKey {
-        &self.key
+        &self.decoding
     }
 }
 
@@ -223,10 +227,9 @@ impl KeyCache {
     ) -> (Result<Arc<Key>, Option<NoKey>>, bool) {
         let cached = self.cached.read().unwrap_or_else(PoisonError::into_inner);
         match cached.fetched_at.map(|at| now - at) {
-            Some(age) if age < self.keep => (
-                cached.keys.find(kid, algorithm).map_err(Some),
-                age < self.refresh,
-            ),
+            Some(age) if age < self.keep => {
+                (cached.keys.find(kid, algorithm).map_err(Some), age < self.refresh)
+            }
             _ => (Err(None), false),
         }
     }

@@ -111,7 +111,11 @@ pub(crate) fn check(issuer: &IssuerConfig, claims: &Value, now: Instant) -> Resu
     if claims.get("iss").and_then(Value::as_str) != Some(issuer.issuer.as_str()) {
         return Err(BadClaims::Invalid("the issuer is another one"));
     }
-    let ours = |value: &Value| value.as_str().is_some_and(|aud| issuer.audiences.iter().any(|a| a == aud));
+    let ours = |value: &Value| {
+        value
+            .as_str()
+            .is_some_and(|aud| issuer.audiences.iter().any(|a| a == aud))
+    };
     let for_us = match claims.get("aud") {
         Some(Value::Array(audiences)) => audiences.iter().any(ours),
         Some(audience) => ours(audience),

@@ -45,20 +45,12 @@ pub(crate) async fn check_access(
     Parameters(query): Parameters<AccessCheckQuery>,
 ) -> Result<Json<AccessCheck>, Failure> {
     let required = |name: &str| Failure::new(ErrorCode::InvalidQuery, format!("`{name}` is needed"));
-    let action: Action = query
-        .action
-        .ok_or_else(|| required("action"))?
-        .parse()
-        .map_err(|error: postern_core::role::UnknownAction| {
-            Failure::new(ErrorCode::InvalidAction, error.to_string())
-        })?;
-    let scope: Scope = query
-        .scope
-        .ok_or_else(|| required("scope"))?
-        .parse()
-        .map_err(|error: postern_core::scope::InvalidScope| {
-            Failure::new(ErrorCode::InvalidScope, error.to_string())
-        })?;
+    let action: Action = query.action.ok_or_else(|| required("action"))?.parse().map_err(
+        |error: postern_core::role::UnknownAction| Failure::new(ErrorCode::InvalidAction, error.to_string()),
+    )?;
+    let scope: Scope = query.scope.ok_or_else(|| required("scope"))?.parse().map_err(
+        |error: postern_core::scope::InvalidScope| Failure::new(ErrorCode::InvalidScope, error.to_string()),
+    )?;
     let other = query
         .principal
         .as_deref()
@@ -105,7 +97,14 @@ pub(crate) async fn check_access(
     let checked = principal.reference();
     if other.is_some() {
         let details = json!({ "principal": checked, "action": action, "decision": decision });
-        let event = app.event(&caller, "access.check", scope.clone(), Subject::default(), None, details);
+        let event = app.event(
+            &caller,
+            "access.check",
+            scope.clone(),
+            Subject::default(),
+            None,
+            details,
+        );
         tx.audit(&[event]).await?;
     }
     tx.commit().await?;
@@ -150,7 +149,10 @@ fn machine_at(scope: &Scope) -> Option<MachineId> {
             "/subscriptions/{subscription}/resourceGroups/{group}/providers/Microsoft.Compute/virtualMachines/{name}"
         ),
         [cloud, account, region, instance] if cloud == "aws" => {
-            format!("arn:{}:ec2:{region}:{account}:instance/{instance}", partition(region))
+            format!(
+                "arn:{}:ec2:{region}:{account}:instance/{instance}",
+                partition(region)
+            )
         }
         _ => return None,
     };

@@ -65,7 +65,11 @@ pub(crate) async fn approve_access_request(
         .await?;
     let approved: AccessRequest<Approved> = match pending.approve(caller.reference(), now) {
         Ok(approved) => approved,
-        Err(error) => return Err(app.impossible(tx, &caller, id, "access_request.approve", &error).await),
+        Err(error) => {
+            return Err(app
+                .impossible(tx, &caller, id, "access_request.approve", &error)
+                .await);
+        }
     };
     let mut terms = Vec::with_capacity(approved.targets.len());
     for (at, target) in approved.targets.iter().enumerate() {
@@ -87,7 +91,9 @@ pub(crate) async fn approve_access_request(
         Some(&decisions),
     );
     tx.audit(&events).await?;
-    let hops = tx.hops_of(&grants.iter().map(|grant| grant.id).collect::<Vec<_>>()).await?;
+    let hops = tx
+        .hops_of(&grants.iter().map(|grant| grant.id).collect::<Vec<_>>())
+        .await?;
     let shown = access_request::show(&approved.into(), granting::show_all(&grants, hops), now);
     idempotency::store(&mut tx, &caller, command.key.as_ref(), StatusCode::OK, &shown).await?;
     tx.commit().await?;

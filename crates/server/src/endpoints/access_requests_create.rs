@@ -77,7 +77,8 @@ pub(crate) async fn create_access_request(
         ));
     }
     let wait = Duration::from_secs(wait.into());
-    let lapses_at = now + TimeDelta::from_std(app.config.limits.pending_timeout()).map_err(Failure::internal)?;
+    let lapses_at =
+        now + TimeDelta::from_std(app.config.limits.pending_timeout()).map_err(Failure::internal)?;
     let request = access_request::read(
         &command.body,
         app.ids.next(now),
@@ -92,7 +93,12 @@ pub(crate) async fn create_access_request(
     let mut tx = app.store.begin().await?;
     if let Some(replay) = idempotency::claim(&mut tx, &caller, key, now).await? {
         tx.rollback().await?;
-        let id: RequestId = serde_json::from_value(replay.body["id"].clone()).map_err(Failure::internal)?;
+        let id: RequestId = replay
+            .body
+            .get("id")
+            .cloned()
+            .ok_or_else(|| Failure::internal("a stored access request has no id"))
+            .and_then(|id| serde_json::from_value(id).map_err(Failure::internal))?;
         let shown = app.wait_for_request(id, wait).await?;
         return replay.with_body(shown);
     }
@@ -119,7 +125,9 @@ pub(crate) async fn create_access_request(
         let terms = granting::terms(&request, target, at, &machine, &policies)?;
         decided.push((decision, terms));
     }
-    let by_policy = decided.iter().all(|(_, terms)| terms.approval == Approval::Policy);
+    let by_policy = decided
+        .iter()
+        .all(|(_, terms)| terms.approval == Approval::Policy);
     let (decisions, terms): (Vec<Decision>, Vec<Terms>) = decided.into_iter().unzip();
     let mut events: Vec<AuditEvent> = asked(&app, &caller, &request, &decisions, dry_run);
 
@@ -140,8 +148,17 @@ pub(crate) async fn create_access_request(
         let approved: AccessRequest<Approved> = request.approve_by_policy(now);
         tx.insert_request(&approved.clone().into()).await?;
         let grants = app.grant_all(&mut tx, &approved, &terms, now).await?;
-        events.extend(app.granted(&caller, "access_request.approve", &approved, &terms, &grants, None));
-        let hops = tx.hops_of(&grants.iter().map(|grant| grant.id).collect::<Vec<_>>()).await?;
+        events.extend(app.granted(
+            &caller,
+            "access_request.approve",
+            &approved,
+            &terms,
+            &grants,
+            None,
+        ));
+        let hops = tx
+            .hops_of(&grants.iter().map(|grant| grant.id).collect::<Vec<_>>())
+            .await?;
         access_request::show(&approved.into(), granting::show_all(&grants, hops), now)
     } else {
         let pending: AccessRequest = request.into();
@@ -170,7 +187,9 @@ fn question(
         action,
         resource: Resource::machine(
             target.machine.scope(),
-            machine.map(|stored| stored.machine.tags.clone()).unwrap_or_default(),
+            machine
+                .map(|stored| stored.machine.tags.clone())
+                .unwrap_or_default(),
         ),
         context: Context {
             now,

@@ -41,7 +41,8 @@ pub(crate) async fn readyz(State(app): State<Arc<App>>) -> Result<&'static str, 
             "the database's schema is not that of this version; run `postern migrate`",
         ));
     }
-    (app.engine)().map_err(|why| Failure::new(ErrorCode::Unavailable, format!("the reconcile loop: {why}")))?;
+    (app.engine)()
+        .map_err(|why| Failure::new(ErrorCode::Unavailable, format!("the reconcile loop: {why}")))?;
     Ok("ok\n")
 }
 

@@ -51,7 +51,13 @@ pub(crate) async fn create_jit_policy(
     if let Some(replay) = idempotency::claim(&mut tx, &caller, command.key.as_ref(), now).await? {
         return Ok(replay.into_response());
     }
-    let asked = question(&app, Action::Configure, "jit_policy.create", policy.id, policy.scope.clone());
+    let asked = question(
+        &app,
+        Action::Configure,
+        "jit_policy.create",
+        policy.id,
+        policy.scope.clone(),
+    );
     let (mut tx, decision) = app.allow(tx, &authorizer, &caller, asked).await?;
     tx.insert_policy(&policy).await?;
     let effect = app
@@ -67,12 +73,14 @@ pub(crate) async fn create_jit_policy(
     );
     tx.audit(&[event]).await?;
     let shown = jit_policy::show(&policy);
-    idempotency::store(&mut tx, &caller, command.key.as_ref(), StatusCode::CREATED, &shown).await?;
-    tx.commit().await?;
-    Ok((
+    idempotency::store(
+        &mut tx,
+        &caller,
+        command.key.as_ref(),
         StatusCode::CREATED,
-        [(ETAG, etag(policy.version)?)],
-        Json(shown),
+        &shown,
     )
-        .into_response())
+    .await?;
+    tx.commit().await?;
+    Ok((StatusCode::CREATED, [(ETAG, etag(policy.version)?)], Json(shown)).into_response())
 }

@@ -46,7 +46,13 @@ pub(crate) async fn delete_jit_policy(
         .policy(id)
         .await?
         .ok_or_else(|| Failure::not_found("such JIT policy"))?;
-    let asked = question(&app, Action::Configure, "jit_policy.delete", id, before.scope.clone());
+    let asked = question(
+        &app,
+        Action::Configure,
+        "jit_policy.delete",
+        id,
+        before.scope.clone(),
+    );
     let (mut tx, decision) = app.allow(tx, &authorizer, &caller, asked).await?;
     tx.delete_policy(id, Some(version)).await?;
     let effect = app

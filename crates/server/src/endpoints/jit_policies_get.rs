@@ -1,4 +1,4 @@
-//! `GET /v1/jit-policies/{id}`: one JIT policy, with its ETag.
+//! `GET /v1/jit-policies/{id}`: one JIT policy, with its `ETag`.
 
 use std::sync::Arc;
 

@@ -146,7 +146,10 @@ mod tests {
         let deep = scope("/aws/123456789012");
         assert_eq!(within(None, None).unwrap(), Some(Scope::root()));
         assert_eq!(within(None, Some(Cloud::Aws)).unwrap(), Some(scope("/aws")));
-        assert_eq!(within(Some(deep.clone()), Some(Cloud::Aws)).unwrap(), Some(deep.clone()));
+        assert_eq!(
+            within(Some(deep.clone()), Some(Cloud::Aws)).unwrap(),
+            Some(deep.clone())
+        );
         assert_eq!(within(Some(deep), Some(Cloud::Azure)).unwrap(), None);
     }
 }

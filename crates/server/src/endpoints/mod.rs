@@ -1,4 +1,4 @@
-//! One file per endpoint: its OpenAPI, its handler, and what it alone needs.
+//! One file per endpoint: its description, its handler, and what it alone needs.
 
 pub(crate) mod access_check;
 pub(crate) mod access_requests_approve;

@@ -111,7 +111,10 @@ pub(crate) async fn create_role_assignment(
         StoreError::NotFound { .. } => Failure::field(
             ErrorCode::InvalidRole,
             "/role",
-            format!("there is no role `{}`", made.role.chars().take(80).collect::<String>()),
+            format!(
+                "there is no role `{}`",
+                made.role.chars().take(80).collect::<String>()
+            ),
         ),
         other => other.into(),
     })?;
@@ -125,7 +128,14 @@ pub(crate) async fn create_role_assignment(
     );
     tx.audit(&[event]).await?;
     let shown = role::show_assignment(&made);
-    idempotency::store(&mut tx, &caller, command.key.as_ref(), StatusCode::CREATED, &shown).await?;
+    idempotency::store(
+        &mut tx,
+        &caller,
+        command.key.as_ref(),
+        StatusCode::CREATED,
+        &shown,
+    )
+    .await?;
     tx.commit().await?;
     Ok((StatusCode::CREATED, Json(shown)).into_response())
 }

@@ -48,7 +48,10 @@ pub(crate) async fn delete_role_assignment(
     // committed now are all that there are.
     if bootstrap::is_owner(&removed) {
         let others = app.store.authz().await?.assignments;
-        if !others.iter().any(|other| other.id != id && bootstrap::is_owner(other)) {
+        if !others
+            .iter()
+            .any(|other| other.id != id && bootstrap::is_owner(other))
+        {
             tx.rollback().await?;
             return Err(Failure::new(
                 ErrorCode::LastOwner,

@@ -63,7 +63,9 @@ pub(crate) async fn list_role_assignments(
     };
     let asked_for = |assignment: &&RoleAssignment| {
         after.is_none_or(|after| assignment.id > after)
-            && wanted.as_ref().is_none_or(|wanted| assignment.principal == *wanted)
+            && wanted
+                .as_ref()
+                .is_none_or(|wanted| assignment.principal == *wanted)
             && query.role.as_ref().is_none_or(|role| assignment.role == *role)
             && scope
                 .as_ref()

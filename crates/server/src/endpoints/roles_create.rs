@@ -80,7 +80,14 @@ pub(crate) async fn create_role(
     );
     tx.audit(&[event]).await?;
     let shown = role::show(&made);
-    idempotency::store(&mut tx, &caller, command.key.as_ref(), StatusCode::CREATED, &shown).await?;
+    idempotency::store(
+        &mut tx,
+        &caller,
+        command.key.as_ref(),
+        StatusCode::CREATED,
+        &shown,
+    )
+    .await?;
     tx.commit().await?;
     Ok((StatusCode::CREATED, Json(shown)).into_response())
 }

@@ -17,7 +17,10 @@ use crate::{failure::Failure, flow::authenticate::Caller, shape::role, state::Ap
          content_type = "application/problem+json")
     )
 )]
-pub(crate) async fn list_roles(State(app): State<Arc<App>>, _caller: Caller) -> Result<Json<Page<Shown>>, Failure> {
+pub(crate) async fn list_roles(
+    State(app): State<Arc<App>>,
+    _caller: Caller,
+) -> Result<Json<Page<Shown>>, Failure> {
     let custom = app.store.authz().await?.roles;
     Ok(Json(Page {
         items: Role::built_in().iter().chain(&custom).map(role::show).collect(),

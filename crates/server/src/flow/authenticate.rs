@@ -41,11 +41,9 @@ impl<S: Sync> FromRequestParts<S> for Caller {
     type Rejection = Failure;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Failure> {
-        parts
-            .extensions
-            .get::<Self>()
-            .cloned()
-            .ok_or_else(|| Failure::internal("an endpoint that needs a caller is outside the authenticated routes"))
+        parts.extensions.get::<Self>().cloned().ok_or_else(|| {
+            Failure::internal("an endpoint that needs a caller is outside the authenticated routes")
+        })
     }
 }
 

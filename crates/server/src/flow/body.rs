@@ -83,7 +83,10 @@ async fn read<S: Send + Sync>(request: Request, state: &S) -> Result<(KeyOf, Hea
     let headers = request.headers().clone();
     let bytes = Bytes::from_request(request, state).await.map_err(|rejection| {
         if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
-            Failure::new(ErrorCode::BodyTooLarge, "the body is larger than the server takes")
+            Failure::new(
+                ErrorCode::BodyTooLarge,
+                "the body is larger than the server takes",
+            )
         } else {
             Failure::new(ErrorCode::MalformedJson, "the body could not be read to its end")
         }
@@ -131,7 +134,7 @@ fn refused(error: &serde_json::Error, path: &serde_path_to_error::Path) -> Failu
     let mut field = "";
     for segment in path {
         match segment {
-            Segment::Seq { index } => pointer.push_str(&format!("/{index}")),
+            Segment::Seq { index } => pointer = format!("{pointer}/{index}"),
             Segment::Map { key } | Segment::Enum { variant: key } => {
                 pointer.push('/');
                 pointer.push_str(&key.replace('~', "~0").replace('/', "~1"));
@@ -216,7 +219,10 @@ mod tests {
         let (code, pointer, detail) = refusal::<AccessRequestCreate>(
             r#"{"targets":[{"machine":"m","ports":[],"sources":[],"port":1}],"duration_seconds":1,"reason":"r"}"#,
         );
-        assert_eq!((code, pointer.as_str()), (ErrorCode::UnknownField, "/targets/0/port"));
+        assert_eq!(
+            (code, pointer.as_str()),
+            (ErrorCode::UnknownField, "/targets/0/port")
+        );
         assert!(detail.contains("`port`"), "{detail}");
     }
 
@@ -230,8 +236,12 @@ mod tests {
             assert!(detail.contains("a whole number"), "{detail}");
         }
         let (code, pointer, _) = refusal::<AccessRequestCreate>(r#"{"targets":[{"machine":7}]}"#);
-        assert_eq!((code, pointer.as_str()), (ErrorCode::InvalidMachineId, "/targets/0/machine"));
-        let (code, _, detail) = refusal::<JitPolicyWrite>(r#"{"name":"n","scope":"/","guards":[],"lockdown":"lax"}"#);
+        assert_eq!(
+            (code, pointer.as_str()),
+            (ErrorCode::InvalidMachineId, "/targets/0/machine")
+        );
+        let (code, _, detail) =
+            refusal::<JitPolicyWrite>(r#"{"name":"n","scope":"/","guards":[],"lockdown":"lax"}"#);
         assert_eq!(code, ErrorCode::InvalidField);
         assert!(detail.contains("`strict`"), "{detail}");
         let (_, _, detail) = refusal::<JitPolicyWrite>("[]");

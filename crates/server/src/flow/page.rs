@@ -18,10 +18,12 @@ pub(crate) fn limit(asked: Option<u32>) -> Result<u32, Failure> {
 
 /// The cursor that stands for a key. Opaque: what is in it may change.
 pub(crate) fn cursor(key: &impl std::fmt::Display) -> String {
-    key.to_string()
+    let pairs: Vec<String> = key
+        .to_string()
         .bytes()
         .map(|byte| format!("{byte:02x}"))
-        .collect()
+        .collect();
+    pairs.concat()
 }
 
 /// The key that a cursor stands for.

@@ -17,7 +17,9 @@ impl<S: Send + Sync, K: IdKind> FromRequestParts<S> for PathId<K> {
         let PathText(text) = PathText::from_request_parts(parts, state).await?;
         text.parse()
             .map(Self)
-            .map_err(|error: postern_core::id::InvalidId| Failure::new(ErrorCode::InvalidId, error.to_string()))
+            .map_err(|error: postern_core::id::InvalidId| {
+                Failure::new(ErrorCode::InvalidId, error.to_string())
+            })
     }
 }
 

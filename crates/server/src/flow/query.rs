@@ -55,11 +55,12 @@ pub(crate) fn principal(text: Option<&str>, caller: &Caller) -> Result<Option<Pr
     match text {
         None => Ok(None),
         Some("me") => Ok(Some(caller.reference())),
-        Some(text) => text
-            .parse()
-            .map(Some)
-            .map_err(|error: postern_core::principal::InvalidPrincipalRef| {
-                Failure::new(ErrorCode::InvalidPrincipal, error.to_string())
-            }),
+        Some(text) => {
+            text.parse()
+                .map(Some)
+                .map_err(|error: postern_core::principal::InvalidPrincipalRef| {
+                    Failure::new(ErrorCode::InvalidPrincipal, error.to_string())
+                })
+        }
     }
 }

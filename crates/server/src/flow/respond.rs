@@ -38,8 +38,8 @@ fn sane(headers: &HeaderMap) -> Option<String> {
 /// See the module.
 pub(crate) async fn respond(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
     let started = tokio::time::Instant::now();
-    let id = sane(request.headers())
-        .unwrap_or_else(|| app.ids.next::<HttpRequestKind>(app.clock.now()).hex());
+    let id =
+        sane(request.headers()).unwrap_or_else(|| app.ids.next::<HttpRequestKind>(app.clock.now()).hex());
     if let Some(value) = request.headers_mut().get_mut(AUTHORIZATION) {
         value.set_sensitive(true);
     }
@@ -53,7 +53,7 @@ pub(crate) async fn respond(State(app): State<Arc<App>>, mut request: Request, n
     let span = tracing::info_span!("http_request", id, %method, route);
     let mut response = next.run(request).instrument(span.clone()).await;
     if let Some(failure) = response.extensions_mut().remove::<Arc<Failure>>() {
-        response = write(&failure, &id, response);
+        response = write(&failure, &id, &response);
         span.in_scope(|| log(&failure));
     }
     let status = response.status();
@@ -80,12 +80,13 @@ pub(crate) async fn respond(State(app): State<Arc<App>>, mut request: Request, n
         );
     }
     let took = started.elapsed();
-    app.metrics.answered(method.as_str(), &route, status.as_u16(), took);
+    app.metrics
+        .answered(method.as_str(), &route, status.as_u16(), took);
     span.in_scope(|| tracing::debug!(status = status.as_u16(), took_ms = took.as_millis(), "answered"));
     response
 }
 
-fn write(failure: &Failure, id: &str, bare: Response) -> Response {
+fn write(failure: &Failure, id: &str, bare: &Response) -> Response {
     let problem = failure.problem(id);
     let body = serde_json::to_vec(&problem).unwrap_or_default();
     let mut response = (
@@ -106,11 +107,10 @@ fn write(failure: &Failure, id: &str, bare: Response) -> Response {
 
 fn log(failure: &Failure) {
     let code = failure.code().as_str();
-    match failure.source() {
-        Some(source) => {
-            let error: &(dyn std::error::Error + 'static) = source;
-            tracing::error!(code, error, "request failed");
-        }
-        None => tracing::info!(code, detail = failure.detail(), "request refused"),
+    if let Some(source) = failure.source() {
+        let error: &(dyn std::error::Error + 'static) = source;
+        tracing::error!(code, error, "request failed");
+    } else {
+        tracing::info!(code, detail = failure.detail(), "request refused");
     }
 }

@@ -7,7 +7,9 @@ use postern_core::{
     id::RequestId,
     policy::Refusal,
     principal::PrincipalRef,
-    request::{AccessRequest, Decider, InvalidRequest, InvalidTransition, MAX_REASON, Pending, RequestState, Target},
+    request::{
+        AccessRequest, Decider, InvalidRequest, InvalidTransition, MAX_REASON, Pending, RequestState, Target,
+    },
     time::Instant,
 };
 
@@ -61,7 +63,9 @@ pub(crate) fn read(
                 request
                     .targets
                     .iter()
-                    .position(|target| !(1..=postern_core::policy::MAX_SOURCES).contains(&target.sources.len()))
+                    .position(|target| {
+                        !(1..=postern_core::policy::MAX_SOURCES).contains(&target.sources.len())
+                    })
                     .map_or_else(|| "/targets".to_owned(), |at| format!("/targets/{at}/sources")),
             ),
             InvalidRequest::Duration => (ErrorCode::InvalidDuration, "/duration_seconds".to_owned()),
@@ -103,15 +107,13 @@ fn read_target(target: &api::Target, at: usize) -> Result<Target, Failure> {
             .iter()
             .enumerate()
             .map(|(source_at, source)| {
-                source
-                    .parse()
-                    .map_err(|error: postern_core::net::InvalidSource| {
-                        Failure::field(
-                            ErrorCode::InvalidSource,
-                            format!("/targets/{at}/sources/{source_at}"),
-                            error.to_string(),
-                        )
-                    })
+                source.parse().map_err(|error: postern_core::net::InvalidSource| {
+                    Failure::field(
+                        ErrorCode::InvalidSource,
+                        format!("/targets/{at}/sources/{source_at}"),
+                        error.to_string(),
+                    )
+                })
             })
             .collect::<Result<_, _>>()?,
     })
@@ -121,9 +123,7 @@ fn read_target(target: &api::Target, at: usize) -> Result<Target, Failure> {
 pub(crate) fn check_reason(reason: &str) -> Result<(), Failure> {
     let fits = !reason.trim().is_empty()
         && reason.chars().count() <= MAX_REASON
-        && !reason
-            .chars()
-            .any(|c| c.is_control() && c != '\n' && c != '\t');
+        && !reason.chars().any(|c| c.is_control() && c != '\n' && c != '\t');
     if fits {
         Ok(())
     } else {
@@ -159,12 +159,13 @@ pub(crate) fn impossible(error: &InvalidTransition) -> Failure {
 /// The request with its grants, as the API shows them at `now`. A pending request past its time is shown as
 /// lapsed, whether or not anybody wrote that down yet.
 pub(crate) fn show(request: &AccessRequest, grants: Vec<grant::Grant>, now: Instant) -> api::AccessRequest {
-    let decided = |by: String, at: Instant, reason: Option<String>| Some(api::RequestDecision { by, at, reason });
+    let decided =
+        |by: String, at: Instant, reason: Option<String>| Some(api::RequestDecision { by, at, reason });
     let mut status = request.state.status();
-    let mut lapses = None;
+    let mut until = None;
     let decision = match &request.state {
         RequestState::Pending(pending) => {
-            lapses = Some(pending.lapses_at);
+            until = Some(pending.lapses_at);
             if pending.lapses_at <= now {
                 status = "lapsed";
             }
@@ -182,7 +183,7 @@ pub(crate) fn show(request: &AccessRequest, grants: Vec<grant::Grant>, now: Inst
         }
         RequestState::Withdrawn(withdrawn) => decided(request.requester.to_string(), withdrawn.at, None),
         RequestState::Lapsed(lapsed) => {
-            lapses = Some(lapsed.at);
+            until = Some(lapsed.at);
             None
         }
     };
@@ -202,7 +203,7 @@ pub(crate) fn show(request: &AccessRequest, grants: Vec<grant::Grant>, now: Inst
         reason: request.reason.clone(),
         status: status.to_owned(),
         created_at: request.created_at,
-        lapses_at: lapses,
+        lapses_at: until,
         decision,
         grants,
         dry_run: false,

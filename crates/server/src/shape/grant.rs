@@ -106,12 +106,15 @@ fn truth(state: &GrantState, hops: &[api::Hop]) -> String {
         if let Some(rule) = &hop.blocked_by
             && state.is_wanted()
         {
-            sentence.push_str(&format!("; `{rule}` at {} stops the packets all the same", hop.point));
+            sentence = format!(
+                "{sentence}; `{rule}` at {} stops the packets all the same",
+                hop.point
+            );
         }
         if let Some(obstacle) = &hop.obstacle
             && state.is_wanted()
         {
-            sentence.push_str(&format!("; at {}: {obstacle}", hop.point));
+            sentence = format!("{sentence}; at {}: {obstacle}", hop.point);
         }
     }
     sentence
@@ -119,11 +122,11 @@ fn truth(state: &GrantState, hops: &[api::Hop]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::*;
     use postern_core::{
         grant::Live,
         testing::{a_grant, at},
     };
-    use super::*;
 
     fn a_hop(state: &str, blocked_by: Option<&str>) -> api::Hop {
         api::Hop {

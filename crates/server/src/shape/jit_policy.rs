@@ -54,14 +54,18 @@ pub(crate) fn read(document: &api::JitPolicyWrite, id: PolicyId, now: Instant) -
         ));
     }
     policy.validate().map_err(|error| {
-        let place = |ports: &postern_core::net::Ports| policy.guards.iter().position(|guard| guard.ports == *ports);
+        let place =
+            |ports: &postern_core::net::Ports| policy.guards.iter().position(|guard| guard.ports == *ports);
         let (code, pointer) = match &error {
             InvalidPolicy::Name => (ErrorCode::InvalidPolicy, "/name".to_owned()),
             InvalidPolicy::Tags => (ErrorCode::InvalidPolicy, "/tags".to_owned()),
             InvalidPolicy::Guards => (ErrorCode::InvalidPolicy, "/guards".to_owned()),
             InvalidPolicy::Sources(ports) => (
                 ErrorCode::InvalidSource,
-                place(ports).map_or_else(|| "/guards".to_owned(), |at| format!("/guards/{at}/allowed_sources")),
+                place(ports).map_or_else(
+                    || "/guards".to_owned(),
+                    |at| format!("/guards/{at}/allowed_sources"),
+                ),
             ),
             InvalidPolicy::Duration(ports) => (
                 ErrorCode::InvalidDuration,
@@ -97,15 +101,13 @@ fn read_guard(guard: &api::GuardedPorts, at: usize) -> Result<GuardedPorts, Fail
             .iter()
             .enumerate()
             .map(|(source_at, source)| {
-                source
-                    .parse()
-                    .map_err(|error: postern_core::net::InvalidSource| {
-                        Failure::field(
-                            ErrorCode::InvalidSource,
-                            format!("/guards/{at}/allowed_sources/{source_at}"),
-                            error.to_string(),
-                        )
-                    })
+                source.parse().map_err(|error: postern_core::net::InvalidSource| {
+                    Failure::field(
+                        ErrorCode::InvalidSource,
+                        format!("/guards/{at}/allowed_sources/{source_at}"),
+                        error.to_string(),
+                    )
+                })
             })
             .collect::<Result<_, _>>()?,
         // Zero is out of bounds, which `validate` says with the bounds.

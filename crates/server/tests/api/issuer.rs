@@ -11,15 +11,15 @@ use serde_json::{Value, json};
 
 /// A signing key that was made for a test.
 #[derive(Clone)]
-pub struct TestKey {
-    pub kid: Option<String>,
-    pub algorithm: Algorithm,
-    pub encoding: EncodingKey,
+pub(crate) struct TestKey {
+    pub(crate) kid: Option<String>,
+    pub(crate) algorithm: Algorithm,
+    pub(crate) encoding: EncodingKey,
 }
 
 impl TestKey {
     /// An Ed25519 key whose secret is `seed` over and over.
-    pub fn ed25519(kid: &str, seed: u8) -> Self {
+    pub(crate) fn ed25519(kid: &str, seed: u8) -> Self {
         // RFC 8410, section 7: PKCS #8 with an Ed25519 private key.
         let mut der = vec![
             0x30, 0x2e, 0x02, 0x01, 0x00, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x04, 0x22, 0x04, 0x20,
@@ -33,7 +33,7 @@ impl TestKey {
     }
 
     /// The RSA key of these tests.
-    pub fn rsa(kid: &str, algorithm: Algorithm) -> Self {
+    pub(crate) fn rsa(kid: &str, algorithm: Algorithm) -> Self {
         Self {
             kid: Some(kid.to_owned()),
             algorithm,
@@ -41,14 +41,15 @@ impl TestKey {
         }
     }
 
-    pub fn without_kid(mut self) -> Self {
+    pub(crate) fn without_kid(mut self) -> Self {
         self.kid = None;
         self
     }
 
     /// The public key as a JWK.
-    pub fn jwk(&self) -> Value {
-        let mut jwk = serde_json::to_value(Jwk::from_encoding_key(&self.encoding, self.algorithm).unwrap()).unwrap();
+    pub(crate) fn jwk(&self) -> Value {
+        let mut jwk =
+            serde_json::to_value(Jwk::from_encoding_key(&self.encoding, self.algorithm).unwrap()).unwrap();
         if let Some(kid) = &self.kid {
             jwk["kid"] = json!(kid);
         }
@@ -57,12 +58,12 @@ impl TestKey {
     }
 
     /// The token with these claims.
-    pub fn sign(&self, claims: &Value) -> String {
+    pub(crate) fn sign(&self, claims: &Value) -> String {
         self.sign_with(claims, |_| ())
     }
 
     /// The token with these claims and a header that `change` spoils.
-    pub fn sign_with(&self, claims: &Value, change: impl FnOnce(&mut Header)) -> String {
+    pub(crate) fn sign_with(&self, claims: &Value, change: impl FnOnce(&mut Header)) -> String {
         let mut header = Header::new(self.algorithm);
         header.kid.clone_from(&self.kid);
         change(&mut header);
@@ -79,8 +80,8 @@ struct Shown {
 }
 
 /// The issuer. Stops when dropped.
-pub struct Issuer {
-    pub address: SocketAddr,
+pub(crate) struct Issuer {
+    pub(crate) address: SocketAddr,
     shown: Arc<Mutex<Shown>>,
     server: tokio::task::JoinHandle<()>,
 }
@@ -92,7 +93,7 @@ impl Drop for Issuer {
 }
 
 impl Issuer {
-    pub async fn start(keys: &[&TestKey]) -> Self {
+    pub(crate) async fn start(keys: &[&TestKey]) -> Self {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let shown = Arc::new(Mutex::new(Shown {
@@ -112,31 +113,31 @@ impl Issuer {
         }
     }
 
-    pub fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("http://{}", self.address)
     }
 
     /// Shows these keys from now on.
-    pub fn rotate(&self, keys: &[&TestKey]) {
+    pub(crate) fn rotate(&self, keys: &[&TestKey]) {
         self.shown.lock().unwrap().keys = keys.iter().map(|key| key.jwk()).collect();
     }
 
     /// Shows exactly these documents as keys.
-    pub fn show_raw(&self, keys: Vec<Value>) {
+    pub(crate) fn show_raw(&self, keys: Vec<Value>) {
         self.shown.lock().unwrap().keys = keys;
     }
 
-    pub fn set_down(&self, down: bool) {
+    pub(crate) fn set_down(&self, down: bool) {
         self.shown.lock().unwrap().down = down;
     }
 
     /// Says in its discovery document that it is somebody else.
-    pub fn impersonate(&self, issuer: &str) {
+    pub(crate) fn impersonate(&self, issuer: &str) {
         issuer.clone_into(&mut self.shown.lock().unwrap().issuer);
     }
 
     /// How often the keys were fetched.
-    pub fn fetches(&self) -> usize {
+    pub(crate) fn fetches(&self) -> usize {
         self.shown.lock().unwrap().fetches
     }
 }

@@ -1,0 +1,16 @@
+//! The API from outside: real sockets, a real database, tokens minted here.
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    reason = "a test may fail by panicking"
+)]
+
+mod authentication;
+mod bad_input;
+mod document;
+mod idempotency;
+mod issuer;
+mod rig;
+mod serving;
+mod story;
