@@ -30,7 +30,9 @@ pub enum Command {
     #[command(after_help = REQUEST_EXAMPLES)]
     Request(RequestArgs),
     /// Lists access requests, or shows one
-    #[command(after_help = "Examples:\n  postern requests --status pending\n  postern requests get req_0199…")]
+    #[command(
+        after_help = "Examples:\n  postern requests --status pending\n  postern requests get req_0199…"
+    )]
     Requests(RequestsArgs),
     /// Approves somebody else's access request
     Approve(DecideArgs),
@@ -39,7 +41,9 @@ pub enum Command {
     /// Takes back one's own access request
     Withdraw(DecideArgs),
     /// Lists grants, or shows one with the truth of each hop
-    #[command(after_help = "Examples:\n  postern grants --status opening,open\n  postern grants get grt_0199… --json")]
+    #[command(
+        after_help = "Examples:\n  postern grants --status opening,open\n  postern grants get grt_0199… --json"
+    )]
     Grants(GrantsArgs),
     /// Ends a grant now
     #[command(after_help = "Example:\n  postern revoke grt_0199… --reason \"job done\" --wait")]
@@ -66,10 +70,14 @@ pub enum Command {
     /// Every rule that Postern writes says whose it is and when it ends at the latest. This finds the rules of
     /// the configured installation that are past that and, with --apply, removes them. Without --apply it only
     /// shows them.
-    #[command(after_help = "Examples:\n  postern sweep --config config/postern.toml\n  postern sweep --config config/postern.toml --apply")]
+    #[command(
+        after_help = "Examples:\n  postern sweep --config config/postern.toml\n  postern sweep --config config/postern.toml --apply"
+    )]
     Sweep(SweepArgs),
     /// Says whether a server is ready: exit code 0 if it is
     Health(HealthArgs),
+    /// Prints the description of the API, as docs/openapi.json has it
+    Openapi,
     /// Checks a configuration file
     Config(ConfigCommandArgs),
 }
@@ -112,8 +120,14 @@ pub struct Remote {
     /// Address of the server
     #[arg(long, value_name = "URL", env = "POSTERN_SERVER", help_heading = "Server")]
     pub server: Option<String>,
-    /// File that holds the token; the token itself may be in POSTERN_TOKEN
-    #[arg(long, value_name = "FILE", env = "POSTERN_TOKEN_FILE", help_heading = "Server")]
+    /// File that holds the token.
+    #[arg(help = "File that holds the token; the token itself may be in POSTERN_TOKEN")]
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "POSTERN_TOKEN_FILE",
+        help_heading = "Server"
+    )]
     pub token_file: Option<PathBuf>,
     /// Print JSON
     #[arg(long, help_heading = "Output")]
@@ -330,8 +344,11 @@ pub struct MachinesArgs {
 /// What `postern machines` lists.
 #[derive(Debug, Args)]
 pub struct MachinesListArgs {
-    /// Only machines with this posture: configured, recommended, healthy or not_applicable
-    #[arg(long)]
+    /// Only machines with this posture.
+    #[arg(
+        long,
+        help = "Only machines with this posture: configured, recommended, healthy or not_applicable"
+    )]
     pub posture: Option<String>,
     /// Only machines below this scope
     #[arg(long)]
@@ -547,6 +564,31 @@ mod tests {
         Cli::command().debug_assert();
     }
 
+    /// The help of a command and of everything below it.
+    fn help(command: &mut clap::Command, path: &str, into: &mut String) {
+        let path = format!("{path} {}", command.get_name()).trim().to_owned();
+        // The width of whatever terminal the test runs in does not matter.
+        *command = std::mem::take(command).term_width(110);
+        for part in ["# ", &path, "\n", &command.render_help().to_string(), "\n"] {
+            into.push_str(part);
+        }
+        for below in command
+            .get_subcommands_mut()
+            .filter(|below| below.get_name() != "help")
+        {
+            help(below, &path, into);
+        }
+    }
+
+    #[test]
+    fn the_help_is_as_it_was_agreed_on() {
+        let mut text = String::new();
+        let mut command = Cli::command();
+        command.build();
+        help(&mut command, "", &mut text);
+        insta::assert_snapshot!(text);
+    }
+
     fn parse(line: &str) -> Result<Cli, clap::Error> {
         Cli::try_parse_from(line.split_whitespace())
     }
@@ -564,9 +606,16 @@ mod tests {
 
     #[test]
     fn a_request_without_a_reason_or_source_is_wrong_usage() {
-        let full = "postern request web-1 --server http://x --port 22 --source 203.0.113.7 --for 30m --reason x";
+        let full =
+            "postern request web-1 --server http://x --port 22 --source 203.0.113.7 --for 30m --reason x";
         assert!(parse(full).is_ok());
-        for part in ["--source 203.0.113.7", "--reason x", "--port 22", "--for 30m", "web-1 "] {
+        for part in [
+            "--source 203.0.113.7",
+            "--reason x",
+            "--port 22",
+            "--for 30m",
+            "web-1 ",
+        ] {
             let error = parse(&full.replace(part, "")).unwrap_err();
             assert_eq!(error.exit_code(), 2, "{part}");
         }
@@ -576,7 +625,7 @@ mod tests {
 
     #[test]
     fn since_is_so_long_ago_or_an_instant() {
-        assert_eq!("90m".parse(), Ok(When::Ago(Duration::from_secs(5400))));
+        assert_eq!("90m".parse(), Ok(When::Ago(Duration::from_mins(90))));
         assert!(matches!("2026-01-01T00:00:00+01:00".parse(), Ok(When::At(_))));
         assert!("yesterday".parse::<When>().is_err());
     }

@@ -284,7 +284,9 @@ impl Database {
         match (&self.url, &self.url_file) {
             (Some(url), _) => Ok(url.clone()),
             (None, Some(path)) => secret(path),
-            (None, None) => Err(anyhow::Error::msg("neither `database.url` nor `database.url_file` is set")),
+            (None, None) => Err(anyhow::Error::msg(
+                "neither `database.url` nor `database.url_file` is set",
+            )),
         }
     }
 }
@@ -358,16 +360,19 @@ impl Config {
     pub fn from_text(path: &Path, text: &str, variables: &BTreeMap<String, String>) -> Result<Self, Invalid> {
         let source = place::Source::parse(path, text, variables).map_err(Invalid::one)?;
         let environment = variables.iter().filter_map(|(name, value)| {
-            let key = name.strip_prefix(ENVIRONMENT_PREFIX)?.to_lowercase().replace("__", ".");
+            let key = name
+                .strip_prefix(ENVIRONMENT_PREFIX)?
+                .to_lowercase()
+                .replace("__", ".");
             Some((key, value.as_str()))
         });
         let mut figment = Figment::from(Toml::string(text));
         for (key, value) in environment {
             figment = figment.merge(value::overriding(&key, value));
         }
-        let config: Self = figment
-            .extract()
-            .map_err(|errors| Invalid::new(errors.into_iter().map(|error| source.problem(&error)).collect()))?;
+        let config: Self = figment.extract().map_err(|errors| {
+            Invalid::new(errors.into_iter().map(|error| source.problem(&error)).collect())
+        })?;
         let problems = check::problems(&config);
         if problems.is_empty() {
             Ok(config)

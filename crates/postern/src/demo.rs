@@ -15,19 +15,16 @@ use std::sync::Arc;
 
 use postern_core::time::{Clock, IdSource, RandomIds, SystemClock};
 
-use crate::{
-    cli::DemoArgs,
-    config::LogFormat,
-    exit::Failure,
-    logging, output,
-    service::told_to_stop,
-};
+use crate::{cli::DemoArgs, config::LogFormat, exit::Failure, logging, output, service::told_to_stop};
 use place::{DemoDir, DemoState};
 use stage::{Keeping, Stage};
 
 /// Runs the demo until it is told to stop, or plays its story.
 pub async fn run(args: DemoArgs) -> Result<(), Failure> {
-    logging::start(&std::env::var("POSTERN_LOG").unwrap_or_else(|_| "warn".to_owned()), LogFormat::Text)?;
+    logging::start(
+        &std::env::var("POSTERN_LOG").unwrap_or_else(|_| "warn".to_owned()),
+        LogFormat::Text,
+    )?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let ids: Arc<dyn IdSource> = Arc::new(RandomIds);
     if args.check {
@@ -55,30 +52,36 @@ pub async fn run(args: DemoArgs) -> Result<(), Failure> {
 }
 
 async fn until_told(stage: &mut Stage, dir: &DemoDir) -> Result<(), Failure> {
-    let state = DemoState {
+    let reach = DemoState {
         server: stage.url(),
         issuer: stage.issuer.url().to_owned(),
         ec2: stage.fleet.ec2.url(),
         arm: stage.fleet.arm.url(),
     };
-    dir.write(&state)?;
+    dir.write(&reach)?;
     stage.give_roles().await?;
-    output::line(&welcome(&state, stage, dir))?;
+    output::line(&welcome(&reach, stage, dir))?;
     tokio::select! {
         told = told_to_stop() => Ok(told?),
         error = stage.service.ended() => Err(error.into()),
     }
 }
 
-fn welcome(state: &DemoState, stage: &Stage, dir: &DemoDir) -> String {
-    let program = std::env::current_exe().map_or_else(|_| "postern".to_owned(), |path| path.display().to_string());
+fn welcome(reach: &DemoState, stage: &Stage, dir: &DemoDir) -> String {
+    let program =
+        std::env::current_exe().map_or_else(|_| "postern".to_owned(), |path| path.display().to_string());
     let usual = DemoDir::choose(None).is_ok_and(|usual| usual.path() == dir.path());
     let data_dir = if usual {
         String::new()
     } else {
         format!(" --data-dir '{}'", dir.path().display())
     };
-    let DemoState { server, issuer, ec2, arm } = state;
+    let DemoState {
+        server,
+        issuer,
+        ec2,
+        arm,
+    } = reach;
     let (web, app) = (&stage.fleet.web, &stage.fleet.app);
     format!(
         r#"Postern's demo serves at {server}   (Ctrl-C ends it and cleans up)

@@ -29,7 +29,8 @@ pub async fn all(config: &Config, clock: &Arc<dyn Clock>) -> anyhow::Result<Vec<
     Ok(enforcers)
 }
 
-fn aws(section: &Aws) -> AwsConfig {
+/// What the AWS enforcer is told.
+pub fn aws(section: &Aws) -> AwsConfig {
     let accounts = section.accounts.iter().map(|account| AwsAccount {
         id: account.id.clone(),
         regions: if account.regions.is_empty() {
@@ -44,7 +45,7 @@ fn aws(section: &Aws) -> AwsConfig {
         }),
     });
     let mut config = AwsConfig::new(accounts.collect());
-    config.endpoint = section.endpoint.clone();
+    config.endpoint.clone_from(&section.endpoint);
     config.limits = section.limits;
     if let Some(seconds) = section.change_timeout_seconds {
         config.change_timeout = Duration::from_secs(seconds.into());
@@ -54,7 +55,8 @@ fn aws(section: &Aws) -> AwsConfig {
     config
 }
 
-fn azure(section: &Azure) -> anyhow::Result<AzureConfig> {
+/// What the Azure enforcer is told.
+pub fn azure(section: &Azure) -> anyhow::Result<AzureConfig> {
     let mut config = AzureConfig::new(section.subscriptions.clone())?;
     if let Some(endpoint) = &section.endpoint {
         config.endpoint = endpoint.clone();

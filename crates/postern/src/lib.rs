@@ -11,8 +11,27 @@ pub mod logging;
 pub mod output;
 pub mod service;
 
+use std::process::ExitCode;
+
 use cli::{Cli, Command};
-use exit::Failure;
+use exit::{Exit, Failure};
+
+/// Does what the command line says, tells what went wrong, and gives the exit code: the whole of the binary.
+pub fn main(cli: Cli) -> ExitCode {
+    let outcome = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::new(Exit::Failure, format!("the runtime cannot start: {error}")))
+        .and_then(|runtime| runtime.block_on(run(cli)));
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            // Nobody is left to tell when standard error is closed.
+            let _closed = output::note(&format!("error: {failure}"));
+            ExitCode::from(failure.exit() as u8)
+        }
+    }
+}
 
 /// Does what the command line says.
 pub async fn run(cli: Cli) -> Result<(), Failure> {
@@ -33,6 +52,7 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Token(args) => commands::token::run(args).await,
         Command::Sweep(args) => commands::sweep::run(args).await,
         Command::Health(args) => commands::health::run(args).await,
+        Command::Openapi => Ok(output::json(&postern_server::openapi())?),
         Command::Config(args) => commands::config::run(args),
     }
 }

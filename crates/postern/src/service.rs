@@ -55,14 +55,19 @@ pub async fn connect(url: &SecretString, max_connections: u32) -> anyhow::Result
         max_connections,
         ..StoreOptions::default()
     };
-    Store::connect(url, options).await.context("the database does not answer")
+    Store::connect(url, options)
+        .await
+        .context("the database does not answer")
 }
 
 /// Applies outstanding migrations and makes sure that the database is this installation's.
 pub async fn prepare(store: &Store, installation: &Installation) -> anyhow::Result<()> {
     // Only who owns the schema can migrate it, and a server need not: it asks first.
     if !store.is_migrated().await.context("the schema cannot be read")? {
-        store.migrate().await.context("the migrations cannot be applied")?;
+        store
+            .migrate()
+            .await
+            .context("the migrations cannot be applied")?;
     }
     store
         .claim_installation(installation)
@@ -79,7 +84,15 @@ pub fn owner(clock: &dyn Clock, ids: &dyn IdSource) -> String {
 impl Service {
     /// Starts the loop and the API.
     pub async fn start(parts: Parts) -> anyhow::Result<Self> {
-        let Parts { store, enforcers, clock, ids, engine, server, guardrails } = parts;
+        let Parts {
+            store,
+            enforcers,
+            clock,
+            ids,
+            engine,
+            server,
+            guardrails,
+        } = parts;
         let mut registry = Registry::default();
         let metrics = Arc::new(Metrics::register(&mut registry));
         let stop = CancellationToken::new();
@@ -114,7 +127,12 @@ impl Service {
                 return Err(error).context("the API cannot be served");
             }
         };
-        Ok(Self { server, store, engine, stop })
+        Ok(Self {
+            server,
+            store,
+            engine,
+            stop,
+        })
     }
 
     /// Where the API listens.
@@ -135,7 +153,12 @@ impl Service {
 
     /// Takes no more requests, lets requests and passes under way finish, and stops.
     pub async fn stop(self) -> anyhow::Result<()> {
-        let Self { server, store, engine, stop } = self;
+        let Self {
+            server,
+            store,
+            engine,
+            stop,
+        } = self;
         let served = server.shutdown().await.context("the API did not stop well");
         stop.cancel();
         if !engine.is_finished() && tokio::time::timeout(DRAIN, engine).await.is_err() {

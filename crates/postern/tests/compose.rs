@@ -1,4 +1,5 @@
 //! `docker-compose.yml` is held to the published schema of the Compose Specification.
+#![expect(clippy::unwrap_used, reason = "a test may fail by panicking")]
 
 use std::{
     path::{Path, PathBuf},
@@ -11,7 +12,9 @@ fn workspace() -> PathBuf {
 
 /// The virtual environment's Python; the script says what to install where it cannot be made.
 fn python() -> PathBuf {
-    let made = Command::new(workspace().join("scripts/python-venv")).output().unwrap();
+    let made = Command::new(workspace().join("scripts/python-venv"))
+        .output()
+        .unwrap();
     assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
     let printed = String::from_utf8(made.stdout).unwrap();
     Path::new(printed.lines().last().unwrap()).join("bin/python")
@@ -30,7 +33,11 @@ fn check(python: &Path, file: &Path) -> Output {
 #[test]
 fn the_compose_file_is_what_the_specification_allows() {
     let output = check(&python(), &workspace().join("docker-compose.yml"));
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
 }
 
 #[test]
@@ -42,5 +49,8 @@ fn a_compose_file_with_a_wrong_key_is_refused_with_its_place() {
     let output = check(&python(), &wrong);
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(!output.status.success());
-    assert!(said.contains("services/server") && said.contains("healthchek"), "{said}");
+    assert!(
+        said.contains("services/server") && said.contains("healthchek"),
+        "{said}"
+    );
 }

@@ -1,8 +1,16 @@
 //! The shipped configuration is accepted, and every wrong one is refused with the place of what is wrong.
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test may fail by panicking"
+)]
 
 use std::{collections::BTreeMap, path::Path};
 
-use postern::config::{Config, Invalid};
+use postern::{
+    config::{Config, Invalid},
+    enforcers,
+};
 
 const SHIPPED: &str = include_str!("../../../config/postern.toml");
 
@@ -16,7 +24,11 @@ fn read(text: &str, variables: &[(&str, &str)]) -> Result<Config, Invalid> {
 
 /// The shipped file with one line changed.
 fn with(line: &str, instead: &str) -> String {
-    assert_eq!(SHIPPED.matches(line).count(), 1, "`{line}` stands once in the shipped file");
+    assert_eq!(
+        SHIPPED.matches(line).count(),
+        1,
+        "`{line}` stands once in the shipped file"
+    );
     SHIPPED.replace(line, instead)
 }
 
@@ -45,15 +57,31 @@ fn every_default_that_the_shipped_file_shows_is_the_default() {
         })
         .collect();
     assert_ne!(shown, SHIPPED);
-    let (with_defaults, without) = (read(&shown, &[]).unwrap(), read(SHIPPED, &[]).unwrap());
-    assert_eq!(format!("{with_defaults:?}"), format!("{without:?}"));
+    let told = |text: &str| {
+        let mut config = read(text, &[]).unwrap();
+        // What is left open in these two sections is filled in by the enforcers.
+        let (azure, aws) = (config.azure.take().unwrap(), config.aws.take().unwrap());
+        let enforcers = (enforcers::azure(&azure).unwrap(), enforcers::aws(&aws));
+        format!("{config:#?} {enforcers:#?}")
+    };
+    assert_eq!(told(&shown), told(SHIPPED));
 }
 
 /// Commented-out settings whose value is the default; examples of optional settings are not among them.
 fn is_setting(line: &str) -> bool {
     const EXAMPLES: [&str; 12] = [
-        "url ", "jwks_uri", "tenant_id", "client_id", "client_secret_file", "external_id", "certificate", "key ",
-        "path", "aws_", "regions", "endpoint = \"http://",
+        "url ",
+        "jwks_uri",
+        "tenant_id",
+        "client_id",
+        "client_secret_file",
+        "external_id",
+        "certificate",
+        "key ",
+        "path",
+        "aws_",
+        "regions",
+        "endpoint = \"http://",
     ];
     let setting = line
         .split_once(" = ")
@@ -103,33 +131,108 @@ fn line_of(text: &str) -> usize {
 fn each_wrong_key_or_value_is_refused_with_its_line_and_key() {
     let cases: [(&str, &str, &str, &str); 17] = [
         // line, instead, key, part of the message
-        ("name = \"prod\"", "nmae = \"prod\"", "installation.nmae", "no such key; expected one of `name`"),
-        ("name = \"prod\"", "name = \"Prod\"", "installation.name", "lower-case letters"),
-        ("address = \"127.0.0.1:8090\"", "address = \"localhost\"", "listen.address", "invalid socket address"),
-        ("address = \"127.0.0.1:8090\"", "address = \"0.0.0.0:8090\"", "listen.address", "on loopback only"),
-        ("issuer = \"https://login.example.com/\" ", "issuer = \"http://login.example.com/\" ", "issuers.0", "not https"),
-        ("algorithms = [\"RS256\", \"ES256\"]", "algorithms = [\"HS256\"]", "issuers.0.algorithms.0", "`HS256` is not one of `RS256`"),
-        ("name = \"ci\"", "name = \"corp\"", "issuers.1", "the name or the address of two issuers"),
-        ("# body_bytes = 65536 ", "body_bytes = 1 ", "limits.body_bytes", "not in its range"),
+        (
+            "name = \"prod\"",
+            "nmae = \"prod\"",
+            "installation.nmae",
+            "no such key; expected one of `name`",
+        ),
+        (
+            "name = \"prod\"",
+            "name = \"Prod\"",
+            "installation.name",
+            "lower-case letters",
+        ),
+        (
+            "address = \"127.0.0.1:8090\"",
+            "address = \"localhost\"",
+            "listen.address",
+            "invalid socket address",
+        ),
+        (
+            "address = \"127.0.0.1:8090\"",
+            "address = \"0.0.0.0:8090\"",
+            "listen.address",
+            "on loopback only",
+        ),
+        (
+            "issuer = \"https://login.example.com/\" ",
+            "issuer = \"http://login.example.com/\" ",
+            "issuers.0.issuer",
+            "not https",
+        ),
+        (
+            "algorithms = [\"RS256\", \"ES256\"]",
+            "algorithms = [\"HS256\"]",
+            "issuers.0.algorithms.0",
+            "`HS256` is not one of `RS256`",
+        ),
+        (
+            "name = \"ci\"",
+            "name = \"corp\"",
+            "issuers.1.name",
+            "the name or the address of two issuers",
+        ),
+        (
+            "# body_bytes = 65536 ",
+            "body_bytes = 1 ",
+            "limits.body_bytes",
+            "not in its range",
+        ),
         (
             "subscriptions = [\"00000000-0000-0000-0000-000000000001\"] ",
             "subscriptions = [\"../x\"] ",
             "azure.subscriptions.0",
             "",
         ),
-        ("# priority_band = { first = 100, last = 4096 }", "priority_band = { first = 100, last = 5000 }", "azure.priority_band", "between 100 and 4096"),
-        ("# priority_band = { first = 100, last = 4096 }", "priority_band = { first = 100 }", "azure.priority_band.last", "is missing"),
-        ("kind = \"managed_identity\"", "kind = \"client_secret\"", "azure.credential.client_secret_file", "exactly one"),
-        ("id = \"123456789012\"", "id = \"12345678901\"", "aws.accounts.0.id", "12 digits"),
+        (
+            "# priority_band = { first = 100, last = 4096 }",
+            "priority_band = { first = 100, last = 5000 }",
+            "azure.priority_band",
+            "between 100 and 4096",
+        ),
+        (
+            "# priority_band = { first = 100, last = 4096 }",
+            "priority_band = { first = 100 }",
+            "azure.priority_band.last",
+            "is missing",
+        ),
+        (
+            "kind = \"managed_identity\"",
+            "kind = \"client_secret\"",
+            "azure.credential.client_secret_file",
+            "exactly one",
+        ),
+        (
+            "id = \"123456789012\"",
+            "id = \"12345678901\"",
+            "aws.accounts.0.id",
+            "12 digits",
+        ),
         (
             "role_arn = \"arn:aws:iam::123456789012:role/postern\" ",
             "role_arn = \"arn:aws:iam::999999999999:role/postern\" ",
             "aws.accounts.0.role_arn",
             "a role of the account",
         ),
-        ("# lease_seconds = 30 ", "lease_seconds = 3000 ", "engine.lease_seconds", "between 1 and 600"),
-        ("# workers = 32 ", "workers = -1 ", "engine.workers", "expected u32"),
-        ("owners = [\"group:corp/postern-owners\"]", "owners = [\"group:none/x\"]", "bootstrap.owners.0", "not the name of a configured issuer"),
+        (
+            "# lease_seconds = 30 ",
+            "lease_seconds = 3000 ",
+            "engine.lease_seconds",
+            "between 1 and 600",
+        ),
+        (
+            "# workers = 32 ",
+            "workers = -1 ",
+            "engine.workers",
+            "expected u32",
+        ),
+        (
+            "owners = [\"group:corp/postern-owners\"]",
+            "owners = [\"group:none/x\"]",
+            "bootstrap.owners.0",
+            "not the name of a configured issuer",
+        ),
     ];
     for (line, instead, key, message) in cases {
         let error = read(&with(line, instead), &[]).expect_err(instead);
@@ -151,7 +254,10 @@ fn each_wrong_key_or_value_is_refused_with_its_line_and_key() {
 
 #[test]
 fn a_missing_key_is_named_with_its_section() {
-    let error = refusal(&with("audiences = [\"postern\"]                       # what", "# what"));
+    let error = refusal(&with(
+        "audiences = [\"postern\"]                       # what",
+        "# what",
+    ));
     let line = line_of("[[issuers]]");
     assert!(
         error.contains(&format!("postern.toml:{line}: `issuers.0.audiences`: is missing")),
@@ -167,18 +273,36 @@ fn a_text_that_is_not_toml_is_refused_with_its_line() {
 
 #[test]
 fn every_broken_rule_is_told_at_once() {
-    let text = with("id = \"123456789012\"", "id = \"1\"").replace("[azure.credential]", "[azure.credential]\ntenant_id = \"t\"")
+    let text = with("id = \"123456789012\"", "id = \"1\"")
+        .replace("[azure.credential]", "[azure.credential]\ntenant_id = \"t\"")
         .replace("# bulk_threshold = 4", "bulk_threshold = 1");
     let error = read(&text, &[]).unwrap_err();
-    let keys: Vec<_> = error.problems().iter().filter_map(|problem| problem.key()).collect();
-    assert_eq!(keys, ["azure.bulk_threshold", "aws.accounts.0.id", "aws.accounts.0.role_arn"]);
+    let keys: Vec<_> = error
+        .problems()
+        .iter()
+        .filter_map(|problem| problem.key())
+        .collect();
+    assert_eq!(
+        keys,
+        [
+            "azure.bulk_threshold",
+            "aws.accounts.0.id",
+            "aws.accounts.0.role_arn"
+        ]
+    );
 }
 
 #[test]
 fn a_password_in_the_database_url_never_shows() {
-    let text = with("url_file = \"/run/secrets/postern-database-url\"", "url = \"postgres://postern:hunter2@db/postern\"");
+    let text = with(
+        "url_file = \"/run/secrets/postern-database-url\"",
+        "url = \"postgres://postern:hunter2@db/postern\"",
+    );
     let config = read(&text, &[]).unwrap();
     assert!(!format!("{config:?}").contains("hunter2"));
     let error = refusal(&text.replace("postgres://", "mysql://"));
-    assert!(error.contains("`database.url`") && !error.contains("hunter2"), "{error}");
+    assert!(
+        error.contains("`database.url`") && !error.contains("hunter2"),
+        "{error}"
+    );
 }

@@ -123,7 +123,7 @@ mod tests {
     fn so_long_ago_counts_from_now() {
         let now = DateTime::from_timestamp(7200, 0).unwrap();
         assert_eq!(
-            text(When::Ago(Duration::from_secs(3600)), now).unwrap(),
+            text(When::Ago(Duration::from_hours(1)), now).unwrap(),
             "1970-01-01T01:00:00.000000Z"
         );
         assert!(text(When::Ago(Duration::MAX), now).is_err());

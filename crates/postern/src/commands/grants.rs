@@ -101,8 +101,16 @@ fn show(grant: &Grant, json: bool) -> Result<(), Failure> {
         }
     }
     if let Some(cause) = &grant.cause {
-        let by = cause.by.as_ref().map(|by| format!(" by {by}")).unwrap_or_default();
-        let reason = cause.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
+        let by = cause
+            .by
+            .as_ref()
+            .map(|by| format!(" by {by}"))
+            .unwrap_or_default();
+        let reason = cause
+            .reason
+            .as_ref()
+            .map(|reason| format!(": {reason}"))
+            .unwrap_or_default();
         rows.push(("Cause", format!("{}{by}{reason}", cause.kind)));
     }
     output::line(&output::fields(rows))?;
@@ -112,7 +120,10 @@ fn show(grant: &Grant, json: bool) -> Result<(), Failure> {
             hop.point.clone(),
             hop.state.clone(),
             output::instant_or_dash(hop.read_at),
-            hop.blocked_by.clone().or_else(|| hop.obstacle.clone()).unwrap_or_else(|| "-".to_owned()),
+            hop.blocked_by
+                .clone()
+                .or_else(|| hop.obstacle.clone())
+                .unwrap_or_else(|| "-".to_owned()),
         ]
     });
     output::line(&output::table(["HOP", "STATE", "READ", "IN THE WAY"], hops))?;

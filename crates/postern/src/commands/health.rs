@@ -27,11 +27,18 @@ pub async fn run(args: HealthArgs) -> Result<(), Failure> {
         .timeout(Duration::from_secs(4))
         .build()
         .context("no HTTP client could be made")?;
-    let answer = http.get(ready.clone()).send().await.with_context(|| format!("{ready} does not answer"))?;
+    let answer = http
+        .get(ready.clone())
+        .send()
+        .await
+        .with_context(|| format!("{ready} does not answer"))?;
     let status = answer.status();
     if !status.is_success() {
         let said = answer.text().await.unwrap_or_default();
-        return Err(Failure::new(Exit::Failure, format!("not ready ({status}): {said}")));
+        return Err(Failure::new(
+            Exit::Failure,
+            format!("not ready ({status}): {said}"),
+        ));
     }
     output::note("ready")?;
     Ok(())

@@ -69,7 +69,11 @@ async fn list(args: MachinesListArgs) -> Result<(), Failure> {
 
 fn show(detail: &MachineDetail) -> Result<(), Failure> {
     let machine = &detail.machine;
-    let tags: Vec<String> = machine.tags.iter().map(|(key, value)| format!("{key}={value}")).collect();
+    let tags: Vec<String> = machine
+        .tags
+        .iter()
+        .map(|(key, value)| format!("{key}={value}"))
+        .collect();
     let policy = detail.policy.as_ref().map_or_else(
         || "-".to_owned(),
         |policy| format!("{} ({})", policy.name, policy.id),
@@ -80,7 +84,10 @@ fn show(detail: &MachineDetail) -> Result<(), Failure> {
         ("Scope", machine.scope.clone()),
         ("Power", machine.power.clone()),
         ("Tags", tags.join(" ")),
-        ("Posture", format!("{}: {}", machine.posture.state, machine.posture.reason)),
+        (
+            "Posture",
+            format!("{}: {}", machine.posture.state, machine.posture.reason),
+        ),
         ("Policy", policy),
         ("Seen", output::instant(machine.seen_at)),
     ]))?;
@@ -132,7 +139,8 @@ fn one_named(text: &str, found: &[Machine]) -> Result<String, Failure> {
         .iter()
         .filter(|machine| {
             let short = machine.scope.rsplit('/').next();
-            machine.name.eq_ignore_ascii_case(text) || short.is_some_and(|short| short.eq_ignore_ascii_case(text))
+            machine.name.eq_ignore_ascii_case(text)
+                || short.is_some_and(|short| short.eq_ignore_ascii_case(text))
         })
         .collect();
     match named.as_slice() {
@@ -145,7 +153,11 @@ fn one_named(text: &str, found: &[Machine]) -> Result<String, Failure> {
             let ids: Vec<&str> = several.iter().map(|machine| machine.id.as_str()).collect();
             Err(Failure::new(
                 Exit::Usage,
-                format!("{} machines are named `{text}`; say which: {}", ids.len(), ids.join(", ")),
+                format!(
+                    "{} machines are named `{text}`; say which: {}",
+                    ids.len(),
+                    ids.join(", ")
+                ),
             ))
         }
     }
@@ -178,7 +190,12 @@ mod tests {
 
     #[test]
     fn a_name_means_a_machine_only_when_one_machine_has_it() {
-        let fleet = [machine("web", "/a/1"), machine("Web", "/a/2"), machine("web-2", "/a/3"), machine("db", "/a/i-9")];
+        let fleet = [
+            machine("web", "/a/1"),
+            machine("Web", "/a/2"),
+            machine("web-2", "/a/3"),
+            machine("db", "/a/i-9"),
+        ];
         assert_eq!(one_named("web", &fleet).unwrap_err().exit(), Exit::Usage);
         assert_eq!(one_named("WEB-2", &fleet).unwrap(), "id-of-/a/3");
         assert_eq!(one_named("i-9", &fleet).unwrap(), "id-of-/a/i-9");

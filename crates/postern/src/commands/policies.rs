@@ -58,8 +58,12 @@ fn read(path: &Path) -> Result<JitPolicyWrite, Failure> {
     } else {
         std::fs::read_to_string(path).with_context(|| format!("{} cannot be read", path.display()))?
     };
-    serde_json::from_str(&text)
-        .map_err(|error| Failure::new(Exit::Usage, format!("{} is no JIT policy: {error}", path.display())))
+    serde_json::from_str(&text).map_err(|error| {
+        Failure::new(
+            Exit::Usage,
+            format!("{} is no JIT policy: {error}", path.display()),
+        )
+    })
 }
 
 async fn list(args: PoliciesListArgs) -> Result<(), Failure> {

@@ -71,10 +71,16 @@ async fn wait(client: &Client, made: AccessRequest, timeout: Duration) -> Result
     let mut request = made;
     loop {
         if settled(&request) {
-            return Ok(Waited { request, in_time: true });
+            return Ok(Waited {
+                request,
+                in_time: true,
+            });
         }
         if tokio::time::Instant::now() >= deadline {
-            return Ok(Waited { request, in_time: false });
+            return Ok(Waited {
+                request,
+                in_time: false,
+            });
         }
         tokio::time::sleep(LOOK).await;
         request = client.access_request(&request.id).await?;
@@ -86,7 +92,11 @@ fn said(request: &AccessRequest) -> String {
     if request.status == "pending" {
         return format!("{} waits for an approval", request.id);
     }
-    let open = request.grants.iter().filter(|grant| grant.status == "open").count();
+    let open = request
+        .grants
+        .iter()
+        .filter(|grant| grant.status == "open")
+        .count();
     format!("{open} of {} grants open", request.grants.len())
 }
 
@@ -111,10 +121,16 @@ impl Waited {
         match request.status.as_str() {
             "approved" => {}
             "denied" => {
-                let why = request.decision.as_ref().and_then(|decision| decision.reason.clone());
+                let why = request
+                    .decision
+                    .as_ref()
+                    .and_then(|decision| decision.reason.clone());
                 return Err(Failure::new(
                     Exit::Denied,
-                    format!("turned down: {}", why.unwrap_or_else(|| "no reason given".to_owned())),
+                    format!(
+                        "turned down: {}",
+                        why.unwrap_or_else(|| "no reason given".to_owned())
+                    ),
                 ));
             }
             other => return Err(Failure::new(Exit::Conflict, format!("the request is {other}"))),
@@ -154,7 +170,11 @@ pub fn show(request: &AccessRequest, json: bool) -> Result<(), Failure> {
         rows.push(("Lapses", output::instant(lapses)));
     }
     if let Some(decision) = &request.decision {
-        let reason = decision.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
+        let reason = decision
+            .reason
+            .as_ref()
+            .map(|reason| format!(": {reason}"))
+            .unwrap_or_default();
         rows.push((
             "Decided",
             format!("{} by {}{reason}", output::instant(decision.at), decision.by),
@@ -163,10 +183,13 @@ pub fn show(request: &AccessRequest, json: bool) -> Result<(), Failure> {
     output::line(&output::fields(rows))?;
     if request.grants.is_empty() {
         output::line("")?;
-        let targets = request
-            .targets
-            .iter()
-            .map(|target| [target.machine.clone(), target.ports.join(" "), target.sources.join(" ")]);
+        let targets = request.targets.iter().map(|target| {
+            [
+                target.machine.clone(),
+                target.ports.join(" "),
+                target.sources.join(" "),
+            ]
+        });
         output::line(&output::table(["MACHINE", "PORTS", "SOURCES"], targets))?;
     } else {
         output::line("")?;
@@ -200,7 +223,10 @@ mod tests {
     #[test]
     fn the_exit_code_tells_turned_down_from_late() {
         let verdict = |status: &str, in_time| {
-            let waited = Waited { request: request(status), in_time };
+            let waited = Waited {
+                request: request(status),
+                in_time,
+            };
             waited.verdict().map_err(|failure| failure.exit())
         };
         assert_eq!(verdict("approved", true), Ok(()));

@@ -50,7 +50,15 @@ async fn list(args: RequestsListArgs) -> Result<(), Failure> {
         ]
     });
     output::line(&output::table(
-        ["REQUEST", "STATUS", "REQUESTER", "MACHINES", "FOR", "MADE", "REASON"],
+        [
+            "REQUEST",
+            "STATUS",
+            "REQUESTER",
+            "MACHINES",
+            "FOR",
+            "MADE",
+            "REASON",
+        ],
         rows,
     ))?;
     Ok(())

@@ -57,7 +57,9 @@ pub async fn run(args: SweepArgs) -> Result<(), Failure> {
         output::line(&output::table(["STATUS", "END", "RESOURCE", "MARK"], rows))?;
         let overdue = found.iter().filter(|one| one.status == "overdue").count();
         if overdue > 0 && !args.apply {
-            output::note(&format!("{overdue} overdue; run again with --apply to remove them"))?;
+            output::note(&format!(
+                "{overdue} overdue; run again with --apply to remove them"
+            ))?;
         }
     }
     if errors.is_empty() {
@@ -88,7 +90,12 @@ async fn sweep(
                 Ok(marked) => {
                     for one in marked {
                         let swept = sweep_one(&**enforcer, one, installation, now, apply).await;
-                        errors.extend(swept.error.as_ref().map(|error| format!("{}: {error}", swept.resource)));
+                        errors.extend(
+                            swept
+                                .error
+                                .as_ref()
+                                .map(|error| format!("{}: {error}", swept.resource)),
+                        );
                         found.push(swept);
                     }
                 }
@@ -127,7 +134,9 @@ async fn sweep_one(
 /// Only a grant's rule has an end. A lockdown keeps closed, so that removing it would open something.
 fn standing(one: &Marked, installation: &Installation, now: Instant) -> (&'static str, Option<Instant>) {
     match &one.mark.purpose {
-        Purpose::Grant { end, .. } if one.mark.installation == *installation && *end <= now => ("overdue", Some(*end)),
+        Purpose::Grant { end, .. } if one.mark.installation == *installation && *end <= now => {
+            ("overdue", Some(*end))
+        }
         Purpose::Grant { end, .. } => ("live", Some(*end)),
         Purpose::Holder | Purpose::Lockdown { .. } | Purpose::Residual { .. } => ("standing", None),
     }
@@ -161,7 +170,10 @@ mod tests {
     #[test]
     fn only_a_grants_rule_of_this_installation_past_its_end_is_overdue() {
         let ours: Installation = "prod".parse().unwrap();
-        let grant = |end| Purpose::Grant { grant: an_id(1), end: at(end) };
+        let grant = |end| Purpose::Grant {
+            grant: an_id(1),
+            end: at(end),
+        };
         let status = |one: &Marked| standing(one, &ours, at(100)).0;
         assert_eq!(status(&marked("prod", grant(100))), "overdue");
         assert_eq!(status(&marked("prod", grant(101))), "live");

@@ -35,7 +35,10 @@ pub async fn run(args: TokenArgs) -> Result<(), Failure> {
     let state = dir.read()?.ok_or_else(|| {
         Failure::new(
             Exit::NotFound,
-            format!("no demo runs: {} has no state; start one with `postern demo`", dir.path().display()),
+            format!(
+                "no demo runs: {} has no state; start one with `postern demo`",
+                dir.path().display()
+            ),
         )
     })?;
     let question = TokenRequest {

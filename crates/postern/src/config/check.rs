@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, path::Path};
 
 use postern_azure::PriorityBand;
 use postern_core::{principal::PrincipalRef, scope::Scope};
-use postern_server::config::ConfigError;
+use postern_server::config::{ConfigError, IssuerConfig};
 use secrecy::ExposeSecret;
 use url::Url;
 
@@ -26,7 +26,11 @@ pub(super) fn problems(config: &Config) -> Problems {
     }
     database(&config.database, &mut found);
     if config.azure.is_none() && config.aws.is_none() {
-        report(&mut found, "azure", "neither `azure` nor `aws` is configured: nothing to guard");
+        report(
+            &mut found,
+            "azure",
+            "neither `azure` nor `aws` is configured: nothing to guard",
+        );
     }
     if let Some(section) = &config.azure {
         azure(section, &mut found);
@@ -58,8 +62,16 @@ fn report(found: &mut Problems, key: impl Into<String>, message: impl Into<Strin
 
 fn database(section: &Database, found: &mut Problems) {
     match (&section.url, &section.url_file) {
-        (Some(_), Some(_)) => report(found, "database.url_file", "`database.url` is set as well: one of the two"),
-        (None, None) => report(found, "database.url", "is missing, and so is `database.url_file`: one of the two"),
+        (Some(_), Some(_)) => report(
+            found,
+            "database.url_file",
+            "`database.url` is set as well: one of the two",
+        ),
+        (None, None) => report(
+            found,
+            "database.url",
+            "is missing, and so is `database.url_file`: one of the two",
+        ),
         (Some(url), None) => {
             // The message leaves the URL out: it holds a password.
             let valid = Url::parse(url.expose_secret())
@@ -75,22 +87,33 @@ fn database(section: &Database, found: &mut Problems) {
 
 /// What the server itself would refuse, with the key that it means.
 fn server(config: &Config, found: &mut Problems) {
-    let issuer = |name: &str| config.issuers.iter().rposition(|issuer| issuer.name == name || issuer.issuer == name);
     let Err(error) = config.server().validate() else {
         return;
     };
     match error {
-        ConfigError::NoIssuers => report(found, "issuers", "is missing: without an issuer nobody can sign in"),
-        ConfigError::IssuerTwice(name) => report(
-            found,
-            issuer(&name).map_or_else(|| "issuers".to_owned(), |at| format!("issuers.{at}")),
-            format!("`{name}` is the name or the address of two issuers"),
-        ),
-        ConfigError::Issuer { issuer: name, problem } => report(
-            found,
-            issuer(&name).map_or_else(|| "issuers".to_owned(), |at| format!("issuers.{at}")),
+        ConfigError::NoIssuers => {
+            report(
+                found,
+                "issuers",
+                "is missing: without an issuer nobody can sign in",
+            );
+        }
+        ConfigError::IssuerTwice(name) => {
+            let at = config.issuers.iter().rposition(|issuer| issuer.name == name);
+            report(
+                found,
+                key_of(at, "name"),
+                format!("`{name}` is the name or the address of two issuers"),
+            );
+        }
+        ConfigError::Issuer {
+            issuer: name,
             problem,
-        ),
+        } => {
+            let at = config.issuers.iter().position(|issuer| issuer.name == name);
+            let issuer = at.and_then(|at| config.issuers.get(at));
+            report(found, key_of(at, field_of(issuer, &problem)), problem);
+        }
         ConfigError::PlainHttp(address) => report(
             found,
             "listen.address",
@@ -100,6 +123,27 @@ fn server(config: &Config, found: &mut Problems) {
             ),
         ),
         ConfigError::Limit(name) => report(found, format!("limits.{name}"), "is not in its range"),
+    }
+}
+
+fn key_of(at: Option<usize>, field: &str) -> String {
+    at.map_or_else(|| "issuers".to_owned(), |at| format!("issuers.{at}.{field}"))
+}
+
+/// The field of an issuer that the server's words are about.
+fn field_of(issuer: Option<&IssuerConfig>, problem: &str) -> &'static str {
+    const FIELDS: [&str; 4] = ["name", "audiences", "algorithms", "leeway_seconds"];
+    let named = FIELDS
+        .into_iter()
+        .find(|field| problem.starts_with(&format!("`{field}`")));
+    let keys = issuer
+        .and_then(|issuer| issuer.jwks_uri.as_deref())
+        .is_some_and(|uri| problem.contains(uri));
+    match named {
+        Some(field) => field,
+        None if problem.contains("refresh_seconds") => "refresh_seconds",
+        None if keys => "jwks_uri",
+        None => "issuer",
     }
 }
 
@@ -120,9 +164,16 @@ fn endpoint(found: &mut Problems, key: impl Into<String>, url: &Url) {
 
 fn azure(section: &Azure, found: &mut Problems) {
     for (at, subscription) in section.subscriptions.iter().enumerate() {
-        scope(found, format!("azure.subscriptions.{at}"), &format!("/azure/{subscription}"));
+        scope(
+            found,
+            format!("azure.subscriptions.{at}"),
+            &format!("/azure/{subscription}"),
+        );
     }
-    for (key, url) in [("azure.endpoint", &section.endpoint), ("azure.authority", &section.authority)] {
+    for (key, url) in [
+        ("azure.endpoint", &section.endpoint),
+        ("azure.authority", &section.authority),
+    ] {
         if let Some(url) = url {
             endpoint(found, key, url);
         }
@@ -148,7 +199,8 @@ fn azure(section: &Azure, found: &mut Problems) {
 }
 
 fn credential(section: &AzureCredential, found: &mut Problems) {
-    let secrets = usize::from(section.client_secret.is_some()) + usize::from(section.client_secret_file.is_some());
+    let secrets =
+        usize::from(section.client_secret.is_some()) + usize::from(section.client_secret_file.is_some());
     let wants_secret = section.kind == AzureCredentialKind::ClientSecret;
     if wants_secret && secrets != 1 {
         report(
@@ -165,7 +217,10 @@ fn credential(section: &AzureCredential, found: &mut Problems) {
         );
     }
     if wants_secret {
-        for (field, value) in [("tenant_id", &section.tenant_id), ("client_id", &section.client_id)] {
+        for (field, value) in [
+            ("tenant_id", &section.tenant_id),
+            ("client_id", &section.client_id),
+        ] {
             if value.as_ref().is_none_or(String::is_empty) {
                 report(
                     found,
@@ -186,7 +241,11 @@ fn aws(section: &Aws, found: &mut Problems) {
         let key = |field: &str| format!("aws.accounts.{at}.{field}");
         scope(found, key("id"), &format!("/aws/{}", account.id));
         if !seen.insert(&account.id) {
-            report(found, key("id"), format!("account `{}` is named twice", account.id));
+            report(
+                found,
+                key("id"),
+                format!("account `{}` is named twice", account.id),
+            );
         }
         let (place, regions) = if account.regions.is_empty() {
             ("aws.regions".to_owned(), &section.regions)
@@ -206,7 +265,10 @@ fn aws(section: &Aws, found: &mut Problems) {
                 report(
                     found,
                     key("role_arn"),
-                    format!("`{arn}` is not `arn:aws:iam::{}:role/…`, a role of the account", account.id),
+                    format!(
+                        "`{arn}` is not `arn:aws:iam::{}:role/…`, a role of the account",
+                        account.id
+                    ),
                 );
             }
         }
@@ -222,9 +284,16 @@ fn aws(section: &Aws, found: &mut Problems) {
     }
     // Source: "Amazon VPC quotas", "Security groups": at most 16 groups per interface, and the product of groups
     // and rules at most 1000.
-    let (groups, rules) = (section.limits.groups_per_interface, section.limits.rules_per_group);
+    let (groups, rules) = (
+        section.limits.groups_per_interface,
+        section.limits.rules_per_group,
+    );
     if !(2..=16).contains(&groups) {
-        report(found, "aws.limits.groups_per_interface", format!("is between 2 and 16, not {groups}"));
+        report(
+            found,
+            "aws.limits.groups_per_interface",
+            format!("is between 2 and 16, not {groups}"),
+        );
     }
     if rules == 0 || groups.saturating_mul(rules) > 1000 {
         report(
@@ -247,7 +316,10 @@ fn engine(section: &EngineSection, found: &mut Problems) {
     within(found, "engine.workers", section.workers, 1, 512);
     within(found, "engine.lease_seconds", section.lease_seconds, 1, 600);
     for (key, value) in [
-        ("engine.discovery_interval_seconds", section.discovery_interval_seconds),
+        (
+            "engine.discovery_interval_seconds",
+            section.discovery_interval_seconds,
+        ),
         ("engine.drift_interval_seconds", section.drift_interval_seconds),
     ] {
         within(found, key, value, 1, DAY);
@@ -270,17 +342,19 @@ pub(super) fn unreadable(config: &Config) -> Vec<String> {
     if let Some(path) = &config.database.url_file {
         named.push(("database.url_file", path));
     }
-    if let Some(path) = config.azure.as_ref().and_then(|azure| azure.credential.client_secret_file.as_ref()) {
+    if let Some(path) = config
+        .azure
+        .as_ref()
+        .and_then(|azure| azure.credential.client_secret_file.as_ref())
+    {
         named.push(("azure.credential.client_secret_file", path));
     }
     let guardrails = config.guardrails.read().err();
     let guardrails = guardrails.map(|error| format!("`guardrails.path`: {error:#}"));
-    let files = named
-        .into_iter()
-        .filter_map(|(key, path)| {
-            std::fs::File::open(path)
-                .err()
-                .map(|error| format!("`{key}`: {} cannot be read: {error}", path.display()))
-        });
+    let files = named.into_iter().filter_map(|(key, path)| {
+        std::fs::File::open(path)
+            .err()
+            .map(|error| format!("`{key}`: {} cannot be read: {error}", path.display()))
+    });
     files.chain(guardrails).collect()
 }

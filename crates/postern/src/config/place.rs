@@ -157,9 +157,10 @@ impl<'a> Source<'a> {
             }
         };
         match &error.kind {
-            Kind::UnknownField(field, expected) => {
+            // The path ends with the key itself here, unlike with a missing one.
+            Kind::UnknownField(_, expected) => {
                 let expected = expected.join("`, `");
-                self.at(&below(field), format!("no such key; expected one of `{expected}`"))
+                self.at(&parent, format!("no such key; expected one of `{expected}`"))
             }
             Kind::MissingField(field) => Problem {
                 place: self.place(&parent),
@@ -170,7 +171,9 @@ impl<'a> Source<'a> {
                 let expected = expected.join("`, `");
                 self.at(&parent, format!("`{given}` is not one of `{expected}`"))
             }
-            Kind::InvalidType(actual, expected) => self.at(&parent, format!("expected {expected}, not {actual}")),
+            Kind::InvalidType(actual, expected) => {
+                self.at(&parent, format!("expected {expected}, not {actual}"))
+            }
             Kind::InvalidValue(actual, expected) => {
                 self.at(&parent, format!("expected {expected}, not {actual}"))
             }
@@ -227,9 +230,5 @@ impl<'a> Source<'a> {
 }
 
 fn line_of(text: &str, offset: usize) -> usize {
-    1 + text
-        .bytes()
-        .take(offset)
-        .filter(|byte| *byte == b'\n')
-        .count()
+    1 + text.bytes().take(offset).filter(|byte| *byte == b'\n').count()
 }

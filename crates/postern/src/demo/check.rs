@@ -19,9 +19,9 @@ pub struct Findings {
     latencies: BTreeMap<(String, &'static str), Vec<Duration>>,
 }
 
-impl Findings {
-    /// Nothing yet.
-    pub fn new() -> Self {
+impl Default for Findings {
+    /// Nothing yet; the first step begins now.
+    fn default() -> Self {
         let now = Instant::now();
         Self {
             started: now,
@@ -30,7 +30,9 @@ impl Findings {
             latencies: BTreeMap::new(),
         }
     }
+}
 
+impl Findings {
     /// An invariant. One that does not hold is told at once and kept; the story goes on.
     pub fn holds(&mut self, invariant: impl Into<String>, does: bool) -> io::Result<()> {
         if does {
@@ -55,7 +57,10 @@ impl Findings {
 
     /// How long something took in a cloud.
     pub fn took(&mut self, cloud: &str, what: &'static str, time: Duration) {
-        self.latencies.entry((cloud.to_owned(), what)).or_default().push(time);
+        self.latencies
+            .entry((cloud.to_owned(), what))
+            .or_default()
+            .push(time);
     }
 
     /// What does not hold.
@@ -67,7 +72,10 @@ impl Findings {
     pub fn document(&self) -> Value {
         let mut clouds: BTreeMap<&str, BTreeMap<&str, Value>> = BTreeMap::new();
         for ((cloud, what), times) in &self.latencies {
-            let millis: Vec<f64> = times.iter().map(|time| (time.as_secs_f64() * 1e6).round() / 1e3).collect();
+            let millis: Vec<f64> = times
+                .iter()
+                .map(|time| (time.as_secs_f64() * 1e6).round() / 1e3)
+                .collect();
             clouds.entry(cloud).or_default().insert(what, json!(millis));
         }
         let mut document = json!({
@@ -90,7 +98,7 @@ mod tests {
 
     #[test]
     fn one_broken_invariant_is_enough() {
-        let mut findings = Findings::new();
+        let mut findings = Findings::default();
         findings.took("aws", "open_ms", Duration::from_micros(12_345));
         findings.holds("two is two", true).unwrap();
         assert_eq!(findings.document()["ok"], true);

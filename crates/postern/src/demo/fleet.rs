@@ -43,7 +43,7 @@ pub struct Fleet {
     pub db: String,
     /// SSH is open to everybody by one rule.
     pub app: String,
-    /// SSH is open by a range of ports.
+    /// SSH is open to everybody by a range of ports, and to the private network by a rule for all traffic.
     pub build: String,
     /// The NSGs' ids.
     pub security_groups: Vec<String>,
@@ -87,7 +87,15 @@ impl Fleet {
         .context("the EC2 simulator cannot listen")?;
         let (web, db, security_groups) = azure(&arm).context("the Azure machines cannot be built")?;
         let (app, build) = aws(&ec2).context("the AWS machines cannot be built")?;
-        Ok(Self { arm, ec2, web, db, app, build, security_groups })
+        Ok(Self {
+            arm,
+            ec2,
+            web,
+            db,
+            app,
+            build,
+            security_groups,
+        })
     }
 }
 
@@ -101,7 +109,12 @@ fn azure(arm: &ArmHandle) -> anyhow::Result<(String, String, Vec<String>)> {
     let front_rules = fleet.security_group("front-nsg", &[everybody(), https()])?;
     let front = fleet.subnet(&network, "front", "10.20.1.0/24", Some(&front_rules))?;
     let back = fleet.subnet(&network, "back", "10.20.2.0/24", None)?;
-    let web = fleet.machine("web-1", &front, &[everybody(), https()], &json!({ "env": "prod", "tier": "web" }))?;
+    let web = fleet.machine(
+        "web-1",
+        &front,
+        &[everybody(), https()],
+        &json!({ "env": "prod", "tier": "web" }),
+    )?;
     let db = fleet.machine("db-1", &back, &[office], &json!({ "env": "prod", "tier": "db" }))?;
     let groups = vec![front_rules, web.security_group, db.security_group];
     Ok((web.machine, db.machine, groups))
@@ -119,7 +132,10 @@ fn aws(ec2: &Ec2Handle) -> anyhow::Result<(String, String)> {
     let range = fleet.group(
         &vpc,
         "build",
-        &[Ingress::tcp_range(20, 1024, "198.51.100.0/24"), Ingress::all("10.0.0.0/8")],
+        &[
+            Ingress::tcp_range(20, 1024, "0.0.0.0/0"),
+            Ingress::all("10.0.0.0/8"),
+        ],
     )?;
     let machine = |name: &str, group: &str, tier: &str| {
         fleet.machine(&MachinePlan {

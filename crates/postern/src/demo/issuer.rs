@@ -44,7 +44,9 @@ struct Mint {
 
 impl std::fmt::Debug for Mint {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Mint").field("issuer", &self.issuer).finish_non_exhaustive()
+        f.debug_struct("Mint")
+            .field("issuer", &self.issuer)
+            .finish_non_exhaustive()
     }
 }
 
@@ -91,8 +93,9 @@ impl Mint {
         let mut key: Vec<u8> = PKCS8_PREFIX.to_vec();
         key.extend((0..4).flat_map(|_| ids.random()).take(32));
         let key = EncodingKey::from_ed_der(&key);
-        let key_id = ids.random().iter().map(|byte| format!("{byte:02x}")).collect::<String>();
-        let mut jwk = Jwk::from_encoding_key(&key, Algorithm::EdDSA).context("the demo's key has no public part")?;
+        let key_id = clock.now().timestamp_micros().to_string();
+        let mut jwk =
+            Jwk::from_encoding_key(&key, Algorithm::EdDSA).context("the demo's key has no public part")?;
         jwk.common.key_id = Some(key_id.clone());
         Ok(Self {
             issuer,
@@ -176,7 +179,12 @@ mod tests {
 
     #[test]
     fn a_stranger_gets_no_token() {
-        assert!(mint().token("mallory", 60).unwrap_err().contains("ada, sam, olga"));
+        assert!(
+            mint()
+                .token("mallory", 60)
+                .unwrap_err()
+                .contains("ada, sam, olga")
+        );
         assert!(mint().token("ada", 0).is_err());
         assert!(mint().token("ada", LONGEST + 1).is_err());
     }

@@ -25,10 +25,34 @@ pub struct Person {
 
 /// Everybody.
 pub const PEOPLE: [Person; 5] = [
-    Person { user: "ada", subject: "ada", name: "Ada, an engineer", groups: &["engineers"], workload: false },
-    Person { user: "sam", subject: "sam", name: "Sam, who approves", groups: &["leads"], workload: false },
-    Person { user: "olga", subject: "olga", name: "Olga, the owner", groups: &["security"], workload: false },
-    Person { user: "eve", subject: "eve", name: "Eve, without a role", groups: &[], workload: false },
+    Person {
+        user: "ada",
+        subject: "ada",
+        name: "Ada, an engineer",
+        groups: &["engineers"],
+        workload: false,
+    },
+    Person {
+        user: "sam",
+        subject: "sam",
+        name: "Sam, who approves",
+        groups: &["leads"],
+        workload: false,
+    },
+    Person {
+        user: "olga",
+        subject: "olga",
+        name: "Olga, the owner",
+        groups: &["security"],
+        workload: false,
+    },
+    Person {
+        user: "eve",
+        subject: "eve",
+        name: "Eve, without a role",
+        groups: &[],
+        workload: false,
+    },
     Person {
         user: "ci",
         subject: "repo:shop/app:ref:refs/heads/main",

@@ -36,7 +36,11 @@ impl DemoDir {
         if let Some(path) = named {
             return Ok(Self(std::path::absolute(path)?));
         }
-        let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+        let variable = |name: &str| {
+            std::env::var_os(name)
+                .filter(|value| !value.is_empty())
+                .map(PathBuf::from)
+        };
         if variable("HOME").is_some_and(|home| home == Path::new("/root")) {
             return Ok(Self(PathBuf::from("/var/tmp/postern-demo")));
         }
@@ -76,7 +80,11 @@ impl DemoDir {
         let path = self.state_file();
         let text = serde_json::to_vec_pretty(state).context("the demo's state is no JSON")?;
         let written = remove(&path).and_then(|()| {
-            let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
+            let mut file = fs::OpenOptions::new()
+                .write(true)
+                .create_new(true)
+                .mode(0o600)
+                .open(&path)?;
             io::Write::write_all(&mut file, &text)
         });
         written.with_context(|| format!("{} cannot be written", path.display()))?;
@@ -91,9 +99,9 @@ impl DemoDir {
                 serde_json::from_slice(&text).with_context(|| format!("{} is damaged", path.display()))?,
             )),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => {
-                Err(anyhow::Error::from(error).context(format!("{} cannot be read", path.display())).into())
-            }
+            Err(error) => Err(anyhow::Error::from(error)
+                .context(format!("{} cannot be read", path.display()))
+                .into()),
         }
     }
 
@@ -108,11 +116,9 @@ impl DemoDir {
     pub fn remove(&self) -> Result<(), Failure> {
         self.clear()?;
         match fs::remove_dir_all(self.database()) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(anyhow::Error::from(error)
-                    .context(format!("{} cannot be removed", self.database().display()))
-                    .into())
-            }
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(anyhow::Error::from(error)
+                .context(format!("{} cannot be removed", self.database().display()))
+                .into()),
             _ => {
                 // Somebody else's files may be in a directory that was named by hand.
                 let _not_empty = fs::remove_dir(&self.0);

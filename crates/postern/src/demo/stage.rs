@@ -61,8 +61,14 @@ impl Stage {
     ) -> anyhow::Result<Self> {
         let postgres = tokio::task::spawn_blocking(move || {
             let options = match keeping {
-                Keeping::In(dir) => Options { data_dir: Some(dir), ..Options::default() },
-                Keeping::Nothing => Options { fsync: false, ..Options::default() },
+                Keeping::In(dir) => Options {
+                    data_dir: Some(dir),
+                    ..Options::default()
+                },
+                Keeping::Nothing => Options {
+                    fsync: false,
+                    ..Options::default()
+                },
             };
             LocalPostgres::start(options)
         })
@@ -88,7 +94,12 @@ impl Stage {
             ids,
         })
         .await?;
-        Ok(Self { postgres, fleet, issuer, service })
+        Ok(Self {
+            postgres,
+            fleet,
+            issuer,
+            service,
+        })
     }
 
     /// The API's address.
@@ -131,7 +142,12 @@ impl Stage {
 
     /// Stops everything, the server first.
     pub async fn stop(self) -> anyhow::Result<()> {
-        let Self { postgres, fleet, issuer, service } = self;
+        let Self {
+            postgres,
+            fleet,
+            issuer,
+            service,
+        } = self;
         let stopped = service.stop().await;
         drop(issuer);
         fleet.arm.stop().await;

@@ -44,7 +44,7 @@ const LOOK: Duration = Duration::from_millis(25);
 /// Plays the story. The last line of standard output is one JSON object; an invariant that does not hold, or a
 /// step that does not come to an end, is a failure.
 pub async fn play(clock: Arc<dyn Clock>, ids: Arc<dyn IdSource>) -> Result<(), Failure> {
-    let mut findings = Findings::new();
+    let mut findings = Findings::default();
     let stage = Stage::start(Keeping::Nothing, 0, clock, ids).await?;
     findings.step(&format!(
         "Postgres, both clouds, the identity provider and the server run; the API is at {}",
@@ -58,7 +58,10 @@ pub async fn play(clock: Arc<dyn Clock>, ids: Arc<dyn IdSource>) -> Result<(), F
     output::json_line(&findings.document())?;
     match findings.broken().len() {
         0 => Ok(()),
-        count => Err(Failure::new(Exit::Failure, format!("{count} invariants do not hold"))),
+        count => Err(Failure::new(
+            Exit::Failure,
+            format!("{count} invariants do not hold"),
+        )),
     }
 }
 
@@ -111,13 +114,21 @@ impl Story<'_> {
         for machine in &found {
             let name = &machine.name;
             self.findings.holds(
-                format!("{name} is recommended for JIT, with a reason; it is {:?}", machine.posture),
+                format!(
+                    "{name} is recommended for JIT, with a reason; it is {:?}",
+                    machine.posture
+                ),
                 machine.posture.state == "recommended" && !machine.posture.reason.is_empty(),
             )?;
         }
         let shown: Vec<String> = found
             .iter()
-            .map(|machine| format!("{} {}: {}", machine.name, machine.posture.state, machine.posture.reason))
+            .map(|machine| {
+                format!(
+                    "{} {}: {}",
+                    machine.name, machine.posture.state, machine.posture.reason
+                )
+            })
             .collect();
         self.findings.step(&format!("discovered: {}", shown.join("; ")))?;
         Ok(())
@@ -145,7 +156,11 @@ impl Story<'_> {
             let open = machines.iter().any(|machine| {
                 [ADA, ANYBODY, OFFICE, IpAddr::from([10, 9, 9, 9])]
                     .iter()
-                    .any(|source| [22, 3389].iter().any(|port| witness.reaches(machine, *source, *port)))
+                    .any(|source| {
+                        [22, 3389]
+                            .iter()
+                            .any(|port| witness.reaches(machine, *source, *port))
+                    })
             });
             Ok((!open).then_some(()))
         })
@@ -187,7 +202,9 @@ impl Story<'_> {
         self.findings.holds(
             format!("a request without a role is refused with what is missing; the answer was {refused:?}"),
             problem.as_ref().is_some_and(|problem| {
-                problem.status == 403 && problem.code == ErrorCode::Forbidden && problem.detail.contains("request")
+                problem.status == 403
+                    && problem.code == ErrorCode::Forbidden
+                    && problem.detail.contains("request")
             }),
         )?;
         self.stage.give_roles().await?;
@@ -196,42 +213,69 @@ impl Story<'_> {
         Ok(())
     }
 
-    /// 4. and 5. Ports open for whom they were asked, are closed by the end of time and by revocation, and stay
-    /// open while any grant wants them.
+    /// 4. Ports open for whom they were asked, are closed by the end of time and by revocation, and stay open while
+    ///    any grant wants them.
     async fn grants(&mut self, locked: &Rules) -> anyhow::Result<()> {
         let fleet = &self.stage.fleet;
-        let short = ask(&self.ada, &[&fleet.web, &fleet.db, &fleet.app, &fleet.build], SHORT, "story: disk full").await?;
+        let short = ask(
+            &self.ada,
+            &[&fleet.web, &fleet.db, &fleet.app, &fleet.build],
+            SHORT,
+            "story: disk full",
+        )
+        .await?;
         let short = self.opened(short).await?;
         for grant in &short.grants {
             self.open_as_asked(grant, locked)?;
         }
-        self.findings.step("port 22 is open from 203.0.113.7 on four machines, for ten seconds, and from nowhere else")?;
+        self.findings.step(
+            "port 22 is open from 203.0.113.7 on four machines, for ten seconds, and from nowhere else",
+        )?;
 
         let long = ask(&self.ada, &[&fleet.web, &fleet.app], LONG, "story: still at it").await?;
         let long = self.opened(long).await?;
-        self.findings.step("a second, overlapping grant is open on web-1 and app-1")?;
+        self.findings
+            .step("a second, overlapping grant is open on web-1 and app-1")?;
 
         for grant in &short.grants {
             let closed = closed(&self.ada, &grant.id).await?;
-            let cause = closed.cause.as_ref().map(|cause| cause.kind.clone()).unwrap_or_default();
-            self.findings.holds(format!("{} expired; its cause is {cause}", grant.id), cause == "expired")?;
+            let cause = closed
+                .cause
+                .as_ref()
+                .map(|cause| cause.kind.clone())
+                .unwrap_or_default();
+            self.findings.holds(
+                format!("{} expired; its cause is {cause}", grant.id),
+                cause == "expired",
+            )?;
             let overlapped = long.grants.iter().any(|other| other.machine == grant.machine);
             let reaches = self.witness.reaches(&grant.machine, ADA, 22);
             if overlapped {
                 let spans = self.witness.spans(&grant.machine, ADA, 22);
                 self.findings.holds(
-                    format!("the overlapping grant on {} survives without a gap", grant.machine),
-                    reaches && spans.iter().filter(|span| Some(span.from) >= grant.created_at.into()).count() == 1,
+                    format!(
+                        "the overlapping grant on {} survives without a gap",
+                        grant.machine
+                    ),
+                    reaches
+                        && spans
+                            .iter()
+                            .filter(|span| Some(span.from) >= grant.created_at.into())
+                            .count()
+                            == 1,
                 )?;
             } else {
-                self.findings.holds(format!("{} is closed after its time", grant.machine), !reaches)?;
+                self.findings
+                    .holds(format!("{} is closed after its time", grant.machine), !reaches)?;
                 self.lag(&closed)?;
             }
         }
         self.findings.step("the ten seconds are over: db-1 and build-1 are closed, web-1 and app-1 stay open for the other grant")?;
 
         for grant in &long.grants {
-            let why = GrantRevoke { reason: Some("story: done".to_owned()) };
+            let why = GrantRevoke {
+                reason: Some("story: done".to_owned()),
+            };
             self.ada.revoke_grant(&grant.id, None, &why).await?;
         }
         for grant in &long.grants {
@@ -243,8 +287,12 @@ impl Story<'_> {
             )?;
         }
         let left = difference(locked, &self.witness.foreign_rules()?);
-        self.findings.holds(format!("others' rules are as the lockdown left them: {left:?}"), left.is_empty())?;
-        self.findings.step("the revoked grants are closed; nothing of anybody else's was touched")?;
+        self.findings.holds(
+            format!("others' rules are as the lockdown left them: {left:?}"),
+            left.is_empty(),
+        )?;
+        self.findings
+            .step("the revoked grants are closed; nothing of anybody else's was touched")?;
         Ok(())
     }
 
@@ -254,29 +302,47 @@ impl Story<'_> {
         let id = request.id;
         let request = until("the grants to be open", async || {
             let request = ada.access_request(&id).await?;
-            if let Some(failed) = request.grants.iter().find(|grant| !matches!(grant.status.as_str(), "opening" | "open")) {
+            if let Some(failed) = request
+                .grants
+                .iter()
+                .find(|grant| !matches!(grant.status.as_str(), "opening" | "open"))
+            {
                 bail!("{} is {}: {}", failed.id, failed.status, failed.truth);
             }
-            let open = !request.grants.is_empty() && request.grants.iter().all(|grant| grant.status == "open");
+            let open =
+                !request.grants.is_empty() && request.grants.iter().all(|grant| grant.status == "open");
             Ok(open.then_some(request))
         })
         .await?;
         for grant in &request.grants {
-            let took = grant.opened_at.map(|at| at - request.created_at).and_then(|took| took.to_std().ok());
-            self.findings
-                .took(cloud(&grant.machine), "open_ms", took.context("an open grant says since when")?);
+            let took = grant
+                .opened_at
+                .map(|at| at - request.created_at)
+                .and_then(|took| took.to_std().ok());
+            self.findings.took(
+                cloud(&grant.machine),
+                "open_ms",
+                took.context("an open grant says since when")?,
+            );
         }
         Ok(request)
     }
 
     fn open_as_asked(&mut self, grant: &Grant, locked: &Rules) -> anyhow::Result<()> {
         let machine = &grant.machine;
-        let hops = grant.hops.iter().filter(|hop| hop.state == "present" && hop.read_at.is_some()).count();
+        let hops = grant
+            .hops
+            .iter()
+            .filter(|hop| hop.state == "present" && hop.read_at.is_some())
+            .count();
         self.findings.holds(
             format!("every hop of {machine} was read back as open: {:?}", grant.hops),
             !grant.hops.is_empty() && hops == grant.hops.len(),
         )?;
-        self.findings.holds(format!("{machine} lets 203.0.113.7 in"), self.witness.reaches(machine, ADA, 22))?;
+        self.findings.holds(
+            format!("{machine} lets 203.0.113.7 in"),
+            self.witness.reaches(machine, ADA, 22),
+        )?;
         for (source, port) in [
             (ADA, 3389),
             (IpAddr::from([203, 0, 113, 8]), 22),
@@ -289,19 +355,34 @@ impl Story<'_> {
             )?;
         }
         let touched = difference(locked, &self.witness.foreign_rules()?);
-        self.findings.holds(format!("others' rules are untouched: {touched:?}"), touched.is_empty())?;
+        self.findings.holds(
+            format!("others' rules are untouched: {touched:?}"),
+            touched.is_empty(),
+        )?;
         Ok(())
     }
 
     /// How long after its end a grant was read back as closed.
     fn lag(&mut self, grant: &Grant) -> anyhow::Result<()> {
-        let (ended, closed) = grant.ended_at.zip(grant.closed_at).context("a closed grant says when it ended")?;
-        let lag = (closed - ended).to_std().context("a grant is closed after its end")?;
+        let (ended, closed) = grant
+            .ended_at
+            .zip(grant.closed_at)
+            .context("a closed grant says when it ended")?;
+        let lag = (closed - ended)
+            .to_std()
+            .context("a grant is closed after its end")?;
         self.findings.took(cloud(&grant.machine), "close_ms", lag);
         // What the cloud itself saw, which is the moment that counts.
-        let last = self.witness.spans(&grant.machine, ADA, 22).last().and_then(|span| span.to);
+        let last = self
+            .witness
+            .spans(&grant.machine, ADA, 22)
+            .last()
+            .and_then(|span| span.to);
         self.findings.holds(
-            format!("{} was reachable until {last:?}, within a second of the grant's end at {ended}", grant.machine),
+            format!(
+                "{} was reachable until {last:?}, within a second of the grant's end at {ended}",
+                grant.machine
+            ),
             last.is_some_and(|last| last - ended <= chrono::TimeDelta::seconds(1)),
         )?;
         Ok(())
@@ -317,16 +398,23 @@ impl Story<'_> {
         .await;
         if restored.is_err() {
             let left = difference(untouched, &self.witness.rules()?);
-            self.findings.holds(format!("the prior rules are back: {left:?}"), false)?;
+            self.findings
+                .holds(format!("the prior rules are back: {left:?}"), false)?;
         }
         let fleet = &self.stage.fleet;
-        for (machine, source) in [(&fleet.web, ANYBODY), (&fleet.db, OFFICE), (&fleet.app, ANYBODY), (&fleet.build, OFFICE)] {
+        for (machine, source) in [
+            (&fleet.web, ANYBODY),
+            (&fleet.db, OFFICE),
+            (&fleet.app, ANYBODY),
+            (&fleet.build, OFFICE),
+        ] {
             self.findings.holds(
                 format!("{machine} lets {source} in as before"),
                 self.witness.reaches(machine, source, 22),
             )?;
         }
-        self.findings.step("without the policy every rule and every interface is as it was before")?;
+        self.findings
+            .step("without the policy every rule and every interface is as it was before")?;
         Ok(())
     }
 
@@ -356,7 +444,12 @@ async fn fleet(client: &Client) -> anyhow::Result<Vec<Machine>> {
     Ok(client.machines(&MachineQuery::default()).await?.items)
 }
 
-async fn ask(client: &Client, machines: &[&str], seconds: i64, reason: &str) -> Result<AccessRequest, ClientError> {
+async fn ask(
+    client: &Client,
+    machines: &[&str],
+    seconds: i64,
+    reason: &str,
+) -> Result<AccessRequest, ClientError> {
     let request = AccessRequestCreate {
         targets: machines
             .iter()

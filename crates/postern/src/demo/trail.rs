@@ -65,7 +65,9 @@ pub fn problems(events: &[AuditEvent], writes: &[Write]) -> Vec<String> {
         match (intent, outcome) {
             (Some(intent), Some(outcome)) if intent.seq < outcome.seq => {
                 if intent.details.get("after").is_none() || intent.details.get("before").is_none() {
-                    found.push(format!("the intent of {change} does not tell the prior and the intended state"));
+                    found.push(format!(
+                        "the intent of {change} does not tell the prior and the intended state"
+                    ));
                 }
             }
             (Some(_), None) => found.push(format!("{change} has an intent and no outcome")),
@@ -88,7 +90,10 @@ pub fn problems(events: &[AuditEvent], writes: &[Write]) -> Vec<String> {
         let decision = DECISIONS.iter().any(|prefix| event.action.starts_with(prefix))
             && event.actor.get("kind").and_then(Value::as_str) == Some("principal");
         if decision && event.decision.as_ref().is_none_or(Value::is_null) {
-            found.push(format!("{} ({}) does not say what decided it", event.action, event.id));
+            found.push(format!(
+                "{} ({}) does not say what decided it",
+                event.action, event.id
+            ));
         }
     }
     for (action, outcome) in [
@@ -101,7 +106,10 @@ pub fn problems(events: &[AuditEvent], writes: &[Write]) -> Vec<String> {
         ("jit_policy.delete", "succeeded"),
         ("role_assignment.create", "succeeded"),
     ] {
-        if !events.iter().any(|event| event.action == action && event.outcome == outcome) {
+        if !events
+            .iter()
+            .any(|event| event.action == action && event.outcome == outcome)
+        {
             found.push(format!("no event says {action} {outcome}"));
         }
     }
