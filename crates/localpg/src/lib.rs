@@ -4,7 +4,7 @@
 //! socket in a directory that only its own user (and root) can enter, so it needs no port and no password. As
 //! root, which Postgres refuses to run as, it drops to an unprivileged user.
 //!
-//! It never outlives its parent, not even one that is killed with SIGKILL: see [`supervisor`].
+//! It never outlives its parent, not even one that is killed with SIGKILL (`supervisor.rs` says how).
 
 mod account;
 mod binaries;

@@ -89,14 +89,16 @@ impl LocalPostgres {
     /// The URL of the database `name`, which need not exist yet. `name` is letters, digits and `_`.
     pub fn database_url(&self, name: &str) -> String {
         // The socket's directory is made here; only its temporary root can hold characters that need encoding.
-        let host: String = self.sockets.to_string_lossy().bytes().fold(String::new(), |mut host, byte| {
-            if byte.is_ascii_alphanumeric() || b"/-_.".contains(&byte) {
-                host.push(char::from(byte));
-            } else {
-                host.push_str(&format!("%{byte:02X}"));
-            }
-            host
-        });
+        let host: String = self
+            .sockets
+            .to_string_lossy()
+            .bytes()
+            .map(|byte| match byte {
+                b'/' | b'-' | b'_' | b'.' => char::from(byte).to_string(),
+                _ if byte.is_ascii_alphanumeric() => char::from(byte).to_string(),
+                _ => format!("%{byte:02X}"),
+            })
+            .collect();
         format!("postgres://postgres@localhost/{name}?host={host}&sslmode=disable")
     }
 
@@ -141,9 +143,21 @@ impl LocalPostgres {
         private_dir(&self.sockets, self.run_as)?;
         private_dir(&self.home, self.run_as)?;
         initialise(&self.bin, &self.home.join("cluster"), self.run_as, self.options.fsync)?;
-        self.supervisor =
-            launch(&self.bin, self.run_as, &self.home, &self.sockets, self.temporary, &self.options)?;
-        Ok(())
+        let start = Instant::now();
+        loop {
+            match launch(&self.bin, self.run_as, &self.home, &self.sockets, self.temporary, &self.options) {
+                Ok(supervisor) => {
+                    self.supervisor = supervisor;
+                    return Ok(());
+                }
+                // The killed server's own processes end when they notice; until then their memory is in use.
+                Err(LocalPostgresError::Start(_)) if start.elapsed() < Duration::from_secs(5) => {
+                    private_dir(&self.sockets, self.run_as)?;
+                    std::thread::sleep(Duration::from_millis(50));
+                }
+                Err(error) => return Err(error),
+            }
+        }
     }
 }
 

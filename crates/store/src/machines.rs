@@ -196,24 +196,21 @@ impl Tx {
         .await?;
 
         let mut saved = SavedMachines::default();
-        let mut recovered: BTreeSet<&str> = BTreeSet::new();
+        let mut whole: BTreeSet<&str> = BTreeSet::new();
         for (row, name) in rows.iter().zip(&names) {
             let policy = row.policy.map(PolicyId::uuid);
-            match known.get(name) {
-                Some((was, was_policy, false)) => {
-                    saved.changed += usize::from(*was != document(&row.machine)? || *was_policy != policy);
-                    if *was_policy != policy {
-                        recovered.insert(name);
-                    }
+            if let Some((was, was_policy, false)) = known.get(name) {
+                saved.changed += usize::from(*was != document(&row.machine)? || *was_policy != policy);
+                if *was_policy != policy {
+                    whole.insert(name);
                 }
-                _ => {
-                    saved.new.push(row.machine.id.clone());
-                    saved.changed += 1;
-                    recovered.insert(name);
-                }
+            } else {
+                saved.new.push(row.machine.id.clone());
+                saved.changed += 1;
+                whole.insert(name);
             }
         }
-        saved.touched_points = self.save_memberships(rows, &names, &recovered, ids, now).await?;
+        saved.touched_points = self.save_memberships(rows, &names, &whole, ids, now).await?;
         Ok(saved)
     }
 
@@ -395,9 +392,9 @@ impl Tx {
         for row in documents {
             let policy = affected.get(&row.id).copied().flatten();
             let machine: Machine = decode::json("machines", "document", row.document)?;
-            let posture = posture(&machine, policy.and_then(|id| by_id.get(&id).copied()));
-            kinds.push(posture.kind.as_str().to_owned());
-            details.push(document(&posture)?);
+            let standing = posture(&machine, policy.and_then(|id| by_id.get(&id).copied()));
+            kinds.push(standing.kind.as_str().to_owned());
+            details.push(document(&standing)?);
             policy_ids.push(policy.map(PolicyId::uuid));
             ids.push(row.id);
         }

@@ -118,7 +118,7 @@ async fn the_service_role_appends_and_reads_and_may_do_nothing_else() {
             (true, result) => drop(result.expect(statement)),
             (false, result) => {
                 let error = result.expect_err(statement);
-                let code = error.as_database_error().unwrap().code().map(|code| code.into_owned());
+                let code = error.as_database_error().unwrap().code().map(std::borrow::Cow::into_owned);
                 assert_eq!(code.as_deref(), Some("42501"), "insufficient_privilege: {statement}: {error}");
             }
         }

@@ -7,7 +7,7 @@ use postern_core::testing::at;
 use super::{mark, some_points, with_grants};
 use crate::{Due, Lease, Next, Store, Urgency, testing::fresh_store};
 
-const LONG: Duration = Duration::from_secs(3600);
+const LONG: Duration = Duration::from_hours(1);
 const NONE: Duration = Duration::ZERO;
 
 async fn lease(store: &Store, limit: u32) -> Vec<Lease> {

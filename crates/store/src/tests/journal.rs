@@ -14,7 +14,7 @@ use crate::{Conflict, Lease, NewPass, SettledChange, Store, StoreError, Urgency,
 async fn a_lease(store: &Store) -> Lease {
     let points = some_points(store, 1).await;
     mark(store, &points, 0, Urgency::Look).await;
-    store.lease("a", 1, Duration::from_secs(60), Duration::ZERO, at(1)).await.unwrap().remove(0)
+    store.lease("a", 1, Duration::from_mins(1), Duration::ZERO, at(1)).await.unwrap().remove(0)
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@ mod audit;
 mod decisions;
 mod desired;
 mod due;
+mod faults;
 mod grants;
 mod inventory;
 mod journal;
@@ -50,7 +51,7 @@ fn a_machine(number: u32) -> Machine {
         power: Power::Running,
         interfaces: vec![Interface {
             id: format!("eni-{number:017x}"),
-            addresses: vec![IpAddr::from([10, 0, (number / 256) as u8, (number % 256) as u8])],
+            addresses: vec![IpAddr::from(std::net::Ipv4Addr::from_bits(0x0a00_0000 + number))],
             public_addresses: vec![],
             network: vec!["10.0.0.0/16".parse().unwrap()],
             network_id: "vpc-1".into(),
