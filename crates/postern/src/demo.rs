@@ -106,7 +106,7 @@ In another shell:
   as ada machines
   as ada request web-1 app-1 --port 22 --source 203.0.113.7 --for 5m --reason "disk full" --wait
   as ada grants
-  as eve request web-1 --port 22 --source 203.0.113.7 --for 5m --reason "let me in"
+  as eve request {web} --port 22 --source 203.0.113.7 --for 5m --reason "let me in"
   as olga audit --since 10m
 
 Or with curl:

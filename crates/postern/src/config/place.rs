@@ -171,10 +171,7 @@ impl<'a> Source<'a> {
                 let expected = expected.join("`, `");
                 self.at(&parent, format!("`{given}` is not one of `{expected}`"))
             }
-            Kind::InvalidType(actual, expected) => {
-                self.at(&parent, format!("expected {expected}, not {actual}"))
-            }
-            Kind::InvalidValue(actual, expected) => {
+            Kind::InvalidType(actual, expected) | Kind::InvalidValue(actual, expected) => {
                 self.at(&parent, format!("expected {expected}, not {actual}"))
             }
             other => self.at(&parent, other.to_string()),

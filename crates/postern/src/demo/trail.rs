@@ -75,9 +75,11 @@ pub fn problems(events: &[AuditEvent], writes: &[Write]) -> Vec<String> {
         }
     }
     for write in writes {
-        let covered = changes.values().any(|(intent, outcome)| {
-            intent.is_some_and(|intent| intent.at <= write.at && is_about(intent, write))
-                && outcome.is_some_and(|outcome| write.at <= outcome.at)
+        let covered = changes.values().any(|pair| match pair {
+            (Some(intent), Some(outcome)) => {
+                intent.at <= write.at && write.at <= outcome.at && is_about(intent, outcome, write)
+            }
+            _ => false,
         });
         if !covered {
             found.push(format!(
@@ -116,11 +118,80 @@ pub fn problems(events: &[AuditEvent], writes: &[Write]) -> Vec<String> {
     found
 }
 
-/// Whether an intent is about what was written: at a point of the same cloud.
-fn is_about(intent: &AuditEvent, write: &Write) -> bool {
-    intent
+/// Whether a change is about what was written: at a point of the same cloud, and naming the resource, which a
+/// thing that is made has a name for only in the outcome.
+fn is_about(intent: &AuditEvent, outcome: &AuditEvent, write: &Write) -> bool {
+    let point = intent
         .subject
         .get("point")
         .and_then(Value::as_str)
-        .is_some_and(|point| point.starts_with(&format!("{}:", write.cloud)))
+        .unwrap_or_default();
+    let resource = write.resource.to_lowercase();
+    let name = resource.rsplit('/').next().unwrap_or(&resource);
+    point.starts_with(&format!("{}:", write.cloud))
+        && [
+            point.to_owned(),
+            intent.details.to_string(),
+            outcome.details.to_string(),
+        ]
+        .iter()
+        .any(|text| text.to_lowercase().contains(name))
+}
+
+#[cfg(test)]
+mod tests {
+    use chrono::{DateTime, TimeDelta};
+    use serde_json::json;
+
+    use super::*;
+
+    fn event(seq: i64, outcome: &str) -> AuditEvent {
+        AuditEvent {
+            seq,
+            id: format!("evt_{seq}"),
+            at: DateTime::UNIX_EPOCH + TimeDelta::seconds(seq),
+            action: "change.apply".to_owned(),
+            outcome: outcome.to_owned(),
+            actor: json!({ "kind": "system" }),
+            scope: "/".to_owned(),
+            reason: None,
+            decision: None,
+            details: json!({ "before": null, "after": null, "target": "eni-1" }),
+            subject: json!({ "change": "chg_1", "point": "aws:instance:a/r/i-1" }),
+            http_request: None,
+        }
+    }
+
+    fn write(second: i64, resource: &str) -> Write {
+        Write {
+            cloud: "aws".to_owned(),
+            at: DateTime::UNIX_EPOCH + TimeDelta::seconds(second),
+            operation: "ModifyNetworkInterfaceAttribute".to_owned(),
+            resource: resource.to_owned(),
+        }
+    }
+
+    /// How many of the problems are about writes.
+    fn uncovered(events: &[AuditEvent], write: Write) -> usize {
+        let found = problems(events, &[write]);
+        found
+            .iter()
+            .filter(|problem| problem.contains("no intent in the log"))
+            .count()
+    }
+
+    #[test]
+    fn a_write_outside_intent_and_outcome_or_of_something_else_is_found() {
+        let events = [event(1, "intended"), event(3, "succeeded")];
+        assert_eq!(uncovered(&events, write(2, "arn:x/eni-1")), 0);
+        assert_eq!(uncovered(&events, write(4, "arn:x/eni-1")), 1);
+        assert_eq!(uncovered(&events, write(0, "arn:x/eni-1")), 1);
+        assert_eq!(uncovered(&events, write(2, "arn:x/eni-2")), 1);
+    }
+
+    #[test]
+    fn an_intent_without_an_outcome_is_found() {
+        assert_eq!(unsettled(&[event(1, "intended")]), ["chg_1"]);
+        assert!(unsettled(&[event(1, "intended"), event(2, "failed")]).is_empty());
+    }
 }
