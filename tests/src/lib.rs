@@ -7,6 +7,7 @@
     reason = "everything here serves tests, which fail by panicking"
 )]
 
+pub mod crash;
 pub mod process;
 pub mod python;
 pub mod soundness;

@@ -4,7 +4,10 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use chrono::{DateTime, TimeDelta, Utc};
-use postern_api::{AuditEvent, AuditEventQuery, Grant, GrantQuery};
+use postern_api::{
+    audit_event::{AuditEvent, AuditEventQuery},
+    grant::{Grant, GrantQuery},
+};
 use postern_sim::truth::{Change, Interval, Probe, Protocol};
 use serde_json::Value;
 

@@ -1,13 +1,6 @@
 //! The world that a black-box test plays in.
 
-use std::{
-    path::PathBuf,
-    sync::{
-        Arc,
-        atomic::{AtomicU32, Ordering},
-    },
-    time::Duration,
-};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use postern::demo::{
     fleet::{
@@ -18,13 +11,18 @@ use postern::demo::{
     people::{AUDIENCE, ISSUER_NAME},
 };
 use postern_api::{
-    AccessRequest, AccessRequestCreate, AccessRequestCreateQuery, Client, GuardedPorts, Grant, JitPolicy,
-    JitPolicyWrite, RoleAssignmentCreate, Target,
+    access_request::{AccessRequest, AccessRequestCreate, AccessRequestCreateQuery, Target},
+    client::Client,
+    grant::Grant,
+    jit_policy::{GuardedPorts, JitPolicy, JitPolicyWrite},
+    role::RoleAssignmentCreate,
 };
 use postern_core::time::{RandomIds, SystemClock};
 use postern_localpg::LocalPostgres;
 use postern_sim::clock::SystemClock as SimSystemClock;
+use secrecy::ExposeSecret as _;
 use tempfile::TempDir;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::ServerProcess;
 
@@ -82,8 +80,6 @@ pub struct World {
     directory: TempDir,
 }
 
-static WORLDS: AtomicU32 = AtomicU32::new(0);
-
 impl World {
     /// Starts everything but the server.
     ///
@@ -95,11 +91,10 @@ impl World {
         let directory = TempDir::with_prefix("postern-world-").expect("a directory for the world");
         let (postgres, database) = if options.fsync {
             let server = LocalPostgres::start(postern_localpg::Options::default()).expect("Postgres starts");
-            let url = create_database(&server, "postern").await;
+            let url = server.url();
             (Some(server), url)
         } else {
-            let name = format!("world_{}", WORLDS.fetch_add(1, Ordering::Relaxed));
-            (None, create_database(postern_localpg::test_server(), &name).await)
+            (None, postern_store::testing::fresh_database().await.expose_secret().to_owned())
         };
         let port = free_port();
         let config = directory.path().join("postern.toml");
@@ -113,15 +108,15 @@ address = "127.0.0.1:{port}"
 url = "{database}"
 [[issuers]]
 name = "{ISSUER_NAME}"
-url = "{issuer}"
-kind = "human"
+issuer = "{issuer}"
+loopback_http = true
 audiences = ["{AUDIENCE}"]
 algorithms = ["EdDSA"]
 [azure]
 subscriptions = ["{SUBSCRIPTION}"]
 endpoint = "{arm}"
 authority = "{arm}"
-request_timeout = "2s"
+change_timeout_seconds = 2
 [azure.credential]
 kind = "client_secret"
 tenant_id = "{tenant}"
@@ -130,17 +125,16 @@ client_secret = "{CLIENT_SECRET}"
 [aws]
 regions = ["{REGION}"]
 endpoint = "{ec2}"
-request_timeout = "2s"
+change_timeout_seconds = 2
 [[aws.accounts]]
 id = "{ACCOUNT}"
 role_arn = "{ROLE_ARN}"
 external_id = "{EXTERNAL_ID}"
 [engine]
-lease = "1s"
-discovery_interval = "1s"
+lease_seconds = 1
 {engine}
 [bootstrap]
-owner = "user:{ISSUER_NAME}/olga"
+owners = ["user:{ISSUER_NAME}/olga"]
 [logging]
 filter = "info,postern_engine=debug"
 "#,
@@ -174,13 +168,26 @@ filter = "info,postern_engine=debug"
     /// # Panics
     /// If it ends or is not ready within 30 s; the message has the end of its log.
     pub async fn ready(&self, server: &mut ServerProcess) {
-        let probe = Client::new(&self.server_url).expect("a client");
         let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
-        while probe.ready().await.is_err() {
+        while !self.is_ready().await {
             assert!(server.is_running(), "the server ended; its log:\n{}", server.log_tail());
             assert!(tokio::time::Instant::now() < deadline, "the server is not ready:\n{}", server.log_tail());
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
+    }
+
+    /// Whether `/readyz` answers 200; asked by hand, so that nothing is kept between two questions.
+    async fn is_ready(&self) -> bool {
+        let ask = async {
+            let address = self.server_url.trim_start_matches("http://");
+            let mut stream = tokio::net::TcpStream::connect(address).await?;
+            let question = format!("GET /readyz HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+            stream.write_all(question.as_bytes()).await?;
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).await?;
+            std::io::Result::Ok(answer.starts_with("HTTP/1.1 200 "))
+        };
+        ask.await.unwrap_or(false)
     }
 
     /// A client that acts for somebody.
@@ -209,13 +216,13 @@ filter = "info,postern_engine=debug"
         }
     }
 
-    /// Waits until the four machines are discovered; gives Ada `requester` and Sam `approver` everywhere; puts SSH
+    /// Waits until the fleet is discovered; gives Ada `requester` and Sam `approver` everywhere; puts SSH
     /// and RDP of everything under a policy that is approved without anybody, and waits until the ports are shut.
     pub async fn lock_down(&self) -> JitPolicy {
         let olga = self.client(Person::Olga);
-        self.eventually("four machines are discovered", Duration::from_secs(20), async || {
+        self.eventually("the fleet is discovered", Duration::from_secs(20), async || {
             let page = olga.machines(&Default::default()).await.ok()?;
-            (page.items.len() == 4).then_some(())
+            (page.items.len() >= 4).then_some(())
         })
         .await;
         for (who, role) in [(Person::Ada, "requester"), (Person::Sam, "approver")] {
@@ -304,10 +311,6 @@ pub fn a_request(machines: &[&str], seconds: i64) -> AccessRequestCreate {
         duration_seconds: seconds,
         reason: "the disk is full".to_owned(),
     }
-}
-
-async fn create_database(server: &LocalPostgres, name: &str) -> String {
-    server.create_database(name).await.expect("a database")
 }
 
 /// A port that was free a moment ago.

@@ -2,11 +2,11 @@
 //! hold, checked from the simulators' truth logs.
 #![expect(clippy::unwrap_used, reason = "a test may fail by panicking")]
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{path::PathBuf, time::Duration};
 
 use chrono::Utc;
+use futures::StreamExt as _;
 use postern_tests::{World, WorldOptions};
-use tokio::{sync::Semaphore, task::JoinSet};
 
 /// Every point between two steps of a pass, in their order.
 const POINTS: [&str; 9] = [
@@ -102,7 +102,7 @@ async fn dies_and_recovers(point: &str, phase: Phase) {
         .eventually("every intent has an outcome", PATIENCE, async || {
             let events = world.audit_log().await;
             let count = |intended: bool| {
-                let of = |event: &&postern_api::AuditEvent| {
+                let of = |event: &&postern_api::audit_event::AuditEvent| {
                     event.action == "change.apply" && (event.outcome == "intended") == intended
                 };
                 events.iter().filter(of).count()
@@ -114,18 +114,7 @@ async fn dies_and_recovers(point: &str, phase: Phase) {
 }
 
 async fn at_every_point(phase: Phase) {
-    let room = Arc::new(Semaphore::new(3));
-    let mut runs = JoinSet::new();
-    for point in POINTS {
-        let room = Arc::clone(&room);
-        runs.spawn(async move {
-            let _place = room.acquire_owned().await.unwrap();
-            dies_and_recovers(point, phase).await;
-        });
-    }
-    while let Some(run) = runs.join_next().await {
-        run.unwrap();
-    }
+    futures::stream::iter(POINTS).for_each_concurrent(3, |point| dies_and_recovers(point, phase)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -48,9 +48,14 @@ async fn closing_one_of_two_overlapping_grants_never_closes_the_other() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn five_hundred_grants_that_end_at_once_on_one_nsg_close_with_at_most_ten_writes() {
     let world = world().await;
+    // An NSG without rules of others, so that there is a priority for each of the five hundred.
+    let azure = world.fleet.arm.fleet().in_group("many");
+    azure.group().unwrap();
+    let network = azure.network("many", "10.40.0.0/16").unwrap();
+    let subnet = azure.subnet(&network, "many", "10.40.1.0/24", None).unwrap();
+    let machine = azure.machine("many-1", &subnet, &[], &serde_json::json!({})).unwrap().machine;
     let _server = world.serve(&[]).await;
     let policy = world.lock_down().await;
-    let machine = world.fleet.db.clone();
     let ada = world.client(Person::Ada);
     for number in 0..500 {
         let mut request = postern_tests::world::a_request(&[&machine], 3600);

@@ -167,9 +167,6 @@ pub enum InvalidTransition {
     /// Somebody else tried to withdraw it.
     #[error("a request is withdrawn by who made it")]
     NotTheRequester,
-    /// There is still time to decide it.
-    #[error("the request can still be decided")]
-    StillPending,
     /// It was not decided in time.
     #[error("the request lapsed at {0}")]
     Lapsed(Instant),
@@ -240,11 +237,10 @@ impl AccessRequest<RequestState> {
 
 impl AccessRequest<RequestState> {
     /// The request as lapsed, if it waited for a decision and nobody made one by `now`.
-    pub fn lapse(self, now: Instant) -> Result<AccessRequest<Lapsed>, InvalidTransition> {
+    pub fn lapse(self, now: Instant) -> Option<AccessRequest<Lapsed>> {
         match &self.state {
-            RequestState::Pending(pending) if pending.lapses_at <= now => Ok(self.with(Lapsed { at: now })),
-            RequestState::Pending(_) => Err(InvalidTransition::StillPending),
-            decided => Err(InvalidTransition::AlreadyDecided(decided.status())),
+            RequestState::Pending(pending) if pending.lapses_at <= now => Some(self.with(Lapsed { at: now })),
+            _ => None,
         }
     }
 }

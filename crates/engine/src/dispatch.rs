@@ -118,7 +118,7 @@ impl Engine {
         let events = Events::at(now, &*self.ids);
         let mut log = Vec::new();
         for request in tx.lapsed_requests(now, LAPSES_AT_ONCE).await? {
-            if let Ok(lapsed) = request.lapse(now) {
+            if let Some(lapsed) = request.lapse(now) {
                 log.push(events.request_lapsed(&lapsed));
                 tx.save_request(&lapsed.into()).await?;
             }

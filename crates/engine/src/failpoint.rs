@@ -13,7 +13,7 @@ macro_rules! failpoint {
 pub(crate) use failpoint;
 
 /// Makes the process kill itself (SIGKILL: no destructor, no flush) when it passes the point `name` for the
-/// `nth` time, counted from 1.
+/// `nth` time, counted from 1. An error in a build without the `failpoints` feature.
 #[cfg(feature = "failpoints")]
 pub fn crash_at(name: &str, nth: u32) -> Result<(), String> {
     use std::sync::atomic::{AtomicU32, Ordering};
@@ -24,4 +24,10 @@ pub fn crash_at(name: &str, nth: u32) -> Result<(), String> {
             let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
         }
     })
+}
+
+/// As above.
+#[cfg(not(feature = "failpoints"))]
+pub fn crash_at(name: &str, _nth: u32) -> Result<(), String> {
+    Err(format!("this build cannot stop at `{name}`: it has no failpoints"))
 }

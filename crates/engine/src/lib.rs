@@ -56,5 +56,4 @@ impl Engine {
     }
 }
 
-#[cfg(feature = "failpoints")]
 pub use crate::failpoint::crash_at;
