@@ -1,0 +1,14 @@
+//! Azure Resource Manager on the wire: ids, tokens, calls, long-running operations. Nothing of rules.
+
+mod client;
+mod failure;
+mod id;
+mod poll;
+mod token;
+mod transport;
+
+pub(crate) use client::Arm;
+pub(crate) use id::{ArmId, is_subscription};
+pub(crate) use poll::NotWritten;
+pub(crate) use token::Tokens;
+pub(crate) use transport::client as http_client;
