@@ -1,0 +1,411 @@
+//! Finds the machines of a subscription and what filters the way to them.
+//!
+//! Five lists of the whole subscription and one of the machines' power, each paged: the number of calls grows with
+//! pages, not with machines.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use postern_core::{
+    enforcer::{DiscoveryPage, EnforceError},
+    inventory::{self, Layer, Machine, Place, Power},
+    machine::{Account, MachineId},
+    nsg::{Direction, NsgRule},
+    point::PointRef,
+};
+use serde::{Deserialize, de::DeserializeOwned};
+use serde_json::Value;
+
+use crate::{
+    arm::{Arm, ArmId, is_subscription},
+    config::AzureConfig,
+    observe::{Interface, NETWORK_VERSION, Reference},
+    plan::ReadRule,
+};
+
+const COMPUTE_VERSION: &str = "2024-07-01";
+const SUBSCRIPTIONS_VERSION: &str = "2022-12-01";
+
+/// The configured subscriptions, or all that the credential may read.
+pub(crate) async fn accounts(arm: &Arm, config: &AzureConfig) -> Result<Vec<Account>, EnforceError> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Subscription {
+        subscription_id: String,
+        #[serde(default)]
+        state: Option<String>,
+    }
+    let ids = if config.subscriptions.is_empty() {
+        let url = arm.address(["subscriptions"], SUBSCRIPTIONS_VERSION, &[])?;
+        let all: Vec<Subscription> = arm.list(url, "Microsoft.Resources/subscriptions/read").await?;
+        all.into_iter()
+            // A disabled one cannot be written; what is not said is not disabled.
+            .filter(|subscription| !matches!(subscription.state.as_deref(), Some("Disabled" | "Deleted")))
+            .map(|subscription| subscription.subscription_id)
+            .collect()
+    } else {
+        config.subscriptions.clone()
+    };
+    ids.into_iter()
+        .map(|id| {
+            let subscription = id.to_lowercase();
+            if is_subscription(&subscription) {
+                Ok(Account::Azure { subscription })
+            } else {
+                Err(EnforceError::Malformed(format!("`{id}` is no subscription id")))
+            }
+        })
+        .collect()
+}
+
+#[derive(Debug, Deserialize)]
+struct Vm {
+    id: String,
+    #[serde(default)]
+    name: String,
+    #[serde(default)]
+    tags: Option<BTreeMap<String, String>>,
+    #[serde(default)]
+    properties: VmProperties,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct VmProperties {
+    network_profile: Option<NetworkProfile>,
+    instance_view: Option<InstanceView>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct NetworkProfile {
+    network_interfaces: Vec<VmInterface>,
+}
+
+#[derive(Debug, Deserialize)]
+struct VmInterface {
+    id: String,
+    #[serde(default)]
+    properties: VmInterfaceProperties,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct VmInterfaceProperties {
+    primary: bool,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct InstanceView {
+    statuses: Vec<Status>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Status {
+    #[serde(default)]
+    code: String,
+}
+
+#[derive(Debug, Deserialize)]
+struct Network {
+    id: String,
+    #[serde(default)]
+    properties: NetworkProperties,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct NetworkProperties {
+    address_space: AddressSpace,
+    subnets: Vec<Subnet>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct AddressSpace {
+    address_prefixes: Vec<String>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Subnet {
+    id: String,
+    #[serde(default)]
+    properties: SubnetProperties,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct SubnetProperties {
+    network_security_group: Option<Reference>,
+}
+
+#[derive(Debug, Deserialize)]
+struct PublicAddress {
+    id: String,
+    #[serde(default)]
+    properties: PublicAddressProperties,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct PublicAddressProperties {
+    #[serde(rename = "ipAddress")]
+    ip_address: Option<String>,
+}
+
+/// What surrounds the machines, by lower-case ids.
+struct Surroundings {
+    interfaces: BTreeMap<String, Interface>,
+    /// The virtual network of each subnet, and the subnet's NSG.
+    subnets: BTreeMap<String, (String, Option<String>)>,
+    spaces: BTreeMap<String, Vec<IpNet>>,
+    nsgs: BTreeMap<String, (PointRef, Vec<NsgRule>)>,
+    public: BTreeMap<String, IpAddr>,
+    power: BTreeMap<String, Power>,
+}
+
+/// The machines of the subscription, all on one page.
+pub(crate) async fn machines(arm: &Arm, subscription: &str) -> Result<DiscoveryPage, EnforceError> {
+    let (vms, power, interfaces, networks, nsgs, public) = tokio::try_join!(
+        list::<Vm>(arm, subscription, "Microsoft.Compute", "virtualMachines", &[]),
+        power(arm, subscription),
+        list::<Interface>(arm, subscription, "Microsoft.Network", "networkInterfaces", &[]),
+        list::<Network>(arm, subscription, "Microsoft.Network", "virtualNetworks", &[]),
+        list::<Value>(
+            arm,
+            subscription,
+            "Microsoft.Network",
+            "networkSecurityGroups",
+            &[]
+        ),
+        list::<PublicAddress>(arm, subscription, "Microsoft.Network", "publicIPAddresses", &[]),
+    )?;
+    let mut around = Surroundings {
+        interfaces: interfaces
+            .into_iter()
+            .map(|interface| (interface.id.to_lowercase(), interface))
+            .collect(),
+        subnets: BTreeMap::new(),
+        spaces: BTreeMap::new(),
+        nsgs: nsgs.iter().map(nsg).collect::<Result<_, _>>()?,
+        public: public
+            .into_iter()
+            .filter_map(|address| {
+                Some((
+                    address.id.to_lowercase(),
+                    address.properties.ip_address?.parse().ok()?,
+                ))
+            })
+            .collect(),
+        power,
+    };
+    for network in networks {
+        let id = network.id.to_lowercase();
+        for subnet in network.properties.subnets {
+            let group = subnet
+                .properties
+                .network_security_group
+                .map(|group| group.id.to_lowercase());
+            around
+                .subnets
+                .insert(subnet.id.to_lowercase(), (id.clone(), group));
+        }
+        let space = network.properties.address_space.address_prefixes;
+        around.spaces.insert(
+            id,
+            space.iter().filter_map(|prefix| prefix.parse().ok()).collect(),
+        );
+    }
+    let machines = vms
+        .into_iter()
+        .map(|vm| around.machine(vm))
+        .collect::<Result<Vec<_>, _>>()?;
+    Ok(DiscoveryPage { machines, next: None })
+}
+
+async fn list<T: DeserializeOwned>(
+    arm: &Arm,
+    subscription: &str,
+    namespace: &str,
+    kind: &str,
+    query: &[(&str, &str)],
+) -> Result<Vec<T>, EnforceError> {
+    let version = if namespace == "Microsoft.Compute" {
+        COMPUTE_VERSION
+    } else {
+        NETWORK_VERSION
+    };
+    let url = arm.address(
+        ["subscriptions", subscription, "providers", namespace, kind],
+        version,
+        query,
+    )?;
+    arm.list(url, &format!("{namespace}/{kind}/read")).await
+}
+
+/// The machines' power by lower-case id. With `statusOnly=true` the list holds instance views and little else
+/// (Azure REST reference, Virtual Machines, List All). A machine that is not in it, or has none there, is unknown,
+/// and so are all when the list is refused: nothing depends on it.
+async fn power(arm: &Arm, subscription: &str) -> Result<BTreeMap<String, Power>, EnforceError> {
+    let listed = list::<Vm>(
+        arm,
+        subscription,
+        "Microsoft.Compute",
+        "virtualMachines",
+        &[("statusOnly", "true")],
+    )
+    .await;
+    match listed {
+        Ok(vms) => Ok(vms
+            .into_iter()
+            .filter_map(|vm| Some((vm.id.to_lowercase(), power_of(&vm.properties.instance_view?)?)))
+            .collect()),
+        Err(EnforceError::Forbidden { .. } | EnforceError::Refused { .. }) => Ok(BTreeMap::new()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Source of the codes: Azure documentation, "States and billing status of Azure Virtual Machines".
+fn power_of(view: &InstanceView) -> Option<Power> {
+    view.statuses
+        .iter()
+        .find_map(|status| status.code.strip_prefix("PowerState/"))
+        .map(|state| match state {
+            "running" => Power::Running,
+            "starting" | "stopping" | "deallocating" => Power::Changing,
+            "stopped" | "deallocated" => Power::Stopped,
+            _ => Power::Unknown,
+        })
+}
+
+fn nsg(raw: &Value) -> Result<(String, (PointRef, Vec<NsgRule>)), EnforceError> {
+    let unreadable =
+        |what: &str| EnforceError::Malformed(format!("an NSG of the list cannot be read: {what}"));
+    let id = raw
+        .get("id")
+        .and_then(Value::as_str)
+        .ok_or_else(|| unreadable("it has no id"))?;
+    let point = ArmId::parse(id)
+        .ok()
+        .and_then(|id| id.point())
+        .ok_or_else(|| unreadable(id))?;
+    let mut rules = Vec::new();
+    for member in ["securityRules", "defaultSecurityRules"] {
+        let all = raw
+            .get("properties")
+            .and_then(|properties| properties.get(member))
+            .and_then(Value::as_array);
+        for rule in all.into_iter().flatten() {
+            let rule = ReadRule::read(rule).ok_or_else(|| unreadable(id))?.rule;
+            if rule.direction == Direction::Inbound {
+                rules.push(rule);
+            }
+        }
+    }
+    Ok((id.to_lowercase(), (point, rules)))
+}
+
+impl Surroundings {
+    fn machine(&self, vm: Vm) -> Result<Machine, EnforceError> {
+        let id: MachineId = vm
+            .id
+            .parse()
+            .map_err(|error| EnforceError::Malformed(format!("a machine of the list: {error}")))?;
+        let mut links = vm
+            .properties
+            .network_profile
+            .map(|profile| profile.network_interfaces)
+            .unwrap_or_default();
+        links.sort_by_key(|link| !link.properties.primary);
+        let interfaces = links
+            .iter()
+            // One that is not listed was made or deleted between the lists; the next discovery sees.
+            .filter_map(|link| self.interfaces.get(&link.id.to_lowercase()))
+            .map(|interface| self.interface(interface))
+            .collect::<Result<_, _>>()?;
+        let name = if vm.name.is_empty() {
+            id.short().to_owned()
+        } else {
+            vm.name
+        };
+        Ok(Machine {
+            power: self
+                .power
+                .get(&vm.id.to_lowercase())
+                .copied()
+                .unwrap_or(Power::Unknown),
+            id,
+            name,
+            tags: vm.tags.unwrap_or_default(),
+            interfaces,
+        })
+    }
+
+    fn interface(&self, interface: &Interface) -> Result<inventory::Interface, EnforceError> {
+        let configurations = || {
+            interface
+                .properties
+                .ip_configurations
+                .iter()
+                .map(|one| &one.properties)
+        };
+        let memberships: BTreeSet<String> = configurations()
+            .flat_map(|one| &one.application_security_groups)
+            .map(|group| group.id.to_lowercase())
+            .collect();
+        // All IP configurations of an interface are in one virtual network, and as a rule in one subnet.
+        let subnets: BTreeSet<String> = configurations()
+            .filter_map(|one| one.subnet.as_ref())
+            .map(|subnet| subnet.id.to_lowercase())
+            .collect();
+        let known: Vec<&(String, Option<String>)> =
+            subnets.iter().filter_map(|id| self.subnets.get(id)).collect();
+        let mut layers = Vec::new();
+        let outer: BTreeSet<&String> = known.iter().filter_map(|(_, group)| group.as_ref()).collect();
+        for group in outer {
+            layers.push(self.layer(group, Place::Subnet, &memberships)?);
+        }
+        if let Some(group) = &interface.properties.network_security_group {
+            layers.push(self.layer(&group.id.to_lowercase(), Place::Interface, &memberships)?);
+        }
+        let network_id = known
+            .first()
+            .map(|(network, _)| network.clone())
+            .unwrap_or_default();
+        Ok(inventory::Interface {
+            id: interface.id.to_lowercase(),
+            addresses: configurations()
+                .filter_map(|one| one.private_ip_address.as_deref()?.parse().ok())
+                .collect(),
+            public_addresses: configurations()
+                .filter_map(|one| one.public_ip_address.as_ref())
+                .filter_map(|address| self.public.get(&address.id.to_lowercase()).copied())
+                .collect(),
+            network: self.spaces.get(&network_id).cloned().unwrap_or_default(),
+            network_id,
+            layers,
+        })
+    }
+
+    /// An NSG that is attached but not listed is an error: without its rules the machine would seem to have no
+    /// filter there.
+    fn layer(
+        &self,
+        group: &str,
+        place: Place,
+        memberships: &BTreeSet<String>,
+    ) -> Result<Layer, EnforceError> {
+        let (point, rules) = self.nsgs.get(group).ok_or_else(|| EnforceError::Conflict {
+            resource: group.to_owned(),
+            code: "NotListed".to_owned(),
+        })?;
+        Ok(Layer::Nsg {
+            point: point.clone(),
+            place,
+            rules: rules.clone(),
+            memberships: memberships.clone(),
+        })
+    }
+}

@@ -1,0 +1,126 @@
+//! [`AzureEnforcer`]: the `Enforcer` of Azure, which puts the parts of this crate together.
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use postern_core::{
+    enforcer::{Bindings, Change, Desired, DiscoveryPage, EnforceError, Enforcer, Marked, Observed},
+    machine::{Account, Cloud},
+    mark::Installation,
+    point::PointRef,
+    time::Clock,
+};
+use serde_json::Value;
+
+use crate::{
+    apply,
+    arm::{Arm, Tokens, http_client, is_subscription},
+    config::{AzureConfig, is_loopback},
+    discover, observe,
+    operation::Operation,
+    sweep,
+};
+
+/// Guards machines in Azure subscriptions.
+#[derive(Debug)]
+pub struct AzureEnforcer {
+    arm: Arm,
+    config: AzureConfig,
+}
+
+impl AzureEnforcer {
+    /// Prepares the client. Calls nobody; workload identity reads its environment and token file.
+    ///
+    /// # Errors
+    /// [`EnforceError::Malformed`] when the endpoint or the authority is neither HTTPS nor on loopback, the
+    /// credential lacks a part, or the band is not one.
+    pub fn new(config: AzureConfig, clock: Arc<dyn Clock>) -> Result<Self, EnforceError> {
+        for url in [&config.endpoint, &config.authority] {
+            if url.scheme() != "https" && !(url.scheme() == "http" && is_loopback(url)) {
+                return Err(EnforceError::Malformed(format!(
+                    "`{url}` is neither HTTPS nor on loopback"
+                )));
+            }
+        }
+        let band = config.band;
+        if band.first < 100 || band.last > 4096 || band.first >= band.last {
+            return Err(EnforceError::Malformed(format!(
+                "{} to {} is no band of priorities between 100 and 4096",
+                band.first, band.last
+            )));
+        }
+        for subscription in &config.subscriptions {
+            if !is_subscription(&subscription.to_lowercase()) {
+                return Err(EnforceError::Malformed(format!(
+                    "`{subscription}` is no subscription id"
+                )));
+            }
+        }
+        let http = http_client(config.connect_timeout, config.call_timeout)?;
+        let tokens = Tokens::new(&config, &http, clock)?;
+        let arm = Arm::new(http, config.endpoint.clone(), tokens);
+        Ok(Self { arm, config })
+    }
+}
+
+fn subscription(account: &Account) -> Result<&str, EnforceError> {
+    match account {
+        Account::Azure { subscription } => Ok(subscription),
+        Account::Aws { .. } => Err(EnforceError::Malformed(format!("{account} is not in Azure"))),
+    }
+}
+
+#[async_trait]
+impl Enforcer for AzureEnforcer {
+    fn cloud(&self) -> Cloud {
+        Cloud::Azure
+    }
+
+    async fn accounts(&self) -> Result<Vec<Account>, EnforceError> {
+        discover::accounts(&self.arm, &self.config).await
+    }
+
+    /// All machines stand on the first page: what surrounds them has to be read as a whole anyway.
+    async fn discover(&self, account: &Account, cursor: Option<&str>) -> Result<DiscoveryPage, EnforceError> {
+        if let Some(cursor) = cursor {
+            return Err(EnforceError::Malformed(format!(
+                "`{cursor}` is no page of {account}"
+            )));
+        }
+        discover::machines(&self.arm, subscription(account)?).await
+    }
+
+    async fn observe(&self, desired: &Desired) -> Result<Box<dyn Observed>, EnforceError> {
+        let observed = observe::observe(&self.arm, &self.config, desired).await?;
+        Ok(Box::new(observed))
+    }
+
+    async fn apply(
+        &self,
+        point: &PointRef,
+        change: &Change,
+        _bindings: &mut Bindings,
+    ) -> Result<Value, EnforceError> {
+        let nsg = observe::nsg_id(point)?;
+        let operation: Operation = serde_json::from_value(change.operation.clone()).map_err(|error| {
+            EnforceError::Malformed(format!("the change at {point} cannot be read: {error}"))
+        })?;
+        apply::operation(&self.arm, &nsg, &operation, change, self.config.change_timeout).await
+    }
+
+    async fn marked(
+        &self,
+        account: &Account,
+        installation: &Installation,
+    ) -> Result<Vec<Marked>, EnforceError> {
+        sweep::marked(&self.arm, account, subscription(account)?, installation).await
+    }
+
+    async fn remove(&self, marked: &Marked) -> Result<(), EnforceError> {
+        sweep::remove(&self.arm, marked, self.config.change_timeout).await
+    }
+
+    fn request_timeout(&self) -> Duration {
+        self.config.change_timeout
+    }
+}
