@@ -1,0 +1,11 @@
+//! The Azure enforcer over the ARM simulator: what it promises, on the wire.
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "a test may fail by panicking"
+)]
+
+mod scene;
+mod story;
+mod wire;
