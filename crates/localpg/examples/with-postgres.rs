@@ -13,7 +13,10 @@ fn main() -> ExitCode {
         eprintln!("usage: with-postgres <command> [arguments]");
         return ExitCode::from(2);
     };
-    let server = match LocalPostgres::start(Options { fsync: false, ..Options::default() }) {
+    let server = match LocalPostgres::start(Options {
+        fsync: false,
+        ..Options::default()
+    }) {
         Ok(server) => server,
         Err(error) => {
             eprintln!("{error}");

@@ -25,7 +25,10 @@ impl RunAs {
         if let Ok(meta) = fs::metadata(cluster.join("PG_VERSION"))
             && meta.uid() != 0
         {
-            return Ok(Some(Self { uid: meta.uid(), gid: meta.gid() }));
+            return Ok(Some(Self {
+                uid: meta.uid(),
+                gid: meta.gid(),
+            }));
         }
         let passwd = fs::read_to_string("/etc/passwd").map_err(LocalPostgresError::io("/etc/passwd"))?;
         ["postgres", "nobody"]

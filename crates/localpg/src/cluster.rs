@@ -27,7 +27,10 @@ pub(crate) fn private_dir(path: &Path, run_as: Option<RunAs>) -> Result<(), Loca
 pub(crate) fn clean_command(program: &Path, run_as: Option<RunAs>) -> Command {
     let mut command = Command::new(program);
     for (name, _) in std::env::vars_os() {
-        if name.to_str().is_some_and(|name| name.starts_with("PG") || name.starts_with("LC_")) {
+        if name
+            .to_str()
+            .is_some_and(|name| name.starts_with("PG") || name.starts_with("LC_"))
+        {
             command.env_remove(name);
         }
     }
@@ -55,13 +58,21 @@ pub(crate) fn initialise(
     let program = bin.join("initdb");
     let mut command = clean_command(&program, run_as);
     command
-        .args(["--username=postgres", "--auth=trust", "--encoding=UTF8", "--locale=C", "--pgdata"])
+        .args([
+            "--username=postgres",
+            "--auth=trust",
+            "--encoding=UTF8",
+            "--locale=C",
+            "--pgdata",
+        ])
         .arg(cluster)
         .stdin(Stdio::null());
     if !sync {
         command.arg("--no-sync");
     }
-    let output = command.output().map_err(|source| LocalPostgresError::Run { program, source })?;
+    let output = command
+        .output()
+        .map_err(|source| LocalPostgresError::Run { program, source })?;
     if output.status.success() {
         Ok(())
     } else {
@@ -85,13 +96,18 @@ impl PidFile {
     fn parse(text: &str) -> Option<Self> {
         let mut lines = text.lines();
         let pid = lines.next()?.trim().parse().ok()?;
-        Some(Self { pid, ready: lines.nth(6).is_some_and(|status| status.trim() == "ready") })
+        Some(Self {
+            pid,
+            ready: lines.nth(6).is_some_and(|status| status.trim() == "ready"),
+        })
     }
 
     /// Whether the process exists and is a Postgres of this cluster. A process id that was given to somebody
     /// else since does not count.
     pub(crate) fn is_live(&self, cluster: &Path) -> bool {
-        let Some(pid) = Pid::from_raw(self.pid) else { return false };
+        let Some(pid) = Pid::from_raw(self.pid) else {
+            return false;
+        };
         if test_kill_process(pid).is_err() {
             return false;
         }
@@ -131,7 +147,12 @@ pub(crate) fn stop_left_over(cluster: &Path, patience: Duration) -> Result<(), L
 pub(crate) fn tail(text: &[u8]) -> String {
     let text = String::from_utf8_lossy(text);
     let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
-    lines.iter().skip(lines.len().saturating_sub(8)).copied().collect::<Vec<_>>().join("; ")
+    lines
+        .iter()
+        .skip(lines.len().saturating_sub(8))
+        .copied()
+        .collect::<Vec<_>>()
+        .join("; ")
 }
 
 #[cfg(test)]
@@ -141,17 +162,40 @@ mod tests {
     #[test]
     fn a_server_is_ready_when_its_pid_file_says_so_and_not_before() {
         let file = |status: &str| {
-            PidFile::parse(&format!("4711\n/data\n1700000000\n5432\n/sock\n\n  1 2\n{status}\n"))
+            PidFile::parse(&format!(
+                "4711\n/data\n1700000000\n5432\n/sock\n\n  1 2\n{status}\n"
+            ))
         };
-        assert_eq!(file("ready   "), Some(PidFile { pid: 4711, ready: true }));
-        assert_eq!(file("starting"), Some(PidFile { pid: 4711, ready: false }));
-        assert_eq!(PidFile::parse("4711\n/data\n"), Some(PidFile { pid: 4711, ready: false }));
+        assert_eq!(
+            file("ready   "),
+            Some(PidFile {
+                pid: 4711,
+                ready: true
+            })
+        );
+        assert_eq!(
+            file("starting"),
+            Some(PidFile {
+                pid: 4711,
+                ready: false
+            })
+        );
+        assert_eq!(
+            PidFile::parse("4711\n/data\n"),
+            Some(PidFile {
+                pid: 4711,
+                ready: false
+            })
+        );
         assert_eq!(PidFile::parse(""), None);
     }
 
     #[test]
     fn a_process_that_is_no_server_of_the_cluster_is_not_its_left_over() {
-        let own = PidFile { pid: i32::try_from(std::process::id()).unwrap(), ready: true };
+        let own = PidFile {
+            pid: i32::try_from(std::process::id()).unwrap(),
+            ready: true,
+        };
         assert!(!own.is_live(Path::new("/")));
     }
 }

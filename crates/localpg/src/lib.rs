@@ -21,7 +21,9 @@ pub use crate::{
 #[derive(Debug, thiserror::Error)]
 pub enum LocalPostgresError {
     /// The binaries are not on this machine.
-    #[error("no Postgres binaries found in {looked_in}: install them with `{INSTALL_COMMAND}`, or set `{BIN_ENV}`")]
+    #[error(
+        "no Postgres binaries found in {looked_in}: install them with `{INSTALL_COMMAND}`, or set `{BIN_ENV}`"
+    )]
     NotInstalled {
         /// Where they were looked for.
         looked_in: String,

@@ -34,7 +34,12 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { data_dir: None, fsync: true, max_connections: 100, start_timeout: Duration::from_secs(30) }
+        Self {
+            data_dir: None,
+            fsync: true,
+            max_connections: 100,
+            start_timeout: Duration::from_secs(30),
+        }
     }
 }
 
@@ -78,7 +83,16 @@ impl LocalPostgres {
         stop_left_over(&cluster, Duration::from_secs(3))?;
         initialise(&bin, &cluster, run_as, options.fsync)?;
         let supervisor = launch(&bin, run_as, &home, &sockets, temporary, &options)?;
-        Ok(Self { bin, run_as, home, sockets, temporary, options, supervisor, _lock: lock })
+        Ok(Self {
+            bin,
+            run_as,
+            home,
+            sockets,
+            temporary,
+            options,
+            supervisor,
+            _lock: lock,
+        })
     }
 
     /// The URL of the maintenance database `postgres`, as its superuser.
@@ -117,12 +131,17 @@ impl LocalPostgres {
         self.supervisor.stop();
     }
 
-    /// Kills the server as a power cut would: SIGKILL, nothing flushed. [`Self::restart`] brings it back.
+    /// Kills the server as a power cut would: SIGKILL for all of its processes, nothing flushed.
+    /// [`Self::restart`] brings it back.
     pub fn kill(&mut self) -> Result<(), LocalPostgresError> {
         let pid = self.supervisor.postgres;
-        if let Some(process) = Pid::from_raw(pid) {
-            kill_process(process, Signal::KILL)
-                .map_err(|error| LocalPostgresError::Io { path: format!("/proc/{pid}").into(), source: error.into() })?;
+        // Stopped first, so that it starts no process that is then missed.
+        signal(pid, Signal::STOP)?;
+        let children = children(pid);
+        signal(pid, Signal::KILL)?;
+        for child in children {
+            // One that noticed by itself and went is no error.
+            let _ = signal(child, Signal::KILL);
         }
         let start = Instant::now();
         while self.supervisor.ended().is_none() {
@@ -142,10 +161,22 @@ impl LocalPostgres {
         self.supervisor.stop();
         private_dir(&self.sockets, self.run_as)?;
         private_dir(&self.home, self.run_as)?;
-        initialise(&self.bin, &self.home.join("cluster"), self.run_as, self.options.fsync)?;
+        initialise(
+            &self.bin,
+            &self.home.join("cluster"),
+            self.run_as,
+            self.options.fsync,
+        )?;
         let start = Instant::now();
         loop {
-            match launch(&self.bin, self.run_as, &self.home, &self.sockets, self.temporary, &self.options) {
+            match launch(
+                &self.bin,
+                self.run_as,
+                &self.home,
+                &self.sockets,
+                self.temporary,
+                &self.options,
+            ) {
                 Ok(supervisor) => {
                     self.supervisor = supervisor;
                     return Ok(());
@@ -168,6 +199,26 @@ impl Drop for LocalPostgres {
         // is empty by now, and temporary.
         let _ = fs::remove_dir_all(&self.sockets);
     }
+}
+
+fn signal(pid: i32, signal: Signal) -> Result<(), LocalPostgresError> {
+    let Some(process) = Pid::from_raw(pid) else {
+        return Ok(());
+    };
+    kill_process(process, signal).map_err(|error| LocalPostgresError::Io {
+        path: format!("/proc/{pid}").into(),
+        source: error.into(),
+    })
+}
+
+/// The processes that `pid` started, where the system lists them. Elsewhere Postgres' processes end by themselves,
+/// a little later, when they notice that their parent is gone.
+fn children(pid: i32) -> Vec<i32> {
+    fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"))
+        .unwrap_or_default()
+        .split_whitespace()
+        .filter_map(|child| child.parse().ok())
+        .collect()
 }
 
 fn absolute(dir: &Path) -> Result<PathBuf, LocalPostgresError> {
@@ -218,7 +269,11 @@ fn launch(
     let log = home.join("server.log");
     let mut supervisor = Supervisor::spawn(
         run_as,
-        if temporary { Shutdown::Immediate } else { Shutdown::Fast },
+        if temporary {
+            Shutdown::Immediate
+        } else {
+            Shutdown::Fast
+        },
         // Otherwise too: the directory of the socket is of no use without the server.
         Some(sockets),
         &log,
@@ -251,7 +306,11 @@ fn launch(
 pub fn test_server() -> &'static LocalPostgres {
     static SERVER: OnceLock<LocalPostgres> = OnceLock::new();
     SERVER.get_or_init(|| {
-        let options = Options { fsync: false, max_connections: 300, ..Options::default() };
+        let options = Options {
+            fsync: false,
+            max_connections: 300,
+            ..Options::default()
+        };
         match LocalPostgres::start(options) {
             Ok(server) => server,
             Err(error) => panic!("{error}"),

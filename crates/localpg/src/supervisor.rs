@@ -62,14 +62,21 @@ impl Supervisor {
         arguments: &[String],
     ) -> Result<Self, LocalPostgresError> {
         let shell = PathBuf::from("/bin/sh");
-        let failed = |source| LocalPostgresError::Run { program: PathBuf::from("/bin/sh"), source };
+        let failed = |source| LocalPostgresError::Run {
+            program: PathBuf::from("/bin/sh"),
+            source,
+        };
         let log = File::options()
             .create(true)
             .append(true)
             .open(log)
             .map_err(LocalPostgresError::io(log))?;
         let mut child = clean_command(&shell, run_as)
-            .args(["-c", &format!("exec 4>&2 2>/dev/null\n{SCRIPT}"), "postern-postgres"])
+            .args([
+                "-c",
+                &format!("exec 4>&2 2>/dev/null\n{SCRIPT}"),
+                "postern-postgres",
+            ])
             .arg(match shutdown {
                 Shutdown::Fast => "INT",
                 Shutdown::Immediate => "QUIT",
@@ -92,7 +99,11 @@ impl Supervisor {
             .trim()
             .parse()
             .map_err(|_| LocalPostgresError::Start("the supervisor did not name its process".to_owned()))?;
-        Ok(Self { child, lifeline, postgres })
+        Ok(Self {
+            child,
+            lifeline,
+            postgres,
+        })
     }
 
     /// The exit status, if Postgres ended.

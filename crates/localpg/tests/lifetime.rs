@@ -12,7 +12,11 @@ use std::{
 use postern_localpg::{LocalPostgres, LocalPostgresError, Options};
 
 fn options(data_dir: &Path) -> Options {
-    Options { data_dir: Some(data_dir.to_owned()), fsync: false, ..Options::default() }
+    Options {
+        data_dir: Some(data_dir.to_owned()),
+        fsync: false,
+        ..Options::default()
+    }
 }
 
 /// A directory that the user Postgres runs as can reach.
@@ -38,10 +42,19 @@ fn within(limit: Duration, what: &str, mut holds: impl FnMut() -> bool) {
 /// Another process that holds a private Postgres, and the URL of it.
 fn holder(dir: &Path) -> (Child, String) {
     let example = std::env::current_exe().unwrap();
-    let example = example.parent().unwrap().parent().unwrap().join("examples/with-postgres");
+    let example = example
+        .parent()
+        .unwrap()
+        .parent()
+        .unwrap()
+        .join("examples/with-postgres");
     let report = dir.join("url");
     let child = Command::new(example)
-        .args(["sh", "-c", r#"echo "$DATABASE_URL" > "$0.new"; mv "$0.new" "$0"; sleep 600"#])
+        .args([
+            "sh",
+            "-c",
+            r#"echo "$DATABASE_URL" > "$0.new"; mv "$0.new" "$0"; sleep 600"#,
+        ])
         .arg(&report)
         .stdin(Stdio::null())
         .spawn()
@@ -53,11 +66,19 @@ fn holder(dir: &Path) -> (Child, String) {
 
 #[test]
 fn it_answers_while_it_runs_and_leaves_nothing_temporary_behind() {
-    let server = LocalPostgres::start(Options { fsync: false, ..Options::default() }).unwrap();
+    let server = LocalPostgres::start(Options {
+        fsync: false,
+        ..Options::default()
+    })
+    .unwrap();
     let socket = socket(&server.url());
     UnixStream::connect(&socket).unwrap();
     let directory = socket.parent().unwrap();
-    assert_eq!(fs::metadata(directory).unwrap().permissions().mode() & 0o777, 0o700, "nobody else connects");
+    assert_eq!(
+        fs::metadata(directory).unwrap().permissions().mode() & 0o777,
+        0o700,
+        "nobody else connects"
+    );
     server.stop();
     assert!(!directory.exists());
 }
@@ -70,7 +91,11 @@ fn it_dies_with_a_parent_that_is_killed() {
     UnixStream::connect(&socket).unwrap();
     parent.kill().unwrap(); // SIGKILL
     parent.wait().unwrap();
-    within(Duration::from_secs(20), "Postgres and its directory are gone", || !socket.parent().unwrap().exists());
+    within(
+        Duration::from_secs(20),
+        "Postgres and its directory are gone",
+        || !socket.parent().unwrap().exists(),
+    );
 }
 
 #[test]
@@ -78,12 +103,24 @@ fn a_directory_is_reused_and_never_shared() {
     let dir = reachable();
     let data = dir.path().join("pg");
     let first = LocalPostgres::start(options(&data)).unwrap();
-    assert!(matches!(LocalPostgres::start(options(&data)), Err(LocalPostgresError::InUse(_))));
+    assert!(matches!(
+        LocalPostgres::start(options(&data)),
+        Err(LocalPostgresError::InUse(_))
+    ));
     first.stop();
-    let made = fs::metadata(data.join("cluster/PG_VERSION")).unwrap().modified().unwrap();
+    let made = fs::metadata(data.join("cluster/PG_VERSION"))
+        .unwrap()
+        .modified()
+        .unwrap();
     let second = LocalPostgres::start(options(&data)).unwrap();
     UnixStream::connect(socket(&second.url())).unwrap();
-    assert_eq!(fs::metadata(data.join("cluster/PG_VERSION")).unwrap().modified().unwrap(), made);
+    assert_eq!(
+        fs::metadata(data.join("cluster/PG_VERSION"))
+            .unwrap()
+            .modified()
+            .unwrap(),
+        made
+    );
 }
 
 #[test]

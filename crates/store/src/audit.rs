@@ -180,7 +180,10 @@ impl TryFrom<Row> for StoredEvent {
     type Error = StoreError;
 
     fn try_from(row: Row) -> Result<Self, StoreError> {
-        let machine = row.machine_id.as_deref().map(|id| decode::text("audit_events", "machine_id", id));
+        let machine = row
+            .machine_id
+            .as_deref()
+            .map(|id| decode::text("audit_events", "machine_id", id));
         Ok(Self {
             seq: row.seq,
             event: AuditEvent {
@@ -261,17 +264,32 @@ impl Store {
         let visible = filter.visible.scope_texts();
         let rows = match order {
             Order::NewestFirst => {
-                events!("AND ($13::bigint IS NULL OR e.seq < $13) ORDER BY e.seq DESC LIMIT $14", filter, visible, after, fetch)
-                    .fetch_all(&self.pool)
-                    .await?
+                events!(
+                    "AND ($13::bigint IS NULL OR e.seq < $13) ORDER BY e.seq DESC LIMIT $14",
+                    filter,
+                    visible,
+                    after,
+                    fetch
+                )
+                .fetch_all(&self.pool)
+                .await?
             }
             Order::OldestFirst => {
-                events!("AND ($13::bigint IS NULL OR e.seq > $13) ORDER BY e.seq LIMIT $14", filter, visible, after, fetch)
-                    .fetch_all(&self.pool)
-                    .await?
+                events!(
+                    "AND ($13::bigint IS NULL OR e.seq > $13) ORDER BY e.seq LIMIT $14",
+                    filter,
+                    visible,
+                    after,
+                    fetch
+                )
+                .fetch_all(&self.pool)
+                .await?
             }
         };
-        let events = rows.into_iter().map(StoredEvent::try_from).collect::<Result<Vec<_>, _>>()?;
+        let events = rows
+            .into_iter()
+            .map(StoredEvent::try_from)
+            .collect::<Result<Vec<_>, _>>()?;
         Ok(Page::of(events, limit, |stored| stored.seq))
     }
 }

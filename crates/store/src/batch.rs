@@ -26,7 +26,10 @@ fn replace_nul(value: &mut Value) {
         Value::Array(items) => items.iter_mut().for_each(replace_nul),
         Value::Object(fields) => {
             if fields.keys().any(|key| key.contains('\0')) {
-                *fields = std::mem::take(fields).into_iter().map(|(key, value)| (clean(&key), value)).collect();
+                *fields = std::mem::take(fields)
+                    .into_iter()
+                    .map(|(key, value)| (clean(&key), value))
+                    .collect();
             }
             fields.values_mut().for_each(replace_nul);
         }

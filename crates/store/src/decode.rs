@@ -11,7 +11,11 @@ fn corrupt<E: Error + Send + Sync + 'static>(
     table: &'static str,
     column: &'static str,
 ) -> impl FnOnce(E) -> StoreError {
-    move |error| StoreError::Corrupt { table, column, source: Box::new(error) }
+    move |error| StoreError::Corrupt {
+        table,
+        column,
+        source: Box::new(error),
+    }
 }
 
 /// A JSON document.
@@ -42,8 +46,16 @@ where
 }
 
 /// Something that the row's constraints promise.
-pub(crate) fn present<T>(table: &'static str, column: &'static str, value: Option<T>) -> Result<T, StoreError> {
-    value.ok_or_else(|| StoreError::Corrupt { table, column, source: "it is empty".into() })
+pub(crate) fn present<T>(
+    table: &'static str,
+    column: &'static str,
+    value: Option<T>,
+) -> Result<T, StoreError> {
+    value.ok_or_else(|| StoreError::Corrupt {
+        table,
+        column,
+        source: "it is empty".into(),
+    })
 }
 
 /// A conversion that the row's constraints promise.

@@ -7,8 +7,8 @@ use postern_core::{
     enforcer::{Desired, Displaced, Guard, Member, WantedGrant},
     id::{DisplacedId, GrantId, PointId, PolicyId},
     mark::Installation,
-    policy::JitPolicy,
     point::PointRef,
+    policy::JitPolicy,
 };
 use uuid::Uuid;
 
@@ -18,7 +18,11 @@ impl Tx {
     /// The whole of what is wanted of the point: the machines behind it that are there, by id; their guards,
     /// where the point locks them down; their wanted grants by id, where it opens for them; what lockdowns
     /// displaced here, oldest first. [`StoreError::NotFound`] when there is no such point.
-    pub async fn desired(&mut self, installation: &Installation, point: PointId) -> Result<Desired, StoreError> {
+    pub async fn desired(
+        &mut self,
+        installation: &Installation,
+        point: PointId,
+    ) -> Result<Desired, StoreError> {
         let (point_ref, displaced) = self.point_and_displaced(point).await?;
         let members = sqlx::query!(
             r#"SELECT m.id, mp.addresses AS "addresses: Vec<IpAddr>", mp.interfaces,
@@ -53,10 +57,18 @@ impl Tx {
         }
         // The order of the ids is that of the type, which is not that of the texts.
         all.sort_by(|a, b| a.machine.cmp(&b.machine));
-        Ok(Desired { installation: installation.clone(), point: point_ref, members: all, displaced })
+        Ok(Desired {
+            installation: installation.clone(),
+            point: point_ref,
+            members: all,
+            displaced,
+        })
     }
 
-    async fn point_and_displaced(&mut self, point: PointId) -> Result<(PointRef, Vec<Displaced>), StoreError> {
+    async fn point_and_displaced(
+        &mut self,
+        point: PointId,
+    ) -> Result<(PointRef, Vec<Displaced>), StoreError> {
         let rows = sqlx::query!(
             r#"SELECT p.ref, d.id AS "id?", d.rule AS "rule?", d.residuals AS "residuals?"
                FROM points p LEFT JOIN displaced d ON d.point_id = p.id AND d.settled_at IS NULL
@@ -66,7 +78,9 @@ impl Tx {
         )
         .fetch_all(&mut *self.inner)
         .await?;
-        let first = rows.first().ok_or_else(|| StoreError::not_found("enforcement point", point))?;
+        let first = rows
+            .first()
+            .ok_or_else(|| StoreError::not_found("enforcement point", point))?;
         let point_ref = decode::text("points", "ref", &first.r#ref)?;
         let displaced = rows
             .into_iter()
@@ -86,23 +100,26 @@ impl Tx {
         if policies.is_empty() {
             return Ok(BTreeMap::new());
         }
-        sqlx::query!("SELECT id, document FROM jit_policies WHERE id = ANY ($1)", policies)
-            .fetch_all(&mut *self.inner)
-            .await?
-            .into_iter()
-            .map(|row| {
-                let policy: JitPolicy = decode::json("jit_policies", "document", row.document)?;
-                let mut ports: Vec<_> = policy.guards.iter().map(|guard| guard.ports).collect();
-                ports.sort_unstable();
-                let guard = Guard {
-                    policy: PolicyId::from_uuid(row.id),
-                    ports,
-                    lockdown: policy.lockdown,
-                    shared_groups: policy.shared_groups,
-                };
-                Ok((row.id, guard))
-            })
-            .collect()
+        sqlx::query!(
+            "SELECT id, document FROM jit_policies WHERE id = ANY ($1)",
+            policies
+        )
+        .fetch_all(&mut *self.inner)
+        .await?
+        .into_iter()
+        .map(|row| {
+            let policy: JitPolicy = decode::json("jit_policies", "document", row.document)?;
+            let mut ports: Vec<_> = policy.guards.iter().map(|guard| guard.ports).collect();
+            ports.sort_unstable();
+            let guard = Guard {
+                policy: PolicyId::from_uuid(row.id),
+                ports,
+                lockdown: policy.lockdown,
+                shared_groups: policy.shared_groups,
+            };
+            Ok((row.id, guard))
+        })
+        .collect()
     }
 
     async fn wanted_at(&mut self, point: PointId) -> Result<BTreeMap<String, Vec<WantedGrant>>, StoreError> {
@@ -139,4 +156,3 @@ impl Tx {
         Ok(wanted)
     }
 }
-

@@ -29,7 +29,11 @@ impl Tx {
     ) -> Result<(), StoreError> {
         let new: Vec<NewDisplaced<'_>> = displaced
             .iter()
-            .map(|d| NewDisplaced { id: d.id.uuid(), rule: &d.rule, residuals: &d.residuals })
+            .map(|d| NewDisplaced {
+                id: d.id.uuid(),
+                rule: &d.rule,
+                residuals: &d.residuals,
+            })
             .collect();
         sqlx::query!(
             "INSERT INTO displaced AS d (id, point_id, rule, residuals, saved_at)
@@ -52,9 +56,13 @@ impl Tx {
     /// The rules are back as they were, or their place is gone. Those that were settled before stay so.
     pub async fn settle_displaced(&mut self, ids: &[DisplacedId], at: Instant) -> Result<(), StoreError> {
         let ids: Vec<Uuid> = ids.iter().map(|id| id.uuid()).collect();
-        sqlx::query!("UPDATE displaced SET settled_at = $2 WHERE id = ANY ($1) AND settled_at IS NULL", &ids, at)
-            .execute(&mut *self.inner)
-            .await?;
+        sqlx::query!(
+            "UPDATE displaced SET settled_at = $2 WHERE id = ANY ($1) AND settled_at IS NULL",
+            &ids,
+            at
+        )
+        .execute(&mut *self.inner)
+        .await?;
         Ok(())
     }
 }

@@ -2,11 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use postern_core::{
-    id::PointId,
-    point::PointRef,
-    time::Instant,
-};
+use postern_core::{id::PointId, point::PointRef, time::Instant};
 use sqlx::postgres::PgListener;
 
 use crate::{Store, StoreError, Tx, decode};
@@ -199,8 +195,20 @@ impl Store {
 impl Tx {
     /// Marks the points due from `at` on, or earlier where they were. A pass that is under way over one of them
     /// leaves it due. [`StoreError::NotFound`] when there is no such point.
-    pub async fn mark_due(&mut self, points: &[PointId], at: Instant, urgency: Urgency) -> Result<(), StoreError> {
-        let due: Vec<Due> = points.iter().map(|point| Due { point: *point, at, urgency }).collect();
+    pub async fn mark_due(
+        &mut self,
+        points: &[PointId],
+        at: Instant,
+        urgency: Urgency,
+    ) -> Result<(), StoreError> {
+        let due: Vec<Due> = points
+            .iter()
+            .map(|point| Due {
+                point: *point,
+                at,
+                urgency,
+            })
+            .collect();
         self.mark_each_due(&due).await
     }
 
@@ -215,8 +223,10 @@ impl Tx {
             return Ok(());
         }
         let points: Vec<_> = marks.keys().map(|point| point.uuid()).collect();
-        let (ats, urgencies): (Vec<_>, Vec<_>) =
-            marks.values().map(|(at, urgency)| (*at, urgency.number())).unzip();
+        let (ats, urgencies): (Vec<_>, Vec<_>) = marks
+            .values()
+            .map(|(at, urgency)| (*at, urgency.number()))
+            .unzip();
         let marked = sqlx::query!(
             "WITH locked AS MATERIALIZED (
                  SELECT id FROM points WHERE id = ANY ($1::uuid[]) ORDER BY id FOR NO KEY UPDATE
@@ -236,7 +246,10 @@ impl Tx {
         .await?
         .rows_affected();
         if usize::try_from(marked) != Ok(points.len()) {
-            return Err(StoreError::not_found("enforcement point", format!("one of {}", points.len())));
+            return Err(StoreError::not_found(
+                "enforcement point",
+                format!("one of {}", points.len()),
+            ));
         }
         self.notify().await
     }
@@ -244,7 +257,9 @@ impl Tx {
     /// Wakes the listeners, once the transaction commits. Postgres sends equal notifications of one transaction
     /// once.
     async fn notify(&mut self) -> Result<(), StoreError> {
-        sqlx::query!("SELECT pg_notify($1, '')", CHANNEL).execute(&mut *self.inner).await?;
+        sqlx::query!("SELECT pg_notify($1, '')", CHANNEL)
+            .execute(&mut *self.inner)
+            .await?;
         Ok(())
     }
 
@@ -327,5 +342,11 @@ impl Tx {
 }
 
 fn still_ours(lease: &Lease, rows: u64) -> Result<(), StoreError> {
-    if rows == 1 { Ok(()) } else { Err(StoreError::LeaseLost { point: lease.point_ref.to_string() }) }
+    if rows == 1 {
+        Ok(())
+    } else {
+        Err(StoreError::LeaseLost {
+            point: lease.point_ref.to_string(),
+        })
+    }
 }

@@ -104,7 +104,9 @@ impl StoreError {
     }
 
     pub(crate) fn not_found(what: &str, id: impl std::fmt::Display) -> Self {
-        Self::NotFound { what: format!("{what} `{id}`") }
+        Self::NotFound {
+            what: format!("{what} `{id}`"),
+        }
     }
 }
 

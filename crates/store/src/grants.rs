@@ -165,9 +165,9 @@ impl TryFrom<Row> for Grant {
             None => decode::present("grants", "cause", None),
         };
         let state = match row.status.as_str() {
-            "opening" => {
-                GrantState::Opening(Opening { deadline: decode::present("grants", "deadline", row.deadline)? })
-            }
+            "opening" => GrantState::Opening(Opening {
+                deadline: decode::present("grants", "deadline", row.deadline)?,
+            }),
             "open" => GrantState::Open(Open {
                 opened_at: decode::present("grants", "opened_at", row.opened_at)?,
                 ends_at: decode::present("grants", "ends_at", row.ends_at)?,
@@ -201,7 +201,11 @@ impl TryFrom<Row> for Grant {
                 .into_iter()
                 .map(|net| decode::convert("grants", "sources", net))
                 .collect::<Result<_, _>>()?,
-            duration: Duration::from_secs(decode::convert("grants", "duration_seconds", row.duration_seconds)?),
+            duration: Duration::from_secs(decode::convert(
+                "grants",
+                "duration_seconds",
+                row.duration_seconds,
+            )?),
             created_at: row.created_at,
             not_after: row.not_after,
             state,
@@ -360,7 +364,13 @@ impl Store {
         let statuses = if filter.statuses.is_empty() {
             None
         } else {
-            Some(filter.statuses.iter().map(|status| clean(status)).collect::<Vec<_>>())
+            Some(
+                filter
+                    .statuses
+                    .iter()
+                    .map(|status| clean(status))
+                    .collect::<Vec<_>>(),
+            )
         };
         let visible = filter.visible.scope_texts();
         let rows = grants!(
@@ -378,7 +388,10 @@ impl Store {
              LIMIT $10",
             visible.as_deref(),
             filter.visible.own_text(),
-            filter.requester.as_ref().map(|requester| clean(&requester.to_string())),
+            filter
+                .requester
+                .as_ref()
+                .map(|requester| clean(&requester.to_string())),
             statuses.as_deref(),
             filter.machine.as_ref().map(MachineId::to_string),
             scope_text(filter.scope.as_ref()),
@@ -394,7 +407,11 @@ impl Store {
 
     /// The grants of a request, by id.
     pub async fn grants_of_request(&self, request: RequestId) -> Result<Vec<Grant>, StoreError> {
-        read(grants!("WHERE g.request_id = $1 ORDER BY g.id", request.uuid()).fetch_all(&self.pool).await?)
+        read(
+            grants!("WHERE g.request_id = $1 ORDER BY g.id", request.uuid())
+                .fetch_all(&self.pool)
+                .await?,
+        )
     }
 }
 

@@ -60,9 +60,15 @@ struct NewHop<'a> {
 impl Tx {
     /// Saves what was seen of the grants at the point. A state other than unknown, and rules, are a reading, made
     /// at `at`.
-    pub async fn set_hops(&mut self, point: PointId, updates: &[HopUpdate], at: Instant) -> Result<(), StoreError> {
+    pub async fn set_hops(
+        &mut self,
+        point: PointId,
+        updates: &[HopUpdate],
+        at: Instant,
+    ) -> Result<(), StoreError> {
         // A grant may be named more than once, by several changes of one plan: the last one counts.
-        let updates: BTreeMap<GrantId, &HopUpdate> = updates.iter().map(|update| (update.grant, update)).collect();
+        let updates: BTreeMap<GrantId, &HopUpdate> =
+            updates.iter().map(|update| (update.grant, update)).collect();
         if updates.is_empty() {
             return Ok(());
         }
@@ -163,15 +169,17 @@ async fn hops(
     .await?;
     let mut hops: BTreeMap<GrantId, Vec<Hop>> = BTreeMap::new();
     for row in rows {
-        hops.entry(GrantId::from_uuid(row.grant_id)).or_default().push(Hop {
-            point: PointId::from_uuid(row.point_id),
-            point_ref: decode::text("points", "ref", &row.r#ref)?,
-            state: decode::word("grant_hops", "state", row.state)?,
-            rules: row.rules,
-            blocked_by: row.blocked_by,
-            obstacle: row.obstacle,
-            read_at: row.read_at,
-        });
+        hops.entry(GrantId::from_uuid(row.grant_id))
+            .or_default()
+            .push(Hop {
+                point: PointId::from_uuid(row.point_id),
+                point_ref: decode::text("points", "ref", &row.r#ref)?,
+                state: decode::word("grant_hops", "state", row.state)?,
+                rules: row.rules,
+                blocked_by: row.blocked_by,
+                obstacle: row.obstacle,
+                read_at: row.read_at,
+            });
     }
     Ok(hops)
 }

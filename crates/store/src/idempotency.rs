@@ -98,14 +98,20 @@ impl Tx {
         )
         .execute(&mut *self.inner)
         .await?;
-        if stored.rows_affected() == 1 { Ok(()) } else { Err(Conflict::Answered.into()) }
+        if stored.rows_affected() == 1 {
+            Ok(())
+        } else {
+            Err(Conflict::Answered.into())
+        }
     }
 
     /// Forgets keys that were claimed before `before`; says how many.
     pub async fn forget_idempotency_keys(&mut self, before: Instant) -> Result<u64, StoreError> {
-        Ok(sqlx::query!("DELETE FROM idempotency_keys WHERE created_at < $1", before)
-            .execute(&mut *self.inner)
-            .await?
-            .rows_affected())
+        Ok(
+            sqlx::query!("DELETE FROM idempotency_keys WHERE created_at < $1", before)
+                .execute(&mut *self.inner)
+                .await?
+                .rows_affected(),
+        )
     }
 }

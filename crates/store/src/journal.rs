@@ -131,7 +131,10 @@ impl TryFrom<Row> for JournalEntry {
             after: row.after,
             operation: row.operation,
             intended_at: row.intended_at,
-            outcome: row.outcome.map(|outcome| decode::word("journal", "outcome", outcome)).transpose()?,
+            outcome: row
+                .outcome
+                .map(|outcome| decode::word("journal", "outcome", outcome))
+                .transpose()?,
             detail: row.detail,
             settled_at: row.settled_at,
         })
@@ -222,7 +225,11 @@ impl Tx {
         }
         let new: Vec<NewOutcome<'_>> = changes
             .iter()
-            .map(|change| NewOutcome { id: change.id.uuid(), outcome: change.outcome, detail: &change.detail })
+            .map(|change| NewOutcome {
+                id: change.id.uuid(),
+                outcome: change.outcome,
+                detail: &change.detail,
+            })
             .collect();
         let settled = sqlx::query!(
             "UPDATE journal j SET outcome = n.outcome, detail = n.detail, settled_at = $2

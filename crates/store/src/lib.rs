@@ -24,9 +24,9 @@ mod idempotency;
 mod journal;
 mod machines;
 mod page;
+mod points;
 mod policies;
 mod pool;
-mod points;
 mod requests;
 mod roles;
 #[cfg(any(test, feature = "testing"))]
@@ -43,7 +43,8 @@ pub use crate::{
     idempotency::Claim,
     journal::{JournalEntry, NewPass, SettledChange},
     machines::{
-        CoverageChange, Covered, Gone, MachineFilter, MachineRow, PointOfMachine, SavedMachines, StoredMachine,
+        CoverageChange, Covered, Gone, MachineFilter, MachineRow, PointOfMachine, SavedMachines,
+        StoredMachine,
     },
     page::{Page, Visible},
     points::Point,

@@ -224,7 +224,11 @@ impl Tx {
         ids: &dyn IdSource,
         now: Instant,
     ) -> Result<Vec<PointId>, StoreError> {
-        let refs: BTreeSet<PointRef> = rows.iter().flat_map(|row| row.opens.union(&row.locks)).cloned().collect();
+        let refs: BTreeSet<PointRef> = rows
+            .iter()
+            .flat_map(|row| row.opens.union(&row.locks))
+            .cloned()
+            .collect();
         let points = self.ensure_points(&refs, ids, now).await?;
         let wanted: BTreeMap<(String, Uuid), Membership> = rows
             .iter()
@@ -244,13 +248,21 @@ impl Tx {
         .map(|membership| ((membership.machine_id.clone(), membership.point_id), membership))
         .collect();
 
-        let removed: Vec<&Membership> =
-            present.iter().filter(|(key, _)| !wanted.contains_key(*key)).map(|(_, old)| old).collect();
-        let changed: Vec<&Membership> =
-            wanted.iter().filter(|(key, new)| present.get(*key) != Some(*new)).map(|(_, new)| new).collect();
+        let removed: Vec<&Membership> = present
+            .iter()
+            .filter(|(key, _)| !wanted.contains_key(*key))
+            .map(|(_, old)| old)
+            .collect();
+        let changed: Vec<&Membership> = wanted
+            .iter()
+            .filter(|(key, new)| present.get(*key) != Some(*new))
+            .map(|(_, new)| new)
+            .collect();
         if !removed.is_empty() {
-            let (machines, points): (Vec<String>, Vec<Uuid>) =
-                removed.iter().map(|old| (old.machine_id.clone(), old.point_id)).unzip();
+            let (machines, points): (Vec<String>, Vec<Uuid>) = removed
+                .iter()
+                .map(|old| (old.machine_id.clone(), old.point_id))
+                .unzip();
             sqlx::query!(
                 "DELETE FROM machine_points
                  WHERE (machine_id, point_id) IN (SELECT * FROM unnest($1::text[], $2::uuid[]))",
@@ -280,7 +292,11 @@ impl Tx {
         let touched: BTreeSet<PointId> = removed
             .into_iter()
             .chain(changed)
-            .chain(wanted.values().filter(|membership| whole.contains(membership.machine_id.as_str())))
+            .chain(
+                wanted
+                    .values()
+                    .filter(|membership| whole.contains(membership.machine_id.as_str())),
+            )
             .map(|membership| PointId::from_uuid(membership.point_id))
             .collect();
         Ok(touched.into_iter().collect())
@@ -294,10 +310,15 @@ impl Tx {
         started: Instant,
         now: Instant,
     ) -> Result<Gone, StoreError> {
+        // Whoever changes policies locks machines too, in another order.
+        self.share_policies().await?;
         let account = account.to_string();
-        let before = sqlx::query_scalar!("SELECT started_at FROM discoveries WHERE account = $1 FOR UPDATE", account)
-            .fetch_optional(&mut *self.inner)
-            .await?;
+        let before = sqlx::query_scalar!(
+            "SELECT started_at FROM discoveries WHERE account = $1 FOR UPDATE",
+            account
+        )
+        .fetch_optional(&mut *self.inner)
+        .await?;
         sqlx::query!(
             "INSERT INTO discoveries (account, started_at) VALUES ($1, $2)
              ON CONFLICT (account) DO UPDATE SET started_at = excluded.started_at",
@@ -306,7 +327,9 @@ impl Tx {
         )
         .execute(&mut *self.inner)
         .await?;
-        let Some(before) = before else { return Ok(Gone::default()) };
+        let Some(before) = before else {
+            return Ok(Gone::default());
+        };
         let gone = sqlx::query_scalar!(
             "UPDATE machines SET gone_at = $3 WHERE account = $1 AND seen_at < $2 AND gone_at IS NULL RETURNING id",
             account,
@@ -321,7 +344,10 @@ impl Tx {
             .collect::<Result<Vec<MachineId>, StoreError>>()?;
         machines.sort();
         let touched_points = self.points_before(&machines).await?;
-        Ok(Gone { machines, touched_points })
+        Ok(Gone {
+            machines,
+            touched_points,
+        })
     }
 
     /// The points before the machines, by id.
@@ -356,9 +382,10 @@ impl Tx {
     /// a policy whose machines are affected even if it covered them before. Postures follow.
     pub async fn cover(&mut self, within: &Scope, changed: Option<PolicyId>) -> Result<Covered, StoreError> {
         let policies = self.policies().await?;
-        let by_id: BTreeMap<PolicyId, &JitPolicy> = policies.iter().map(|policy| (policy.id, policy)).collect();
+        let by_id: BTreeMap<PolicyId, &JitPolicy> =
+            policies.iter().map(|policy| (policy.id, policy)).collect();
         let scope = scope_text(Some(within));
-        let machines = sqlx::query!(
+        let inside = sqlx::query!(
             r#"SELECT id, tags, policy_id FROM machines
                WHERE gone_at IS NULL
                  AND ($1::text IS NULL OR scope = $1 OR (scope > $1 || '/' AND scope < $1 || '0'))
@@ -369,22 +396,29 @@ impl Tx {
         .await?;
         let mut affected: BTreeMap<String, Option<PolicyId>> = BTreeMap::new();
         let mut changes = Vec::new();
-        for row in machines {
+        for row in inside {
             let machine: MachineId = decode::text("machines", "id", &row.id)?;
             let tags = decode::json("machines", "tags", row.tags)?;
             let before = row.policy_id.map(PolicyId::from_uuid);
             let after = JitPolicy::most_specific(&policies, &machine.scope(), &tags).map(|policy| policy.id);
             if before != after {
-                changes.push(CoverageChange { machine, before, after });
+                changes.push(CoverageChange {
+                    machine,
+                    before,
+                    after,
+                });
                 affected.insert(row.id, after);
             } else if after.is_some() && after == changed {
                 affected.insert(row.id, after);
             }
         }
         let names: Vec<String> = affected.keys().cloned().collect();
-        let documents = sqlx::query!("SELECT id, document FROM machines WHERE id = ANY ($1) ORDER BY id", &names)
-            .fetch_all(&mut *self.inner)
-            .await?;
+        let documents = sqlx::query!(
+            "SELECT id, document FROM machines WHERE id = ANY ($1) ORDER BY id",
+            &names
+        )
+        .fetch_all(&mut *self.inner)
+        .await?;
         let mut policy_ids = Vec::with_capacity(documents.len());
         let mut kinds = Vec::with_capacity(documents.len());
         let mut details = Vec::with_capacity(documents.len());
@@ -415,7 +449,10 @@ impl Tx {
         )
         .fetch_all(&mut *self.inner)
         .await?;
-        Ok(Covered { changes, points: points.into_iter().map(PointId::from_uuid).collect() })
+        Ok(Covered {
+            changes,
+            points: points.into_iter().map(PointId::from_uuid).collect(),
+        })
     }
 }
 
@@ -442,7 +479,11 @@ impl Store {
         limit: u32,
     ) -> Result<Page<StoredMachine, MachineId>, StoreError> {
         let visible = filter.visible.scope_texts();
-        let tags = if filter.tags.is_empty() { None } else { Some(document(&filter.tags)?) };
+        let tags = if filter.tags.is_empty() {
+            None
+        } else {
+            Some(document(&filter.tags)?)
+        };
         let rows = sqlx::query_as!(
             Row,
             r#"SELECT document, policy_id, posture_detail, first_seen_at, seen_at, gone_at
@@ -472,7 +513,10 @@ impl Store {
         )
         .fetch_all(&self.pool)
         .await?;
-        let machines = rows.into_iter().map(StoredMachine::try_from).collect::<Result<Vec<_>, _>>()?;
+        let machines = rows
+            .into_iter()
+            .map(StoredMachine::try_from)
+            .collect::<Result<Vec<_>, _>>()?;
         Ok(Page::of(machines, limit, |stored| stored.machine.id.clone()))
     }
 
@@ -543,9 +587,16 @@ impl<'a> NewMachine<'a> {
 
 impl Membership {
     fn of(row: &MachineRow, point: &PointRef, point_id: Uuid) -> Self {
-        let behind: Vec<&Interface> =
-            row.machine.interfaces.iter().filter(|interface| stands_before(point, interface)).collect();
-        let addresses: BTreeSet<_> = behind.iter().flat_map(|interface| interface.addresses.iter().copied()).collect();
+        let behind: Vec<&Interface> = row
+            .machine
+            .interfaces
+            .iter()
+            .filter(|interface| stands_before(point, interface))
+            .collect();
+        let addresses: BTreeSet<_> = behind
+            .iter()
+            .flat_map(|interface| interface.addresses.iter().copied())
+            .collect();
         let interfaces: BTreeSet<_> = behind.iter().map(|interface| interface.id.clone()).collect();
         Self {
             machine_id: row.machine.id.to_string(),

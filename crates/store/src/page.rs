@@ -39,7 +39,10 @@ pub struct Visible {
 impl Visible {
     /// Everything.
     pub fn everything() -> Self {
-        Self { scopes: vec![Scope::root()], own: None }
+        Self {
+            scopes: vec![Scope::root()],
+            own: None,
+        }
     }
 
     /// The scopes as texts; `None` when the root is among them, so that nothing needs to be compared.
@@ -73,7 +76,19 @@ mod tests {
 
     #[test]
     fn there_is_a_next_page_only_when_something_is_on_it() {
-        assert_eq!(Page::of(vec![1, 2, 3], 2, |item| *item), Page { items: vec![1, 2], next: Some(2) });
-        assert_eq!(Page::of(vec![1, 2], 2, |item| *item), Page { items: vec![1, 2], next: None });
+        assert_eq!(
+            Page::of(vec![1, 2, 3], 2, |item| *item),
+            Page {
+                items: vec![1, 2],
+                next: Some(2)
+            }
+        );
+        assert_eq!(
+            Page::of(vec![1, 2], 2, |item| *item),
+            Page {
+                items: vec![1, 2],
+                next: None
+            }
+        );
     }
 }

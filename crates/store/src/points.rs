@@ -74,7 +74,10 @@ impl Tx {
         if known.len() == refs.len() {
             Ok(known)
         } else {
-            Err(StoreError::not_found("enforcement point", format!("one of {}", refs.len())))
+            Err(StoreError::not_found(
+                "enforcement point",
+                format!("one of {}", refs.len()),
+            ))
         }
     }
 
@@ -83,7 +86,12 @@ impl Tx {
             .fetch_all(&mut *self.inner)
             .await?
             .into_iter()
-            .map(|row| Ok((decode::text("points", "ref", &row.r#ref)?, PointId::from_uuid(row.id))))
+            .map(|row| {
+                Ok((
+                    decode::text("points", "ref", &row.r#ref)?,
+                    PointId::from_uuid(row.id),
+                ))
+            })
             .collect()
     }
 
@@ -105,25 +113,31 @@ impl Tx {
 impl Store {
     /// The point, if there is one by that name.
     pub async fn point(&self, point: &PointRef) -> Result<Option<Point>, StoreError> {
-        sqlx::query!("SELECT id, due_at, attempts, last_error FROM points WHERE ref = $1", point.to_string())
-            .fetch_optional(&self.pool)
-            .await?
-            .map(|row| {
-                Ok(Point {
-                    id: PointId::from_uuid(row.id),
-                    point_ref: point.clone(),
-                    due_at: row.due_at,
-                    attempts: decode::convert("points", "attempts", row.attempts)?,
-                    last_error: row.last_error,
-                })
+        sqlx::query!(
+            "SELECT id, due_at, attempts, last_error FROM points WHERE ref = $1",
+            point.to_string()
+        )
+        .fetch_optional(&self.pool)
+        .await?
+        .map(|row| {
+            Ok(Point {
+                id: PointId::from_uuid(row.id),
+                point_ref: point.clone(),
+                due_at: row.due_at,
+                attempts: decode::convert("points", "attempts", row.attempts)?,
+                last_error: row.last_error,
             })
-            .transpose()
+        })
+        .transpose()
     }
 
     /// The findings and obstacles of the last look at the point, as [`Tx::replace_report`] saved them.
     pub async fn report(&self, point: PointId) -> Result<Option<Value>, StoreError> {
-        Ok(sqlx::query_scalar!("SELECT report FROM point_reports WHERE point_id = $1", point.uuid())
-            .fetch_optional(&self.pool)
-            .await?)
+        Ok(sqlx::query_scalar!(
+            "SELECT report FROM point_reports WHERE point_id = $1",
+            point.uuid()
+        )
+        .fetch_optional(&self.pool)
+        .await?)
     }
 }

@@ -16,7 +16,7 @@ fn read(document: Value) -> Result<JitPolicy, StoreError> {
 impl Tx {
     /// Every policy, by id. None changes until the transaction ends, so that what is derived from them holds.
     pub async fn policies(&mut self) -> Result<Vec<JitPolicy>, StoreError> {
-        sqlx::query!("SELECT pg_advisory_xact_lock_shared($1)", POLICIES_LOCK).execute(&mut *self.inner).await?;
+        self.share_policies().await?;
         sqlx::query_scalar!("SELECT document FROM jit_policies ORDER BY id")
             .fetch_all(&mut *self.inner)
             .await?
@@ -35,8 +35,18 @@ impl Tx {
             .transpose()
     }
 
+    /// Keeps policies as they are until the transaction ends.
+    pub(crate) async fn share_policies(&mut self) -> Result<(), StoreError> {
+        sqlx::query!("SELECT pg_advisory_xact_lock_shared($1)", POLICIES_LOCK)
+            .execute(&mut *self.inner)
+            .await?;
+        Ok(())
+    }
+
     async fn lock_policies(&mut self) -> Result<(), StoreError> {
-        sqlx::query!("SELECT pg_advisory_xact_lock($1)", POLICIES_LOCK).execute(&mut *self.inner).await?;
+        sqlx::query!("SELECT pg_advisory_xact_lock($1)", POLICIES_LOCK)
+            .execute(&mut *self.inner)
+            .await?;
         Ok(())
     }
 
@@ -86,8 +96,15 @@ impl Tx {
 
     /// Removes a policy at `version`, and returns what it was. [`Tx::cover`] over its scope must follow: the
     /// transaction does not commit while a machine refers to the policy.
-    pub async fn delete_policy(&mut self, id: PolicyId, version: Option<i64>) -> Result<JitPolicy, StoreError> {
-        let found = self.policy(id).await?.ok_or_else(|| StoreError::not_found("JIT policy", id))?;
+    pub async fn delete_policy(
+        &mut self,
+        id: PolicyId,
+        version: Option<i64>,
+    ) -> Result<JitPolicy, StoreError> {
+        let found = self
+            .policy(id)
+            .await?
+            .ok_or_else(|| StoreError::not_found("JIT policy", id))?;
         if let Some(expected) = version {
             check_version(id, expected, found.version)?;
         }
@@ -97,7 +114,9 @@ impl Tx {
         )
         .execute(&mut *self.inner)
         .await?;
-        sqlx::query!("DELETE FROM jit_policies WHERE id = $1", id.uuid()).execute(&mut *self.inner).await?;
+        sqlx::query!("DELETE FROM jit_policies WHERE id = $1", id.uuid())
+            .execute(&mut *self.inner)
+            .await?;
         Ok(found)
     }
 
@@ -119,7 +138,12 @@ fn check_version(id: PolicyId, expected: i64, found: i64) -> Result<(), StoreErr
     if expected == found {
         Ok(())
     } else {
-        Err(Conflict::Version { what: format!("JIT policy `{id}`"), expected, found }.into())
+        Err(Conflict::Version {
+            what: format!("JIT policy `{id}`"),
+            expected,
+            found,
+        }
+        .into())
     }
 }
 
@@ -168,7 +192,12 @@ impl Store {
         .fetch_all(&self.pool)
         .await?
         .into_iter()
-        .map(|row| Ok((decode::json("jit_policy_versions", "document", row.document)?, row.changed_at)))
+        .map(|row| {
+            Ok((
+                decode::json("jit_policy_versions", "document", row.document)?,
+                row.changed_at,
+            ))
+        })
         .collect()
     }
 }

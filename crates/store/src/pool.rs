@@ -43,7 +43,9 @@ pub struct Store {
 
 impl fmt::Debug for Store {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Store").field("connections", &self.pool.size()).finish()
+        f.debug_struct("Store")
+            .field("connections", &self.pool.size())
+            .finish()
     }
 }
 
@@ -63,12 +65,17 @@ impl Store {
     /// database does not answer within the timeout.
     pub async fn connect(url: &SecretString, options: StoreOptions) -> Result<Self, StoreError> {
         let milliseconds = |duration: Duration| duration.as_millis().to_string();
-        let connect = PgConnectOptions::from_str(url.expose_secret())?.application_name("postern").options([
-            ("statement_timeout", milliseconds(options.statement_timeout)),
-            // A process that stalls in a transaction must not hold its locks for good.
-            ("idle_in_transaction_session_timeout", milliseconds(options.statement_timeout * 2)),
-            ("timezone", "UTC".to_owned()),
-        ]);
+        let connect = PgConnectOptions::from_str(url.expose_secret())?
+            .application_name("postern")
+            .options([
+                ("statement_timeout", milliseconds(options.statement_timeout)),
+                // A process that stalls in a transaction must not hold its locks for good.
+                (
+                    "idle_in_transaction_session_timeout",
+                    milliseconds(options.statement_timeout * 2),
+                ),
+                ("timezone", "UTC".to_owned()),
+            ]);
         let pool = PgPoolOptions::new()
             .max_connections(options.max_connections.max(2))
             .acquire_timeout(options.acquire_timeout)
@@ -84,37 +91,53 @@ impl Store {
 
     /// Whether the schema has every migration of this build, unchanged.
     pub async fn is_migrated(&self) -> Result<bool, StoreError> {
-        let exists = sqlx::query_scalar!(r#"SELECT to_regclass('_sqlx_migrations') IS NOT NULL AS "exists!""#)
-            .fetch_one(&self.pool)
-            .await?;
+        let exists =
+            sqlx::query_scalar!(r#"SELECT to_regclass('_sqlx_migrations') IS NOT NULL AS "exists!""#)
+                .fetch_one(&self.pool)
+                .await?;
         if !exists {
             return Ok(false);
         }
         let mut connection = self.pool.acquire().await?;
         let applied = connection.list_applied_migrations(&MIGRATIONS.table_name).await?;
         Ok(MIGRATIONS.iter().all(|wanted| {
-            applied.iter().any(|done| done.version == wanted.version && done.checksum == wanted.checksum)
+            applied
+                .iter()
+                .any(|done| done.version == wanted.version && done.checksum == wanted.checksum)
         }))
     }
 
     /// Whether the database answers.
     pub async fn ready(&self) -> Result<(), StoreError> {
-        sqlx::query_scalar!(r#"SELECT 1 AS "one!""#).fetch_one(&self.pool).await?;
+        sqlx::query_scalar!(r#"SELECT 1 AS "one!""#)
+            .fetch_one(&self.pool)
+            .await?;
         Ok(())
     }
 
     /// Makes the database `name`'s, or finds that it is already. [`Conflict::Installation`] when it is another's.
     pub async fn claim_installation(&self, name: &Installation) -> Result<(), StoreError> {
-        sqlx::query!("INSERT INTO installation (name) VALUES ($1) ON CONFLICT DO NOTHING", name.as_str())
-            .execute(&self.pool)
+        sqlx::query!(
+            "INSERT INTO installation (name) VALUES ($1) ON CONFLICT DO NOTHING",
+            name.as_str()
+        )
+        .execute(&self.pool)
+        .await?;
+        let found = sqlx::query_scalar!("SELECT name FROM installation")
+            .fetch_one(&self.pool)
             .await?;
-        let found = sqlx::query_scalar!("SELECT name FROM installation").fetch_one(&self.pool).await?;
-        if found == name.as_str() { Ok(()) } else { Err(Conflict::Installation(found).into()) }
+        if found == name.as_str() {
+            Ok(())
+        } else {
+            Err(Conflict::Installation(found).into())
+        }
     }
 
     /// Begins a transaction (read committed).
     pub async fn begin(&self) -> Result<Tx, StoreError> {
-        Ok(Tx { inner: self.pool.begin().await? })
+        Ok(Tx {
+            inner: self.pool.begin().await?,
+        })
     }
 
     /// Closes every connection, after what is under way.
@@ -137,5 +160,10 @@ impl Tx {
 
 /// A transaction that only reads, and sees everything as of one moment.
 pub(crate) async fn snapshot(store: &Store) -> Result<Tx, StoreError> {
-    Ok(Tx { inner: store.pool.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await? })
+    Ok(Tx {
+        inner: store
+            .pool
+            .begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            .await?,
+    })
 }

@@ -46,8 +46,16 @@ fn times(state: &RequestState) -> (Option<Instant>, Option<Instant>) {
 impl Tx {
     /// Adds a request, in whatever state: one that the policy approves is decided when it is made.
     pub async fn insert_request(&mut self, request: &AccessRequest) -> Result<(), StoreError> {
-        let machines: Vec<String> = request.targets.iter().map(|target| target.machine.to_string()).collect();
-        let scopes: Vec<String> = request.targets.iter().map(|target| target.machine.scope().to_string()).collect();
+        let machines: Vec<String> = request
+            .targets
+            .iter()
+            .map(|target| target.machine.to_string())
+            .collect();
+        let scopes: Vec<String> = request
+            .targets
+            .iter()
+            .map(|target| target.machine.scope().to_string())
+            .collect();
         let (lapses_at, decided_at) = times(&request.state);
         sqlx::query!(
             "INSERT INTO access_requests (id, requester, machines, scopes, document, status, created_at, lapses_at,
@@ -70,11 +78,14 @@ impl Tx {
 
     /// The request, locked until the transaction ends.
     pub async fn request(&mut self, id: RequestId) -> Result<Option<AccessRequest>, StoreError> {
-        sqlx::query_scalar!("SELECT document FROM access_requests WHERE id = $1 FOR NO KEY UPDATE", id.uuid())
-            .fetch_optional(&mut *self.inner)
-            .await?
-            .map(read)
-            .transpose()
+        sqlx::query_scalar!(
+            "SELECT document FROM access_requests WHERE id = $1 FOR NO KEY UPDATE",
+            id.uuid()
+        )
+        .fetch_optional(&mut *self.inner)
+        .await?
+        .map(read)
+        .transpose()
     }
 
     /// Saves the decision on a pending request. [`Conflict::Decided`] when it is not pending any more.
@@ -91,12 +102,20 @@ impl Tx {
         )
         .execute(&mut *self.inner)
         .await?;
-        if saved.rows_affected() == 1 { Ok(()) } else { Err(Conflict::Decided.into()) }
+        if saved.rows_affected() == 1 {
+            Ok(())
+        } else {
+            Err(Conflict::Decided.into())
+        }
     }
 
     /// Up to `limit` pending requests that nobody can approve any more at `now`, locked; those that another
     /// transaction holds are left out.
-    pub async fn lapsed_requests(&mut self, now: Instant, limit: u32) -> Result<Vec<AccessRequest>, StoreError> {
+    pub async fn lapsed_requests(
+        &mut self,
+        now: Instant,
+        limit: u32,
+    ) -> Result<Vec<AccessRequest>, StoreError> {
         sqlx::query_scalar!(
             "SELECT document FROM access_requests WHERE status = 'pending' AND lapses_at <= $1
              ORDER BY lapses_at LIMIT $2 FOR NO KEY UPDATE SKIP LOCKED",
@@ -142,7 +161,10 @@ impl Store {
              LIMIT $7",
             visible.as_deref(),
             filter.visible.own_text(),
-            filter.requester.as_ref().map(|requester| clean(&requester.to_string())),
+            filter
+                .requester
+                .as_ref()
+                .map(|requester| clean(&requester.to_string())),
             filter.status.as_deref().map(clean),
             filter.machine.as_ref().map(MachineId::to_string),
             after.map(RequestId::uuid),

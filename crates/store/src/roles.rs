@@ -28,8 +28,15 @@ impl TryFrom<RoleRow> for Role {
     type Error = StoreError;
 
     fn try_from(row: RoleRow) -> Result<Self, StoreError> {
-        let actions = row.actions.iter().map(|action| decode::text("roles", "actions", action));
-        Ok(Self { name: row.name, actions: actions.collect::<Result<_, _>>()?, built_in: false })
+        let actions = row
+            .actions
+            .iter()
+            .map(|action| decode::text("roles", "actions", action));
+        Ok(Self {
+            name: row.name,
+            actions: actions.collect::<Result<_, _>>()?,
+            built_in: false,
+        })
     }
 }
 
@@ -64,20 +71,31 @@ fn actions(role: &Role) -> Vec<String> {
 impl Tx {
     /// Adds a custom role. [`Conflict::RoleName`] when there is one by that name.
     pub async fn insert_role(&mut self, role: &Role) -> Result<(), StoreError> {
-        sqlx::query!("INSERT INTO roles (name, actions) VALUES ($1, $2)", clean(&role.name), &actions(role))
-            .execute(&mut *self.inner)
-            .await
-            .map_err(|error| unique(error, || Conflict::RoleName(role.name.clone())))?;
+        sqlx::query!(
+            "INSERT INTO roles (name, actions) VALUES ($1, $2)",
+            clean(&role.name),
+            &actions(role)
+        )
+        .execute(&mut *self.inner)
+        .await
+        .map_err(|error| unique(error, || Conflict::RoleName(role.name.clone())))?;
         Ok(())
     }
 
     /// Replaces the actions of a custom role.
     pub async fn update_role(&mut self, role: &Role) -> Result<(), StoreError> {
-        let updated =
-            sqlx::query!("UPDATE roles SET actions = $2 WHERE name = $1", clean(&role.name), &actions(role))
-                .execute(&mut *self.inner)
-                .await?;
-        if updated.rows_affected() == 1 { Ok(()) } else { Err(StoreError::not_found("role", &role.name)) }
+        let updated = sqlx::query!(
+            "UPDATE roles SET actions = $2 WHERE name = $1",
+            clean(&role.name),
+            &actions(role)
+        )
+        .execute(&mut *self.inner)
+        .await?;
+        if updated.rows_affected() == 1 {
+            Ok(())
+        } else {
+            Err(StoreError::not_found("role", &role.name))
+        }
     }
 
     /// Removes a custom role. [`Conflict::RoleInUse`] while it is assigned to somebody.
@@ -99,7 +117,9 @@ impl Tx {
         if used {
             return Err(Conflict::RoleInUse(name).into());
         }
-        sqlx::query!("DELETE FROM roles WHERE name = $1", name).execute(&mut *self.inner).await?;
+        sqlx::query!("DELETE FROM roles WHERE name = $1", name)
+            .execute(&mut *self.inner)
+            .await?;
         Ok(())
     }
 
@@ -107,10 +127,13 @@ impl Tx {
     /// [`Conflict::Assignment`] when the same one is there.
     pub async fn insert_assignment(&mut self, assignment: &RoleAssignment) -> Result<(), StoreError> {
         if !Role::built_in().iter().any(|role| role.name == assignment.role) {
-            sqlx::query_scalar!("SELECT name FROM roles WHERE name = $1 FOR SHARE", clean(&assignment.role))
-                .fetch_optional(&mut *self.inner)
-                .await?
-                .ok_or_else(|| StoreError::not_found("role", &assignment.role))?;
+            sqlx::query_scalar!(
+                "SELECT name FROM roles WHERE name = $1 FOR SHARE",
+                clean(&assignment.role)
+            )
+            .fetch_optional(&mut *self.inner)
+            .await?
+            .ok_or_else(|| StoreError::not_found("role", &assignment.role))?;
         }
         sqlx::query!(
             "INSERT INTO role_assignments (id, role, principal, scope, created_by, created_at)
@@ -146,13 +169,17 @@ impl Tx {
 impl Store {
     /// The version of what [`Store::authz`] returns; it rises with every change to roles and assignments.
     pub async fn authz_version(&self) -> Result<i64, StoreError> {
-        Ok(sqlx::query_scalar!("SELECT version FROM authz_version").fetch_one(&self.pool).await?)
+        Ok(sqlx::query_scalar!("SELECT version FROM authz_version")
+            .fetch_one(&self.pool)
+            .await?)
     }
 
     /// Every custom role and role assignment, and the version that they are of.
     pub async fn authz(&self) -> Result<Authz, StoreError> {
         let mut tx = snapshot(self).await?;
-        let version = sqlx::query_scalar!("SELECT version FROM authz_version").fetch_one(&mut *tx.inner).await?;
+        let version = sqlx::query_scalar!("SELECT version FROM authz_version")
+            .fetch_one(&mut *tx.inner)
+            .await?;
         let roles = sqlx::query_as!(RoleRow, "SELECT name, actions FROM roles ORDER BY name")
             .fetch_all(&mut *tx.inner)
             .await?;
@@ -166,7 +193,10 @@ impl Store {
         Ok(Authz {
             version,
             roles: roles.into_iter().map(Role::try_from).collect::<Result<_, _>>()?,
-            assignments: assignments.into_iter().map(RoleAssignment::try_from).collect::<Result<_, _>>()?,
+            assignments: assignments
+                .into_iter()
+                .map(RoleAssignment::try_from)
+                .collect::<Result<_, _>>()?,
         })
     }
 

@@ -22,7 +22,9 @@ pub async fn fresh_database() -> SecretString {
         .get_or_init(|| async {
             create("CREATE DATABASE template_postern".to_owned()).await;
             let url = SecretString::from(server.database_url("template_postern"));
-            let store = Store::connect(&url, StoreOptions::default()).await.expect("the template database");
+            let store = Store::connect(&url, StoreOptions::default())
+                .await
+                .expect("the template database");
             store.migrate().await.expect("the migrations");
             // A database with connections cannot be copied.
             store.close().await;
@@ -39,14 +41,24 @@ pub async fn fresh_database() -> SecretString {
 /// If Postgres is missing or fails, with the command that installs it.
 #[expect(clippy::expect_used, reason = "for tests, which fail by panicking")]
 pub async fn fresh_store() -> Store {
-    let options = StoreOptions { max_connections: 8, ..StoreOptions::default() };
-    Store::connect(&fresh_database().await, options).await.expect("a fresh database")
+    let options = StoreOptions {
+        max_connections: 8,
+        ..StoreOptions::default()
+    };
+    Store::connect(&fresh_database().await, options)
+        .await
+        .expect("a fresh database")
 }
 
 #[expect(clippy::expect_used, reason = "for tests, which fail by panicking")]
 async fn create(statement: String) {
-    let mut connection = PgConnection::connect(&test_server().url()).await.expect("the test server");
-    connection.execute(sqlx::AssertSqlSafe(statement)).await.expect("a new database");
+    let mut connection = PgConnection::connect(&test_server().url())
+        .await
+        .expect("the test server");
+    connection
+        .execute(sqlx::AssertSqlSafe(statement))
+        .await
+        .expect("a new database");
     connection.close().await.expect("the test server");
 }
 

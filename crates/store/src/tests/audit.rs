@@ -16,7 +16,9 @@ fn an_event(number: u128) -> AuditEvent {
         at: at(i64::try_from(number).unwrap()),
         action: "grant.open".into(),
         outcome: Outcome::Succeeded,
-        actor: Actor::Principal { principal: "user:corp/ada".parse().unwrap() },
+        actor: Actor::Principal {
+            principal: "user:corp/ada".parse().unwrap(),
+        },
         scope: a_machine(1).id.scope(),
         reason: Some("disk full".into()),
         decision: Some(json!({ "by": ["ra_1"] })),
@@ -38,7 +40,9 @@ fn a_bare_event(number: u128) -> AuditEvent {
     AuditEvent {
         action: "machine.discover".into(),
         outcome: Outcome::Denied,
-        actor: Actor::System { component: "discovery".into() },
+        actor: Actor::System {
+            component: "discovery".into(),
+        },
         scope: Scope::root(),
         reason: None,
         decision: None,
@@ -56,11 +60,17 @@ async fn append(store: &Store, events: &[AuditEvent]) {
 }
 
 fn everything() -> AuditFilter {
-    AuditFilter { visible: Visible::everything(), ..AuditFilter::default() }
+    AuditFilter {
+        visible: Visible::everything(),
+        ..AuditFilter::default()
+    }
 }
 
 async fn list(store: &Store, filter: &AuditFilter) -> Vec<AuditEvent> {
-    let page = store.audit_events(filter, None, 100, Order::OldestFirst).await.unwrap();
+    let page = store
+        .audit_events(filter, None, 100, Order::OldestFirst)
+        .await
+        .unwrap();
     page.items.into_iter().map(|stored| stored.event).collect()
 }
 
@@ -70,9 +80,16 @@ async fn events_read_back_as_they_were_written_and_in_their_order() {
     let events = [an_event(3), a_bare_event(1), an_event(2)];
     append(&store, &events).await;
     assert_eq!(list(&store, &everything()).await, events);
-    let mut newest = store.audit_events(&everything(), None, 100, Order::NewestFirst).await.unwrap().items;
+    let mut newest = store
+        .audit_events(&everything(), None, 100, Order::NewestFirst)
+        .await
+        .unwrap()
+        .items;
     newest.reverse();
-    assert_eq!(newest.into_iter().map(|stored| stored.event).collect::<Vec<_>>(), events);
+    assert_eq!(
+        newest.into_iter().map(|stored| stored.event).collect::<Vec<_>>(),
+        events
+    );
 }
 
 #[tokio::test]
@@ -91,8 +108,15 @@ async fn nobody_changes_the_log_not_even_its_owner() {
         "SET session_replication_role = replica; DELETE FROM audit_events",
     ] {
         let mut connection = store.pool.acquire().await.unwrap().detach();
-        let error = sqlx::raw_sql(statement).execute(&mut connection).await.expect_err(statement).to_string();
-        assert!(error.contains("audit_events is append-only"), "{statement}: {error}");
+        let error = sqlx::raw_sql(statement)
+            .execute(&mut connection)
+            .await
+            .expect_err(statement)
+            .to_string();
+        assert!(
+            error.contains("audit_events is append-only"),
+            "{statement}: {error}"
+        );
     }
     assert_eq!(list(&store, &everything()).await, [an_event(1)]);
 }
@@ -103,7 +127,10 @@ async fn the_service_role_appends_and_reads_and_may_do_nothing_else() {
     append(&store, &[an_event(1)]).await;
     for (statement, allowed) in [
         ("SELECT count(*) FROM audit_events", true),
-        ("INSERT INTO idempotency_keys VALUES ('a', 'b', '', NULL, NULL, now())", true),
+        (
+            "INSERT INTO idempotency_keys VALUES ('a', 'b', '', NULL, NULL, now())",
+            true,
+        ),
         ("UPDATE audit_events SET reason = 'x'", false),
         ("DELETE FROM audit_events", false),
         ("TRUNCATE audit_events", false),
@@ -112,14 +139,25 @@ async fn the_service_role_appends_and_reads_and_may_do_nothing_else() {
         ("DELETE FROM jit_policy_versions", false),
     ] {
         let mut connection = store.pool.acquire().await.unwrap().detach();
-        sqlx::raw_sql("SET ROLE postern_service").execute(&mut connection).await.unwrap();
+        sqlx::raw_sql("SET ROLE postern_service")
+            .execute(&mut connection)
+            .await
+            .unwrap();
         let result = sqlx::raw_sql(statement).execute(&mut connection).await;
         match (allowed, result) {
             (true, result) => drop(result.expect(statement)),
             (false, result) => {
                 let error = result.expect_err(statement);
-                let code = error.as_database_error().unwrap().code().map(std::borrow::Cow::into_owned);
-                assert_eq!(code.as_deref(), Some("42501"), "insufficient_privilege: {statement}: {error}");
+                let code = error
+                    .as_database_error()
+                    .unwrap()
+                    .code()
+                    .map(std::borrow::Cow::into_owned);
+                assert_eq!(
+                    code.as_deref(),
+                    Some("42501"),
+                    "insufficient_privilege: {statement}: {error}"
+                );
             }
         }
     }
@@ -132,28 +170,139 @@ async fn every_filter_lets_through_what_matches_and_nothing_else() {
     let (subject, bare) = ([an_event(1)], [a_bare_event(2)]);
     let machine = a_machine(1).id;
     for (filter, expected) in [
-        (AuditFilter { action_prefix: Some("grant.".into()), ..everything() }, &subject[..]),
-        (AuditFilter { action_prefix: Some("machine".into()), ..everything() }, &bare),
-        (AuditFilter { action_prefix: Some("open".into()), ..everything() }, &[]),
-        (AuditFilter { outcome: Some(Outcome::Denied), ..everything() }, &bare),
-        (AuditFilter { actor: Some("user:corp/ada".into()), ..everything() }, &subject),
-        (AuditFilter { actor: Some("system:discovery".into()), ..everything() }, &bare),
-        (AuditFilter { scope: Some("/aws".parse().unwrap()), ..everything() }, &subject),
-        (AuditFilter { scope: Some("/azure".parse().unwrap()), ..everything() }, &[]),
-        (AuditFilter { scope: Some(machine.scope()), ..everything() }, &subject),
-        (AuditFilter { machine: Some(machine), ..everything() }, &subject),
-        (AuditFilter { machine: Some(a_machine(2).id), ..everything() }, &[]),
-        (AuditFilter { grant: Some(an_id(2)), ..everything() }, &subject),
-        (AuditFilter { request: Some(an_id(1)), ..everything() }, &subject),
-        (AuditFilter { policy: Some(an_id(3)), ..everything() }, &subject),
-        (AuditFilter { policy: Some(an_id(4)), ..everything() }, &[]),
-        (AuditFilter { point: Some("aws:instance:x".into()), ..everything() }, &subject),
-        (AuditFilter { since: Some(at(2)), ..everything() }, &bare),
-        (AuditFilter { until: Some(at(2)), ..everything() }, &subject),
+        (
+            AuditFilter {
+                action_prefix: Some("grant.".into()),
+                ..everything()
+            },
+            &subject[..],
+        ),
+        (
+            AuditFilter {
+                action_prefix: Some("machine".into()),
+                ..everything()
+            },
+            &bare,
+        ),
+        (
+            AuditFilter {
+                action_prefix: Some("open".into()),
+                ..everything()
+            },
+            &[],
+        ),
+        (
+            AuditFilter {
+                outcome: Some(Outcome::Denied),
+                ..everything()
+            },
+            &bare,
+        ),
+        (
+            AuditFilter {
+                actor: Some("user:corp/ada".into()),
+                ..everything()
+            },
+            &subject,
+        ),
+        (
+            AuditFilter {
+                actor: Some("system:discovery".into()),
+                ..everything()
+            },
+            &bare,
+        ),
+        (
+            AuditFilter {
+                scope: Some("/aws".parse().unwrap()),
+                ..everything()
+            },
+            &subject,
+        ),
+        (
+            AuditFilter {
+                scope: Some("/azure".parse().unwrap()),
+                ..everything()
+            },
+            &[],
+        ),
+        (
+            AuditFilter {
+                scope: Some(machine.scope()),
+                ..everything()
+            },
+            &subject,
+        ),
+        (
+            AuditFilter {
+                machine: Some(machine),
+                ..everything()
+            },
+            &subject,
+        ),
+        (
+            AuditFilter {
+                machine: Some(a_machine(2).id),
+                ..everything()
+            },
+            &[],
+        ),
+        (
+            AuditFilter {
+                grant: Some(an_id(2)),
+                ..everything()
+            },
+            &subject,
+        ),
+        (
+            AuditFilter {
+                request: Some(an_id(1)),
+                ..everything()
+            },
+            &subject,
+        ),
+        (
+            AuditFilter {
+                policy: Some(an_id(3)),
+                ..everything()
+            },
+            &subject,
+        ),
+        (
+            AuditFilter {
+                policy: Some(an_id(4)),
+                ..everything()
+            },
+            &[],
+        ),
+        (
+            AuditFilter {
+                point: Some("aws:instance:x".into()),
+                ..everything()
+            },
+            &subject,
+        ),
+        (
+            AuditFilter {
+                since: Some(at(2)),
+                ..everything()
+            },
+            &bare,
+        ),
+        (
+            AuditFilter {
+                until: Some(at(2)),
+                ..everything()
+            },
+            &subject,
+        ),
         (AuditFilter::default(), &[]),
         (
             AuditFilter {
-                visible: Visible { scopes: vec!["/aws".parse().unwrap()], own: None },
+                visible: Visible {
+                    scopes: vec!["/aws".parse().unwrap()],
+                    own: None,
+                },
                 ..AuditFilter::default()
             },
             &subject,
@@ -169,9 +318,18 @@ async fn hostile_texts_match_nothing_harm_nothing_and_are_kept_as_they_are() {
     append(&store, &[an_event(1)]).await;
     for hostile in HOSTILE {
         for filter in [
-            AuditFilter { action_prefix: Some(hostile.into()), ..everything() },
-            AuditFilter { actor: Some(hostile.into()), ..everything() },
-            AuditFilter { point: Some(hostile.into()), ..everything() },
+            AuditFilter {
+                action_prefix: Some(hostile.into()),
+                ..everything()
+            },
+            AuditFilter {
+                actor: Some(hostile.into()),
+                ..everything()
+            },
+            AuditFilter {
+                point: Some(hostile.into()),
+                ..everything()
+            },
         ] {
             assert_eq!(list(&store, &filter).await, [], "{hostile}");
         }
@@ -188,7 +346,13 @@ async fn hostile_texts_match_nothing_harm_nothing_and_are_kept_as_they_are() {
         .collect();
     append(&store, &events).await;
     for (kept, written) in list(&store, &everything()).await.iter().skip(1).zip(&events) {
-        assert_eq!(kept.reason, written.reason.as_ref().map(|reason| reason.replace('\0', "\u{fffd}")));
+        assert_eq!(
+            kept.reason,
+            written
+                .reason
+                .as_ref()
+                .map(|reason| reason.replace('\0', "\u{fffd}"))
+        );
         assert_eq!(kept.action, written.action.replace('\0', "\u{fffd}"));
     }
 }

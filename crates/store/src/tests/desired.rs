@@ -37,7 +37,9 @@ fn the_group() -> PointRef {
 }
 
 fn the_instance() -> PointRef {
-    "aws:instance:123456789012/eu-west-1/i-00000000000000001".parse().unwrap()
+    "aws:instance:123456789012/eu-west-1/i-00000000000000001"
+        .parse()
+        .unwrap()
 }
 
 #[tokio::test]
@@ -55,17 +57,28 @@ async fn a_lockdown_is_wanted_where_the_point_locks_and_a_grant_where_it_opens()
     let mut shuffled = grants.clone();
     shuffled.rotate_left(1);
     let points = tx.insert_grants(&shuffled).await.unwrap();
-    let ended: postern_core::grant::Grant =
-        grants[1].clone().live().unwrap().end(EndCause::Expired, at(9)).into();
+    let ended: postern_core::grant::Grant = grants[1]
+        .clone()
+        .live()
+        .unwrap()
+        .end(EndCause::Expired, at(9))
+        .into();
     tx.save_grants(&[ended]).await.unwrap();
     tx.commit().await.unwrap();
 
-    let (group, instance) = (point_named(&store, &the_group()).await, point_named(&store, &the_instance()).await);
+    let (group, instance) = (
+        point_named(&store, &the_group()).await,
+        point_named(&store, &the_instance()).await,
+    );
     assert_eq!(points, [instance]);
     let mut tx = store.begin().await.unwrap();
     let at_group = tx.desired(&installation(), group).await.unwrap();
     assert_eq!(at_group.point, the_group());
-    let names: Vec<_> = at_group.members.iter().map(|member| member.machine.clone()).collect();
+    let names: Vec<_> = at_group
+        .members
+        .iter()
+        .map(|member| member.machine.clone())
+        .collect();
     assert_eq!(names, [a_machine(1).id, a_machine(2).id, a_machine(3).id]);
     for member in &at_group.members {
         let guard = member.guard.as_ref().unwrap();
@@ -73,14 +86,31 @@ async fn a_lockdown_is_wanted_where_the_point_locks_and_a_grant_where_it_opens()
         assert_eq!(guard.ports, [ports("22"), ports("3389")]);
         assert_eq!(member.grants, [], "grants open at the instance");
     }
-    assert_eq!(at_group.members[1].addresses, a_machine(2).interfaces[0].addresses);
-    assert_eq!(at_group.members[1].interfaces, [a_machine(2).interfaces[0].id.clone()]);
+    assert_eq!(
+        at_group.members[1].addresses,
+        a_machine(2).interfaces[0].addresses
+    );
+    assert_eq!(
+        at_group.members[1].interfaces,
+        [a_machine(2).interfaces[0].id.clone()]
+    );
 
     let at_instance = tx.desired(&installation(), instance).await.unwrap();
     assert_eq!(at_instance.members.len(), 1);
-    assert_eq!(at_instance.members[0].guard, None, "an instance's point holds no lockdown");
-    let wanted: Vec<_> = at_instance.members[0].grants.iter().map(|wanted| wanted.grant).collect();
-    assert_eq!(wanted, [grants[0].id, grants[2].id], "by id, without the one that ended");
+    assert_eq!(
+        at_instance.members[0].guard, None,
+        "an instance's point holds no lockdown"
+    );
+    let wanted: Vec<_> = at_instance.members[0]
+        .grants
+        .iter()
+        .map(|wanted| wanted.grant)
+        .collect();
+    assert_eq!(
+        wanted,
+        [grants[0].id, grants[2].id],
+        "by id, without the one that ended"
+    );
 }
 
 #[tokio::test]
@@ -90,7 +120,14 @@ async fn a_machine_that_is_gone_stands_behind_nothing() {
     save(&store, &behind_one_group(1), 200).await;
     let account = a_machine(1).id.account();
     let mut tx = store.begin().await.unwrap();
-    assert_eq!(tx.discovery_done(&account, at(100), at(101)).await.unwrap().machines, [], "seen once before");
+    assert_eq!(
+        tx.discovery_done(&account, at(100), at(101))
+            .await
+            .unwrap()
+            .machines,
+        [],
+        "seen once before"
+    );
     let gone = tx.discovery_done(&account, at(200), at(201)).await.unwrap();
     assert_eq!(gone.machines, [a_machine(2).id]);
     assert_eq!(gone.touched_points.len(), 2);
@@ -111,23 +148,47 @@ async fn displaced_rules_are_listed_oldest_first_until_they_are_settled() {
         residuals: vec![json!(1), json!(2)],
     };
     let mut tx = store.begin().await.unwrap();
-    tx.save_displaced(group, &[displaced(2, "b")], at(1)).await.unwrap();
-    tx.save_displaced(group, &[displaced(1, "a")], at(2)).await.unwrap();
-    tx.save_displaced(group, &[displaced(2, "edited")], at(3)).await.unwrap();
+    tx.save_displaced(group, &[displaced(2, "b")], at(1))
+        .await
+        .unwrap();
+    tx.save_displaced(group, &[displaced(1, "a")], at(2))
+        .await
+        .unwrap();
+    tx.save_displaced(group, &[displaced(2, "edited")], at(3))
+        .await
+        .unwrap();
     let listed = tx.desired(&installation(), group).await.unwrap().displaced;
-    assert_eq!(listed, [displaced(2, "b"), displaced(1, "a")], "the first saving counts");
+    assert_eq!(
+        listed,
+        [displaced(2, "b"), displaced(1, "a")],
+        "the first saving counts"
+    );
     tx.settle_displaced(&[an_id(2)], at(4)).await.unwrap();
-    assert_eq!(tx.desired(&installation(), group).await.unwrap().displaced, [displaced(1, "a")]);
-    tx.save_displaced(group, &[displaced(2, "again")], at(5)).await.unwrap();
+    assert_eq!(
+        tx.desired(&installation(), group).await.unwrap().displaced,
+        [displaced(1, "a")]
+    );
+    tx.save_displaced(group, &[displaced(2, "again")], at(5))
+        .await
+        .unwrap();
     let listed = tx.desired(&installation(), group).await.unwrap().displaced;
-    assert_eq!(listed, [displaced(1, "a"), displaced(2, "again")], "displaced anew after it was settled");
+    assert_eq!(
+        listed,
+        [displaced(1, "a"), displaced(2, "again")],
+        "displaced anew after it was settled"
+    );
 }
 
 #[tokio::test]
 async fn a_point_that_does_not_exist_is_named() {
     let store = fresh_store().await;
     let mut tx = store.begin().await.unwrap();
-    assert!(tx.desired(&installation(), an_id(77)).await.unwrap_err().is_not_found());
+    assert!(
+        tx.desired(&installation(), an_id(77))
+            .await
+            .unwrap_err()
+            .is_not_found()
+    );
 }
 
 #[tokio::test]

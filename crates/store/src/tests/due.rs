@@ -45,7 +45,10 @@ async fn two_workers_never_get_the_same_point() {
     );
     let all: Vec<_> = [a.unwrap(), b.unwrap(), c.unwrap()].concat();
     assert_eq!(all.len(), points.len(), "each once");
-    assert_eq!(all.into_iter().collect::<BTreeSet<_>>(), points.into_iter().collect());
+    assert_eq!(
+        all.into_iter().collect::<BTreeSet<_>>(),
+        points.into_iter().collect()
+    );
 }
 
 #[tokio::test]
@@ -55,8 +58,16 @@ async fn a_lease_that_ran_out_is_taken_over_after_the_grace_with_a_higher_genera
     mark(&store, &points, 0, Urgency::Look).await;
     let first = store.lease("a", 1, NONE, NONE, at(1)).await.unwrap().remove(0);
     assert!(!first.taken_over);
-    assert_eq!(store.lease("b", 1, LONG, LONG, at(1)).await.unwrap(), [], "within the grace");
-    assert_eq!(store.lease("a", 1, LONG, LONG, at(1)).await.unwrap(), [], "not even by its own owner");
+    assert_eq!(
+        store.lease("b", 1, LONG, LONG, at(1)).await.unwrap(),
+        [],
+        "within the grace"
+    );
+    assert_eq!(
+        store.lease("a", 1, LONG, LONG, at(1)).await.unwrap(),
+        [],
+        "not even by its own owner"
+    );
     let second = store.lease("b", 1, LONG, NONE, at(1)).await.unwrap().remove(0);
     assert!(second.taken_over);
     assert!(second.generation > first.generation);
@@ -64,7 +75,12 @@ async fn a_lease_that_ran_out_is_taken_over_after_the_grace_with_a_higher_genera
     assert!(store.renew(&first, LONG).await.unwrap_err().is_lease_lost());
     let mut tx = store.begin().await.unwrap();
     assert!(tx.hold(&first).await.unwrap_err().is_lease_lost());
-    assert!(tx.finish(&first, Next::Never, &[]).await.unwrap_err().is_lease_lost());
+    assert!(
+        tx.finish(&first, Next::Never, &[])
+            .await
+            .unwrap_err()
+            .is_lease_lost()
+    );
     tx.hold(&second).await.unwrap();
     tx.rollback().await.unwrap();
     store.renew(&second, LONG).await.unwrap();
@@ -111,8 +127,16 @@ async fn closings_go_first_then_openings_then_the_longest_due() {
     mark(&store, &points[2..3], 2, Urgency::Opening).await;
     mark(&store, &points[3..4], 99, Urgency::Closing).await;
     mark(&store, &points[4..5], 101, Urgency::Closing).await;
-    let order: Vec<_> = lease(&store, 10).await.into_iter().map(|lease| lease.point).collect();
-    assert_eq!(order, [points[3], points[2], points[1], points[0]], "and never before its time");
+    let order: Vec<_> = lease(&store, 10)
+        .await
+        .into_iter()
+        .map(|lease| lease.point)
+        .collect();
+    assert_eq!(
+        order,
+        [points[3], points[2], points[1], points[0]],
+        "and never before its time"
+    );
     assert_eq!(store.next_due(NONE).await.unwrap(), Some(at(101)));
 }
 
@@ -136,13 +160,25 @@ async fn failed_passes_are_counted_until_one_succeeds() {
     for failures in 0..3 {
         let lease = lease(&store, 1).await.remove(0);
         assert_eq!(lease.attempts, failures);
-        let retry = Next::Retry { at: at(1), urgency: Urgency::Closing, error: "no \0 answer".into() };
+        let retry = Next::Retry {
+            at: at(1),
+            urgency: Urgency::Closing,
+            error: "no \0 answer".into(),
+        };
         finish(&store, &lease, retry).await;
     }
     let last = lease(&store, 1).await.remove(0);
     let point = store.point(&last.point_ref).await.unwrap().unwrap();
     assert_eq!(point.last_error.as_deref(), Some("no \u{fffd} answer"));
-    finish(&store, &last, Next::At { at: at(60), urgency: Urgency::Look }).await;
+    finish(
+        &store,
+        &last,
+        Next::At {
+            at: at(60),
+            urgency: Urgency::Look,
+        },
+    )
+    .await;
     assert_eq!(lease(&store, 1).await.remove(0).attempts, 0);
 }
 
@@ -153,7 +189,11 @@ async fn finishing_marks_other_points_in_the_same_step() {
     mark(&store, &points[1..], 0, Urgency::Look).await;
     let held = lease(&store, 2).await.remove(0);
     let mut tx = store.begin().await.unwrap();
-    let due = Due { point: points[0], at: at(70), urgency: Urgency::Closing };
+    let due = Due {
+        point: points[0],
+        at: at(70),
+        urgency: Urgency::Closing,
+    };
     tx.finish(&held, Next::Never, &[due]).await.unwrap();
     tx.commit().await.unwrap();
     assert_eq!(store.next_due(NONE).await.unwrap(), Some(at(70)));
@@ -169,7 +209,10 @@ async fn a_held_point_can_be_marked_but_not_taken_over() {
     tx.hold(&held).await.unwrap();
     mark(&store, &points, 5, Urgency::Closing).await;
     store.renew(&held, LONG).await.unwrap();
-    sqlx::query("UPDATE points SET lease_until = 'epoch'").execute(&store.pool).await.unwrap();
+    sqlx::query("UPDATE points SET lease_until = 'epoch'")
+        .execute(&store.pool)
+        .await
+        .unwrap();
     assert_eq!(lease(&store, 1).await, [], "held");
     tx.commit().await.unwrap();
     assert!(lease(&store, 1).await.remove(0).taken_over);
@@ -188,12 +231,19 @@ async fn workers_that_finish_and_mark_each_other_crosswise_do_not_deadlock() {
             tokio::spawn(async move {
                 let mut tx = store.begin().await.unwrap();
                 tx.hold(&lease).await.unwrap();
-                let due = Due { point: other, at: at(0), urgency: Urgency::Look };
+                let due = Due {
+                    point: other,
+                    at: at(0),
+                    urgency: Urgency::Look,
+                };
                 tx.finish(&lease, Next::Never, &[due]).await.unwrap();
                 tx.commit().await.unwrap();
             })
         };
-        let (a, b) = tokio::join!(cross(leases[0].clone(), points[1]), cross(leases[1].clone(), points[0]));
+        let (a, b) = tokio::join!(
+            cross(leases[0].clone(), points[1]),
+            cross(leases[1].clone(), points[0])
+        );
         a.unwrap();
         b.unwrap();
     }
@@ -205,7 +255,10 @@ async fn a_listener_hears_a_mark_when_it_commits() {
     let points = some_points(&store, 1).await;
     let mut listener = store.due_listener().await.unwrap();
     mark(&store, &points, 0, Urgency::Look).await;
-    tokio::time::timeout(Duration::from_secs(10), listener.heard()).await.unwrap().unwrap();
+    tokio::time::timeout(Duration::from_secs(10), listener.heard())
+        .await
+        .unwrap()
+        .unwrap();
 }
 
 #[tokio::test]
@@ -213,7 +266,12 @@ async fn a_mark_for_a_point_that_does_not_exist_is_refused() {
     let store = fresh_store().await;
     let mut tx = store.begin().await.unwrap();
     let nobody = postern_core::testing::an_id(7);
-    assert!(tx.mark_due(&[nobody], at(0), Urgency::Look).await.unwrap_err().is_not_found());
+    assert!(
+        tx.mark_due(&[nobody], at(0), Urgency::Look)
+            .await
+            .unwrap_err()
+            .is_not_found()
+    );
 }
 
 #[tokio::test]

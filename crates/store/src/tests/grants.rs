@@ -15,7 +15,12 @@ use super::{HOSTILE, a_machine, a_row, samples, save, some_grants, with_grants};
 use crate::{Conflict, GrantFilter, HopUpdate, Store, StoreError, Visible, testing::fresh_store};
 
 fn end(grant: &Grant) -> Grant {
-    grant.clone().live().unwrap().end(EndCause::Expired, at(50)).into()
+    grant
+        .clone()
+        .live()
+        .unwrap()
+        .end(EndCause::Expired, at(50))
+        .into()
 }
 
 fn open(grant: &Grant) -> Grant {
@@ -32,7 +37,10 @@ async fn try_save(store: &Store, grants: &[Grant]) -> Result<(), StoreError> {
 }
 
 fn everything() -> GrantFilter {
-    GrantFilter { visible: Visible::everything(), ..GrantFilter::default() }
+    GrantFilter {
+        visible: Visible::everything(),
+        ..GrantFilter::default()
+    }
 }
 
 fn instants() -> impl Strategy<Value = postern_core::time::Instant> {
@@ -55,7 +63,12 @@ fn sources() -> impl Strategy<Value = Source> {
 
 fn ports() -> impl Strategy<Value = Ports> {
     (any::<bool>(), 1..=u16::MAX, 1..=u16::MAX).prop_map(|(tcp, a, b)| {
-        Ports::range(if tcp { Protocol::Tcp } else { Protocol::Udp }, a.min(b), a.max(b)).unwrap()
+        Ports::range(
+            if tcp { Protocol::Tcp } else { Protocol::Udp },
+            a.min(b),
+            a.max(b),
+        )
+        .unwrap()
     })
 }
 
@@ -66,19 +79,39 @@ fn causes() -> impl Strategy<Value = EndCause> {
             by: "user:corp/eve".parse().unwrap(),
             reason: reason.map(|reason| reason.replace('\0', "")),
         }),
-        any::<String>().prop_map(|reason| EndCause::OpenFailed { reason: reason.replace('\0', "") }),
+        any::<String>().prop_map(|reason| EndCause::OpenFailed {
+            reason: reason.replace('\0', "")
+        }),
         Just(EndCause::PolicyRemoved),
         Just(EndCause::MachineGone),
     ]
 }
 
 fn states() -> impl Strategy<Value = GrantState> {
-    let times = (instants(), instants(), instants(), prop::option::of(instants()), causes());
+    let times = (
+        instants(),
+        instants(),
+        instants(),
+        prop::option::of(instants()),
+        causes(),
+    );
     (0..4u8, times).prop_map(|(state, (a, b, c, opened_at, cause))| match state {
         0 => GrantState::Opening(Opening { deadline: a }),
-        1 => GrantState::Open(Open { opened_at: a.min(b), ends_at: a.max(b) }),
-        2 => GrantState::Closing(Closing { cause, since: a, opened_at }),
-        _ => GrantState::Closed(Closed { cause, ended_at: a, opened_at, closed_at: c }),
+        1 => GrantState::Open(Open {
+            opened_at: a.min(b),
+            ends_at: a.max(b),
+        }),
+        2 => GrantState::Closing(Closing {
+            cause,
+            since: a,
+            opened_at,
+        }),
+        _ => GrantState::Closed(Closed {
+            cause,
+            ended_at: a,
+            opened_at,
+            closed_at: c,
+        }),
     })
 }
 
@@ -132,7 +165,10 @@ async fn a_state_is_saved_only_from_the_state_before_it() {
         _ => panic!("it ended"),
     };
     let refused = |result: Result<(), StoreError>| {
-        assert!(matches!(result, Err(StoreError::Conflict(Conflict::GrantState))), "{result:?}");
+        assert!(
+            matches!(result, Err(StoreError::Conflict(Conflict::GrantState))),
+            "{result:?}"
+        );
     };
     refused(try_save(&store, std::slice::from_ref(&grant)).await);
     refused(try_save(&store, std::slice::from_ref(&closed)).await);
@@ -152,7 +188,10 @@ async fn one_grant_in_another_state_refuses_the_whole_batch() {
     try_save(&store, &[end(&grants[1])]).await.unwrap();
     let all: Vec<Grant> = grants.iter().map(open).collect();
     assert!(try_save(&store, &all).await.is_err());
-    assert_eq!(store.grant(grants[0].id).await.unwrap().unwrap().state.status(), "opening");
+    assert_eq!(
+        store.grant(grants[0].id).await.unwrap().unwrap().state.status(),
+        "opening"
+    );
 }
 
 #[tokio::test]
@@ -175,7 +214,10 @@ async fn the_database_itself_refuses_a_status_without_exactly_its_columns() {
             .execute(&store.pool)
             .await
             .expect_err(spoiled);
-        assert!(error.as_database_error().unwrap().is_check_violation(), "{spoiled}: {error}");
+        assert!(
+            error.as_database_error().unwrap().is_check_violation(),
+            "{spoiled}: {error}"
+        );
     }
 }
 
@@ -183,9 +225,15 @@ async fn the_database_itself_refuses_a_status_without_exactly_its_columns() {
 async fn a_row_that_cannot_be_read_is_named_by_table_and_column() {
     let store = fresh_store().await;
     let grant = with_grants(&store, 1).await.remove(0);
-    sqlx::query("UPDATE grants SET ports = '{ssh}'").execute(&store.pool).await.unwrap();
+    sqlx::query("UPDATE grants SET ports = '{ssh}'")
+        .execute(&store.pool)
+        .await
+        .unwrap();
     let error = store.grant(grant.id).await.unwrap_err();
-    assert_eq!(error.to_string(), "a row of `grants` has a `ports` that cannot be read");
+    assert_eq!(
+        error.to_string(),
+        "a row of `grants` has a `ports` that cannot be read"
+    );
 }
 
 #[tokio::test]
@@ -201,7 +249,11 @@ async fn pages_do_not_shift_when_grants_are_added_in_between() {
     let second = store.grants(&everything(), first.next, 3).await.unwrap();
     let third = store.grants(&everything(), second.next, 3).await.unwrap();
     assert_eq!(third.next, None);
-    let mut seen: Vec<GrantId> = [first.items, second.items, third.items].concat().iter().map(|g| g.id).collect();
+    let mut seen: Vec<GrantId> = [first.items, second.items, third.items]
+        .concat()
+        .iter()
+        .map(|g| g.id)
+        .collect();
     seen.reverse();
     assert_eq!(seen, grants.iter().map(|grant| grant.id).collect::<Vec<_>>());
 }
@@ -211,25 +263,74 @@ async fn grants_are_seen_at_their_scope_and_by_their_requester_and_by_nobody_els
     let store = fresh_store().await;
     let grants = with_grants(&store, 1).await;
     let count = async |visible: Visible| {
-        store.grants(&GrantFilter { visible, ..GrantFilter::default() }, None, 10).await.unwrap().items.len()
+        store
+            .grants(
+                &GrantFilter {
+                    visible,
+                    ..GrantFilter::default()
+                },
+                None,
+                10,
+            )
+            .await
+            .unwrap()
+            .items
+            .len()
     };
-    let at_scope = |scope: &str| Visible { scopes: vec![scope.parse().unwrap()], own: None };
+    let at_scope = |scope: &str| Visible {
+        scopes: vec![scope.parse().unwrap()],
+        own: None,
+    };
     assert_eq!(count(Visible::default()).await, 0);
     assert_eq!(count(Visible::everything()).await, 1);
     assert_eq!(count(at_scope("/aws/123456789012")).await, 1);
-    assert_eq!(count(at_scope("/aws/123456789012/eu-west-1/i-00000000000000001")).await, 1);
+    assert_eq!(
+        count(at_scope("/aws/123456789012/eu-west-1/i-00000000000000001")).await,
+        1
+    );
     assert_eq!(count(at_scope("/aws/123456789013")).await, 0);
     assert_eq!(count(at_scope("/aws/123456789012/eu-west-2")).await, 0);
-    let own = |name: &str| Visible { scopes: vec![], own: Some(name.parse().unwrap()) };
+    let own = |name: &str| Visible {
+        scopes: vec![],
+        own: Some(name.parse().unwrap()),
+    };
     assert_eq!(count(own("user:corp/ada")).await, 1);
     assert_eq!(count(own("user:corp/eve")).await, 0);
 
     let filtered = async |filter: GrantFilter| store.grants(&filter, None, 10).await.unwrap().items.len();
-    assert_eq!(filtered(GrantFilter { statuses: vec!["open".into()], ..everything() }).await, 0);
-    assert_eq!(filtered(GrantFilter { request: Some(grants[0].request), ..everything() }).await, 1);
-    assert_eq!(filtered(GrantFilter { policy: Some(an_id(999)), ..everything() }).await, 0);
+    assert_eq!(
+        filtered(GrantFilter {
+            statuses: vec!["open".into()],
+            ..everything()
+        })
+        .await,
+        0
+    );
+    assert_eq!(
+        filtered(GrantFilter {
+            request: Some(grants[0].request),
+            ..everything()
+        })
+        .await,
+        1
+    );
+    assert_eq!(
+        filtered(GrantFilter {
+            policy: Some(an_id(999)),
+            ..everything()
+        })
+        .await,
+        0
+    );
     for hostile in HOSTILE {
-        assert_eq!(filtered(GrantFilter { statuses: vec![hostile.into()], ..everything() }).await, 0);
+        assert_eq!(
+            filtered(GrantFilter {
+                statuses: vec![hostile.into()],
+                ..everything()
+            })
+            .await,
+            0
+        );
     }
 }
 
@@ -239,24 +340,52 @@ async fn hops_keep_what_a_look_did_not_see_and_lose_what_it_saw_gone() {
     let grant = with_grants(&store, 1).await.remove(0);
     let mut tx = store.begin().await.unwrap();
     let point = tx.points_of(&[grant.id]).await.unwrap()[0];
-    let update = |state, rules| HopUpdate { grant: grant.id, state, rules, blocked_by: None, obstacle: None };
-    assert_eq!(tx.hops_of(&[grant.id]).await.unwrap()[&grant.id][0].state, HopState::Absent);
+    let update = |state, rules| HopUpdate {
+        grant: grant.id,
+        state,
+        rules,
+        blocked_by: None,
+        obstacle: None,
+    };
+    assert_eq!(
+        tx.hops_of(&[grant.id]).await.unwrap()[&grant.id][0].state,
+        HopState::Absent
+    );
 
-    tx.set_hops(point, &[update(Some(HopState::Unknown), None)], at(1)).await.unwrap();
+    tx.set_hops(point, &[update(Some(HopState::Unknown), None)], at(1))
+        .await
+        .unwrap();
     let hop = tx.hops_of(&[grant.id]).await.unwrap()[&grant.id][0].clone();
-    assert_eq!((hop.state, hop.read_at), (HopState::Unknown, None), "an intention is no reading");
+    assert_eq!(
+        (hop.state, hop.read_at),
+        (HopState::Unknown, None),
+        "an intention is no reading"
+    );
 
-    tx.set_hops(point, &[update(Some(HopState::Present), Some(json!([1])))], at(2)).await.unwrap();
-    let failed = HopUpdate { obstacle: Some("no answer".into()), ..update(None, None) };
+    tx.set_hops(point, &[update(Some(HopState::Present), Some(json!([1])))], at(2))
+        .await
+        .unwrap();
+    let failed = HopUpdate {
+        obstacle: Some("no answer".into()),
+        ..update(None, None)
+    };
     tx.set_hops(point, &[failed], at(3)).await.unwrap();
     let hop = tx.hops_of(&[grant.id]).await.unwrap()[&grant.id][0].clone();
-    assert_eq!((hop.state, hop.rules, hop.read_at), (HopState::Present, Some(json!([1])), Some(at(2))));
+    assert_eq!(
+        (hop.state, hop.rules, hop.read_at),
+        (HopState::Present, Some(json!([1])), Some(at(2)))
+    );
     assert_eq!(hop.obstacle.as_deref(), Some("no answer"));
 
-    tx.set_hops(point, &[update(Some(HopState::Absent), None)], at(4)).await.unwrap();
+    tx.set_hops(point, &[update(Some(HopState::Absent), None)], at(4))
+        .await
+        .unwrap();
     tx.commit().await.unwrap();
     let hop = store.hops_of(&[grant.id]).await.unwrap()[&grant.id][0].clone();
-    assert_eq!((hop.state, hop.rules, hop.obstacle, hop.read_at), (HopState::Absent, None, None, Some(at(4))));
+    assert_eq!(
+        (hop.state, hop.rules, hop.obstacle, hop.read_at),
+        (HopState::Absent, None, None, Some(at(4)))
+    );
 }
 
 #[tokio::test]
@@ -269,7 +398,10 @@ async fn a_grant_on_a_machine_that_nothing_filters_is_refused() {
     let mut tx = store.begin().await.unwrap();
     tx.insert_request(&request).await.unwrap();
     let error = tx.insert_grants(&grants).await.unwrap_err();
-    assert!(matches!(error, StoreError::Conflict(Conflict::NoHop(_))), "{error}");
+    assert!(
+        matches!(error, StoreError::Conflict(Conflict::NoHop(_))),
+        "{error}"
+    );
 }
 
 #[tokio::test]

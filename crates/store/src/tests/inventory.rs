@@ -13,7 +13,10 @@ use super::{HOSTILE, a_machine, a_row, save, with_grants};
 use crate::{Conflict, MachineFilter, StoreError, Visible, testing::fresh_store};
 
 fn everything() -> MachineFilter {
-    MachineFilter { visible: Visible::everything(), ..MachineFilter::default() }
+    MachineFilter {
+        visible: Visible::everything(),
+        ..MachineFilter::default()
+    }
 }
 
 #[tokio::test]
@@ -24,24 +27,38 @@ async fn saving_says_what_is_new_what_changed_and_which_points_that_touches() {
     assert_eq!((first.changed, first.touched_points.len()), (2, 4));
 
     let again = save(&store, &[a_row(a_machine(1), None), a_row(a_machine(2), None)], 2).await;
-    assert_eq!((again.new.len(), again.changed, again.touched_points.len()), (0, 0, 0));
+    assert_eq!(
+        (again.new.len(), again.changed, again.touched_points.len()),
+        (0, 0, 0)
+    );
 
     let mut renamed = a_machine(1);
     renamed.name = "db".into();
     let renamed = save(&store, &[a_row(renamed, None)], 3).await;
-    assert_eq!((renamed.changed, renamed.touched_points.len()), (1, 0), "no way to it changed");
+    assert_eq!(
+        (renamed.changed, renamed.touched_points.len()),
+        (1, 0),
+        "no way to it changed"
+    );
 
     let mut moved = a_machine(1);
     moved.interfaces[0].addresses = vec!["10.9.9.9".parse().unwrap()];
     let moved = save(&store, &[a_row(moved, None)], 4).await;
-    assert_eq!((moved.changed, moved.touched_points.len()), (1, 2), "both points see another address");
+    assert_eq!(
+        (moved.changed, moved.touched_points.len()),
+        (1, 2),
+        "both points see another address"
+    );
 
     let mut open = a_machine(1);
     open.interfaces.clear();
     let open = save(&store, &[a_row(open, None)], 5).await;
     assert_eq!(open.touched_points.len(), 2, "both points have lost it");
     let stored = store.machine(&a_machine(1).id).await.unwrap().unwrap();
-    assert_eq!((stored.first_seen_at, stored.seen_at, stored.gone_at), (at(1), at(5), None));
+    assert_eq!(
+        (stored.first_seen_at, stored.seen_at, stored.gone_at),
+        (at(1), at(5), None)
+    );
     assert_eq!(stored.posture.kind, PostureKind::NotApplicable);
 }
 
@@ -50,13 +67,23 @@ async fn a_wanted_grant_gets_a_hop_at_a_point_that_comes_into_the_way() {
     let store = fresh_store().await;
     let mut machine = a_machine(1);
     let grants = with_grants(&store, 1).await;
-    assert_eq!(store.hops_of(&[grants[0].id]).await.unwrap()[&grants[0].id].len(), 1);
-    let nsg = "azure:nsg:00000000-0000-0000-0000-000000000001/prod/web-nsg".parse().unwrap();
+    assert_eq!(
+        store.hops_of(&[grants[0].id]).await.unwrap()[&grants[0].id].len(),
+        1
+    );
+    let nsg = "azure:nsg:00000000-0000-0000-0000-000000000001/prod/web-nsg"
+        .parse()
+        .unwrap();
     machine.name = "moved".into();
     let mut row = a_row(machine, None);
     row.opens.insert(nsg);
     save(&store, &[row], 1).await;
-    let hops = store.hops_of(&[grants[0].id]).await.unwrap().remove(&grants[0].id).unwrap();
+    let hops = store
+        .hops_of(&[grants[0].id])
+        .await
+        .unwrap()
+        .remove(&grants[0].id)
+        .unwrap();
     assert_eq!(hops.len(), 2);
     assert!(hops.iter().all(|hop| hop.state == HopState::Absent));
 }
@@ -68,13 +95,39 @@ async fn a_machine_is_gone_after_two_complete_discoveries_without_it_and_can_com
     let account = a_machine(1).id.account();
     let mut tx = store.begin().await.unwrap();
     tx.discovery_done(&account, at(5), at(15)).await.unwrap();
-    assert_eq!(tx.discovery_done(&account, at(20), at(21)).await.unwrap().machines, [], "missed once");
-    assert_eq!(tx.discovery_done(&account, at(30), at(31)).await.unwrap().machines, [a_machine(1).id]);
-    assert_eq!(tx.discovery_done(&account, at(40), at(41)).await.unwrap().machines, [], "gone once");
+    assert_eq!(
+        tx.discovery_done(&account, at(20), at(21))
+            .await
+            .unwrap()
+            .machines,
+        [],
+        "missed once"
+    );
+    assert_eq!(
+        tx.discovery_done(&account, at(30), at(31))
+            .await
+            .unwrap()
+            .machines,
+        [a_machine(1).id]
+    );
+    assert_eq!(
+        tx.discovery_done(&account, at(40), at(41))
+            .await
+            .unwrap()
+            .machines,
+        [],
+        "gone once"
+    );
     tx.commit().await.unwrap();
-    assert_eq!(store.machine(&a_machine(1).id).await.unwrap().unwrap().gone_at, Some(at(31)));
+    assert_eq!(
+        store.machine(&a_machine(1).id).await.unwrap().unwrap().gone_at,
+        Some(at(31))
+    );
     assert_eq!(store.machines(&everything(), None, 10).await.unwrap().items, []);
-    let all = MachineFilter { with_gone: true, ..everything() };
+    let all = MachineFilter {
+        with_gone: true,
+        ..everything()
+    };
     assert_eq!(store.machines(&all, None, 10).await.unwrap().items.len(), 1);
 
     let back = save(&store, &[a_row(a_machine(1), None)], 50).await;
@@ -87,27 +140,115 @@ async fn filters_and_pages_list_each_machine_once() {
     let rows: Vec<_> = (1..=5).map(|number| a_row(a_machine(number), None)).collect();
     save(&store, &rows, 0).await;
     let first = store.machines(&everything(), None, 3).await.unwrap();
-    let second = store.machines(&everything(), first.next.as_ref(), 3).await.unwrap();
+    let second = store
+        .machines(&everything(), first.next.as_ref(), 3)
+        .await
+        .unwrap();
     assert_eq!(second.next, None);
-    let seen: Vec<_> = first.items.into_iter().chain(second.items).map(|stored| stored.machine).collect();
+    let seen: Vec<_> = first
+        .items
+        .into_iter()
+        .chain(second.items)
+        .map(|stored| stored.machine)
+        .collect();
     assert_eq!(seen, (1..=5).map(a_machine).collect::<Vec<_>>());
 
     let count = async |filter: MachineFilter| store.machines(&filter, None, 10).await.unwrap().items.len();
     let tags = |value: &str| BTreeMap::from([("env".to_owned(), value.to_owned())]);
-    assert_eq!(count(MachineFilter::default()).await, 0, "nobody sees anything unless told");
-    assert_eq!(count(MachineFilter { text: Some("WEB-3".into()), ..everything() }).await, 1);
-    assert_eq!(count(MachineFilter { tags: tags("prod"), ..everything() }).await, 5);
-    assert_eq!(count(MachineFilter { tags: tags("dev"), ..everything() }).await, 0);
-    assert_eq!(count(MachineFilter { posture: Some(PostureKind::Healthy), ..everything() }).await, 5);
-    assert_eq!(count(MachineFilter { posture: Some(PostureKind::Configured), ..everything() }).await, 0);
-    assert_eq!(count(MachineFilter { scope: Some(a_machine(2).id.scope()), ..everything() }).await, 1);
-    assert_eq!(count(MachineFilter { scope: Some("/azure".parse().unwrap()), ..everything() }).await, 0);
-    for hostile in HOSTILE.into_iter().filter(|hostile| *hostile != "_" && *hostile != "%") {
-        assert_eq!(count(MachineFilter { text: Some(hostile.into()), ..everything() }).await, 0, "{hostile}");
-        assert_eq!(count(MachineFilter { tags: tags(hostile), ..everything() }).await, 0, "{hostile}");
+    assert_eq!(
+        count(MachineFilter::default()).await,
+        0,
+        "nobody sees anything unless told"
+    );
+    assert_eq!(
+        count(MachineFilter {
+            text: Some("WEB-3".into()),
+            ..everything()
+        })
+        .await,
+        1
+    );
+    assert_eq!(
+        count(MachineFilter {
+            tags: tags("prod"),
+            ..everything()
+        })
+        .await,
+        5
+    );
+    assert_eq!(
+        count(MachineFilter {
+            tags: tags("dev"),
+            ..everything()
+        })
+        .await,
+        0
+    );
+    assert_eq!(
+        count(MachineFilter {
+            posture: Some(PostureKind::Healthy),
+            ..everything()
+        })
+        .await,
+        5
+    );
+    assert_eq!(
+        count(MachineFilter {
+            posture: Some(PostureKind::Configured),
+            ..everything()
+        })
+        .await,
+        0
+    );
+    assert_eq!(
+        count(MachineFilter {
+            scope: Some(a_machine(2).id.scope()),
+            ..everything()
+        })
+        .await,
+        1
+    );
+    assert_eq!(
+        count(MachineFilter {
+            scope: Some("/azure".parse().unwrap()),
+            ..everything()
+        })
+        .await,
+        0
+    );
+    for hostile in HOSTILE
+        .into_iter()
+        .filter(|hostile| *hostile != "_" && *hostile != "%")
+    {
+        assert_eq!(
+            count(MachineFilter {
+                text: Some(hostile.into()),
+                ..everything()
+            })
+            .await,
+            0,
+            "{hostile}"
+        );
+        assert_eq!(
+            count(MachineFilter {
+                tags: tags(hostile),
+                ..everything()
+            })
+            .await,
+            0,
+            "{hostile}"
+        );
     }
     for wildcard in ["_", "%"] {
-        assert_eq!(count(MachineFilter { text: Some(wildcard.into()), ..everything() }).await, 0, "no wildcard");
+        assert_eq!(
+            count(MachineFilter {
+                text: Some(wildcard.into()),
+                ..everything()
+            })
+            .await,
+            0,
+            "no wildcard"
+        );
     }
 }
 
@@ -122,13 +263,27 @@ async fn the_most_specific_policy_covers_and_its_end_uncovers() {
     tx.insert_policy(&deep).await.unwrap();
     let covered = tx.cover(&deep.scope, None).await.unwrap();
     assert_eq!(covered.changes.len(), 1);
-    assert_eq!((covered.changes[0].before, covered.changes[0].after), (Some(wide.id), Some(deep.id)));
+    assert_eq!(
+        (covered.changes[0].before, covered.changes[0].after),
+        (Some(wide.id), Some(deep.id))
+    );
     assert_eq!(covered.points.len(), 2);
-    assert_eq!(tx.cover(&Scope::root(), None).await.unwrap().points, [], "nothing new");
+    assert_eq!(
+        tx.cover(&Scope::root(), None).await.unwrap().points,
+        [],
+        "nothing new"
+    );
     let touched = tx.cover(&Scope::root(), Some(wide.id)).await.unwrap();
-    assert_eq!((touched.changes.len(), touched.points.len()), (0, 2), "what it covers already");
+    assert_eq!(
+        (touched.changes.len(), touched.points.len()),
+        (0, 2),
+        "what it covers already"
+    );
     let policy = tx.machine(&a_machine(1).id).await.unwrap().unwrap();
-    assert_eq!((policy.policy, policy.posture.kind), (Some(wide.id), PostureKind::Configured));
+    assert_eq!(
+        (policy.policy, policy.posture.kind),
+        (Some(wide.id), PostureKind::Configured)
+    );
     tx.delete_policy(wide.id, None).await.unwrap();
     tx.cover(&Scope::root(), None).await.unwrap();
     let after = tx.machine(&a_machine(1).id).await.unwrap().unwrap();
@@ -162,7 +317,10 @@ async fn a_policy_is_not_removed_while_a_machine_counts_on_it() {
     let mut tx = store.begin().await.unwrap();
     tx.delete_policy(policy.id, None).await.unwrap();
     assert!(tx.commit().await.is_err(), "what it covered was forgotten");
-    sqlx::query("UPDATE machines SET gone_at = now() WHERE name = 'web-2'").execute(&store.pool).await.unwrap();
+    sqlx::query("UPDATE machines SET gone_at = now() WHERE name = 'web-2'")
+        .execute(&store.pool)
+        .await
+        .unwrap();
     let mut tx = store.begin().await.unwrap();
     tx.delete_policy(policy.id, None).await.unwrap();
     tx.cover(&policy.scope, None).await.unwrap();
@@ -185,22 +343,40 @@ async fn a_policy_is_changed_only_from_the_version_that_was_read() {
     tx.update_policy(&policy).await.unwrap();
     let error = tx.update_policy(&policy).await.unwrap_err();
     assert!(
-        matches!(error, StoreError::Conflict(Conflict::Version { expected: 1, found: 2, .. })),
+        matches!(
+            error,
+            StoreError::Conflict(Conflict::Version {
+                expected: 1,
+                found: 2,
+                ..
+            })
+        ),
         "{error}"
     );
     tx.commit().await.unwrap();
     assert_eq!(store.policy(policy.id).await.unwrap(), Some(policy.clone()));
     let versions = store.policy_versions(policy.id).await.unwrap();
-    assert_eq!(versions.iter().map(|(_, changed)| *changed).collect::<Vec<_>>(), [at(0), at(9)]);
+    assert_eq!(
+        versions.iter().map(|(_, changed)| *changed).collect::<Vec<_>>(),
+        [at(0), at(9)]
+    );
 
     policy.version = 3;
     policy.name.clone_from(&other.name);
     let mut tx = store.begin().await.unwrap();
     let error = tx.update_policy(&policy).await.unwrap_err();
-    assert!(matches!(error, StoreError::Conflict(Conflict::PolicyName(_))), "{error}");
+    assert!(
+        matches!(error, StoreError::Conflict(Conflict::PolicyName(_))),
+        "{error}"
+    );
     drop(tx);
     let mut tx = store.begin().await.unwrap();
     assert!(tx.delete_policy(policy.id, Some(1)).await.is_err());
     assert_eq!(tx.delete_policy(policy.id, Some(2)).await.unwrap().version, 2);
-    assert!(tx.delete_policy(policy.id, None).await.unwrap_err().is_not_found());
+    assert!(
+        tx.delete_policy(policy.id, None)
+            .await
+            .unwrap_err()
+            .is_not_found()
+    );
 }

@@ -14,48 +14,112 @@ use crate::{Conflict, Lease, NewPass, SettledChange, Store, StoreError, Urgency,
 async fn a_lease(store: &Store) -> Lease {
     let points = some_points(store, 1).await;
     mark(store, &points, 0, Urgency::Look).await;
-    store.lease("a", 1, Duration::from_mins(1), Duration::ZERO, at(1)).await.unwrap().remove(0)
+    store
+        .lease("a", 1, Duration::from_mins(1), Duration::ZERO, at(1))
+        .await
+        .unwrap()
+        .remove(0)
 }
 
 #[tokio::test]
 async fn an_intent_is_outstanding_until_it_has_an_outcome_and_gets_one_once() {
     let store = fresh_store().await;
     let lease = a_lease(&store).await;
-    let pass = NewPass { id: an_id(1), point: lease.point, generation: lease.generation, snapshot: json!([]) };
-    let (first, second, third) = (a_change(&[an_id(7)]), a_change(&[]), a_change(&[an_id(7), an_id(8)]));
+    let pass = NewPass {
+        id: an_id(1),
+        point: lease.point,
+        generation: lease.generation,
+        snapshot: json!([]),
+    };
+    let (first, second, third) = (
+        a_change(&[an_id(7)]),
+        a_change(&[]),
+        a_change(&[an_id(7), an_id(8)]),
+    );
     let mut tx = store.begin().await.unwrap();
     tx.begin_pass(&pass, at(2)).await.unwrap();
-    tx.intend(pass.id, &lease, &[(an_id(10), &first), (an_id(11), &second)], at(2)).await.unwrap();
-    tx.intend(pass.id, &lease, &[(an_id(12), &third)], at(3)).await.unwrap();
+    tx.intend(
+        pass.id,
+        &lease,
+        &[(an_id(10), &first), (an_id(11), &second)],
+        at(2),
+    )
+    .await
+    .unwrap();
+    tx.intend(pass.id, &lease, &[(an_id(12), &third)], at(3))
+        .await
+        .unwrap();
     let outstanding = tx.outstanding(lease.point).await.unwrap();
-    assert_eq!(outstanding.iter().map(|entry| entry.id).collect::<Vec<_>>(), [an_id(10), an_id(11), an_id(12)]);
+    assert_eq!(
+        outstanding.iter().map(|entry| entry.id).collect::<Vec<_>>(),
+        [an_id(10), an_id(11), an_id(12)]
+    );
     let entry = &outstanding[0];
-    assert_eq!((entry.verb, &entry.operation, &entry.after), (first.verb, &first.operation, &first.after));
-    assert_eq!((entry.pass, entry.generation, entry.intended_at), (pass.id, lease.generation, at(2)));
+    assert_eq!(
+        (entry.verb, &entry.operation, &entry.after),
+        (first.verb, &first.operation, &first.after)
+    );
+    assert_eq!(
+        (entry.pass, entry.generation, entry.intended_at),
+        (pass.id, lease.generation, at(2))
+    );
     assert_eq!((&entry.before, &entry.outcome), (&None, &None));
 
-    let settled = |number, outcome| SettledChange { id: an_id(number), outcome, detail: Value::Null };
-    tx.settle(&[settled(10, Outcome::Succeeded), settled(12, Outcome::Unknown)], at(4)).await.unwrap();
+    let settled = |number, outcome| SettledChange {
+        id: an_id(number),
+        outcome,
+        detail: Value::Null,
+    };
+    tx.settle(
+        &[settled(10, Outcome::Succeeded), settled(12, Outcome::Unknown)],
+        at(4),
+    )
+    .await
+    .unwrap();
     assert_eq!(tx.outstanding(lease.point).await.unwrap().len(), 1);
     tx.commit().await.unwrap();
     for number in [10, 99] {
         let mut tx = store.begin().await.unwrap();
-        let error = tx.settle(&[settled(11, Outcome::Failed), settled(number, Outcome::Failed)], at(5)).await;
-        assert!(matches!(error, Err(StoreError::Conflict(Conflict::Settled))), "{error:?}");
+        let error = tx
+            .settle(
+                &[settled(11, Outcome::Failed), settled(number, Outcome::Failed)],
+                at(5),
+            )
+            .await;
+        assert!(
+            matches!(error, Err(StoreError::Conflict(Conflict::Settled))),
+            "{error:?}"
+        );
     }
     let of_grant = store.journal_of_grant(an_id(7)).await.unwrap();
-    let outcomes: Vec<_> = of_grant.iter().map(|entry| (entry.outcome, entry.settled_at)).collect();
-    assert_eq!(outcomes, [(Some(Outcome::Succeeded), Some(at(4))), (Some(Outcome::Unknown), Some(at(4)))]);
+    let outcomes: Vec<_> = of_grant
+        .iter()
+        .map(|entry| (entry.outcome, entry.settled_at))
+        .collect();
+    assert_eq!(
+        outcomes,
+        [
+            (Some(Outcome::Succeeded), Some(at(4))),
+            (Some(Outcome::Unknown), Some(at(4)))
+        ]
+    );
 }
 
 #[tokio::test]
 async fn an_intent_alone_makes_the_backstop_look() {
     let store = fresh_store().await;
     let lease = a_lease(&store).await;
-    let pass = NewPass { id: an_id(1), point: lease.point, generation: lease.generation, snapshot: json!([]) };
+    let pass = NewPass {
+        id: an_id(1),
+        point: lease.point,
+        generation: lease.generation,
+        snapshot: json!([]),
+    };
     let mut tx = store.begin().await.unwrap();
     tx.begin_pass(&pass, at(2)).await.unwrap();
-    tx.intend(pass.id, &lease, &[(an_id(10), &a_change(&[]))], at(2)).await.unwrap();
+    tx.intend(pass.id, &lease, &[(an_id(10), &a_change(&[]))], at(2))
+        .await
+        .unwrap();
     tx.finish(&lease, crate::Next::Never, &[]).await.unwrap();
     assert_eq!(tx.due_points_backstop(at(3)).await.unwrap(), 1);
 }
@@ -65,9 +129,24 @@ async fn a_report_is_news_only_when_it_differs() {
     let store = fresh_store().await;
     let point = some_points(&store, 1).await[0];
     let mut tx = store.begin().await.unwrap();
-    assert!(tx.replace_report(point, &json!({ "findings": [] })).await.unwrap());
-    assert!(!tx.replace_report(point, &json!({ "findings": [] })).await.unwrap());
-    assert!(tx.replace_report(point, &json!({ "findings": [1] })).await.unwrap());
+    assert!(
+        tx.replace_report(point, &json!({ "findings": [] }))
+            .await
+            .unwrap()
+    );
+    assert!(
+        !tx.replace_report(point, &json!({ "findings": [] }))
+            .await
+            .unwrap()
+    );
+    assert!(
+        tx.replace_report(point, &json!({ "findings": [1] }))
+            .await
+            .unwrap()
+    );
     tx.commit().await.unwrap();
-    assert_eq!(store.report(point).await.unwrap(), Some(json!({ "findings": [1] })));
+    assert_eq!(
+        store.report(point).await.unwrap(),
+        Some(json!({ "findings": [1] }))
+    );
 }

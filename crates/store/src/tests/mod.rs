@@ -29,7 +29,10 @@ use postern_core::{
     testing::{a_grant, a_request, an_id, at},
     time::{CountingIds, IdSource},
 };
-use proptest::{strategy::{Strategy, ValueTree}, test_runner::TestRunner};
+use proptest::{
+    strategy::{Strategy, ValueTree},
+    test_runner::TestRunner,
+};
 use serde_json::json;
 
 use crate::{MachineRow, SavedMachines, Store, Urgency};
@@ -45,7 +48,9 @@ fn installation() -> Installation {
 /// An EC2 instance with one interface in one group of its own.
 fn a_machine(number: u32) -> Machine {
     Machine {
-        id: format!("arn:aws:ec2:eu-west-1:123456789012:instance/i-{number:017x}").parse().unwrap(),
+        id: format!("arn:aws:ec2:eu-west-1:123456789012:instance/i-{number:017x}")
+            .parse()
+            .unwrap(),
         name: format!("web-{number}"),
         tags: BTreeMap::from([("env".to_owned(), "prod".to_owned())]),
         power: Power::Running,
@@ -81,7 +86,10 @@ fn a_row(machine: Machine, policy: Option<&JitPolicy>) -> MachineRow {
 
 async fn save(store: &Store, rows: &[MachineRow], seconds: i64) -> SavedMachines {
     let mut tx = store.begin().await.unwrap();
-    let saved = tx.save_machines(rows, &ids_from(store, seconds), at(seconds)).await.unwrap();
+    let saved = tx
+        .save_machines(rows, &ids_from(store, seconds), at(seconds))
+        .await
+        .unwrap();
     tx.commit().await.unwrap();
     saved
 }
@@ -154,7 +162,9 @@ fn a_change(grants: &[GrantId]) -> Change {
 /// Values of a strategy.
 fn samples<S: Strategy>(strategy: &S, count: usize) -> Vec<S::Value> {
     let mut runner = TestRunner::default();
-    (0..count).map(|_| strategy.new_tree(&mut runner).unwrap().current()).collect()
+    (0..count)
+        .map(|_| strategy.new_tree(&mut runner).unwrap().current())
+        .collect()
 }
 
 /// Texts that have hurt databases and their clients.
@@ -174,7 +184,10 @@ async fn a_database_belongs_to_the_first_installation_that_claims_it() {
     let store = crate::testing::fresh_store().await;
     store.claim_installation(&installation()).await.unwrap();
     store.claim_installation(&installation()).await.unwrap();
-    let error = store.claim_installation(&"other".parse().unwrap()).await.unwrap_err();
+    let error = store
+        .claim_installation(&"other".parse().unwrap())
+        .await
+        .unwrap_err();
     assert_eq!(error.to_string(), "the database belongs to installation `test`");
 }
 
@@ -184,12 +197,18 @@ async fn a_migrated_database_says_so_and_migrates_again_without_change() {
     store.ready().await.unwrap();
     assert!(store.is_migrated().await.unwrap());
     store.migrate().await.unwrap();
-    sqlx::query("DELETE FROM _sqlx_migrations").execute(&store.pool).await.unwrap();
+    sqlx::query("DELETE FROM _sqlx_migrations")
+        .execute(&store.pool)
+        .await
+        .unwrap();
     assert!(!store.is_migrated().await.unwrap());
 }
 
 #[test]
 fn new_ids_of_one_source_differ() {
     let source: &dyn IdSource = &ids();
-    assert_ne!(source.next::<postern_core::id::PointKind>(at(0)), source.next(at(0)));
+    assert_ne!(
+        source.next::<postern_core::id::PointKind>(at(0)),
+        source.next(at(0))
+    );
 }
