@@ -395,14 +395,14 @@ impl Tx {
         .fetch_all(&mut *self.inner)
         .await?;
         let mut affected: BTreeMap<String, Option<PolicyId>> = BTreeMap::new();
-        let mut changes = Vec::new();
+        let mut moved = Vec::new();
         for row in inside {
             let machine: MachineId = decode::text("machines", "id", &row.id)?;
             let tags = decode::json("machines", "tags", row.tags)?;
             let before = row.policy_id.map(PolicyId::from_uuid);
             let after = JitPolicy::most_specific(&policies, &machine.scope(), &tags).map(|policy| policy.id);
             if before != after {
-                changes.push(CoverageChange {
+                moved.push(CoverageChange {
                     machine,
                     before,
                     after,
@@ -450,7 +450,7 @@ impl Tx {
         .fetch_all(&mut *self.inner)
         .await?;
         Ok(Covered {
-            changes,
+            changes: moved,
             points: points.into_iter().map(PointId::from_uuid).collect(),
         })
     }
