@@ -17,7 +17,11 @@ pub struct ServerProcess {
 impl ServerProcess {
     /// Starts `binary serve --config config`, with `environment` on top; what it logs goes to `log`.
     pub fn start(binary: &Path, config: &Path, log: &Path, environment: &[(&str, &str)]) -> Self {
-        let file = File::options().create(true).append(true).open(log).expect("a log file for the server");
+        let file = File::options()
+            .create(true)
+            .append(true)
+            .open(log)
+            .expect("a log file for the server");
         let mut command = Command::new(binary);
         command
             .args(["serve", "--config"])
@@ -26,7 +30,10 @@ impl ServerProcess {
             .stdin(Stdio::null())
             .stdout(file.try_clone().expect("the log file a second time"))
             .stderr(file);
-        Self { child: command.spawn().expect("the server starts"), log: log.to_owned() }
+        Self {
+            child: command.spawn().expect("the server starts"),
+            log: log.to_owned(),
+        }
     }
 
     /// The process id.
@@ -55,7 +62,11 @@ impl ServerProcess {
             if let Ok(Some(status)) = self.child.try_wait() {
                 return status;
             }
-            assert!(tokio::time::Instant::now() < deadline, "the server still runs; its log:\n{}", self.log_tail());
+            assert!(
+                tokio::time::Instant::now() < deadline,
+                "the server still runs; its log:\n{}",
+                self.log_tail()
+            );
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
@@ -64,7 +75,12 @@ impl ServerProcess {
     pub fn log_tail(&self) -> String {
         let text = std::fs::read_to_string(&self.log).unwrap_or_default();
         let lines: Vec<&str> = text.lines().collect();
-        lines.iter().skip(lines.len().saturating_sub(40)).copied().collect::<Vec<_>>().join("\n")
+        lines
+            .iter()
+            .skip(lines.len().saturating_sub(40))
+            .copied()
+            .collect::<Vec<_>>()
+            .join("\n")
     }
 }
 

@@ -8,7 +8,10 @@ use std::{
 
 /// The workspace's root.
 pub fn workspace() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace").to_owned()
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("the workspace")
+        .to_owned()
 }
 
 /// The environment's `python`, made first where it is missing or its list of packages has changed.
@@ -26,7 +29,14 @@ pub fn python() -> PathBuf {
         String::from_utf8_lossy(&output.stderr)
     );
     let printed = String::from_utf8_lossy(&output.stdout);
-    PathBuf::from(printed.lines().last().expect("the script prints where the environment is").trim()).join("bin/python")
+    PathBuf::from(
+        printed
+            .lines()
+            .last()
+            .expect("the script prints where the environment is")
+            .trim(),
+    )
+    .join("bin/python")
 }
 
 /// Runs one of the scripts in `tests/python` to its end and gives what it printed.
@@ -35,8 +45,16 @@ pub fn python() -> PathBuf {
 /// If it fails; the message has all that it printed.
 pub fn run(script: &str, arguments: &[&str]) -> String {
     let path = workspace().join("tests/python").join(script);
-    let output = Command::new(python()).arg(&path).args(arguments).output().expect("python starts");
-    let printed = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let output = Command::new(python())
+        .arg(&path)
+        .args(arguments)
+        .output()
+        .expect("python starts");
+    let printed = format!(
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
     assert!(output.status.success(), "{script} failed:\n{printed}");
     printed
 }

@@ -4,8 +4,8 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use postern::demo::{
     fleet::{
-        ACCESS_KEY_ID, ACCOUNT, CLIENT_ID, CLIENT_SECRET, EXTERNAL_ID, Fleet, REGION, ROLE_ARN, SECRET_ACCESS_KEY,
-        SUBSCRIPTION,
+        ACCESS_KEY_ID, ACCOUNT, CLIENT_ID, CLIENT_SECRET, EXTERNAL_ID, Fleet, REGION, ROLE_ARN,
+        SECRET_ACCESS_KEY, SUBSCRIPTION,
     },
     issuer::Issuer,
     people::{AUDIENCE, ISSUER_NAME},
@@ -20,7 +20,7 @@ use postern_api::{
 use postern_core::time::{RandomIds, SystemClock};
 use postern_localpg::LocalPostgres;
 use postern_sim::clock::SystemClock as SimSystemClock;
-use secrecy::ExposeSecret as _;
+use secrecy::{ExposeSecret as _, SecretString};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
@@ -76,6 +76,7 @@ pub struct World {
     /// `http://127.0.0.1:<port>`.
     pub server_url: String,
     options: WorldOptions,
+    database: SecretString,
     postgres: Option<LocalPostgres>,
     directory: TempDir,
 }
@@ -86,15 +87,19 @@ impl World {
     /// # Panics
     /// If a part does not start; the message says which, and what to install.
     pub async fn new(options: WorldOptions) -> Self {
-        let fleet = Fleet::start(Arc::new(SimSystemClock)).await.expect("the simulators start");
-        let issuer = Issuer::start(Arc::new(SystemClock), &RandomIds).await.expect("the identity provider starts");
+        let fleet = Fleet::start(Arc::new(SimSystemClock))
+            .await
+            .expect("the simulators start");
+        let issuer = Issuer::start(Arc::new(SystemClock), &RandomIds)
+            .await
+            .expect("the identity provider starts");
         let directory = TempDir::with_prefix("postern-world-").expect("a directory for the world");
         let (postgres, database) = if options.fsync {
             let server = LocalPostgres::start(postern_localpg::Options::default()).expect("Postgres starts");
-            let url = server.url();
+            let url = SecretString::from(server.url());
             (Some(server), url)
         } else {
-            (None, postern_store::testing::fresh_database().await.expose_secret().to_owned())
+            (None, postern_store::testing::fresh_database().await)
         };
         let port = free_port();
         let config = directory.path().join("postern.toml");
@@ -105,7 +110,7 @@ name = "test"
 [listen]
 address = "127.0.0.1:{port}"
 [database]
-url = "{database}"
+url = "{url}"
 [[issuers]]
 name = "{ISSUER_NAME}"
 issuer = "{issuer}"
@@ -138,6 +143,7 @@ owners = ["user:{ISSUER_NAME}/olga"]
 [logging]
 filter = "info,postern_engine=debug"
 "#,
+            url = database.expose_secret(),
             issuer = issuer.url(),
             arm = fleet.arm.url(),
             tenant = fleet.arm.tenant(),
@@ -146,7 +152,16 @@ filter = "info,postern_engine=debug"
         );
         std::fs::write(&config, text).expect("the configuration is written");
         let server_url = format!("http://127.0.0.1:{port}");
-        Self { fleet, issuer, config, server_url, options, postgres, directory }
+        Self {
+            fleet,
+            issuer,
+            config,
+            server_url,
+            options,
+            database,
+            postgres,
+            directory,
+        }
     }
 
     /// Starts a server and waits until it is ready.
@@ -158,9 +173,17 @@ filter = "info,postern_engine=debug"
 
     /// Starts a server without waiting.
     pub fn spawn(&self, environment: &[(&str, &str)]) -> ServerProcess {
-        let mut all = vec![("AWS_ACCESS_KEY_ID", ACCESS_KEY_ID), ("AWS_SECRET_ACCESS_KEY", SECRET_ACCESS_KEY)];
+        let mut all = vec![
+            ("AWS_ACCESS_KEY_ID", ACCESS_KEY_ID),
+            ("AWS_SECRET_ACCESS_KEY", SECRET_ACCESS_KEY),
+        ];
         all.extend_from_slice(environment);
-        ServerProcess::start(&self.options.binary, &self.config, &self.directory.path().join("server.log"), &all)
+        ServerProcess::start(
+            &self.options.binary,
+            &self.config,
+            &self.directory.path().join("server.log"),
+            &all,
+        )
     }
 
     /// Waits until the server says that it is ready.
@@ -170,8 +193,16 @@ filter = "info,postern_engine=debug"
     pub async fn ready(&self, server: &mut ServerProcess) {
         let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
         while !self.is_ready().await {
-            assert!(server.is_running(), "the server ended; its log:\n{}", server.log_tail());
-            assert!(tokio::time::Instant::now() < deadline, "the server is not ready:\n{}", server.log_tail());
+            assert!(
+                server.is_running(),
+                "the server ended; its log:\n{}",
+                server.log_tail()
+            );
+            assert!(
+                tokio::time::Instant::now() < deadline,
+                "the server is not ready:\n{}",
+                server.log_tail()
+            );
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
@@ -205,13 +236,21 @@ filter = "info,postern_engine=debug"
     ///
     /// # Panics
     /// If it does not come within `within`.
-    pub async fn eventually<T>(&self, what: &str, within: Duration, mut poll: impl AsyncFnMut() -> Option<T>) -> T {
+    pub async fn eventually<T>(
+        &self,
+        what: &str,
+        within: Duration,
+        mut poll: impl AsyncFnMut() -> Option<T>,
+    ) -> T {
         let deadline = tokio::time::Instant::now() + within;
         loop {
             if let Some(found) = poll().await {
                 return found;
             }
-            assert!(tokio::time::Instant::now() < deadline, "not within {within:?}: {what}");
+            assert!(
+                tokio::time::Instant::now() < deadline,
+                "not within {within:?}: {what}"
+            );
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
@@ -231,29 +270,61 @@ filter = "info,postern_engine=debug"
                 principal: format!("user:{ISSUER_NAME}/{}", who.user()),
                 scope: "/".to_owned(),
             };
-            olga.create_role_assignment(None, &assignment).await.expect("a role assignment");
+            olga.create_role_assignment(None, &assignment)
+                .await
+                .expect("a role assignment");
         }
-        let policy = olga.create_jit_policy(None, &a_policy("everything", "/")).await.expect("a policy");
+        let policy = olga
+            .create_jit_policy(None, &a_policy("everything", "/"))
+            .await
+            .expect("a policy");
         self.eventually("SSH is shut everywhere", Duration::from_secs(20), async || {
-            (!self.machines().iter().any(|machine| self.reachable(machine, [192, 0, 2, 1], 22))).then_some(())
+            (!self
+                .machines()
+                .iter()
+                .any(|machine| self.reachable(machine, [192, 0, 2, 1], 22)))
+            .then_some(())
         })
         .await;
+        self.quiet().await;
         policy
+    }
+
+    /// Waits until no pass is under way and none is due.
+    pub async fn quiet(&self) {
+        self.eventually("all is quiet", Duration::from_secs(30), async || {
+            postern_store::testing::is_quiet(&self.database)
+                .await
+                .then_some(())
+        })
+        .await;
     }
 
     /// The fleet's machines.
     pub fn machines(&self) -> [&str; 4] {
-        [&self.fleet.web, &self.fleet.db, &self.fleet.app, &self.fleet.build]
+        [
+            &self.fleet.web,
+            &self.fleet.db,
+            &self.fleet.app,
+            &self.fleet.build,
+        ]
     }
 
     /// Whether a TCP packet from `source` would reach `port` now, as the simulators see it.
     pub fn reachable(&self, machine: &str, source: [u8; 4], port: u16) -> bool {
         let protocol = postern_sim::truth::Protocol::Tcp;
         if machine.starts_with("arn:") {
-            let probe = postern_sim::truth::Probe { machine: machine.to_owned(), source: source.into(), port, protocol };
+            let probe = postern_sim::truth::Probe {
+                machine: machine.to_owned(),
+                source: source.into(),
+                port,
+                protocol,
+            };
             self.fleet.ec2.reachable(&probe, None)
         } else {
-            self.fleet.arm.reachable(machine, source.into(), port, protocol, None)
+            self.fleet
+                .arm
+                .reachable(machine, source.into(), port, protocol, None)
         }
     }
 
@@ -262,7 +333,10 @@ filter = "info,postern_engine=debug"
         self.client(Person::Ada)
             .create_access_request(
                 None,
-                &AccessRequestCreateQuery { wait: Some(wait), ..Default::default() },
+                &AccessRequestCreateQuery {
+                    wait: Some(wait),
+                    ..Default::default()
+                },
                 &a_request(machines, seconds),
             )
             .await
@@ -273,7 +347,10 @@ filter = "info,postern_engine=debug"
     pub async fn until(&self, grant: &str, status: &str, within: Duration) -> Grant {
         let olga = self.client(Person::Olga);
         self.eventually(&format!("{grant} is {status}"), within, async || {
-            olga.grant(grant).await.ok().filter(|grant| grant.status == status)
+            olga.grant(grant)
+                .await
+                .ok()
+                .filter(|grant| grant.status == status)
         })
         .await
     }

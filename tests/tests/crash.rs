@@ -61,21 +61,34 @@ async fn dies_and_recovers(point: &str, phase: Phase) {
             // The answer may be lost with the server; the decision is not.
             let client = world.client(postern_tests::Person::Ada);
             let request = postern_tests::world::a_request(&machines, 12);
-            let _ = client.create_access_request(None, &Default::default(), &request).await;
+            let _ = client
+                .create_access_request(None, &Default::default(), &request)
+                .await;
             doomed
         }
         Phase::Closing => {
             let request = world.request(&machines, 10, 30).await;
-            assert!(request.grants.iter().all(|grant| grant.status == "open"), "{request:?}");
+            assert!(
+                request.grants.iter().all(|grant| grant.status == "open"),
+                "{request:?}"
+            );
+            world.quiet().await;
             server.kill();
             world.serve(&[("POSTERN_CRASH_AT", &crash)]).await
         }
         Phase::Releasing => {
             let request = world.request(&machines, 600, 30).await;
-            assert!(request.grants.iter().all(|grant| grant.status == "open"), "{request:?}");
+            assert!(
+                request.grants.iter().all(|grant| grant.status == "open"),
+                "{request:?}"
+            );
+            world.quiet().await;
             server.kill();
             let doomed = world.serve(&[("POSTERN_CRASH_AT", &crash)]).await;
-            let _ = world.client(postern_tests::Person::Olga).delete_jit_policy(&policy.id, policy.version).await;
+            let _ = world
+                .client(postern_tests::Person::Olga)
+                .delete_jit_policy(&policy.id, policy.version)
+                .await;
             doomed
         }
     };
@@ -84,19 +97,23 @@ async fn dies_and_recovers(point: &str, phase: Phase) {
 
     let _server = world.serve(&[]).await;
     world
-        .eventually(&format!("every grant is closed after dying at {point} while {phase:?}"), PATIENCE, async || {
-            let grants = world.all_grants().await;
-            (grants.len() == 2 && grants.iter().all(|grant| grant.status == "closed")).then_some(())
-        })
+        .eventually(
+            &format!("every grant is closed after dying at {point} while {phase:?}"),
+            PATIENCE,
+            async || {
+                let grants = world.all_grants().await;
+                (grants.len() == 2 && grants.iter().all(|grant| grant.status == "closed")).then_some(())
+            },
+        )
         .await;
     if let Phase::Opening | Phase::Closing = phase {
-        world.client(postern_tests::Person::Olga).delete_jit_policy(&policy.id, policy.version).await.unwrap();
+        world
+            .client(postern_tests::Person::Olga)
+            .delete_jit_policy(&policy.id, policy.version)
+            .await
+            .unwrap();
     }
-    world
-        .eventually(&format!("the rules are as before after dying at {point} while {phase:?}"), PATIENCE, async || {
-            (world.rules() == before).then_some(())
-        })
-        .await;
+    world.until_rules_are(&before, PATIENCE).await;
     // The last outcome is committed after the last rule is back.
     world
         .eventually("every intent has an outcome", PATIENCE, async || {
@@ -114,7 +131,9 @@ async fn dies_and_recovers(point: &str, phase: Phase) {
 }
 
 async fn at_every_point(phase: Phase) {
-    futures::stream::iter(POINTS).for_each_concurrent(3, |point| dies_and_recovers(point, phase)).await;
+    futures::stream::iter(POINTS)
+        .for_each_concurrent(4, |point| dies_and_recovers(point, phase))
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

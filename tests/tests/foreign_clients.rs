@@ -4,7 +4,10 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use postern_sim::{arm::{ArmOptions, ArmSim}, ec2::{Ec2Options, Ec2Sim}};
+use postern_sim::{
+    arm::{ArmOptions, ArmSim},
+    ec2::{Ec2Options, Ec2Sim},
+};
 use postern_tests::{Person, World, WorldOptions, python};
 
 /// Python runs beside the runtime that the simulators live in.
@@ -46,7 +49,11 @@ async fn microsofts_python_clients_see_posterns_rule_come_and_go() {
     let request = world.request(&[&machine], 600, 30).await;
     script("arm_watch.py", look("present")).await;
     for grant in &request.grants {
-        world.client(Person::Ada).revoke_grant(&grant.id, None, &Default::default()).await.unwrap();
+        world
+            .client(Person::Ada)
+            .revoke_grant(&grant.id, None, &Default::default())
+            .await
+            .unwrap();
         world.until(&grant.id, "closed", Duration::from_secs(30)).await;
     }
     script("arm_watch.py", look("absent")).await;

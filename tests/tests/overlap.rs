@@ -1,5 +1,9 @@
 //! Many grants on one point: closing one never closes another, and many closings are few writes.
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may fail by panicking")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test may fail by panicking"
+)]
 
 use std::{path::PathBuf, time::Duration};
 
@@ -33,10 +37,18 @@ async fn closing_one_of_two_overlapping_grants_never_closes_the_other() {
     }
     for machine in &machines {
         assert!(world.reachable(machine, CLIENT, 22), "{machine} is still granted");
-        assert_eq!(world.open_intervals(machine, locked).len(), 1, "{machine} was open without a break");
+        assert_eq!(
+            world.open_intervals(machine, locked).len(),
+            1,
+            "{machine} was open without a break"
+        );
     }
     for grant in &long.grants {
-        world.client(Person::Ada).revoke_grant(&grant.id, None, &Default::default()).await.unwrap();
+        world
+            .client(Person::Ada)
+            .revoke_grant(&grant.id, None, &Default::default())
+            .await
+            .unwrap();
         world.until(&grant.id, "closed", PATIENCE).await;
     }
     for machine in &machines {
@@ -53,27 +65,49 @@ async fn five_hundred_grants_that_end_at_once_on_one_nsg_close_with_at_most_ten_
     azure.group().unwrap();
     let network = azure.network("many", "10.40.0.0/16").unwrap();
     let subnet = azure.subnet(&network, "many", "10.40.1.0/24", None).unwrap();
-    let machine = azure.machine("many-1", &subnet, &[], &serde_json::json!({})).unwrap().machine;
+    let machine = azure
+        .machine("many-1", &subnet, &[], &serde_json::json!({}))
+        .unwrap()
+        .machine;
     let _server = world.serve(&[]).await;
     let policy = world.lock_down().await;
     let ada = world.client(Person::Ada);
     for number in 0..500 {
         let mut request = postern_tests::world::a_request(&[&machine], 3600);
         request.targets[0].sources = vec![format!("203.0.113.{}/32", number % 250)];
-        ada.create_access_request(None, &Default::default(), &request).await.unwrap();
+        ada.create_access_request(None, &Default::default(), &request)
+            .await
+            .unwrap();
     }
     world
-        .eventually("five hundred grants are open", Duration::from_secs(120), async || {
-            let grants = world.all_grants().await;
-            (grants.len() == 500 && grants.iter().all(|grant| grant.status == "open")).then_some(())
-        })
+        .eventually(
+            "five hundred grants are open",
+            Duration::from_secs(120),
+            async || {
+                let grants = world.all_grants().await;
+                (grants.len() == 500 && grants.iter().all(|grant| grant.status == "open")).then_some(())
+            },
+        )
         .await;
     world.fleet.arm.calls().reset();
-    world.client(Person::Olga).delete_jit_policy(&policy.id, policy.version).await.unwrap();
     world
-        .eventually("five hundred grants are closed", Duration::from_secs(120), async || {
-            world.all_grants().await.iter().all(|grant| grant.status == "closed").then_some(())
-        })
+        .client(Person::Olga)
+        .delete_jit_policy(&policy.id, policy.version)
+        .await
+        .unwrap();
+    world
+        .eventually(
+            "five hundred grants are closed",
+            Duration::from_secs(120),
+            async || {
+                world
+                    .all_grants()
+                    .await
+                    .iter()
+                    .all(|grant| grant.status == "closed")
+                    .then_some(())
+            },
+        )
         .await;
     let writes: u64 = world
         .fleet
@@ -85,5 +119,9 @@ async fn five_hundred_grants_that_end_at_once_on_one_nsg_close_with_at_most_ten_
         .map(|(_, calls)| calls)
         .sum();
     // The policy is gone too, so the other machine's NSGs lose their denies: two more writes.
-    assert!(writes <= 10, "{writes} writes: {:?}", world.fleet.arm.calls().all());
+    assert!(
+        writes <= 10,
+        "{writes} writes: {:?}",
+        world.fleet.arm.calls().all()
+    );
 }

@@ -32,12 +32,15 @@ impl Drop for Moto {
 }
 
 fn start() -> Moto {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    let program = root.join("target/python-venv/bin/moto_server");
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../scripts/python-venv");
+    let made = Command::new(&script).output().unwrap();
     assert!(
-        program.exists(),
-        "moto is not there: run scripts/python-venv, or set POSTERN_MOTO_URL to a running moto_server"
+        made.status.success(),
+        "moto is not there, and {} could not get it: {}",
+        script.display(),
+        String::from_utf8_lossy(&made.stderr)
     );
+    let program = Path::new(String::from_utf8_lossy(&made.stdout).trim()).join("bin/moto_server");
     // The port is free when asked for; nobody else on this machine asks for a particular one.
     let free = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = free.local_addr().unwrap();

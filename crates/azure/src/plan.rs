@@ -160,6 +160,12 @@ impl Observed for ObservedNsg {
         evidence::evidence(self, desired)
     }
 
+    /// A failed operation leaves an NSG that shows rules which are not in force, or no longer shows some that are.
+    fn settled(&self) -> bool {
+        let state = self.raw.get("properties").and_then(|properties| properties.get("provisioningState"));
+        state.and_then(Value::as_str).is_none_or(|state| state == "Succeeded")
+    }
+
     fn snapshot(&self) -> Value {
         let member = |name: &str| self.raw.get(name).cloned().unwrap_or_default();
         let property = |name: &str| {

@@ -143,7 +143,7 @@ pub struct Change {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Obstacle {
     /// A stable word: `no_free_priority`, `groups_per_interface`, `rules_per_group`, `shared_group`,
-    /// `machine_not_behind_point`, `foreign_rule_in_the_way`.
+    /// `machine_not_behind_point`, `foreign_rule_in_the_way`, `displaced_rule_unreadable`.
     pub code: String,
     /// What stands in the way, by name.
     pub message: String,
@@ -158,7 +158,8 @@ pub struct Obstacle {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Finding {
     /// A stable word: `own_rule_edited`, `own_rule_missing`, `displaced_rule_returned`,
-    /// `residual_rule_edited`, `displaced_group_gone`, `foreign_rule_blocks`, `foreign_rule_opens`.
+    /// `residual_rule_edited`, `displaced_group_gone`, `foreign_rule_blocks`, `foreign_rule_opens`,
+    /// `protocols_not_kept`, `shared_group`.
     pub code: String,
     /// What was noticed, for people.
     pub message: String,
@@ -207,6 +208,12 @@ pub trait Observed: Send + Sync + fmt::Debug {
 
     /// The state as read, for the journal.
     fn snapshot(&self) -> Value;
+
+    /// Whether what was read is what is in force. False while the cloud shows a state that it failed to carry out
+    /// or is still carrying out: nothing is confirmed on such a reading.
+    fn settled(&self) -> bool {
+        true
+    }
 }
 
 /// Names that earlier changes of a pass made known to later ones, such as the id of a group that was just made.

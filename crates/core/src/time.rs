@@ -82,7 +82,11 @@ impl IdSource for RandomIds {
     fn random(&self) -> [u8; 10] {
         // Bytes 6 and 8 of a version 4 UUID hold its version and variant, so they are left out.
         let uuid = Uuid::new_v4().into_bytes();
-        let mut drawn = uuid.into_iter().enumerate().filter(|(at, _)| !matches!(at, 6 | 8)).map(|(_, byte)| byte);
+        let mut drawn = uuid
+            .into_iter()
+            .enumerate()
+            .filter(|(at, _)| !matches!(at, 6 | 8))
+            .map(|(_, byte)| byte);
         std::array::from_fn(|_| drawn.next().unwrap_or_default())
     }
 }

@@ -109,12 +109,19 @@ impl Engine {
                     "retry"
                 }
             };
-            self.metrics.discoveries.get_or_create(&PassLabels { cloud, outcome }).inc();
+            self.metrics
+                .discoveries
+                .get_or_create(&PassLabels { cloud, outcome })
+                .inc();
         }
         total
     }
 
-    async fn discover(&self, enforcer: &dyn Enforcer, account: &Account) -> Result<Discovered, DiscoveryError> {
+    async fn discover(
+        &self,
+        enforcer: &dyn Enforcer,
+        account: &Account,
+    ) -> Result<Discovered, DiscoveryError> {
         let started = self.clock.now();
         let mut found = Discovered::default();
         let mut cursor = None;
@@ -164,7 +171,11 @@ impl Engine {
     }
 
     /// Ends what is left of machines that two discoveries did not see.
-    async fn settle_gone(&self, account: &Account, started: postern_core::time::Instant) -> Result<usize, DiscoveryError> {
+    async fn settle_gone(
+        &self,
+        account: &Account,
+        started: postern_core::time::Instant,
+    ) -> Result<usize, DiscoveryError> {
         let now = self.clock.now();
         let mut tx = self.store.begin().await?;
         let events = Events::at(now, &*self.ids);
@@ -199,7 +210,9 @@ impl Engine {
             at: now,
             action: action.to_owned(),
             outcome: Outcome::Succeeded,
-            actor: Actor::System { component: "discovery".to_owned() },
+            actor: Actor::System {
+                component: "discovery".to_owned(),
+            },
             scope: account.scope(),
             reason: None,
             decision: None,

@@ -19,7 +19,11 @@ const LAPSES_AT_ONCE: u32 = 100;
 impl Engine {
     /// The longest that an enforcer's call may still be under way after its owner died.
     fn grace(&self) -> Duration {
-        self.enforcers.values().map(|enforcer| enforcer.request_timeout()).max().unwrap_or_default()
+        self.enforcers
+            .values()
+            .map(|enforcer| enforcer.request_timeout())
+            .max()
+            .unwrap_or_default()
     }
 
     /// Runs until `stop`: discovery beside the loop. Passes that are under way are finished first.
@@ -36,28 +40,40 @@ impl Engine {
 
         while !stop.is_cancelled() {
             if listener.is_none() {
-                listener = self.store.due_listener().await.inspect_err(|error| {
-                    tracing::warn!(%error, "no notifications; polling until the database listens again");
-                }).ok();
+                listener = self
+                    .store
+                    .due_listener()
+                    .await
+                    .inspect_err(|error| {
+                        tracing::warn!(%error, "no notifications; polling until the database listens again");
+                    })
+                    .ok();
             }
             while passes.try_join_next().is_some() {}
 
             let asked = Instant::now();
             let leased = match u32::try_from(free.available_permits()) {
-                Ok(limit) if limit > 0 => {
-                    self.store
-                        .lease(&self.config.owner, limit, self.config.lease, self.grace(), self.clock.now())
-                        .await
-                        .unwrap_or_else(|error| {
-                            tracing::error!(%error, "due points could not be leased");
-                            Vec::new()
-                        })
-                }
+                Ok(limit) if limit > 0 => self
+                    .store
+                    .lease(
+                        &self.config.owner,
+                        limit,
+                        self.config.lease,
+                        self.grace(),
+                        self.clock.now(),
+                    )
+                    .await
+                    .unwrap_or_else(|error| {
+                        tracing::error!(%error, "due points could not be leased");
+                        Vec::new()
+                    }),
                 _ => Vec::new(),
             };
             let found = !leased.is_empty();
             for lease in leased {
-                let Ok(permit) = Arc::clone(&free).acquire_owned().await else { return };
+                let Ok(permit) = Arc::clone(&free).acquire_owned().await else {
+                    return;
+                };
                 let engine = self.clone();
                 passes.spawn(async move {
                     engine.pass(lease, asked).await;
@@ -69,7 +85,9 @@ impl Engine {
             }
 
             let until_due = match self.store.next_due(self.grace()).await {
-                Ok(Some(due)) => (due - self.clock.now()).to_std().unwrap_or(Duration::from_millis(1)),
+                Ok(Some(due)) => (due - self.clock.now())
+                    .to_std()
+                    .unwrap_or(Duration::from_millis(1)),
                 Ok(None) => self.config.poll,
                 Err(_) => self.config.poll.min(Duration::from_secs(1)),
             };

@@ -25,13 +25,22 @@ impl<'a> Events<'a> {
         Self { ids, now }
     }
 
-    fn event(&self, action: &str, outcome: Outcome, scope: Scope, subject: Subject, details: Value) -> AuditEvent {
+    fn event(
+        &self,
+        action: &str,
+        outcome: Outcome,
+        scope: Scope,
+        subject: Subject,
+        details: Value,
+    ) -> AuditEvent {
         AuditEvent {
             id: self.ids.next(self.now),
             at: self.now,
             action: action.to_owned(),
             outcome,
-            actor: Actor::System { component: "reconciler".to_owned() },
+            actor: Actor::System {
+                component: "reconciler".to_owned(),
+            },
             scope,
             reason: None,
             decision: None,
@@ -141,7 +150,13 @@ impl<'a> Events<'a> {
     pub(crate) fn finding(&self, pass: &PassRef<'_>, finding: &Finding) -> AuditEvent {
         let mut subject = pass.subject();
         subject.grant = only(&finding.grants);
-        self.event("point.finding", Outcome::Succeeded, pass.scope(), subject, json!(finding))
+        self.event(
+            "point.finding",
+            Outcome::Succeeded,
+            pass.scope(),
+            subject,
+            json!(finding),
+        )
     }
 
     /// Something that is wanted and cannot be had.
@@ -149,7 +164,13 @@ impl<'a> Events<'a> {
         let mut subject = pass.subject();
         subject.grant = only(&obstacle.grants);
         subject.policy = only(&obstacle.policies);
-        self.event("point.obstacle", Outcome::Failed, pass.scope(), subject, json!(obstacle))
+        self.event(
+            "point.obstacle",
+            Outcome::Failed,
+            pass.scope(),
+            subject,
+            json!(obstacle),
+        )
     }
 
     /// A lockdown's displaced rules are back as they were.
@@ -169,9 +190,18 @@ impl<'a> Events<'a> {
             [one] => one.machine.scope(),
             _ => Scope::root(),
         };
-        let subject = Subject { request: Some(request.id), ..Subject::default() };
+        let subject = Subject {
+            request: Some(request.id),
+            ..Subject::default()
+        };
         let details = json!({ "requester": request.requester, "machines": machines(request) });
-        let mut event = self.event("access_request.lapse", Outcome::Succeeded, scope, subject, details);
+        let mut event = self.event(
+            "access_request.lapse",
+            Outcome::Succeeded,
+            scope,
+            subject,
+            details,
+        );
         event.decision = Some(json!({ "decided_by": "lifecycle", "rule": "nobody decided in time" }));
         event
     }
@@ -192,7 +222,11 @@ pub(crate) struct PassRef<'a> {
 
 impl PassRef<'_> {
     fn subject(&self) -> Subject {
-        Subject { pass: Some(self.id), point: Some(self.point.to_string()), ..Subject::default() }
+        Subject {
+            pass: Some(self.id),
+            point: Some(self.point.to_string()),
+            ..Subject::default()
+        }
     }
 
     fn scope(&self) -> Scope {

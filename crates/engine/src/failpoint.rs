@@ -29,5 +29,7 @@ pub fn crash_at(name: &str, nth: u32) -> Result<(), String> {
 /// As above.
 #[cfg(not(feature = "failpoints"))]
 pub fn crash_at(name: &str, _nth: u32) -> Result<(), String> {
-    Err(format!("this build cannot stop at `{name}`: it has no failpoints"))
+    Err(format!(
+        "this build cannot stop at `{name}`: it has no failpoints"
+    ))
 }

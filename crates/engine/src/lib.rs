@@ -47,8 +47,18 @@ impl Engine {
         config: EngineConfig,
         metrics: Arc<Metrics>,
     ) -> Self {
-        let enforcers = enforcers.into_iter().map(|enforcer| (enforcer.cloud(), enforcer)).collect();
-        Self { store, enforcers, clock, ids, config: Arc::new(config), metrics }
+        let enforcers = enforcers
+            .into_iter()
+            .map(|enforcer| (enforcer.cloud(), enforcer))
+            .collect();
+        Self {
+            store,
+            enforcers,
+            clock,
+            ids,
+            config: Arc::new(config),
+            metrics,
+        }
     }
 
     fn enforcer(&self, cloud: Cloud) -> Option<&Arc<dyn Enforcer>> {

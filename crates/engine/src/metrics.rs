@@ -77,11 +77,27 @@ impl Metrics {
             close_seconds: Family::new_with_constructor(seconds),
             overdue: Gauge::default(),
         };
-        registry.register("postern_passes", "Passes over enforcement points", metrics.passes.clone());
+        registry.register(
+            "postern_passes",
+            "Passes over enforcement points",
+            metrics.passes.clone(),
+        );
         registry.register("postern_changes", "Writes to clouds", metrics.changes.clone());
-        registry.register("postern_findings", "Things noticed about rules in others' hands", metrics.findings.clone());
-        registry.register("postern_obstacles", "What was wanted and could not be had", metrics.obstacles.clone());
-        registry.register("postern_discoveries", "Discoveries of accounts", metrics.discoveries.clone());
+        registry.register(
+            "postern_findings",
+            "Things noticed about rules in others' hands",
+            metrics.findings.clone(),
+        );
+        registry.register(
+            "postern_obstacles",
+            "What was wanted and could not be had",
+            metrics.obstacles.clone(),
+        );
+        registry.register(
+            "postern_discoveries",
+            "Discoveries of accounts",
+            metrics.discoveries.clone(),
+        );
         registry.register_with_unit(
             "postern_open",
             "From the decision to the confirmed opening",

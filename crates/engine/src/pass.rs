@@ -9,7 +9,7 @@ use postern_core::{
     grant::{Grant, HopState},
     id::{ChangeId, PassId},
 };
-use postern_store::{HopUpdate, JournalEntry, Lease, Next, NewPass, StoreError, Urgency};
+use postern_store::{HopUpdate, JournalEntry, Lease, NewPass, Next, StoreError, Urgency};
 use serde_json::Value;
 use tokio::time::Instant;
 
@@ -46,6 +46,13 @@ pub(crate) struct Attempt {
     pub(crate) result: AttemptResult,
 }
 
+/// A reading, for the journal.
+struct Seen {
+    snapshot: Value,
+    /// Whether it is what is in force.
+    settled: bool,
+}
+
 pub(crate) enum AttemptResult {
     /// The cloud said that it is done.
     Done(Value),
@@ -68,14 +75,21 @@ impl Engine {
                 drop(held);
                 // With the lease still ours the point is given back at once; otherwise its new owner has it.
                 let at = self.clock.now() + self.backoff(&lease);
-                let retry = Next::Retry { at, urgency: Urgency::Closing, error: error.to_string() };
+                let retry = Next::Retry {
+                    at,
+                    urgency: Urgency::Closing,
+                    error: error.to_string(),
+                };
                 if let Err(error) = self.finish_only(&lease, retry).await {
                     tracing::debug!(point = %lease.point_ref, %error, "lease left to run out");
                 }
                 "lost"
             }
         };
-        self.metrics.passes.get_or_create(&PassLabels { cloud, outcome }).inc();
+        self.metrics
+            .passes
+            .get_or_create(&PassLabels { cloud, outcome })
+            .inc();
     }
 
     async fn finish_only(&self, lease: &Lease, next: Next) -> Result<(), StoreError> {
@@ -86,7 +100,9 @@ impl Engine {
 
     pub(crate) fn backoff(&self, lease: &Lease) -> chrono::TimeDelta {
         let [a, b, ..] = self.ids.random();
-        let wait = self.config.backoff_after(lease.attempts, u16::from_be_bytes([a, b]));
+        let wait = self
+            .config
+            .backoff_after(lease.attempts, u16::from_be_bytes([a, b]));
         chrono::TimeDelta::from_std(wait).unwrap_or_default()
     }
 
@@ -100,20 +116,37 @@ impl Engine {
 
         let mut observed = enforcer.observe(&desired).await;
         failpoint!("after-observe");
-        let mut looked = Looked { left_over, ..Looked::new(self.ids.next(self.clock.now())) };
+        let mut looked = Looked {
+            left_over,
+            ..Looked::new(self.ids.next(self.clock.now()))
+        };
         loop {
-            let (snapshot, plan) = match &observed {
-                Ok(observed) => (observed.snapshot(), observed.plan(&desired)),
-                Err(_) => (Value::Null, Plan::default()),
+            let (seen, plan) = match &observed {
+                Ok(observed) => {
+                    let seen = Seen {
+                        snapshot: observed.snapshot(),
+                        settled: observed.settled(),
+                    };
+                    (seen, observed.plan(&desired))
+                }
+                Err(_) => (
+                    Seen {
+                        snapshot: Value::Null,
+                        settled: false,
+                    },
+                    Plan::default(),
+                ),
             };
             let go_on = observed.is_ok()
                 && !plan.changes.is_empty()
                 && looked.rounds < MAX_ROUNDS
                 && looked.last.as_ref().is_none_or(RoundResult::may_go_on);
             if !go_on {
-                return Ok(self.settle(lease, &desired, observed.as_deref(), plan, looked).await?);
+                return Ok(self
+                    .settle(lease, &desired, observed.as_deref(), plan, looked)
+                    .await?);
             }
-            let attempts = self.intend(lease, &desired, snapshot, plan, &mut looked).await?;
+            let attempts = self.intend(lease, &desired, seen, plan, &mut looked).await?;
             failpoint!("after-intent");
             let round = self.apply(&**enforcer, lease, held, attempts).await?;
             failpoint!("before-read-back");
@@ -132,7 +165,9 @@ impl Engine {
         let mut log: Vec<AuditEvent> = Vec::new();
         let mut ended: Vec<Grant> = Vec::new();
         for grant in tx.grants_at(lease.point).await? {
-            let Some(cause) = grant.due_to_end(now) else { continue };
+            let Some(cause) = grant.due_to_end(now) else {
+                continue;
+            };
             if let Ok(live) = grant.live() {
                 let closing = live.end(cause, now);
                 log.push(events.grant_ended(&closing));
@@ -143,7 +178,12 @@ impl Engine {
             tx.save_grants(&ended).await?;
             tx.audit(&log).await?;
             let ids: Vec<_> = ended.iter().map(|grant| grant.id).collect();
-            let others: Vec<_> = tx.points_of(&ids).await?.into_iter().filter(|id| *id != lease.point).collect();
+            let others: Vec<_> = tx
+                .points_of(&ids)
+                .await?
+                .into_iter()
+                .filter(|id| *id != lease.point)
+                .collect();
             tx.mark_due(&others, now, Urgency::Closing).await?;
         }
         let desired = tx.desired(&self.config.installation, lease.point).await?;
@@ -157,33 +197,58 @@ impl Engine {
         &self,
         lease: &Lease,
         desired: &Desired,
-        snapshot: Value,
+        seen: Seen,
         plan: Plan,
         looked: &mut Looked,
     ) -> Result<Vec<Attempt>, PassError> {
+        let Seen { snapshot, settled } = seen;
         let now = self.clock.now();
         let events = Events::at(now, &*self.ids);
-        let pass = PassRef { id: looked.pass, point: &lease.point_ref };
+        let pass = PassRef {
+            id: looked.pass,
+            point: &lease.point_ref,
+        };
         let mut tx = self.store.begin().await?;
-        let mut log = self.settle_round(&mut tx, &pass, looked, &plan, true, now).await?;
+        let mut log = self
+            .settle_round(&mut tx, &pass, looked, &plan, settled, now)
+            .await?;
 
         let attempts: Vec<Attempt> = plan
             .changes
             .into_iter()
-            .map(|change| Attempt { id: self.ids.next(now), change, result: AttemptResult::NotAttempted })
+            .map(|change| Attempt {
+                id: self.ids.next(now),
+                change,
+                result: AttemptResult::NotAttempted,
+            })
             .collect();
         if looked.rounds == 0 {
-            let new = NewPass { id: looked.pass, point: lease.point, generation: lease.generation, snapshot };
+            let new = NewPass {
+                id: looked.pass,
+                point: lease.point,
+                generation: lease.generation,
+                snapshot,
+            };
             tx.begin_pass(&new, now).await?;
         }
-        let intents: Vec<_> = attempts.iter().map(|attempt| (attempt.id, &attempt.change)).collect();
+        let intents: Vec<_> = attempts
+            .iter()
+            .map(|attempt| (attempt.id, &attempt.change))
+            .collect();
         tx.intend(looked.pass, lease, &intents, now).await?;
-        let displaced: Vec<_> = attempts.iter().flat_map(|a| a.change.displaces.iter().cloned()).collect();
+        let displaced: Vec<_> = attempts
+            .iter()
+            .flat_map(|a| a.change.displaces.iter().cloned())
+            .collect();
         if !displaced.is_empty() {
             tx.save_displaced(lease.point, &displaced, now).await?;
         }
-        let wanted: std::collections::BTreeSet<_> =
-            desired.members.iter().flat_map(|member| &member.grants).map(|grant| grant.grant).collect();
+        let wanted: std::collections::BTreeSet<_> = desired
+            .members
+            .iter()
+            .flat_map(|member| &member.grants)
+            .map(|grant| grant.grant)
+            .collect();
         let unknown: Vec<HopUpdate> = attempts
             .iter()
             .flat_map(|attempt| &attempt.change.grants)
@@ -197,7 +262,11 @@ impl Engine {
             })
             .collect();
         tx.set_hops(lease.point, &unknown, now).await?;
-        log.extend(attempts.iter().map(|attempt| events.change_intended(&pass, attempt.id, &attempt.change)));
+        log.extend(
+            attempts
+                .iter()
+                .map(|attempt| events.change_intended(&pass, attempt.id, &attempt.change)),
+        );
         tx.audit(&log).await?;
         tx.hold(lease).await?;
         tx.commit().await?;
@@ -218,7 +287,10 @@ impl Engine {
                 return Err(PassError::LeaseRanOut);
             }
             failpoint!("before-apply");
-            match enforcer.apply(&lease.point_ref, &attempt.change, &mut bindings).await {
+            match enforcer
+                .apply(&lease.point_ref, &attempt.change, &mut bindings)
+                .await
+            {
                 Ok(answer) => attempt.result = AttemptResult::Done(answer),
                 Err(error) => {
                     tracing::info!(point = %lease.point_ref, change = attempt.change.summary, %error, "change failed");
@@ -234,6 +306,11 @@ impl Engine {
 
 impl Looked {
     fn new(pass: PassId) -> Self {
-        Self { pass, left_over: Vec::new(), rounds: 0, last: None }
+        Self {
+            pass,
+            left_over: Vec::new(),
+            rounds: 0,
+            last: None,
+        }
     }
 }

@@ -69,9 +69,10 @@ impl Engine {
         for attempt in looked.last.take().map(|round| round.attempts).unwrap_or_default() {
             let (outcome, detail) = match attempt.result {
                 AttemptResult::Done(answer) => (Outcome::Succeeded, answer),
-                AttemptResult::NotAttempted => {
-                    (Outcome::Failed, json!({ "error": "not attempted: an earlier change of the pass failed" }))
-                }
+                AttemptResult::NotAttempted => (
+                    Outcome::Failed,
+                    json!({ "error": "not attempted: an earlier change of the pass failed" }),
+                ),
                 AttemptResult::Failed(EnforceError::Unavailable { operation, message }) => {
                     if !read {
                         continue;
@@ -88,10 +89,18 @@ impl Engine {
             };
             self.metrics
                 .changes
-                .get_or_create(&ChangeLabels { cloud, verb: attempt.change.verb.as_str(), outcome: outcome.as_str() })
+                .get_or_create(&ChangeLabels {
+                    cloud,
+                    verb: attempt.change.verb.as_str(),
+                    outcome: outcome.as_str(),
+                })
                 .inc();
             log.push(events.change(pass, attempt.id, &attempt.change, outcome, &detail));
-            settled.push(SettledChange { id: attempt.id, outcome, detail });
+            settled.push(SettledChange {
+                id: attempt.id,
+                outcome,
+                detail,
+            });
         }
         if read {
             for entry in std::mem::take(&mut looked.left_over) {
@@ -102,7 +111,11 @@ impl Engine {
                     "pass": entry.pass, "verb": entry.verb, "summary": entry.summary,
                 });
                 log.push(events.change_settled_late(pass, entry.id, detail.clone()));
-                settled.push(SettledChange { id: entry.id, outcome: Outcome::Unknown, detail });
+                settled.push(SettledChange {
+                    id: entry.id,
+                    outcome: Outcome::Unknown,
+                    detail,
+                });
             }
         }
         tx.settle(&settled, now).await?;
@@ -120,20 +133,29 @@ impl Engine {
     ) -> Result<&'static str, StoreError> {
         let now = self.clock.now();
         let events = Events::at(now, &*self.ids);
-        let pass = PassRef { id: looked.pass, point: &lease.point_ref };
+        let pass = PassRef {
+            id: looked.pass,
+            point: &lease.point_ref,
+        };
         let gone = matches!(reading, Err(EnforceError::Gone { .. }));
-        let known = reading.is_ok() || gone;
+        let known = gone || reading.is_ok_and(Observed::settled);
         let failure = Failure::of(reading, looked.last.as_ref(), &plan);
         let message = failure.as_ref().map(|failure| failure.message.as_str());
 
         let mut tx = self.store.begin().await?;
-        let mut log = self.settle_round(&mut tx, &pass, &mut looked, &plan, known, now).await?;
+        let mut log = self
+            .settle_round(&mut tx, &pass, &mut looked, &plan, known, now)
+            .await?;
         let grants = tx.grants_at(lease.point).await?;
 
         // What each grant has here, as read.
-        let evidence = reading.map(|observed| observed.evidence(desired)).unwrap_or_default();
-        let looks: Vec<HopLook> =
-            grants.iter().map(|grant| HopLook::new(grant, evidence.get(&grant.id), &plan, known, message)).collect();
+        let evidence = reading
+            .map(|observed| observed.evidence(desired))
+            .unwrap_or_default();
+        let looks: Vec<HopLook> = grants
+            .iter()
+            .map(|grant| HopLook::new(grant, evidence.get(&grant.id), &plan, known, message))
+            .collect();
         let updates: Vec<HopUpdate> = looks.iter().map(|look| look.update.clone()).collect();
         tx.set_hops(lease.point, &updates, now).await?;
 
@@ -144,20 +166,33 @@ impl Engine {
         let mut due: Vec<Due> = Vec::new();
         let mut next: Option<(Instant, Urgency)> = None;
         let mut unconfirmed = false;
-        let cloud = CloudLabels { cloud: pass.point.cloud().as_str() };
+        let cloud = CloudLabels {
+            cloud: pass.point.cloud().as_str(),
+        };
         for (grant, look) in grants.into_iter().zip(looks) {
             let id = grant.id;
             let of_grant = hops.get(&id).map(Vec::as_slice).unwrap_or_default();
-            let elsewhere = || of_grant.iter().map(|hop| hop.point).filter(|point| *point != lease.point);
+            let elsewhere = || {
+                of_grant
+                    .iter()
+                    .map(|hop| hop.point)
+                    .filter(|point| *point != lease.point)
+            };
             match grant.state.clone() {
                 GrantState::Opening(_) if gone || look.hopeless.is_some() => {
                     let cause = if gone {
                         EndCause::MachineGone
                     } else {
-                        EndCause::OpenFailed { reason: look.hopeless.unwrap_or_default() }
+                        EndCause::OpenFailed {
+                            reason: look.hopeless.unwrap_or_default(),
+                        }
                     };
                     end(grant, cause, now, &events, &mut log, &mut changed);
-                    due.extend(elsewhere().map(|point| Due { point, at: now, urgency: Urgency::Closing }));
+                    due.extend(elsewhere().map(|point| Due {
+                        point,
+                        at: now,
+                        urgency: Urgency::Closing,
+                    }));
                     earliest(&mut next, now, Urgency::Closing);
                 }
                 GrantState::Opening(opening) => {
@@ -166,8 +201,15 @@ impl Engine {
                             let open = grant.confirm_open(now);
                             let ends_at = open.state.ends_at;
                             log.push(events.grant_opened(&open, of_grant));
-                            observe_seconds(&self.metrics.open_seconds.get_or_create(&cloud), now - open.created_at);
-                            due.extend(elsewhere().map(|point| Due { point, at: ends_at, urgency: Urgency::Closing }));
+                            observe_seconds(
+                                &self.metrics.open_seconds.get_or_create(&cloud),
+                                now - open.created_at,
+                            );
+                            due.extend(elsewhere().map(|point| Due {
+                                point,
+                                at: ends_at,
+                                urgency: Urgency::Closing,
+                            }));
                             earliest(&mut next, ends_at, Urgency::Closing);
                             changed.push(open.into());
                         }
@@ -177,7 +219,11 @@ impl Engine {
                 }
                 GrantState::Open(_) if gone => {
                     end(grant, EndCause::MachineGone, now, &events, &mut log, &mut changed);
-                    due.extend(elsewhere().map(|point| Due { point, at: now, urgency: Urgency::Closing }));
+                    due.extend(elsewhere().map(|point| Due {
+                        point,
+                        at: now,
+                        urgency: Urgency::Closing,
+                    }));
                     earliest(&mut next, now, Urgency::Closing);
                 }
                 GrantState::Open(open) => earliest(&mut next, open.ends_at, Urgency::Closing),
@@ -194,7 +240,9 @@ impl Engine {
                             );
                             changed.push(closed.into());
                         } else if is_overdue(now - state.since, self.config.overdue_after, lease.attempts) {
-                            log.push(events.grant_overdue(&grant, message.unwrap_or("its rules still stand")));
+                            log.push(
+                                events.grant_overdue(&grant, message.unwrap_or("its rules still stand")),
+                            );
                         }
                     }
                 }
@@ -206,9 +254,17 @@ impl Engine {
         if known {
             log.extend(self.report(&mut tx, lease, &pass, &events, &plan).await?);
         }
-        let settled = if gone { desired.displaced.iter().map(|d| d.id).collect() } else { plan.settled.clone() };
+        let settled = if gone {
+            desired.displaced.iter().map(|d| d.id).collect()
+        } else {
+            plan.settled.clone()
+        };
         if !settled.is_empty() {
-            let displaced: Vec<_> = desired.displaced.iter().filter(|d| settled.contains(&d.id)).collect();
+            let displaced: Vec<_> = desired
+                .displaced
+                .iter()
+                .filter(|d| settled.contains(&d.id))
+                .collect();
             log.push(events.restored(&pass, &json!({ "rules": displaced, "gone": gone })));
             tx.settle_displaced(&settled, now).await?;
         }
@@ -216,12 +272,23 @@ impl Engine {
 
         let outcome = if let Some(failure) = &failure {
             let wait = failure.retry_after.unwrap_or_else(|| self.backoff(lease));
-            let urgency = if unconfirmed { Urgency::Closing } else { Urgency::Opening };
-            let retry = Next::Retry { at: now + wait, urgency, error: failure.message.clone() };
+            let urgency = if unconfirmed {
+                Urgency::Closing
+            } else {
+                Urgency::Opening
+            };
+            let retry = Next::Retry {
+                at: now + wait,
+                urgency,
+                error: failure.message.clone(),
+            };
             tx.finish(lease, retry, &due).await?;
             "retry"
         } else {
-            let holds_ours = desired.members.iter().any(|m| m.guard.is_some() || !m.grants.is_empty())
+            let holds_ours = desired
+                .members
+                .iter()
+                .any(|m| m.guard.is_some() || !m.grants.is_empty())
                 || !desired.displaced.is_empty();
             if holds_ours && !gone {
                 let look = TimeDelta::from_std(self.config.drift_interval).unwrap_or_default();
@@ -252,11 +319,23 @@ impl Engine {
         }
         let cloud = pass.point.cloud().as_str();
         for finding in &plan.findings {
-            self.metrics.findings.get_or_create(&CodeLabels { cloud, code: finding.code.clone() }).inc();
+            self.metrics
+                .findings
+                .get_or_create(&CodeLabels {
+                    cloud,
+                    code: finding.code.clone(),
+                })
+                .inc();
             log.push(events.finding(pass, finding));
         }
         for obstacle in &plan.obstacles {
-            self.metrics.obstacles.get_or_create(&CodeLabels { cloud, code: obstacle.code.clone() }).inc();
+            self.metrics
+                .obstacles
+                .get_or_create(&CodeLabels {
+                    cloud,
+                    code: obstacle.code.clone(),
+                })
+                .inc();
             log.push(events.obstacle(pass, obstacle));
         }
         Ok(log)
@@ -279,11 +358,14 @@ impl Failure {
         let error = match reading {
             Err(EnforceError::Gone { .. }) => return None,
             Err(error) => Some(error),
-            Ok(_) if plan.changes.is_empty() => return None,
+            Ok(observed) if plan.changes.is_empty() && observed.settled() => return None,
             Ok(_) => last.and_then(RoundResult::error),
         };
         let retry_after = match error {
-            Some(EnforceError::Throttled { retry_after: Some(after), .. }) => TimeDelta::from_std(*after).ok(),
+            Some(EnforceError::Throttled {
+                retry_after: Some(after),
+                ..
+            }) => TimeDelta::from_std(*after).ok(),
             _ => None,
         };
         let message = error.map_or_else(
@@ -302,12 +384,24 @@ struct HopLook {
 }
 
 impl HopLook {
-    fn new(grant: &Grant, evidence: Option<&Evidence>, plan: &Plan, known: bool, failure: Option<&str>) -> Self {
-        let obstacle = plan.obstacles.iter().find(|o| o.grants.contains(&grant.id)).map(|o| o.message.clone());
+    fn new(
+        grant: &Grant,
+        evidence: Option<&Evidence>,
+        plan: &Plan,
+        known: bool,
+        failure: Option<&str>,
+    ) -> Self {
+        let obstacle = plan
+            .obstacles
+            .iter()
+            .find(|o| o.grants.contains(&grant.id))
+            .map(|o| o.message.clone());
         let blocked_by = evidence.and_then(|evidence| evidence.blocked_by.clone());
-        let hopeless = obstacle
-            .clone()
-            .or_else(|| blocked_by.as_ref().map(|rule| format!("rule `{rule}`, which is not ours, blocks it")));
+        let hopeless = obstacle.clone().or_else(|| {
+            blocked_by
+                .as_ref()
+                .map(|rule| format!("rule `{rule}`, which is not ours, blocks it"))
+        });
         let state = match evidence {
             _ if !known => None,
             Some(evidence) if evidence.complete && blocked_by.is_none() => Some(HopState::Present),
@@ -352,6 +446,9 @@ fn is_overdue(since: TimeDelta, limit: std::time::Duration, attempts: u32) -> bo
 }
 
 fn observe_seconds(histogram: &prometheus_client::metrics::histogram::Histogram, span: TimeDelta) {
-    #[expect(clippy::cast_precision_loss, reason = "a latency in microseconds is far below 2^52")]
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "a latency in microseconds is far below 2^52"
+    )]
     histogram.observe(span.num_microseconds().unwrap_or_default() as f64 / 1e6);
 }

@@ -1,5 +1,10 @@
 //! The loop against a stateful cloud and a real store: every way through a grant's life, with faults.
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a test may fail by panicking")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "a test may fail by panicking"
+)]
 
 mod world;
 
@@ -17,7 +22,11 @@ const LONG: Duration = Duration::from_mins(10);
 const SHORT: Duration = Duration::from_secs(1);
 
 fn forbidden() -> EnforceError {
-    EnforceError::Forbidden { operation: "ec2:CreateSecurityGroup".into(), code: "UnauthorizedOperation".into(), message: "no".into() }
+    EnforceError::Forbidden {
+        operation: "ec2:CreateSecurityGroup".into(),
+        code: "UnauthorizedOperation".into(),
+        message: "no".into(),
+    }
 }
 
 #[tokio::test]
@@ -25,13 +34,17 @@ async fn a_grant_opens_and_closes_when_its_time_is_over() {
     let world = World::new().await;
     let id = world.grant(SHORT, LONG).await;
     world.settle().await;
-    let GrantState::Open(open) = world.grant_now(id).await.state else { panic!("not open") };
+    let GrantState::Open(open) = world.grant_now(id).await.state else {
+        panic!("not open")
+    };
     assert_eq!(open.ends_at - open.opened_at, chrono::TimeDelta::seconds(1));
     assert!(world.present().contains(&id));
 
     tokio::time::sleep(SHORT).await;
     world.settle().await;
-    let GrantState::Closed(closed) = world.grant_now(id).await.state else { panic!("not closed") };
+    let GrantState::Closed(closed) = world.grant_now(id).await.state else {
+        panic!("not closed")
+    };
     assert_eq!(closed.cause, EndCause::Expired);
     assert!(world.present().is_empty());
     world.assert_sound().await;
@@ -45,7 +58,10 @@ async fn closing_one_of_two_overlapping_grants_leaves_the_other_open() {
     world.settle().await;
     tokio::time::sleep(SHORT).await;
     world.settle().await;
-    assert!(matches!(world.grant_now(short).await.state, GrantState::Closed(_)));
+    assert!(matches!(
+        world.grant_now(short).await.state,
+        GrantState::Closed(_)
+    ));
     assert!(matches!(world.grant_now(long).await.state, GrantState::Open(_)));
     assert_eq!(world.present(), [long].into());
     world.assert_sound().await;
@@ -54,7 +70,13 @@ async fn closing_one_of_two_overlapping_grants_leaves_the_other_open() {
 #[tokio::test]
 async fn a_write_that_takes_effect_without_an_answer_is_found_by_reading_back() {
     let world = World::new().await;
-    world.cloud.state.lock().unwrap().apply_faults.push_back(Fault::After);
+    world
+        .cloud
+        .state
+        .lock()
+        .unwrap()
+        .apply_faults
+        .push_back(Fault::After);
     let id = world.grant(LONG, LONG).await;
     world.settle().await;
     assert!(matches!(world.grant_now(id).await.state, GrantState::Open(_)));
@@ -71,7 +93,10 @@ async fn closing_is_retried_until_the_cloud_lets_it() {
         let mut state = world.cloud.state.lock().unwrap();
         for _ in 0..5 {
             state.apply_faults.push_back(Fault::Before(forbidden()));
-            state.observe_faults.push_back(EnforceError::Unavailable { operation: "Observe".into(), message: "reset".into() });
+            state.observe_faults.push_back(EnforceError::Unavailable {
+                operation: "Observe".into(),
+                message: "reset".into(),
+            });
         }
     }
     tokio::time::sleep(SHORT).await;
@@ -95,8 +120,14 @@ async fn an_opening_that_cannot_happen_fails_at_its_deadline_and_is_cleaned_up()
     tokio::time::sleep(SHORT).await;
     world.cloud.state.lock().unwrap().apply_faults.clear();
     world.settle().await;
-    let GrantState::Closed(closed) = world.grant_now(id).await.state else { panic!("not closed") };
-    assert!(matches!(closed.cause, EndCause::OpenFailed { .. }), "{:?}", closed.cause);
+    let GrantState::Closed(closed) = world.grant_now(id).await.state else {
+        panic!("not closed")
+    };
+    assert!(
+        matches!(closed.cause, EndCause::OpenFailed { .. }),
+        "{:?}",
+        closed.cause
+    );
     assert_eq!(closed.opened_at, None);
     world.assert_sound().await;
 }
@@ -107,8 +138,15 @@ async fn an_obstacle_fails_the_opening_at_once_and_says_why() {
     let id = world.grant(LONG, LONG).await;
     world.cloud.state.lock().unwrap().no_room_for.insert(id);
     world.settle().await;
-    let GrantState::Closed(closed) = world.grant_now(id).await.state else { panic!("not closed") };
-    assert_eq!(closed.cause, EndCause::OpenFailed { reason: "no room".into() });
+    let GrantState::Closed(closed) = world.grant_now(id).await.state else {
+        panic!("not closed")
+    };
+    assert_eq!(
+        closed.cause,
+        EndCause::OpenFailed {
+            reason: "no room".into()
+        }
+    );
     world.assert_sound().await;
 }
 
@@ -120,7 +158,9 @@ async fn a_rule_that_somebody_deletes_comes_back_at_the_next_look() {
     world.cloud.state.lock().unwrap().present.clear();
     let mut tx = world.store.begin().await.unwrap();
     let points = tx.points_of(&[id]).await.unwrap();
-    tx.mark_due(&points, SystemClock.now(), Urgency::Look).await.unwrap();
+    tx.mark_due(&points, SystemClock.now(), Urgency::Look)
+        .await
+        .unwrap();
     tx.commit().await.unwrap();
     world.settle().await;
     assert!(world.present().contains(&id));
@@ -135,10 +175,14 @@ async fn grants_on_a_point_that_is_gone_end() {
     world.cloud.state.lock().unwrap().gone.insert(world.point.clone());
     let mut tx = world.store.begin().await.unwrap();
     let points = tx.points_of(&[id]).await.unwrap();
-    tx.mark_due(&points, SystemClock.now(), Urgency::Look).await.unwrap();
+    tx.mark_due(&points, SystemClock.now(), Urgency::Look)
+        .await
+        .unwrap();
     tx.commit().await.unwrap();
     world.settle().await;
-    let GrantState::Closed(closed) = world.grant_now(id).await.state else { panic!("not closed") };
+    let GrantState::Closed(closed) = world.grant_now(id).await.state else {
+        panic!("not closed")
+    };
     assert_eq!(closed.cause, EndCause::MachineGone);
     world.assert_sound().await;
 }
@@ -161,10 +205,16 @@ async fn a_machine_that_two_discoveries_do_not_see_is_gone_and_one_that_cannot_b
         state.discover_fault = None;
         state.machines.clear();
     }
-    assert_eq!(world.engine.discover_all().await.gone, 0, "seen only one discovery ago");
+    assert_eq!(
+        world.engine.discover_all().await.gone,
+        0,
+        "seen only one discovery ago"
+    );
     assert_eq!(world.engine.discover_all().await.gone, 1);
     world.settle().await;
-    let GrantState::Closed(closed) = world.grant_now(id).await.state else { panic!("not closed") };
+    let GrantState::Closed(closed) = world.grant_now(id).await.state else {
+        panic!("not closed")
+    };
     assert_eq!(closed.cause, EndCause::MachineGone);
     world.assert_sound().await;
 }
@@ -178,11 +228,23 @@ async fn a_pass_that_dies_after_its_intent_is_settled_by_the_next_owner() {
     let asked = tokio::time::Instant::now();
     let lease = world
         .store
-        .lease("dead", 1, Duration::from_millis(200), Duration::from_millis(50), SystemClock.now())
+        .lease(
+            "dead",
+            1,
+            Duration::from_millis(200),
+            Duration::from_millis(50),
+            SystemClock.now(),
+        )
         .await
         .unwrap()
         .remove(0);
-    world.cloud.state.lock().unwrap().apply_faults.push_back(Fault::After);
+    world
+        .cloud
+        .state
+        .lock()
+        .unwrap()
+        .apply_faults
+        .push_back(Fault::After);
     let dying = World::engine_named(&world.store, &world.cloud, "dead");
     let pass = tokio::spawn(async move { dying.pass(lease, asked).await });
     // Wait until the intent stands, then kill the pass wherever it is.
@@ -230,7 +292,9 @@ async fn two_replicas_never_write_the_same_point_at_once_and_settle_everything()
         run.await.unwrap();
     }
     for id in ids {
-        let GrantState::Closed(closed) = world.grant_now(id).await.state else { panic!("{id} is not closed") };
+        let GrantState::Closed(closed) = world.grant_now(id).await.state else {
+            panic!("{id} is not closed")
+        };
         assert_eq!(closed.cause, EndCause::Expired);
     }
     assert!(world.present().is_empty());

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use postern_localpg::test_server;
-use secrecy::SecretString;
+use secrecy::{ExposeSecret as _, SecretString};
 use sqlx::{Connection, Executor, PgConnection};
 use tokio::sync::OnceCell;
 
@@ -86,4 +86,23 @@ pub async fn is_intended(store: &Store, operation: &serde_json::Value) -> bool {
         .fetch_one(&store.pool)
         .await
         .expect("the journal")
+}
+
+/// Whether no pass is under way and none is due in the database at `url`.
+///
+/// # Panics
+/// If the database fails.
+#[expect(clippy::expect_used, reason = "for tests, which fail by panicking")]
+pub async fn is_quiet(url: &SecretString) -> bool {
+    let mut connection = PgConnection::connect(url.expose_secret())
+        .await
+        .expect("the database");
+    let quiet =
+        "SELECT NOT EXISTS (SELECT FROM points WHERE lease_owner IS NOT NULL OR due_at <= clock_timestamp())";
+    let quiet = sqlx::query_scalar(quiet)
+        .fetch_one(&mut connection)
+        .await
+        .expect("the due queue");
+    connection.close().await.expect("the database");
+    quiet
 }

@@ -12,8 +12,8 @@ use std::{
 use async_trait::async_trait;
 use postern_core::{
     enforcer::{
-        Bindings, Change, Desired, DiscoveryPage, EnforceError, Enforcer, Evidence, Marked, Observed, Obstacle, Plan,
-        Verb,
+        Bindings, Change, Desired, DiscoveryPage, EnforceError, Enforcer, Evidence, Marked, Observed,
+        Obstacle, Plan, Verb,
     },
     grant::{Grant, GrantState, Opening},
     id::GrantId,
@@ -27,7 +27,10 @@ use postern_core::{
     time::{Clock, IdSource, RandomIds, SystemClock},
 };
 use postern_engine::{Engine, EngineConfig, Metrics};
-use postern_store::{Store, Urgency, testing::{fresh_store, is_intended, unsettled_changes}};
+use postern_store::{
+    Store, Urgency,
+    testing::{fresh_store, is_intended, unsettled_changes},
+};
 use serde_json::{Value, json};
 
 pub(crate) const ACCOUNT: &str = "123456789012";
@@ -71,7 +74,12 @@ struct Seen {
 }
 
 fn wanted(desired: &Desired) -> BTreeSet<GrantId> {
-    desired.members.iter().flat_map(|member| &member.grants).map(|grant| grant.grant).collect()
+    desired
+        .members
+        .iter()
+        .flat_map(|member| &member.grants)
+        .map(|grant| grant.grant)
+        .collect()
 }
 
 fn change(verb: Verb, point: &PointRef, grant: GrantId) -> Change {
@@ -115,7 +123,14 @@ impl Observed for Seen {
         self.present
             .iter()
             .map(|grant| {
-                (*grant, Evidence { complete: wanted.contains(grant), rules: json!([grant]), blocked_by: None })
+                (
+                    *grant,
+                    Evidence {
+                        complete: wanted.contains(grant),
+                        rules: json!([grant]),
+                        blocked_by: None,
+                    },
+                )
             })
             .collect()
     }
@@ -126,7 +141,10 @@ impl Observed for Seen {
 }
 
 fn unavailable() -> EnforceError {
-    EnforceError::Unavailable { operation: "Apply".into(), message: "connection reset".into() }
+    EnforceError::Unavailable {
+        operation: "Apply".into(),
+        message: "connection reset".into(),
+    }
 }
 
 #[async_trait]
@@ -136,14 +154,20 @@ impl Enforcer for FakeCloud {
     }
 
     async fn accounts(&self) -> Result<Vec<Account>, EnforceError> {
-        Ok(vec![Account::Aws { account: ACCOUNT.into(), region: REGION.into() }])
+        Ok(vec![Account::Aws {
+            account: ACCOUNT.into(),
+            region: REGION.into(),
+        }])
     }
 
     async fn discover(&self, _: &Account, _: Option<&str>) -> Result<DiscoveryPage, EnforceError> {
         let state = self.state.lock().unwrap();
         match &state.discover_fault {
             Some(fault) => Err(fault.clone()),
-            None => Ok(DiscoveryPage { machines: state.machines.clone(), next: None }),
+            None => Ok(DiscoveryPage {
+                machines: state.machines.clone(),
+                next: None,
+            }),
         }
     }
 
@@ -154,7 +178,10 @@ impl Enforcer for FakeCloud {
             return Err(fault);
         }
         if state.gone.contains(&desired.point) {
-            return Err(EnforceError::Gone { resource: desired.point.to_string(), code: "NotFound".into() });
+            return Err(EnforceError::Gone {
+                resource: desired.point.to_string(),
+                code: "NotFound".into(),
+            });
         }
         Ok(Box::new(Seen {
             present: state.present.get(&desired.point).cloned().unwrap_or_default(),
@@ -162,7 +189,12 @@ impl Enforcer for FakeCloud {
         }))
     }
 
-    async fn apply(&self, point: &PointRef, change: &Change, _: &mut Bindings) -> Result<Value, EnforceError> {
+    async fn apply(
+        &self,
+        point: &PointRef,
+        change: &Change,
+        _: &mut Bindings,
+    ) -> Result<Value, EnforceError> {
         let announced = is_intended(&self.store, &change.operation).await;
         let mut state = self.state.lock().unwrap();
         state.applies += 1;
@@ -181,7 +213,11 @@ impl Enforcer for FakeCloud {
                 grants.remove(grant);
             }
         }
-        if fault.is_some() { Err(unavailable()) } else { Ok(json!({ "request_id": "r-1" })) }
+        if fault.is_some() {
+            Err(unavailable())
+        } else {
+            Ok(json!({ "request_id": "r-1" }))
+        }
     }
 
     async fn marked(&self, _: &Account, _: &Installation) -> Result<Vec<Marked>, EnforceError> {
@@ -208,7 +244,9 @@ pub(crate) struct World {
 }
 
 pub(crate) fn a_machine(number: u32) -> Machine {
-    let id: MachineId = format!("arn:aws:ec2:{REGION}:{ACCOUNT}:instance/i-{number:017x}").parse().unwrap();
+    let id: MachineId = format!("arn:aws:ec2:{REGION}:{ACCOUNT}:instance/i-{number:017x}")
+        .parse()
+        .unwrap();
     Machine {
         name: format!("web-{number}"),
         tags: BTreeMap::new(),
@@ -237,7 +275,10 @@ pub(crate) fn a_machine(number: u32) -> Machine {
 impl World {
     pub(crate) async fn new() -> Self {
         let store = fresh_store().await;
-        let cloud = FakeCloud { state: Arc::default(), store: store.clone() };
+        let cloud = FakeCloud {
+            state: Arc::default(),
+            store: store.clone(),
+        };
         let machine = a_machine(1);
         let id = machine.id.clone();
         let point = machine.grant_points().into_iter().next().unwrap();
@@ -247,7 +288,14 @@ impl World {
         let mut tx = store.begin().await.unwrap();
         tx.insert_policy(&policy).await.unwrap();
         tx.commit().await.unwrap();
-        let world = Self { store, cloud, engine, machine: id, point, policy };
+        let world = Self {
+            store,
+            cloud,
+            engine,
+            machine: id,
+            point,
+            policy,
+        };
         world.engine.discover_all().await;
         world.settle().await;
         world
@@ -279,8 +327,11 @@ impl World {
         request.id = ids.next(now);
         request.targets[0].machine = self.machine.clone();
         request.created_at = now;
-        let approved: postern_core::request::AccessRequest =
-            request.pending(postern_core::testing::at(0)).unwrap().approve_by_policy(now).into();
+        let approved: postern_core::request::AccessRequest = request
+            .pending(postern_core::testing::at(0))
+            .unwrap()
+            .approve_by_policy(now)
+            .into();
         let grant = Grant {
             id: ids.next(now),
             request: approved.id,
@@ -319,7 +370,13 @@ impl World {
             let asked = tokio::time::Instant::now();
             let leases = self
                 .store
-                .lease("a", 8, Duration::from_millis(600), Duration::from_millis(50), SystemClock.now())
+                .lease(
+                    "a",
+                    8,
+                    Duration::from_millis(600),
+                    Duration::from_millis(50),
+                    SystemClock.now(),
+                )
                 .await
                 .unwrap();
             let nothing = leases.is_empty();
@@ -340,12 +397,27 @@ impl World {
     }
 
     pub(crate) fn present(&self) -> BTreeSet<GrantId> {
-        self.cloud.state.lock().unwrap().present.get(&self.point).cloned().unwrap_or_default()
+        self.cloud
+            .state
+            .lock()
+            .unwrap()
+            .present
+            .get(&self.point)
+            .cloned()
+            .unwrap_or_default()
     }
 
     /// The invariants that hold whatever happened.
     pub(crate) async fn assert_sound(&self) {
-        assert_eq!(self.cloud.state.lock().unwrap().unannounced, Vec::<String>::new(), "a write without an intent");
-        assert_eq!(unsettled_changes(&self.store).await, 0, "an intent without an outcome");
+        assert_eq!(
+            self.cloud.state.lock().unwrap().unannounced,
+            Vec::<String>::new(),
+            "a write without an intent"
+        );
+        assert_eq!(
+            unsettled_changes(&self.store).await,
+            0,
+            "an intent without an outcome"
+        );
     }
 }

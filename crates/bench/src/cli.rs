@@ -1,0 +1,64 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Measures Postern against the simulators.
+#[derive(Debug, Parser)]
+#[command(name = "postern-bench")]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Measures, and prints a table.
+    ///
+    /// `postern-bench serve` is not listed: it is Postern's own `serve`, which the harness starts as the server
+    /// under test.
+    Bench(BenchArgs),
+}
+
+/// What to measure, how often, and where to write it.
+#[derive(Debug, Args)]
+pub(crate) struct BenchArgs {
+    /// Openings and closings per cloud in the latency part.
+    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=5000))]
+    pub(crate) runs: u32,
+    /// Measure only this part; may be given more than once.
+    #[arg(long, value_enum)]
+    pub(crate) only: Vec<Part>,
+    /// Write every figure as JSON to this file.
+    #[arg(long)]
+    pub(crate) json: Option<PathBuf>,
+    /// Keep the log that the server wrote during the latency part in this file. `POSTERN__LOGGING__FILTER` says what
+    /// it logs.
+    #[arg(long)]
+    pub(crate) server_log: Option<PathBuf>,
+    /// Replace the section between the two markers in this Markdown file. All parts are needed for it.
+    #[arg(long, conflicts_with = "only")]
+    pub(crate) markdown: Option<PathBuf>,
+}
+
+/// A part of the measurements.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Part {
+    /// Request to open, revoke to closed, beside the bare sequence of cloud calls.
+    Latency,
+    /// Cloud calls per opening and closing.
+    Calls,
+    /// How long after its due instant a grant is closed.
+    Lag,
+    /// Five hundred grants that end at once on one NSG.
+    Mass,
+    /// Start-up to ready.
+    Startup,
+}
+
+impl BenchArgs {
+    pub(crate) fn wants(&self, part: Part) -> bool {
+        self.only.is_empty() || self.only.contains(&part)
+    }
+}

@@ -1,0 +1,53 @@
+//! The parts of the measurements, in order, each in a world of its own so that none sees another's leftovers.
+
+pub(crate) mod calls;
+pub(crate) mod lag;
+pub(crate) mod latency;
+pub(crate) mod mass;
+pub(crate) mod startup;
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::{
+    cli::{BenchArgs, Part},
+    host::Host,
+    report::Report,
+};
+
+/// Measures what is asked for.
+pub(crate) async fn all(args: &BenchArgs) -> anyhow::Result<Report> {
+    let mut report = Report::new(Host::describe());
+    if args.wants(Part::Latency) || args.wants(Part::Calls) {
+        let bench = latency::Bench::start().await?;
+        report.database = Some(bench.database().await?);
+        if args.wants(Part::Calls) {
+            report.calls = calls::measure(bench.rig()).await?;
+        }
+        if args.wants(Part::Latency) {
+            report.latency = Some(bench.measure(args.runs).await?);
+        }
+        if let Some(path) = &args.server_log {
+            bench.rig().keep_log(path)?;
+        }
+    }
+    if args.wants(Part::Lag) {
+        report.lag = lag::measure().await?;
+    }
+    if args.wants(Part::Mass) {
+        report.mass = Some(mass::measure().await?);
+    }
+    if args.wants(Part::Startup) {
+        report.startup = Some(startup::measure().await?);
+    }
+    Ok(report)
+}
+
+/// A progress bar on a terminal; nothing elsewhere.
+pub(crate) fn progress(what: &'static str, steps: u64) -> ProgressBar {
+    let bar = ProgressBar::new(steps);
+    if let Ok(style) = ProgressStyle::with_template("{msg:32} {bar:40} {pos}/{len} {elapsed}") {
+        bar.set_style(style);
+    }
+    bar.set_message(what);
+    bar
+}

@@ -1,0 +1,339 @@
+//! A world with a server that is set up as by default, its ports locked down, and the calls that the measurements
+//! make.
+
+use std::{
+    fs,
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, bail, ensure};
+use chrono::{DateTime, Utc};
+use postern::demo::{
+    fleet::{ACCOUNT, Fleet, SUBSCRIPTION},
+    people::ISSUER_NAME,
+};
+use postern_api::{
+    access_request::AccessRequestCreateQuery,
+    audit_event::AuditEventQuery,
+    client::Client,
+    grant::{Grant, GrantQuery, GrantRevoke},
+    jit_policy::{Approval, GuardedPorts, JitPolicy, JitPolicyWrite, Lockdown, SharedGroups},
+    machine::MachineQuery,
+    role::RoleAssignmentCreate,
+};
+use postern_core::time::{Clock as _, SystemClock};
+use postern_tests::{Person, ServerProcess, World, WorldOptions, world::a_request};
+
+/// What the tests' configuration sets for speed, back at Postern's defaults.
+const DEFAULTS: [(&str, &str); 3] = [
+    ("POSTERN__ENGINE__LEASE_SECONDS", "30"),
+    ("POSTERN__ENGINE__DISCOVERY_INTERVAL_SECONDS", "300"),
+    ("POSTERN__LOGGING__FILTER", "info"),
+];
+
+/// [`DEFAULTS`], except for what this process' own environment sets.
+fn environment() -> Vec<(&'static str, &'static str)> {
+    DEFAULTS
+        .into_iter()
+        .filter(|(name, _)| std::env::var_os(name).is_none())
+        .collect()
+}
+
+/// The pause between two looks at something that is waited for. Each look costs the server work.
+const LOOK: Duration = Duration::from_millis(3);
+
+/// A world and the server in it.
+pub(crate) struct Rig {
+    pub(crate) world: World,
+    pub(crate) server: ServerProcess,
+    /// Asks.
+    pub(crate) ada: Client,
+    /// Owns.
+    pub(crate) olga: Client,
+}
+
+/// One opening, seen from the client.
+#[derive(Debug)]
+pub(crate) struct Opened {
+    pub(crate) grant: Grant,
+    /// When the request was sent.
+    pub(crate) sent: DateTime<Utc>,
+    /// From then to the answer that says `open`.
+    pub(crate) told: Duration,
+}
+
+/// One closing, seen from the client.
+#[derive(Debug)]
+pub(crate) struct Closed {
+    pub(crate) grant: Grant,
+    pub(crate) sent: DateTime<Utc>,
+    pub(crate) told: Duration,
+}
+
+/// The instant, by the clock that the simulators and the server read too.
+pub(crate) fn now() -> DateTime<Utc> {
+    SystemClock.now()
+}
+
+impl Rig {
+    /// A world whose fleet `prepare` adds to before the server starts. The server has discovered nothing yet.
+    pub(crate) async fn start<T>(
+        prepare: impl AsyncFnOnce(&Fleet) -> anyhow::Result<T>,
+    ) -> anyhow::Result<(Self, T)> {
+        let binary = std::env::current_exe().context("this binary cannot be found")?;
+        let world = World::new(WorldOptions {
+            binary,
+            engine: String::new(),
+            fsync: true,
+        })
+        .await;
+        let prepared = prepare(&world.fleet).await?;
+        let server = world.serve(&environment()).await;
+        let (ada, olga) = (world.client(Person::Ada), world.client(Person::Olga));
+        Ok((
+            Self {
+                world,
+                server,
+                ada,
+                olga,
+            },
+            prepared,
+        ))
+    }
+
+    /// Another server over the same database, in place of the present one, without waiting for it.
+    pub(crate) fn respawn(&mut self) {
+        self.server.kill();
+        self.server = self.world.spawn(&environment());
+    }
+
+    /// Waits until `machines` are known, lets Ada ask everywhere, and locks SSH and RDP of the fleet's Azure group
+    /// and AWS account down.
+    pub(crate) async fn guard(&self, machines: &[&str]) -> anyhow::Result<()> {
+        self.discovered(machines).await?;
+        for scope in [format!("/azure/{SUBSCRIPTION}/shop"), format!("/aws/{ACCOUNT}")] {
+            self.lock(&scope).await?;
+        }
+        self.shut(machines).await
+    }
+
+    /// Waits until `machines` are known, and lets Ada ask everywhere.
+    pub(crate) async fn discovered(&self, machines: &[&str]) -> anyhow::Result<()> {
+        self.until("the machines are discovered", || async {
+            let query = MachineQuery {
+                limit: Some(200),
+                ..MachineQuery::default()
+            };
+            let known = self.olga.machines(&query).await?.items;
+            Ok(machines
+                .iter()
+                .all(|id| known.iter().any(|machine| machine.id.eq_ignore_ascii_case(id)))
+                .then_some(()))
+        })
+        .await?;
+        let assignment = RoleAssignmentCreate {
+            role: "requester".to_owned(),
+            principal: format!("user:{ISSUER_NAME}/ada"),
+            scope: "/".to_owned(),
+        };
+        self.olga.create_role_assignment(None, &assignment).await?;
+        Ok(())
+    }
+
+    /// Locks SSH and RDP of a scope down, for requests from 203.0.112.0/22.
+    pub(crate) async fn lock(&self, scope: &str) -> anyhow::Result<JitPolicy> {
+        let guard = |ports: &str| GuardedPorts {
+            ports: ports.to_owned(),
+            allowed_sources: vec!["203.0.112.0/22".to_owned()],
+            max_duration_seconds: 3 * 3600,
+        };
+        let policy = JitPolicyWrite {
+            name: scope.to_owned(),
+            scope: scope.to_owned(),
+            tags: std::collections::BTreeMap::new(),
+            guards: vec![guard("22/tcp"), guard("3389/tcp")],
+            lockdown: Lockdown::default(),
+            shared_groups: SharedGroups::default(),
+            approval: Approval::default(),
+        };
+        Ok(self.olga.create_jit_policy(None, &policy).await?)
+    }
+
+    /// Waits until SSH of these machines is shut for everybody.
+    pub(crate) async fn shut(&self, machines: &[&str]) -> anyhow::Result<()> {
+        self.until("SSH is shut", || async {
+            // An address of the fleet's own rules, and anybody's.
+            let open = machines.iter().any(|machine| {
+                [[198, 51, 100, 1], [192, 0, 2, 1]]
+                    .iter()
+                    .any(|source| self.world.reachable(machine, *source, 22))
+            });
+            Ok((!open).then_some(()))
+        })
+        .await?;
+        // What the lockdown still has to write down.
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        Ok(())
+    }
+
+    /// Asks for SSH from 203.0.113.7 and waits until the server says that it is open.
+    pub(crate) async fn open(&self, machine: &str) -> anyhow::Result<Opened> {
+        let request = a_request(&[machine], 3600);
+        let query = AccessRequestCreateQuery {
+            wait: Some(30),
+            ..Default::default()
+        };
+        let (sent, start) = (now(), Instant::now());
+        let answer = self.ada.create_access_request(None, &query, &request).await?;
+        let told = start.elapsed();
+        let grant = answer
+            .grants
+            .into_iter()
+            .next()
+            .context("an approved request has a grant")?;
+        ensure!(
+            grant.status == "open",
+            "the grant is {}: {}",
+            grant.status,
+            grant.truth
+        );
+        Ok(Opened { grant, sent, told })
+    }
+
+    /// Revokes a grant and looks until the server says that it is closed.
+    pub(crate) async fn close(&self, grant: &str) -> anyhow::Result<Closed> {
+        let (sent, start) = (now(), Instant::now());
+        self.ada
+            .revoke_grant(grant, None, &GrantRevoke::default())
+            .await?;
+        let grant = self
+            .until("the grant is closed", || async {
+                Ok(Some(self.ada.grant(grant).await?).filter(|grant| grant.status == "closed"))
+            })
+            .await?;
+        Ok(Closed {
+            grant,
+            sent,
+            told: start.elapsed(),
+        })
+    }
+
+    /// Every grant with one of these statuses, separated by commas.
+    pub(crate) async fn grants(&self, status: &str) -> anyhow::Result<Vec<Grant>> {
+        let mut query = GrantQuery {
+            status: Some(status.to_owned()),
+            limit: Some(200),
+            ..GrantQuery::default()
+        };
+        let mut all = Vec::new();
+        loop {
+            let page = self.olga.grants(&query).await?;
+            all.extend(page.items);
+            match page.next_cursor {
+                Some(cursor) => query.cursor = Some(cursor),
+                None => return Ok(all),
+            }
+        }
+    }
+
+    /// When the loop began to write its intents, from `since` on, oldest first.
+    pub(crate) async fn intents(&self, since: DateTime<Utc>) -> anyhow::Result<Vec<DateTime<Utc>>> {
+        let mut query = AuditEventQuery {
+            action: Some("change.apply".to_owned()),
+            outcome: Some("intended".to_owned()),
+            since: Some(since.to_rfc3339()),
+            order: Some("asc".to_owned()),
+            limit: Some(200),
+            ..AuditEventQuery::default()
+        };
+        let mut intents = Vec::new();
+        loop {
+            let page = self.olga.audit_events(&query).await?;
+            intents.extend(page.items.into_iter().map(|event| event.at));
+            match page.next_cursor {
+                Some(cursor) => query.cursor = Some(cursor),
+                None => return Ok(intents),
+            }
+        }
+    }
+
+    /// Whether there is a grant with one of these statuses.
+    pub(crate) async fn any_grant(&self, status: &str) -> anyhow::Result<bool> {
+        let query = GrantQuery {
+            status: Some(status.to_owned()),
+            limit: Some(1),
+            ..GrantQuery::default()
+        };
+        Ok(!self.olga.grants(&query).await?.items.is_empty())
+    }
+
+    /// Looks until something is there, for two minutes at most.
+    pub(crate) async fn until<T>(
+        &self,
+        what: &str,
+        mut look: impl AsyncFnMut() -> anyhow::Result<Option<T>>,
+    ) -> anyhow::Result<T> {
+        let start = Instant::now();
+        loop {
+            if let Some(found) = look().await? {
+                return Ok(found);
+            }
+            if start.elapsed() > Duration::from_mins(2) {
+                bail!(
+                    "not within two minutes: {what}; the end of the server's log:\n{}",
+                    self.server.log_tail()
+                );
+            }
+            // Long waits need no close look.
+            let pause = if start.elapsed() > Duration::from_secs(1) {
+                LOOK * 20
+            } else {
+                LOOK
+            };
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    /// The database's URL, as the configuration has it.
+    pub(crate) fn database_url(&self) -> anyhow::Result<String> {
+        let text = fs::read_to_string(&self.world.config)?;
+        text.lines()
+            .skip_while(|line| *line != "[database]")
+            .find_map(|line| {
+                line.strip_prefix("url = \"")?
+                    .strip_suffix('"')
+                    .map(str::to_owned)
+            })
+            .context("the configuration names a database")
+    }
+
+    /// Keeps the server's log.
+    pub(crate) fn keep_log(&self, path: &Path) -> anyhow::Result<()> {
+        let directory = self
+            .world
+            .config
+            .parent()
+            .context("the configuration is in a directory")?;
+        fs::copy(directory.join("server.log"), path)
+            .with_context(|| format!("{} cannot be written", path.display()))?;
+        Ok(())
+    }
+
+    /// The server's resident memory, in bytes.
+    pub(crate) fn memory(&self) -> anyhow::Result<u64> {
+        let text = fs::read_to_string(format!("/proc/{}/status", self.server.id()))?;
+        let kibibytes: u64 = text
+            .lines()
+            .find_map(|line| {
+                line.strip_prefix("VmRSS:")?
+                    .trim()
+                    .strip_suffix("kB")?
+                    .trim()
+                    .parse()
+                    .ok()
+            })
+            .context("a process has resident memory")?;
+        Ok(kibibytes * 1024)
+    }
+}
