@@ -14,10 +14,11 @@ use postern_api::{
     access_request::{AccessRequest, AccessRequestCreate, AccessRequestCreateQuery, Target},
     client::Client,
     grant::Grant,
-    jit_policy::{GuardedPorts, JitPolicy, JitPolicyWrite},
+    jit_policy::{Approval, GuardedPorts, JitPolicy, JitPolicyWrite, Lockdown, SharedGroups},
+    machine::MachineQuery,
     role::RoleAssignmentCreate,
 };
-use postern_core::time::{RandomIds, SystemClock};
+use postern_core::time::{Clock as _, Instant, RandomIds, SystemClock};
 use postern_localpg::LocalPostgres;
 use postern_sim::clock::SystemClock as SimSystemClock;
 use secrecy::{ExposeSecret as _, SecretString};
@@ -260,7 +261,7 @@ filter = "info,postern_engine=debug"
     pub async fn lock_down(&self) -> JitPolicy {
         let olga = self.client(Person::Olga);
         self.eventually("the fleet is discovered", Duration::from_secs(20), async || {
-            let page = olga.machines(&Default::default()).await.ok()?;
+            let page = olga.machines(&MachineQuery::default()).await.ok()?;
             (page.items.len() >= 4).then_some(())
         })
         .await;
@@ -288,6 +289,11 @@ filter = "info,postern_engine=debug"
         .await;
         self.quiet().await;
         policy
+    }
+
+    /// The time.
+    pub fn now(&self) -> Instant {
+        SystemClock.now()
     }
 
     /// Waits until no pass is under way and none is due.
@@ -356,7 +362,7 @@ filter = "info,postern_engine=debug"
     }
 }
 
-/// SSH and RDP from 203.0.113.0/24 and 2001:db8::/32 for at most three hours.
+/// SSH and RDP from 203.0.113.0/24 for at most three hours.
 pub fn a_policy(name: &str, scope: &str) -> JitPolicyWrite {
     let guard = |ports: &str| GuardedPorts {
         ports: ports.to_owned(),
@@ -368,9 +374,9 @@ pub fn a_policy(name: &str, scope: &str) -> JitPolicyWrite {
         scope: scope.to_owned(),
         tags: std::collections::BTreeMap::new(),
         guards: vec![guard("22/tcp"), guard("3389/tcp")],
-        lockdown: Default::default(),
-        shared_groups: Default::default(),
-        approval: Default::default(),
+        lockdown: Lockdown::default(),
+        shared_groups: SharedGroups::default(),
+        approval: Approval::default(),
     }
 }
 

@@ -4,8 +4,8 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use chrono::Utc;
 use futures::StreamExt as _;
+use postern_api::access_request::AccessRequestCreateQuery;
 use postern_tests::{World, WorldOptions};
 
 /// Every point between two steps of a pass, in their order.
@@ -23,7 +23,7 @@ const POINTS: [&str; 9] = [
 
 /// The lease, the enforcers' request time and the restart: how long a point may rest after a crash.
 const LAG: Duration = Duration::from_secs(15);
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 fn options() -> WorldOptions {
     WorldOptions {
@@ -49,7 +49,7 @@ async fn dies_and_recovers(point: &str, phase: Phase) {
     let before = world.rules();
     let mut server = world.serve(&[]).await;
     let policy = world.lock_down().await;
-    let locked = Utc::now();
+    let locked = world.now();
     let machines = [world.fleet.web.clone(), world.fleet.app.clone()];
     let machines: Vec<&str> = machines.iter().map(String::as_str).collect();
     let crash = format!("{point}=1");
@@ -62,7 +62,7 @@ async fn dies_and_recovers(point: &str, phase: Phase) {
             let client = world.client(postern_tests::Person::Ada);
             let request = postern_tests::world::a_request(&machines, 12);
             let _ = client
-                .create_access_request(None, &Default::default(), &request)
+                .create_access_request(None, &AccessRequestCreateQuery::default(), &request)
                 .await;
             doomed
         }

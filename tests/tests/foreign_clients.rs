@@ -4,6 +4,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
+use postern_api::grant::GrantRevoke;
 use postern_sim::{
     arm::{ArmOptions, ArmSim},
     ec2::{Ec2Options, Ec2Sim},
@@ -51,7 +52,7 @@ async fn microsofts_python_clients_see_posterns_rule_come_and_go() {
     for grant in &request.grants {
         world
             .client(Person::Ada)
-            .revoke_grant(&grant.id, None, &Default::default())
+            .revoke_grant(&grant.id, None, &GrantRevoke::default())
             .await
             .unwrap();
         world.until(&grant.id, "closed", Duration::from_secs(30)).await;

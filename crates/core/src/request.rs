@@ -348,7 +348,8 @@ mod tests {
 
     #[test]
     fn requests_out_of_bounds_are_refused() {
-        let cases: [(fn(&mut AccessRequest), InvalidRequest); 6] = [
+        type Spoil = fn(&mut AccessRequest);
+        let cases: [(Spoil, InvalidRequest); 6] = [
             (|r| r.targets.clear(), InvalidRequest::Targets),
             (|r| r.targets[0].ports.clear(), InvalidRequest::Ports),
             (|r| r.targets[0].sources.clear(), InvalidRequest::Sources),
