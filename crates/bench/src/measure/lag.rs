@@ -17,7 +17,7 @@ use serde_json::json;
 
 use crate::{
     measure::progress,
-    rig::Rig,
+    rig::{Rig, now},
     sample::{Sample, Summary},
     truth::{Ssh, milliseconds},
 };
@@ -79,14 +79,23 @@ pub(crate) async fn measure() -> anyhow::Result<Vec<Lag>> {
             Ok((open.len() as u64 == count * 2).then_some(open))
         })
         .await?;
-    loop {
-        let left = rig.grants("open,closing").await?.len() as u64;
-        bar.set_position(count * 2 - left);
-        if left == 0 {
-            break;
-        }
+    // Nothing is asked of the server meanwhile.
+    let last_due = open
+        .iter()
+        .filter_map(|grant| grant.ends_at)
+        .max()
+        .context("open grants end")?;
+    while now() < last_due {
         tokio::time::sleep(Duration::from_millis(500)).await;
+        let due = open
+            .iter()
+            .filter(|grant| grant.ends_at.is_some_and(|end| end <= now()));
+        bar.set_position(due.count() as u64);
     }
+    rig.until("every grant is closed", async || {
+        Ok((!rig.any_grant("open,closing").await?).then_some(()))
+    })
+    .await?;
     let ended = rig.grants("closed").await?;
     bar.finish_and_clear();
 
