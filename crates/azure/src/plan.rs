@@ -162,8 +162,13 @@ impl Observed for ObservedNsg {
 
     /// A failed operation leaves an NSG that shows rules which are not in force, or no longer shows some that are.
     fn settled(&self) -> bool {
-        let state = self.raw.get("properties").and_then(|properties| properties.get("provisioningState"));
-        state.and_then(Value::as_str).is_none_or(|state| state == "Succeeded")
+        let state = self
+            .raw
+            .get("properties")
+            .and_then(|properties| properties.get("provisioningState"));
+        state
+            .and_then(Value::as_str)
+            .is_none_or(|state| state == "Succeeded")
     }
 
     fn snapshot(&self) -> Value {
