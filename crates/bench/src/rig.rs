@@ -84,7 +84,7 @@ impl Rig {
         let binary = std::env::current_exe().context("this binary cannot be found")?;
         let world = World::new(WorldOptions {
             binary,
-            engine: String::new(),
+            more: String::new(),
             fsync: true,
         })
         .await;
