@@ -59,8 +59,8 @@ impl Person {
 pub struct WorldOptions {
     /// The server's binary.
     pub binary: PathBuf,
-    /// Further lines of the configuration's `engine` section.
-    pub engine: String,
+    /// Further lines of the configuration: of its `engine` section first, then whole sections.
+    pub more: String,
     /// Postgres that writes to disk before it answers, as in production; tests of logic do without.
     pub fsync: bool,
 }
@@ -138,7 +138,7 @@ role_arn = "{ROLE_ARN}"
 external_id = "{EXTERNAL_ID}"
 [engine]
 lease_seconds = 1
-{engine}
+{more}
 [bootstrap]
 owners = ["user:{ISSUER_NAME}/olga"]
 [logging]
@@ -149,7 +149,7 @@ filter = "info,postern_engine=debug"
             arm = fleet.arm.url(),
             tenant = fleet.arm.tenant(),
             ec2 = fleet.ec2.url(),
-            engine = options.engine,
+            more = options.more,
         );
         std::fs::write(&config, text).expect("the configuration is written");
         let server_url = format!("http://127.0.0.1:{port}");

@@ -28,7 +28,7 @@ const PATIENCE: Duration = Duration::from_mins(1);
 fn options() -> WorldOptions {
     WorldOptions {
         binary: PathBuf::from(env!("CARGO_BIN_EXE_postern-under-test")),
-        engine: String::new(),
+        more: String::new(),
         fsync: false,
     }
 }

@@ -37,7 +37,7 @@ async fn microsofts_python_clients_create_read_list_and_delete_on_the_arm_simula
 async fn microsofts_python_clients_see_posterns_rule_come_and_go() {
     let world = World::new(WorldOptions {
         binary: PathBuf::from(env!("CARGO_BIN_EXE_postern-under-test")),
-        engine: String::new(),
+        more: String::new(),
         fsync: false,
     })
     .await;

@@ -10,7 +10,7 @@ const PATIENCE: Duration = Duration::from_mins(1);
 async fn world() -> World {
     World::new(WorldOptions {
         binary: PathBuf::from(env!("CARGO_BIN_EXE_postern-under-test")),
-        engine: String::new(),
+        more: String::new(),
         fsync: false,
     })
     .await

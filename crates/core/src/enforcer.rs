@@ -33,6 +33,10 @@ pub struct Desired {
     pub members: Vec<Member>,
     /// What lockdowns took out of the way here and has not been put back, oldest first.
     pub displaced: Vec<Displaced>,
+    /// Whether something that was wanted or taken back here waits to be confirmed: a grant that ended, or a change
+    /// without an outcome. A cloud that shows a state which is not in force is then made to settle.
+    #[serde(default)]
+    pub unsettled: bool,
 }
 
 /// A machine behind the point.

@@ -179,7 +179,9 @@ impl Engine {
         let now = self.clock.now();
         let mut tx = self.store.begin().await?;
         let events = Events::at(now, &*self.ids);
-        let gone = tx.discovery_done(account, started, now).await?;
+        // Two replicas may discover one after the other: that is one look, not two.
+        let unseen_for = self.config.discovery_interval / 2;
+        let gone = tx.discovery_done(account, started, unseen_for, now).await?;
         let mut log = Vec::new();
         let mut points: BTreeSet<_> = gone.touched_points.iter().copied().collect();
         if !gone.machines.is_empty() {

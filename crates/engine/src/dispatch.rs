@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use postern_store::Lease;
 use tokio::{
     sync::Semaphore,
     task::JoinSet,
@@ -71,23 +72,26 @@ impl Engine {
             };
             let found = !leased.is_empty();
             for lease in leased {
-                let Ok(permit) = Arc::clone(&free).acquire_owned().await else {
-                    return;
-                };
-                let engine = self.clone();
-                passes.spawn(async move {
-                    engine.pass(lease, asked).await;
-                    drop(permit);
-                });
+                self.start(lease, asked, &free, &mut passes).await;
             }
             if found {
                 continue; // there may be more than fitted
             }
 
+            let busy = free.available_permits() == 0;
+            let now = self.clock.now();
             let until_due = match self.store.next_due(self.grace()).await {
-                Ok(Some(due)) => (due - self.clock.now())
-                    .to_std()
-                    .unwrap_or(Duration::from_millis(1)),
+                // With every worker at it, what is due waits for one of them, not for the clock.
+                _ if busy => self.config.poll,
+                // Due, and yet not leased: somebody marks it all the time. Wait for a turn.
+                Ok(Some(due)) if due <= now => {
+                    if let Some(lease) = self.lease_contended().await {
+                        self.start(lease, asked, &free, &mut passes).await;
+                        continue;
+                    }
+                    Duration::from_millis(1)
+                }
+                Ok(Some(due)) => (due - now).to_std().unwrap_or(Duration::from_millis(1)),
                 Ok(None) => self.config.poll,
                 Err(_) => self.config.poll.min(Duration::from_secs(1)),
             };
@@ -115,6 +119,32 @@ impl Engine {
             }
         }
         while passes.join_next().await.is_some() {}
+    }
+
+    /// Hands a leased point to a pass of its own.
+    async fn start(&self, lease: Lease, asked: Instant, free: &Arc<Semaphore>, passes: &mut JoinSet<()>) {
+        let Ok(permit) = Arc::clone(free).acquire_owned().await else {
+            return; // never: the semaphore is not closed
+        };
+        let engine = self.clone();
+        passes.spawn(async move {
+            engine.pass(lease, asked).await;
+            drop(permit);
+        });
+    }
+
+    async fn lease_contended(&self) -> Option<Lease> {
+        self.store
+            .lease_contended(
+                &self.config.owner,
+                self.config.lease,
+                self.grace(),
+                self.clock.now(),
+            )
+            .await
+            .inspect_err(|error| tracing::error!(%error, "a due point could not be leased"))
+            .ok()
+            .flatten()
     }
 
     /// Marks due whatever should be and is not: a point that holds a grant or an unsettled change but has no due

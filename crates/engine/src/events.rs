@@ -206,11 +206,17 @@ impl<'a> Events<'a> {
         event
     }
 
-    /// Another owner's pass died between intent and outcome; what it left was looked at.
-    pub(crate) fn change_settled_late(&self, pass: &PassRef<'_>, id: ChangeId, details: Value) -> AuditEvent {
+    /// What an earlier pass intended and left without an outcome was looked at.
+    pub(crate) fn change_settled_late(
+        &self,
+        pass: &PassRef<'_>,
+        id: ChangeId,
+        outcome: Outcome,
+        details: &Value,
+    ) -> AuditEvent {
         let mut subject = pass.subject();
         subject.change = Some(id);
-        self.event("change.apply", Outcome::Unknown, pass.scope(), subject, details)
+        self.event("change.apply", outcome, pass.scope(), subject, details.clone())
     }
 }
 

@@ -12,6 +12,7 @@ mod events;
 mod failpoint;
 mod heartbeat;
 pub mod metrics;
+mod outcome;
 pub mod pass;
 mod settle;
 

@@ -3,11 +3,13 @@
 //! A pass may die at any step. What it leaves is a committed intent without an outcome, which the next owner of
 //! the point settles by looking, or nothing at all.
 
+use std::collections::BTreeSet;
+
 use postern_core::{
     audit::AuditEvent,
     enforcer::{Bindings, Change, Desired, EnforceError, Enforcer, Plan},
     grant::{Grant, HopState},
-    id::{ChangeId, PassId},
+    id::{ChangeId, GrantId},
 };
 use postern_store::{HopUpdate, JournalEntry, Lease, NewPass, Next, StoreError, Urgency};
 use serde_json::Value;
@@ -19,7 +21,7 @@ use crate::{
     failpoint::failpoint,
     heartbeat::HeldLease,
     metrics::PassLabels,
-    settle::{Looked, RoundResult},
+    outcome::{Looked, RoundResult},
 };
 
 /// How often a pass plans anew when what it read back is not yet what is wanted; after that it comes back later.
@@ -43,14 +45,26 @@ pub enum PassError {
 pub(crate) struct Attempt {
     pub(crate) id: ChangeId,
     pub(crate) change: Change,
+    pub(crate) intended_at: postern_core::time::Instant,
     pub(crate) result: AttemptResult,
 }
 
-/// A reading, for the journal.
-struct Seen {
-    snapshot: Value,
+/// A reading, as far as outcomes are judged by it.
+#[derive(Default)]
+pub(crate) struct Seen {
+    pub(crate) snapshot: Value,
+    /// The grants of which anything stands there.
+    pub(crate) evidence: BTreeSet<GrantId>,
     /// Whether it is what is in force.
-    settled: bool,
+    pub(crate) settled: bool,
+}
+
+/// How the rounds of a pass ended.
+enum Converged {
+    /// With a settled transaction, and how.
+    Settled(&'static str),
+    /// After so many rounds, because what was wanted changed meanwhile.
+    Outdated(u32),
 }
 
 pub(crate) enum AttemptResult {
@@ -107,53 +121,71 @@ impl Engine {
     }
 
     async fn try_pass(&self, lease: &Lease, held: &HeldLease) -> Result<&'static str, PassError> {
-        let enforcer = self
-            .enforcer(lease.point_ref.cloud())
-            .ok_or_else(|| PassError::NoEnforcer(lease.point_ref.to_string()))?;
+        let mut rounds = 0;
         failpoint!("after-lease");
-        let (desired, left_over) = self.begin(lease).await?;
-        failpoint!("after-decide");
+        loop {
+            // What only time decides happens without a cloud too.
+            let (desired, left_over) = self.begin(lease).await?;
+            failpoint!("after-decide");
+            let enforcer = self
+                .enforcer(lease.point_ref.cloud())
+                .ok_or_else(|| PassError::NoEnforcer(lease.point_ref.to_string()))?;
+            let looked = Looked {
+                rounds,
+                patience: enforcer.request_timeout(),
+                ..Looked::new(self.ids.next(self.clock.now()), left_over)
+            };
+            match self.converge(&**enforcer, lease, held, &desired, looked).await? {
+                Converged::Settled(outcome) => return Ok(outcome),
+                Converged::Outdated(after) => rounds = after,
+            }
+        }
+    }
 
-        let mut observed = enforcer.observe(&desired).await;
+    /// Rounds of plan, intent, apply and read-back, until the point is as wanted, or not for now.
+    async fn converge(
+        &self,
+        enforcer: &dyn Enforcer,
+        lease: &Lease,
+        held: &HeldLease,
+        desired: &Desired,
+        mut looked: Looked,
+    ) -> Result<Converged, PassError> {
+        let mut observed = enforcer.observe(desired).await;
         failpoint!("after-observe");
-        let mut looked = Looked {
-            left_over,
-            ..Looked::new(self.ids.next(self.clock.now()))
-        };
         loop {
             let (seen, plan) = match &observed {
                 Ok(observed) => {
                     let seen = Seen {
                         snapshot: observed.snapshot(),
+                        evidence: observed.evidence(desired).into_keys().collect(),
                         settled: observed.settled(),
                     };
-                    (seen, observed.plan(&desired))
+                    (seen, observed.plan(desired))
                 }
-                Err(_) => (
-                    Seen {
-                        snapshot: Value::Null,
-                        settled: false,
-                    },
-                    Plan::default(),
-                ),
+                Err(_) => (Seen::default(), Plan::default()),
             };
             let go_on = observed.is_ok()
                 && !plan.changes.is_empty()
                 && looked.rounds < MAX_ROUNDS
                 && looked.last.as_ref().is_none_or(RoundResult::may_go_on);
             if !go_on {
-                return Ok(self
-                    .settle(lease, &desired, observed.as_deref(), plan, looked)
-                    .await?);
+                let outcome = self
+                    .settle(lease, desired, observed.as_deref(), plan, looked)
+                    .await?;
+                return Ok(Converged::Settled(outcome));
             }
-            let attempts = self.intend(lease, &desired, seen, plan, &mut looked).await?;
+            looked.rounds += 1;
+            let rounds = looked.rounds;
+            let Some(attempts) = self.intend(lease, desired, seen, plan, &mut looked).await? else {
+                return Ok(Converged::Outdated(rounds));
+            };
             failpoint!("after-intent");
-            let round = self.apply(&**enforcer, lease, held, attempts).await?;
+            let round = self.apply(enforcer, lease, held, attempts).await?;
             failpoint!("before-read-back");
-            observed = enforcer.observe(&desired).await;
+            observed = enforcer.observe(desired).await;
             failpoint!("before-outcome");
             looked.last = Some(round);
-            looked.rounds += 1;
         }
     }
 
@@ -164,7 +196,9 @@ impl Engine {
         let events = Events::at(now, &*self.ids);
         let mut log: Vec<AuditEvent> = Vec::new();
         let mut ended: Vec<Grant> = Vec::new();
+        let mut closing = false;
         for grant in tx.grants_at(lease.point).await? {
+            closing |= !grant.state.is_wanted();
             let Some(cause) = grant.due_to_end(now) else {
                 continue;
             };
@@ -186,13 +220,16 @@ impl Engine {
                 .collect();
             tx.mark_due(&others, now, Urgency::Closing).await?;
         }
-        let desired = tx.desired(&self.config.installation, lease.point).await?;
+        let mut desired = tx.desired(&self.config.installation, lease.point).await?;
         let left_over = tx.outstanding(lease.point).await?;
+        desired.unsettled = closing || !ended.is_empty() || !left_over.is_empty();
         tx.commit().await?;
         Ok((desired, left_over))
     }
 
-    /// Commits what is about to be done, and the outcome of the round before it.
+    /// Commits what is about to be done, and the outcome of the round before it. Nothing when a grant that the plan
+    /// would open ended since it was read: another point may already have confirmed it as closed, so what is wanted
+    /// is read again.
     async fn intend(
         &self,
         lease: &Lease,
@@ -200,17 +237,39 @@ impl Engine {
         seen: Seen,
         plan: Plan,
         looked: &mut Looked,
-    ) -> Result<Vec<Attempt>, PassError> {
-        let Seen { snapshot, settled } = seen;
+    ) -> Result<Option<Vec<Attempt>>, PassError> {
         let now = self.clock.now();
         let events = Events::at(now, &*self.ids);
         let pass = PassRef {
             id: looked.pass,
             point: &lease.point_ref,
         };
+        let wanted: BTreeSet<GrantId> = desired
+            .members
+            .iter()
+            .flat_map(|member| &member.grants)
+            .map(|grant| grant.grant)
+            .collect();
+        let opened: Vec<GrantId> = plan
+            .changes
+            .iter()
+            .flat_map(|change| &change.grants)
+            .filter(|grant| wanted.contains(*grant))
+            .copied()
+            .collect::<BTreeSet<_>>()
+            .into_iter()
+            .collect();
         let mut tx = self.store.begin().await?;
+        if tx
+            .grants_by_id(&opened)
+            .await?
+            .iter()
+            .any(|grant| !grant.state.is_wanted())
+        {
+            return Ok(None);
+        }
         let mut log = self
-            .settle_round(&mut tx, &pass, looked, &plan, settled, now)
+            .settle_round(&mut tx, &pass, looked, &plan, &seen, now)
             .await?;
 
         let attempts: Vec<Attempt> = plan
@@ -219,15 +278,16 @@ impl Engine {
             .map(|change| Attempt {
                 id: self.ids.next(now),
                 change,
+                intended_at: now,
                 result: AttemptResult::NotAttempted,
             })
             .collect();
-        if looked.rounds == 0 {
+        if !std::mem::replace(&mut looked.begun, true) {
             let new = NewPass {
                 id: looked.pass,
                 point: lease.point,
                 generation: lease.generation,
-                snapshot,
+                snapshot: seen.snapshot,
             };
             tx.begin_pass(&new, now).await?;
         }
@@ -243,12 +303,6 @@ impl Engine {
         if !displaced.is_empty() {
             tx.save_displaced(lease.point, &displaced, now).await?;
         }
-        let wanted: std::collections::BTreeSet<_> = desired
-            .members
-            .iter()
-            .flat_map(|member| &member.grants)
-            .map(|grant| grant.grant)
-            .collect();
         let unknown: Vec<HopUpdate> = attempts
             .iter()
             .flat_map(|attempt| &attempt.change.grants)
@@ -270,7 +324,7 @@ impl Engine {
         tx.audit(&log).await?;
         tx.hold(lease).await?;
         tx.commit().await?;
-        Ok(attempts)
+        Ok(Some(attempts))
     }
 
     /// Carries out the intended changes in order; stops at the first that fails.
@@ -301,16 +355,5 @@ impl Engine {
             failpoint!("after-apply");
         }
         Ok(RoundResult { attempts })
-    }
-}
-
-impl Looked {
-    fn new(pass: PassId) -> Self {
-        Self {
-            pass,
-            left_over: Vec::new(),
-            rounds: 0,
-            last: None,
-        }
     }
 }

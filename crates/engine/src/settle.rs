@@ -2,126 +2,24 @@
 
 use chrono::TimeDelta;
 use postern_core::{
-    audit::{AuditEvent, Outcome},
+    audit::AuditEvent,
     enforcer::{Desired, EnforceError, Evidence, Observed, Plan},
     grant::{EndCause, Grant, GrantState, HopState, Live},
-    id::{GrantId, PassId},
+    id::GrantId,
     time::Instant,
 };
-use postern_store::{Due, HopUpdate, JournalEntry, Lease, Next, SettledChange, StoreError, Tx, Urgency};
+use postern_store::{Due, HopUpdate, Lease, Next, StoreError, Tx, Urgency};
 use serde_json::{Value, json};
 
 use crate::{
     Engine,
     events::{Events, PassRef},
-    metrics::{ChangeLabels, CloudLabels, CodeLabels},
-    pass::{Attempt, AttemptResult},
+    metrics::{CloudLabels, CodeLabels},
+    outcome::{Looked, RoundResult},
+    pass::Seen,
 };
 
-/// What a pass has done so far.
-pub(crate) struct Looked {
-    pub(crate) pass: PassId,
-    /// Intents of dead passes.
-    pub(crate) left_over: Vec<JournalEntry>,
-    pub(crate) rounds: u32,
-    /// The round whose outcome is not committed yet.
-    pub(crate) last: Option<RoundResult>,
-}
-
-/// How the changes of one round went.
-pub(crate) struct RoundResult {
-    pub(crate) attempts: Vec<Attempt>,
-}
-
-impl RoundResult {
-    fn error(&self) -> Option<&EnforceError> {
-        self.attempts.iter().find_map(|attempt| match &attempt.result {
-            AttemptResult::Failed(error) => Some(error),
-            _ => None,
-        })
-    }
-
-    /// Whether it makes sense to plan anew at once: all went well, or somebody else was faster.
-    pub(crate) fn may_go_on(&self) -> bool {
-        matches!(self.error(), None | Some(EnforceError::Conflict { .. }))
-    }
-}
-
 impl Engine {
-    /// Writes the outcomes of the last round, and of what dead passes left, given what is planned now.
-    ///
-    /// A change whose call gave no clear answer is judged by what was read: it took effect unless the same change
-    /// is planned again. Without a reading it stays unsettled, for the next pass.
-    pub(crate) async fn settle_round(
-        &self,
-        tx: &mut Tx,
-        pass: &PassRef<'_>,
-        looked: &mut Looked,
-        plan: &Plan,
-        read: bool,
-        now: Instant,
-    ) -> Result<Vec<AuditEvent>, StoreError> {
-        let events = Events::at(now, &*self.ids);
-        let cloud = pass.point.cloud().as_str();
-        let planned = |operation: &Value| plan.changes.iter().any(|change| change.operation == *operation);
-        let mut settled = Vec::new();
-        let mut log = Vec::new();
-        for attempt in looked.last.take().map(|round| round.attempts).unwrap_or_default() {
-            let (outcome, detail) = match attempt.result {
-                AttemptResult::Done(answer) => (Outcome::Succeeded, answer),
-                AttemptResult::NotAttempted => (
-                    Outcome::Failed,
-                    json!({ "error": "not attempted: an earlier change of the pass failed" }),
-                ),
-                AttemptResult::Failed(EnforceError::Unavailable { operation, message }) => {
-                    if !read {
-                        continue;
-                    }
-                    if planned(&attempt.change.operation) {
-                        let error = format!("{operation} gave no clear answer and took no effect: {message}");
-                        (Outcome::Failed, json!({ "error": error }))
-                    } else {
-                        let note = format!("{operation} gave no clear answer but took effect: {message}");
-                        (Outcome::Succeeded, json!({ "note": note }))
-                    }
-                }
-                AttemptResult::Failed(error) => (Outcome::Failed, json!({ "error": error.to_string() })),
-            };
-            self.metrics
-                .changes
-                .get_or_create(&ChangeLabels {
-                    cloud,
-                    verb: attempt.change.verb.as_str(),
-                    outcome: outcome.as_str(),
-                })
-                .inc();
-            log.push(events.change(pass, attempt.id, &attempt.change, outcome, &detail));
-            settled.push(SettledChange {
-                id: attempt.id,
-                outcome,
-                detail,
-            });
-        }
-        if read {
-            for entry in std::mem::take(&mut looked.left_over) {
-                let again = planned(&entry.operation);
-                let detail = json!({
-                    "note": "the pass that intended this died; settled by what was read afterwards",
-                    "in_effect": !again,
-                    "pass": entry.pass, "verb": entry.verb, "summary": entry.summary,
-                });
-                log.push(events.change_settled_late(pass, entry.id, detail.clone()));
-                settled.push(SettledChange {
-                    id: entry.id,
-                    outcome: Outcome::Unknown,
-                    detail,
-                });
-            }
-        }
-        tx.settle(&settled, now).await?;
-        Ok(log)
-    }
-
     /// The last transaction of a pass. Says how it ended, for the metrics.
     pub(crate) async fn settle(
         &self,
@@ -143,18 +41,32 @@ impl Engine {
         let message = failure.as_ref().map(|failure| failure.message.as_str());
 
         let mut tx = self.store.begin().await?;
+        let evidence = reading
+            .map(|observed| observed.evidence(desired))
+            .unwrap_or_default();
+        let seen = Seen {
+            snapshot: Value::Null,
+            evidence: evidence.keys().copied().collect(),
+            settled: known,
+        };
         let mut log = self
-            .settle_round(&mut tx, &pass, &mut looked, &plan, known, now)
+            .settle_round(&mut tx, &pass, &mut looked, &plan, &seen, now)
             .await?;
         let grants = tx.grants_at(lease.point).await?;
 
         // What each grant has here, as read.
-        let evidence = reading
-            .map(|observed| observed.evidence(desired))
-            .unwrap_or_default();
         let looks: Vec<HopLook> = grants
             .iter()
-            .map(|grant| HopLook::new(grant, evidence.get(&grant.id), &plan, known, message))
+            .map(|grant| {
+                HopLook::new(
+                    grant,
+                    evidence.get(&grant.id),
+                    &plan,
+                    known,
+                    message,
+                    looked.doubt_about(grant.id),
+                )
+            })
             .collect();
         let updates: Vec<HopUpdate> = looks.iter().map(|look| look.update.clone()).collect();
         tx.set_hops(lease.point, &updates, now).await?;
@@ -228,7 +140,11 @@ impl Engine {
                 }
                 GrantState::Open(open) => earliest(&mut next, open.ends_at, Urgency::Closing),
                 GrantState::Closing(state) => {
-                    let absent_here = !evidence.contains_key(&id) && known;
+                    let doubt = looked.doubt_about(id);
+                    if let Some(until) = doubt {
+                        earliest(&mut next, until, Urgency::Closing);
+                    }
+                    let absent_here = !evidence.contains_key(&id) && known && doubt.is_none();
                     unconfirmed |= !absent_here;
                     if let Ok(grant) = grant.closing() {
                         if of_grant.iter().all(|hop| hop.state == HopState::Absent) {
@@ -271,7 +187,11 @@ impl Engine {
         tx.audit(&log).await?;
 
         let outcome = if let Some(failure) = &failure {
-            let wait = failure.retry_after.unwrap_or_else(|| self.backoff(lease));
+            let wait = failure.retry_after.map_or_else(
+                || self.backoff(lease),
+                // A cloud that asks for a day does not get a day in which a rule outlives its grant.
+                |after| after.min(TimeDelta::from_std(self.config.backoff_max).unwrap_or_default()),
+            );
             let urgency = if unconfirmed {
                 Urgency::Closing
             } else {
@@ -290,7 +210,11 @@ impl Engine {
                 .iter()
                 .any(|m| m.guard.is_some() || !m.grants.is_empty())
                 || !desired.displaced.is_empty();
-            if holds_ours && !gone {
+            for doubt in &looked.doubts {
+                earliest(&mut next, doubt.until(), Urgency::Closing);
+            }
+            // Also where the point is gone: it may come back under the same name.
+            if holds_ours {
                 let look = TimeDelta::from_std(self.config.drift_interval).unwrap_or_default();
                 earliest(&mut next, now + look, Urgency::Look);
             }
@@ -390,6 +314,7 @@ impl HopLook {
         plan: &Plan,
         known: bool,
         failure: Option<&str>,
+        doubt: Option<Instant>,
     ) -> Self {
         let obstacle = plan
             .obstacles
@@ -406,6 +331,8 @@ impl HopLook {
             _ if !known => None,
             Some(evidence) if evidence.complete && blocked_by.is_none() => Some(HopState::Present),
             Some(_) => Some(HopState::Unknown),
+            // A call that opens it may still be under way.
+            None if doubt.is_some() => Some(HopState::Unknown),
             None => Some(HopState::Absent),
         };
         let update = HopUpdate {

@@ -300,3 +300,64 @@ async fn two_replicas_never_write_the_same_point_at_once_and_settle_everything()
     assert!(world.present().is_empty());
     world.assert_sound().await;
 }
+
+#[tokio::test]
+async fn a_grant_that_ends_while_its_opening_is_planned_is_never_written() {
+    let world = World::new().await;
+    let id = world.grant(LONG, LONG).await;
+    // Revoked by somebody else right after the pass read what is wanted.
+    world.cloud.state.lock().unwrap().revoke_at_next_observe = Some(id);
+    world.settle().await;
+    assert!(matches!(world.grant_now(id).await.state, GrantState::Closed(_)));
+    assert_eq!(
+        world.cloud.state.lock().unwrap().applies,
+        0,
+        "nothing was written for an ended grant"
+    );
+    world.assert_sound().await;
+}
+
+#[tokio::test]
+async fn an_opening_without_an_answer_that_may_still_land_keeps_its_grant_from_being_confirmed_as_closed() {
+    let world = World::new().await;
+    {
+        let unavailable = EnforceError::Unavailable {
+            operation: "Apply".into(),
+            message: "timed out".into(),
+        };
+        let mut state = world.cloud.state.lock().unwrap();
+        state.patience = Duration::from_secs(2);
+        state.apply_faults.push_back(Fault::Before(unavailable));
+    }
+    let id = world.grant(LONG, LONG).await;
+    let lease = |limit| {
+        world.store.lease(
+            "a",
+            limit,
+            Duration::from_secs(5),
+            Duration::ZERO,
+            SystemClock.now(),
+        )
+    };
+    let asked = tokio::time::Instant::now();
+    for lease in lease(1).await.unwrap() {
+        world.engine.pass(lease, asked).await;
+    }
+    world.revoke(id).await;
+    let started = tokio::time::Instant::now();
+    for lease in lease(1).await.unwrap() {
+        world.engine.pass(lease, asked).await;
+    }
+    assert!(
+        matches!(world.grant_now(id).await.state, GrantState::Closing(_)),
+        "the call may still land"
+    );
+    while !matches!(world.grant_now(id).await.state, GrantState::Closed(_)) {
+        for lease in lease(1).await.unwrap() {
+            world.engine.pass(lease, asked).await;
+        }
+        assert!(started.elapsed() < Duration::from_secs(20), "it never closes");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    world.assert_sound().await;
+}

@@ -62,6 +62,7 @@ impl Tx {
             point: point_ref,
             members: all,
             displaced,
+            unsettled: false,
         })
     }
 

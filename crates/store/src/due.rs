@@ -99,6 +99,63 @@ impl DueListener {
     }
 }
 
+/// A point that was just leased.
+struct Leased {
+    id: uuid::Uuid,
+    r#ref: String,
+    generation: i64,
+    wanted: i64,
+    attempts: i32,
+    urgency: i16,
+    due_at: Option<Instant>,
+    taken_over: bool,
+}
+
+impl Leased {
+    fn lease(self, valid_for: Duration) -> Result<Lease, StoreError> {
+        Ok(Lease {
+            point: PointId::from_uuid(self.id),
+            point_ref: decode::text("points", "ref", &self.r#ref)?,
+            generation: self.generation,
+            wanted: self.wanted,
+            attempts: decode::convert("points", "attempts", self.attempts)?,
+            taken_over: self.taken_over,
+            valid_for,
+        })
+    }
+}
+
+/// The statement that leases, with its row lock.
+macro_rules! leased {
+    ($lock:literal, $owner:expr, $limit:expr, $lease_for:expr, $grace:expr, $now:expr) => {
+        sqlx::query_as!(
+            Leased,
+            r#"WITH candidate AS MATERIALIZED (
+                   SELECT id, lease_until IS NOT NULL AS taken_over
+                   FROM points
+                   WHERE due_at <= $1
+                     AND (lease_until IS NULL OR lease_until + make_interval(secs => $2) < clock_timestamp())
+                   ORDER BY urgency, due_at
+                   LIMIT $3
+                   "# + $lock + r#"
+               )
+               UPDATE points p
+               SET lease_owner = $4,
+                   lease_until = clock_timestamp() + make_interval(secs => $5),
+                   generation = p.generation + 1
+               FROM candidate c
+               WHERE p.id = c.id
+               RETURNING p.id, p.ref, p.generation, p.wanted, p.attempts, p.urgency, p.due_at,
+                         c.taken_over AS "taken_over!""#,
+            $now,
+            $grace.as_secs_f64(),
+            i64::from($limit),
+            $owner,
+            $lease_for.as_secs_f64(),
+        )
+    };
+}
+
 impl Store {
     /// Starts to listen, on a connection of its own.
     pub async fn due_listener(&self) -> Result<DueListener, StoreError> {
@@ -119,46 +176,28 @@ impl Store {
         grace: Duration,
         now: Instant,
     ) -> Result<Vec<Lease>, StoreError> {
-        let mut rows = sqlx::query!(
-            r#"WITH candidate AS MATERIALIZED (
-                   SELECT id, lease_until IS NOT NULL AS taken_over
-                   FROM points
-                   WHERE due_at <= $1
-                     AND (lease_until IS NULL OR lease_until + make_interval(secs => $2) < clock_timestamp())
-                   ORDER BY urgency, due_at
-                   LIMIT $3
-                   FOR UPDATE SKIP LOCKED
-               )
-               UPDATE points p
-               SET lease_owner = $4,
-                   lease_until = clock_timestamp() + make_interval(secs => $5),
-                   generation = p.generation + 1
-               FROM candidate c
-               WHERE p.id = c.id
-               RETURNING p.id, p.ref, p.generation, p.wanted, p.attempts, p.urgency, p.due_at,
-                         c.taken_over AS "taken_over!""#,
-            now,
-            grace.as_secs_f64(),
-            i64::from(limit),
-            owner,
-            lease_for.as_secs_f64(),
-        )
-        .fetch_all(&self.pool)
-        .await?;
+        let mut rows = leased!("FOR UPDATE SKIP LOCKED", owner, limit, lease_for, grace, now)
+            .fetch_all(&self.pool)
+            .await?;
         rows.sort_by_key(|row| (row.urgency, row.due_at));
-        rows.into_iter()
-            .map(|row| {
-                Ok(Lease {
-                    point: PointId::from_uuid(row.id),
-                    point_ref: decode::text("points", "ref", &row.r#ref)?,
-                    generation: row.generation,
-                    wanted: row.wanted,
-                    attempts: decode::convert("points", "attempts", row.attempts)?,
-                    taken_over: row.taken_over,
-                    valid_for: lease_for,
-                })
-            })
-            .collect()
+        rows.into_iter().map(|row| row.lease(lease_for)).collect()
+    }
+
+    /// Leases the first point that is due, also while transactions that mark it due hold its row: waits for its turn
+    /// among them. [`Store::lease`] passes such a point by, and would do so for as long as it is marked without a
+    /// pause.
+    pub async fn lease_contended(
+        &self,
+        owner: &str,
+        lease_for: Duration,
+        grace: Duration,
+        now: Instant,
+    ) -> Result<Option<Lease>, StoreError> {
+        leased!("FOR UPDATE", owner, 1_u32, lease_for, grace, now)
+            .fetch_optional(&self.pool)
+            .await?
+            .map(|row| row.lease(lease_for))
+            .transpose()
     }
 
     /// Makes a lease that has not run out last for `lease_for` from now.

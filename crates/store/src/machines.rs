@@ -1,6 +1,9 @@
 //! The inventory: machines, the points before them, the policies that cover them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use postern_core::{
     id::{PointId, PolicyId},
@@ -188,7 +191,8 @@ impl Tx {
              ON CONFLICT (id) DO UPDATE
              SET name = excluded.name, tags = excluded.tags, power = excluded.power, document = excluded.document,
                  policy_id = excluded.policy_id, posture = excluded.posture,
-                 posture_detail = excluded.posture_detail, seen_at = excluded.seen_at, gone_at = NULL",
+                 posture_detail = excluded.posture_detail,
+                 seen_at = GREATEST(machines.seen_at, excluded.seen_at), gone_at = NULL",
             document(&new)?,
             now,
         )
@@ -303,11 +307,12 @@ impl Tx {
     }
 
     /// Ends a complete discovery of the account that began at `started`: machines that neither it nor the
-    /// complete one before it saw are gone from now on.
+    /// complete one before it saw, and nobody for at least `unseen_for`, are gone from now on.
     pub async fn discovery_done(
         &mut self,
         account: &Account,
         started: Instant,
+        unseen_for: Duration,
         now: Instant,
     ) -> Result<Gone, StoreError> {
         // Whoever changes policies locks machines too, in another order.
@@ -330,6 +335,7 @@ impl Tx {
         let Some(before) = before else {
             return Ok(Gone::default());
         };
+        let before = before.min(started - unseen_for);
         let gone = sqlx::query_scalar!(
             "UPDATE machines SET gone_at = $3 WHERE account = $1 AND seen_at < $2 AND gone_at IS NULL RETURNING id",
             account,

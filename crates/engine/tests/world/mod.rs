@@ -15,7 +15,7 @@ use postern_core::{
         Bindings, Change, Desired, DiscoveryPage, EnforceError, Enforcer, Evidence, Marked, Observed,
         Obstacle, Plan, Verb,
     },
-    grant::{Grant, GrantState, Opening},
+    grant::{EndCause, Grant, GrantState, Opening},
     id::GrantId,
     inventory::{Interface, Layer, Machine, Power},
     machine::{Account, Cloud, MachineId},
@@ -58,6 +58,10 @@ pub(crate) struct CloudState {
     pub(crate) applies: u32,
     /// Writes that the journal did not announce.
     pub(crate) unannounced: Vec<String>,
+    /// How long a call without an answer may still take effect.
+    pub(crate) patience: Duration,
+    /// Somebody ends this grant while the point is being read.
+    pub(crate) revoke_at_next_observe: Option<GrantId>,
 }
 
 /// The cloud; clones share it.
@@ -172,6 +176,10 @@ impl Enforcer for FakeCloud {
     }
 
     async fn observe(&self, desired: &Desired) -> Result<Box<dyn Observed>, EnforceError> {
+        let revoked = self.state.lock().unwrap().revoke_at_next_observe.take();
+        if let Some(grant) = revoked {
+            revoke(&self.store, grant).await;
+        }
         let mut state = self.state.lock().unwrap();
         state.observes += 1;
         if let Some(fault) = state.observe_faults.pop_front() {
@@ -229,8 +237,25 @@ impl Enforcer for FakeCloud {
     }
 
     fn request_timeout(&self) -> Duration {
-        Duration::from_millis(50)
+        self.state.lock().unwrap().patience.max(Duration::from_millis(50))
     }
+}
+
+/// Ends a grant, as the server does.
+async fn revoke(store: &Store, id: GrantId) {
+    let mut tx = store.begin().await.unwrap();
+    let grant = tx.grant(id).await.unwrap().unwrap();
+    let cause = EndCause::Revoked {
+        by: "user:corp/eve".parse().unwrap(),
+        reason: None,
+    };
+    let ended = grant.live().unwrap().end(cause, SystemClock.now());
+    tx.save_grants(&[ended.into()]).await.unwrap();
+    let points = tx.points_of(&[id]).await.unwrap();
+    tx.mark_due(&points, SystemClock.now(), Urgency::Closing)
+        .await
+        .unwrap();
+    tx.commit().await.unwrap();
 }
 
 /// An engine with one machine under policy, driven step by step.
@@ -305,6 +330,7 @@ impl World {
     pub(crate) fn engine_named(store: &Store, cloud: &FakeCloud, owner: &str) -> Engine {
         let mut config = EngineConfig::new("test".parse().unwrap(), owner);
         config.lease = Duration::from_millis(600);
+        config.discovery_interval = Duration::from_millis(2);
         config.backoff = Duration::from_millis(2);
         config.backoff_max = Duration::from_millis(20);
         let metrics = Metrics::register(&mut prometheus_client::registry::Registry::default());
@@ -351,6 +377,10 @@ impl World {
         tx.mark_due(&points, now, Urgency::Opening).await.unwrap();
         tx.commit().await.unwrap();
         grant.id
+    }
+
+    pub(crate) async fn revoke(&self, id: GrantId) {
+        revoke(&self.store, id).await;
     }
 
     pub(crate) async fn grant_now(&self, id: GrantId) -> Grant {

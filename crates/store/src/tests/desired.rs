@@ -121,14 +121,17 @@ async fn a_machine_that_is_gone_stands_behind_nothing() {
     let account = a_machine(1).id.account();
     let mut tx = store.begin().await.unwrap();
     assert_eq!(
-        tx.discovery_done(&account, at(100), at(101))
+        tx.discovery_done(&account, at(100), std::time::Duration::ZERO, at(101))
             .await
             .unwrap()
             .machines,
         [],
         "seen once before"
     );
-    let gone = tx.discovery_done(&account, at(200), at(201)).await.unwrap();
+    let gone = tx
+        .discovery_done(&account, at(200), std::time::Duration::ZERO, at(201))
+        .await
+        .unwrap();
     assert_eq!(gone.machines, [a_machine(2).id]);
     assert_eq!(gone.touched_points.len(), 2);
     tx.commit().await.unwrap();

@@ -285,3 +285,28 @@ async fn the_backstop_finds_points_with_unfinished_grants_that_nobody_marked() {
     tx.commit().await.unwrap();
     assert_eq!(store.next_due(NONE).await.unwrap(), Some(at(5)));
 }
+
+#[tokio::test]
+async fn a_point_that_is_marked_without_a_pause_gets_its_turn() {
+    let store = fresh_store().await;
+    let points = some_points(&store, 1).await;
+    mark(&store, &points, 0, Urgency::Closing).await;
+    let mut marking = store.begin().await.unwrap();
+    marking.mark_due(&points, at(1), Urgency::Opening).await.unwrap();
+    assert_eq!(lease(&store, 1).await, [], "passed by while its row is held");
+
+    let waiting = tokio::spawn({
+        let store = store.clone();
+        async move { store.lease_contended("a", LONG, NONE, at(100)).await.unwrap() }
+    });
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert!(!waiting.is_finished(), "it waits for its turn");
+    marking.commit().await.unwrap();
+    let leased = waiting.await.unwrap().map(|lease| lease.point);
+    assert_eq!(leased.as_slice(), points.as_slice());
+    assert_eq!(
+        store.lease_contended("b", LONG, NONE, at(100)).await.unwrap(),
+        None,
+        "only one gets it"
+    );
+}

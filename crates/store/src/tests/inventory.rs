@@ -94,9 +94,11 @@ async fn a_machine_is_gone_after_two_complete_discoveries_without_it_and_can_com
     save(&store, &[a_row(a_machine(1), None)], 10).await;
     let account = a_machine(1).id.account();
     let mut tx = store.begin().await.unwrap();
-    tx.discovery_done(&account, at(5), at(15)).await.unwrap();
+    tx.discovery_done(&account, at(5), std::time::Duration::ZERO, at(15))
+        .await
+        .unwrap();
     assert_eq!(
-        tx.discovery_done(&account, at(20), at(21))
+        tx.discovery_done(&account, at(20), std::time::Duration::ZERO, at(21))
             .await
             .unwrap()
             .machines,
@@ -104,14 +106,14 @@ async fn a_machine_is_gone_after_two_complete_discoveries_without_it_and_can_com
         "missed once"
     );
     assert_eq!(
-        tx.discovery_done(&account, at(30), at(31))
+        tx.discovery_done(&account, at(30), std::time::Duration::ZERO, at(31))
             .await
             .unwrap()
             .machines,
         [a_machine(1).id]
     );
     assert_eq!(
-        tx.discovery_done(&account, at(40), at(41))
+        tx.discovery_done(&account, at(40), std::time::Duration::ZERO, at(41))
             .await
             .unwrap()
             .machines,
