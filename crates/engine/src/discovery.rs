@@ -3,17 +3,19 @@
 //! An account that cannot be read does not stop the others, and never makes its machines disappear: a machine is
 //! gone only when two complete discoveries of its account in a row did not see it.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use postern_core::{
     audit::{Actor, AuditEvent, Outcome, Subject},
     enforcer::{EnforceError, Enforcer},
-    grant::EndCause,
+    grant::{EndCause, Grant},
     inventory::Machine,
     machine::Account,
+    policy::{Ask, JitPolicy},
     posture::posture,
+    time::Instant,
 };
-use postern_store::{MachineRow, StoreError, Urgency};
+use postern_store::{Due, MachineRow, StoreError, Tx, Urgency};
 use serde_json::json;
 use tokio::{sync::Semaphore, task::JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -146,11 +148,7 @@ impl Engine {
         let rows: Vec<MachineRow> = machines
             .into_iter()
             .map(|machine| {
-                let policy = postern_core::policy::JitPolicy::most_specific(
-                    &policies,
-                    &machine.id.scope(),
-                    &machine.tags,
-                );
+                let policy = JitPolicy::most_specific(&policies, &machine.id.scope(), &machine.tags);
                 MachineRow {
                     posture: posture(&machine, policy),
                     policy: policy.map(|policy| policy.id),
@@ -161,46 +159,101 @@ impl Engine {
             })
             .collect();
         let saved = tx.save_machines(&rows, &*self.ids, now).await?;
-        tx.mark_due(&saved.touched_points, now, Urgency::Opening).await?;
+        let mut log = Vec::new();
         if !saved.new.is_empty() {
-            let event = self.inventory_event(account, "machine.discover", json!({ "machines": saved.new }));
-            tx.audit(&[event]).await?;
+            log.push(self.inventory_event(account, "machine.discover", json!({ "machines": saved.new })));
         }
+        let covering: BTreeMap<_, _> = rows
+            .iter()
+            .map(|row| {
+                (
+                    &row.machine.id,
+                    row.policy
+                        .and_then(|id| policies.iter().find(|policy| policy.id == id)),
+                )
+            })
+            .collect();
+        let machines: Vec<_> = covering.keys().map(|id| (*id).clone()).collect();
+        let refused: Vec<Grant> = tx
+            .live_grants_of(&machines)
+            .await?
+            .into_iter()
+            .filter(|grant| {
+                covering
+                    .get(&grant.machine)
+                    .is_some_and(|policy| is_refused(grant, *policy))
+            })
+            .collect();
+        let mut due = self
+            .end_grants(&mut tx, refused, &EndCause::PolicyRemoved, now, &mut log)
+            .await?;
+        due.extend(saved.touched_points.iter().map(|point| Due {
+            point: *point,
+            at: now,
+            urgency: Urgency::Opening,
+        }));
+        tx.audit(&log).await?;
+        tx.mark_each_due(&due).await?;
         tx.commit().await?;
         Ok(saved.changed)
     }
 
-    /// Ends what is left of machines that two discoveries did not see.
-    async fn settle_gone(
+    /// Ends live grants; gives the points that must close them.
+    async fn end_grants(
         &self,
-        account: &Account,
-        started: postern_core::time::Instant,
-    ) -> Result<usize, DiscoveryError> {
+        tx: &mut Tx,
+        grants: Vec<Grant>,
+        cause: &EndCause,
+        now: Instant,
+        log: &mut Vec<AuditEvent>,
+    ) -> Result<Vec<Due>, StoreError> {
+        let events = Events::at(now, &*self.ids);
+        let mut ended = Vec::new();
+        for live in grants.into_iter().filter_map(|grant| grant.live().ok()) {
+            let closing = live.end(cause.clone(), now);
+            log.push(events.grant_ended(&closing));
+            ended.push(Grant::from(closing));
+        }
+        tx.save_grants(&ended).await?;
+        let ids: Vec<_> = ended.iter().map(|grant| grant.id).collect();
+        let points = tx.points_of(&ids).await?;
+        Ok(points
+            .into_iter()
+            .map(|point| Due {
+                point,
+                at: now,
+                urgency: Urgency::Closing,
+            })
+            .collect())
+    }
+
+    /// Ends what is left of machines that two discoveries did not see.
+    async fn settle_gone(&self, account: &Account, started: Instant) -> Result<usize, DiscoveryError> {
         let now = self.clock.now();
         let mut tx = self.store.begin().await?;
-        let events = Events::at(now, &*self.ids);
         // Two replicas may discover one after the other: that is one look, not two.
         let unseen_for = self.config.discovery_interval / 2;
         let gone = tx.discovery_done(account, started, unseen_for, now).await?;
         let mut log = Vec::new();
-        let mut points: BTreeSet<_> = gone.touched_points.iter().copied().collect();
+        let mut due: Vec<Due> = gone
+            .touched_points
+            .iter()
+            .map(|point| Due {
+                point: *point,
+                at: now,
+                urgency: Urgency::Closing,
+            })
+            .collect();
         if !gone.machines.is_empty() {
-            let mut ended = Vec::new();
-            for grant in tx.live_grants_of(&gone.machines).await? {
-                if let Ok(live) = grant.live() {
-                    let closing = live.end(EndCause::MachineGone, now);
-                    log.push(events.grant_ended(&closing));
-                    ended.push(closing.into());
-                }
-            }
-            tx.save_grants(&ended).await?;
-            let ids: Vec<_> = ended.iter().map(|grant| grant.id).collect();
-            points.extend(tx.points_of(&ids).await?);
+            let live = tx.live_grants_of(&gone.machines).await?;
+            due.extend(
+                self.end_grants(&mut tx, live, &EndCause::MachineGone, now, &mut log)
+                    .await?,
+            );
             log.push(self.inventory_event(account, "machine.gone", json!({ "machines": gone.machines })));
         }
         tx.audit(&log).await?;
-        let points: Vec<_> = points.into_iter().collect();
-        tx.mark_due(&points, now, Urgency::Closing).await?;
+        tx.mark_each_due(&due).await?;
         tx.commit().await?;
         Ok(gone.machines.len())
     }
@@ -222,5 +275,22 @@ impl Engine {
             subject: Subject::default(),
             http_request: None,
         }
+    }
+}
+
+/// Whether the machine moved (by its tags, mostly) to a policy that would not have granted this, or to none. How long
+/// was promised is kept: a shorter maximum does not cut a grant.
+fn is_refused(grant: &Grant, policy: Option<&JitPolicy>) -> bool {
+    match policy {
+        Some(policy) if policy.id == grant.policy => false,
+        Some(policy) => {
+            let ask = Ask {
+                ports: &grant.ports,
+                sources: &grant.sources,
+                duration: Duration::ZERO,
+            };
+            policy.check(&ask).is_err()
+        }
+        None => true,
     }
 }

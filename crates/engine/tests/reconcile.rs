@@ -361,3 +361,33 @@ async fn an_opening_without_an_answer_that_may_still_land_keeps_its_grant_from_b
     }
     world.assert_sound().await;
 }
+
+#[tokio::test]
+async fn a_machine_that_moves_to_a_stricter_policy_loses_what_that_policy_refuses() {
+    let world = World::new().await;
+    let id = world.grant(LONG, LONG).await;
+    world.settle().await;
+    let mut strict = postern_core::testing::a_policy("/aws");
+    strict.tags.insert("env".to_owned(), "prod".to_owned());
+    strict.guards.retain(|guard| guard.ports.first() == 3389);
+    let mut tx = world.store.begin().await.unwrap();
+    tx.insert_policy(&strict).await.unwrap();
+    tx.commit().await.unwrap();
+    world.engine.discover_all().await;
+    world.settle().await;
+    assert!(
+        matches!(world.grant_now(id).await.state, GrantState::Open(_)),
+        "not tagged yet"
+    );
+
+    world.cloud.state.lock().unwrap().machines[0]
+        .tags
+        .insert("env".to_owned(), "prod".to_owned());
+    world.engine.discover_all().await;
+    world.settle().await;
+    let GrantState::Closed(closed) = world.grant_now(id).await.state else {
+        panic!("not closed")
+    };
+    assert_eq!(closed.cause, EndCause::PolicyRemoved);
+    world.assert_sound().await;
+}
