@@ -230,7 +230,14 @@ impl Arm {
                 url,
                 action,
             };
-            let answer = self.send(&call, None, None).await?;
+            let answer = self.send(&call, None, None).await.map_err(|error| match error {
+                // What lists a subscription is always there, and its absence says nothing of any one resource.
+                EnforceError::Gone { code, .. } => EnforceError::Unavailable {
+                    operation: action.to_owned(),
+                    message: format!("the list was not found ({code})"),
+                },
+                error => error,
+            })?;
             let page: Page<T> = serde_json::from_value(answer.body).map_err(|error| {
                 EnforceError::Malformed(format!("the list of {action} cannot be read: {error}"))
             })?;

@@ -40,6 +40,17 @@ pub(super) fn code_and_message(body: &Value) -> (String, String) {
     (text(error, "code").unwrap_or_default(), message)
 }
 
+/// Whether the body of a 404 is ARM's word that the resource, or the group that it was in, does not exist.
+///
+/// Source: "Troubleshoot common Azure deployment errors", `ResourceNotFound` and `ResourceGroupNotFound`; both are
+/// what a read of an NSG answers. `SubscriptionNotFound` is what a caller without access gets, too.
+fn is_gone(body: &Value) -> bool {
+    matches!(
+        body.pointer("/error/code").and_then(Value::as_str),
+        Some("ResourceNotFound" | "ResourceGroupNotFound")
+    )
+}
+
 /// The error of an answer with this status.
 pub(super) fn of_status(
     operation: &str,
@@ -67,7 +78,7 @@ pub(super) fn of_status(
             code,
             message,
         },
-        404 => EnforceError::Gone {
+        404 if is_gone(body) => EnforceError::Gone {
             resource: resource.to_owned(),
             code,
         },
@@ -86,7 +97,9 @@ pub(super) fn of_status(
             resource: resource.to_owned(),
             code,
         },
-        408 | 500.. => EnforceError::Unavailable {
+        // A proxy's page, a subscription that the tenant does not know, a provider that is not registered: nothing
+        // is said of the resource, which may well stand.
+        404 | 408 | 500.. => EnforceError::Unavailable {
             operation,
             message: format!("{status} {code}: {message}"),
         },
@@ -165,10 +178,37 @@ mod tests {
             EnforceError::Refused { .. }
         ));
         assert!(matches!(of(409, "ScopeLocked"), EnforceError::Refused { .. }));
-        assert!(matches!(of(404, "ResourceNotFound"), EnforceError::Gone { .. }));
         assert!(matches!(of(503, "x"), EnforceError::Unavailable { .. }));
         assert!(
             matches!(of(400, "Bad"), EnforceError::Refused { code, message, .. } if code == "Bad" && message == "m; D: d")
         );
+    }
+
+    #[test]
+    fn only_arm_can_say_that_a_resource_is_gone() {
+        for code in ["ResourceNotFound", "ResourceGroupNotFound"] {
+            assert!(matches!(of(404, code), EnforceError::Gone { .. }), "{code}");
+        }
+        for code in [
+            "SubscriptionNotFound",
+            "InvalidResourceNamespace",
+            "NotFound",
+            "ParentResourceNotFound",
+            "",
+        ] {
+            assert!(
+                matches!(of(404, code), EnforceError::Unavailable { .. }),
+                "{code}"
+            );
+        }
+        for body in [
+            Value::Null,
+            json!({ "code": "ResourceNotFound" }),
+            json!("ResourceNotFound"),
+            json!({ "error": "ResourceNotFound" }),
+        ] {
+            let error = of_status("op", "res", 404, None, &body);
+            assert!(matches!(error, EnforceError::Unavailable { .. }), "{body}");
+        }
     }
 }

@@ -131,7 +131,7 @@ impl Arm {
             resource: call.resource.clone(),
         };
         let answer = match (self.send(&poll, None, None).await, watch) {
-            // Nothing is said of the resource by an operation that ARM has forgotten: look at the resource.
+            // The resource that was being written, or its group, went away: look at it.
             (Err(EnforceError::Gone { code, .. }), Watch::Status(_) | Watch::Result(_)) => {
                 return Err(EnforceError::Unavailable {
                     operation: call.action.to_owned(),

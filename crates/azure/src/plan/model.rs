@@ -254,6 +254,7 @@ pub(super) fn desired(members: Vec<Member>) -> Desired {
         point: point(),
         members,
         displaced: Vec::new(),
+        unsettled: false,
     }
 }
 

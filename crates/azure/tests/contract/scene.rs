@@ -28,7 +28,7 @@ use postern_sim::{
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpListener,
+    net::{TcpListener, TcpStream},
 };
 use url::Url;
 
@@ -150,6 +150,7 @@ impl Scene {
                     .filter_map(|machine| member(machine, point))
                     .collect(),
                 displaced: Vec::new(),
+                unsettled: false,
             })
             .collect()
     }
@@ -334,15 +335,7 @@ impl Liar {
         );
         tokio::spawn(async move {
             while let Ok((mut stream, _)) = listener.accept().await {
-                let mut request = vec![0; 65_536];
-                let mut length = 0;
-                while !request[..length].windows(4).any(|four| four == b"\r\n\r\n") {
-                    match stream.read(&mut request[length..]).await {
-                        Ok(0) | Err(_) => break,
-                        Ok(more) => length += more,
-                    }
-                }
-                let head = String::from_utf8_lossy(&request[..length]).to_string();
+                let head = head_of(&mut stream).await;
                 let answer = if head.starts_with("POST") {
                     &token
                 } else if head.starts_with("PUT") {
@@ -353,6 +346,48 @@ impl Liar {
                 } else {
                     &list
                 };
+                let _sent = stream.write_all(answer.as_bytes()).await;
+                let _ended = stream.shutdown().await;
+            }
+        });
+        Self { address }
+    }
+
+    pub(crate) fn url(&self) -> Url {
+        format!("http://{}/", self.address).parse().unwrap()
+    }
+}
+
+/// What a client asks, up to the empty line.
+async fn head_of(stream: &mut TcpStream) -> String {
+    let mut request = vec![0; 65_536];
+    let mut length = 0;
+    while !request[..length].windows(4).any(|four| four == b"\r\n\r\n") {
+        match stream.read(&mut request[length..]).await {
+            Ok(0) | Err(_) => break,
+            Ok(more) => length += more,
+        }
+    }
+    String::from_utf8_lossy(&request[..length]).to_string()
+}
+
+/// Something on the way that knows nothing of the resource manager and says so in HTML.
+pub(crate) struct Proxy {
+    address: SocketAddr,
+}
+
+impl Proxy {
+    pub(crate) async fn listen() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let page = "<html><body>404 Not Found</body></html>";
+        let answer = format!(
+            "HTTP/1.1 404 Not Found\r\ncontent-type: text/html\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{page}",
+            page.len()
+        );
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let _head = head_of(&mut stream).await;
                 let _sent = stream.write_all(answer.as_bytes()).await;
                 let _ended = stream.shutdown().await;
             }

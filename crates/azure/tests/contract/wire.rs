@@ -2,14 +2,15 @@
 
 use std::time::Duration;
 
+use postern_azure::operation::Operation;
 use postern_core::enforcer::{Bindings, Desired, EnforceError, Enforcer};
 use postern_sim::{
     Effect, When,
     arm::{ArmClient, BucketSize, RequestLimits, inbound},
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use crate::scene::{Liar, Scene, Stranger, config, enforcer, fault, grant, guard, status};
+use crate::scene::{Liar, Proxy, Scene, Stranger, config, enforcer, fault, grant, guard, status};
 
 const ADA: &str = "203.0.113.7";
 const BOB: &str = "198.51.100.1";
@@ -277,6 +278,103 @@ async fn an_nsg_that_is_not_there_is_gone() {
         .unwrap();
     let error = scene.enforcer.observe(&wanted).await.unwrap_err();
     assert!(matches!(error, EnforceError::Gone { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn a_404_that_does_not_speak_of_the_nsg_ends_nothing() {
+    let scene = Scene::new().await;
+    let wanted = scene.desired().await.remove(1);
+    for code in ["SubscriptionNotFound", "NotFound", "InvalidResourceNamespace"] {
+        scene.sim.faults().add(fault(
+            "NetworkSecurityGroups.Get",
+            When::Next(1),
+            status(404, code, None),
+        ));
+        let error = scene.enforcer.observe(&wanted).await.unwrap_err();
+        assert!(
+            matches!(error, EnforceError::Unavailable { .. }),
+            "{code}: {error}"
+        );
+    }
+    let mut elsewhere = wanted.clone();
+    elsewhere.point = "azure:nsg:00000000-0000-0000-0000-00000000dead/fleet/web-nsg"
+        .parse()
+        .unwrap();
+    let error = scene.enforcer.observe(&elsewhere).await.unwrap_err();
+    assert!(matches!(error, EnforceError::Unavailable { .. }), "{error}");
+    let error = scene
+        .enforcer
+        .discover(&elsewhere.point.account(), None)
+        .await
+        .unwrap_err();
+    assert!(matches!(error, EnforceError::Unavailable { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn a_404_from_a_proxy_makes_neither_filters_nor_machines_disappear() {
+    let scene = Scene::new().await;
+    let mut wanted = scene.desired().await.remove(1);
+    scene.grants(&mut wanted, &[&grant(1, &["22"], &[ADA])]);
+    let plan = scene.enforcer.observe(&wanted).await.unwrap().plan(&wanted);
+    let proxy = Proxy::listen().await;
+    let mut config = config(&scene.sim);
+    config.endpoint = proxy.url();
+    let enforcer = enforcer(config);
+    let error = enforcer.observe(&wanted).await.unwrap_err();
+    assert!(matches!(error, EnforceError::Unavailable { .. }), "{error}");
+    let error = enforcer
+        .discover(&wanted.point.account(), None)
+        .await
+        .unwrap_err();
+    assert!(matches!(error, EnforceError::Unavailable { .. }), "{error}");
+    let error = enforcer
+        .apply(&wanted.point, &plan.changes[0], &mut Bindings::new())
+        .await
+        .unwrap_err();
+    assert!(matches!(error, EnforceError::Unavailable { .. }), "{error}");
+    let deletion = json!(Operation::DeleteRule {
+        name: "postern-test-allow".to_owned()
+    });
+    let mut change = plan.changes[0].clone();
+    change.operation = deletion;
+    let error = enforcer
+        .apply(&wanted.point, &change, &mut Bindings::new())
+        .await
+        .unwrap_err();
+    assert!(
+        matches!(error, EnforceError::Unavailable { .. }),
+        "a rule is not deleted because a proxy knows no such page: {error}"
+    );
+}
+
+#[tokio::test]
+async fn a_list_that_is_not_found_is_no_empty_list() {
+    let scene = Scene::new().await;
+    let account = scene.web.account();
+    for list in [
+        "VirtualMachines.*",
+        "NetworkInterfaces.*",
+        "NetworkSecurityGroups.*",
+    ] {
+        for code in [
+            "SubscriptionNotFound",
+            "ResourceNotFound",
+            "ResourceGroupNotFound",
+        ] {
+            let struck = scene
+                .sim
+                .faults()
+                .add(fault(list, When::Always, status(404, code, None)));
+            let page = scene.enforcer.discover(&account, None).await;
+            assert!(
+                matches!(page, Err(EnforceError::Unavailable { .. })),
+                "{list} {code}: {page:?}"
+            );
+            scene.sim.faults().remove(struck);
+        }
+    }
+    let page = scene.enforcer.discover(&account, None).await.unwrap();
+    assert_eq!(page.machines.len(), 2);
 }
 
 #[tokio::test]
