@@ -20,6 +20,10 @@ const MAX_BODY: usize = 32 << 20;
 /// The most pages of a list.
 const MAX_PAGES: usize = 10_000;
 
+/// The longest wait that is taken from a `Retry-After`. ARM asks for minutes at most; more would be somebody's
+/// mistake, and would hold up a closing.
+const LONGEST_RETRY_AFTER: Duration = Duration::from_mins(15);
+
 /// A call to be made.
 #[derive(Debug, Clone)]
 pub(crate) struct Call<'a> {
@@ -44,7 +48,7 @@ pub(crate) struct Answer {
     pub(crate) azure_async_operation: Option<String>,
     /// Where its result is.
     pub(crate) location: Option<String>,
-    /// When to look.
+    /// When to look, a quarter of an hour from now at the latest.
     pub(crate) retry_after: Option<Duration>,
 }
 
@@ -261,9 +265,7 @@ fn read(call: &Call<'_>, (status, headers, body): (u16, HeaderMap, Value)) -> Re
             .and_then(|value| value.to_str().ok())
             .map(str::to_owned)
     };
-    let retry_after = text(RETRY_AFTER.as_str())
-        .and_then(|text| text.trim().parse().ok())
-        .map(Duration::from_secs);
+    let retry_after = text(RETRY_AFTER.as_str()).and_then(|text| retry_after(&text));
     if !(200..300).contains(&status) {
         return Err(failure::of_status(
             call.action,
@@ -282,6 +284,16 @@ fn read(call: &Call<'_>, (status, headers, body): (u16, HeaderMap, Value)) -> Re
     })
 }
 
+/// Reads a `Retry-After` in seconds, however many digits it has. A date is as good as nothing.
+fn retry_after(text: &str) -> Option<Duration> {
+    let text = text.trim();
+    if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    let asked = text.parse().map_or(Duration::MAX, Duration::from_secs);
+    Some(asked.min(LONGEST_RETRY_AFTER))
+}
+
 /// What went wrong, with its causes.
 pub(super) fn trail(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
@@ -292,4 +304,26 @@ pub(super) fn trail(error: &dyn std::error::Error) -> String {
         cause = next.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wait_that_is_asked_for_is_a_quarter_of_an_hour_at_most() {
+        for (text, seconds) in [
+            ("0", Some(0)),
+            (" 17 ", Some(17)),
+            ("900", Some(900)),
+            ("901", Some(900)),
+            ("18446744073709551615", Some(900)),
+            ("99999999999999999999999999", Some(900)),
+            ("-1", None),
+            ("", None),
+            ("Fri, 31 Dec 9999 23:59:59 GMT", None),
+        ] {
+            assert_eq!(retry_after(text), seconds.map(Duration::from_secs), "{text}");
+        }
+    }
 }

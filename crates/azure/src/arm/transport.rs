@@ -74,6 +74,8 @@ impl HttpClient for Wire {
         let headers: HashMap<HeaderName, HeaderValue> = response
             .headers()
             .iter()
+            // `azure_identity` would sleep for as long as it is told, and every call waits for its token.
+            .filter(|(name, _)| !name.as_str().contains("retry-after"))
             .filter_map(|(name, value)| {
                 let value = value.to_str().ok()?.to_owned();
                 Some((

@@ -127,6 +127,12 @@ async fn refusals_say_what_they_are() {
         matches!(error, EnforceError::Throttled { retry_after: Some(after), .. } if after.as_secs() == 7),
         "{error}"
     );
+    next(status(429, "TooManyRequests", Some(u64::MAX)));
+    let error = scene.apply(&wanted, &plan.changes[0]).await.unwrap_err();
+    assert!(
+        matches!(error, EnforceError::Throttled { retry_after: Some(after), .. } if after.as_secs() == 900),
+        "{error}"
+    );
     next(status(409, "AnotherOperationInProgress", None));
     let error = scene.apply(&wanted, &plan.changes[0]).await.unwrap_err();
     assert!(matches!(error, EnforceError::Conflict { .. }), "{error}");
