@@ -69,7 +69,9 @@ pub(super) fn plan(observed: &ObservedNsg, desired: &Desired) -> Plan {
     plan.findings.extend(puts.iter().filter_map(edited));
     plan.findings.extend(blocked(observed, desired, &layout.placed));
 
-    let rewrite = observed.state() == State::Failed && !(names.is_empty() && deletes.is_empty());
+    // A deletion that failed leaves nothing of ours to see, and may leave its rule in force.
+    let ours = desired.unsettled || !names.is_empty() || !deletes.is_empty();
+    let rewrite = observed.state() == State::Failed && ours;
     let count = puts.len() + deletes.len();
     if count == 0 && !rewrite {
         return plan;

@@ -337,7 +337,12 @@ fn a_failed_nsg_is_written_again_and_a_changing_one_is_waited_for() {
     assert_eq!(model.plan(&desired(Vec::new())).changes.len(), 1, "the deny goes");
     let mut theirs = Model::new(&[]);
     theirs.raw["properties"]["provisioningState"] = json!("Failed");
-    assert_eq!(theirs.plan(&desired(Vec::new())).changes, [], "not ours to mend");
+    let mut nothing = desired(Vec::new());
+    assert_eq!(theirs.plan(&nothing).changes, [], "not ours to mend");
+    nothing.unsettled = true;
+    assert_eq!(theirs.plan(&nothing).changes.len(), 1);
+    converge(&mut theirs, &nothing);
+    assert_eq!(theirs.plan(&nothing).changes, []);
 }
 
 #[test]

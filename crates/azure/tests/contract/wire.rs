@@ -110,6 +110,32 @@ async fn a_whole_write_that_was_accepted_and_failed_is_written_again() {
 }
 
 #[tokio::test]
+async fn a_last_rule_whose_deletion_failed_is_closed_though_it_is_not_seen() {
+    let scene = Scene::new().await;
+    let mut wanted = scene.desired().await;
+    for one in &mut wanted {
+        scene.grants(one, &[&grant(1, &["8080"], &[ADA])]);
+    }
+    scene.converge(&wanted).await;
+    assert!(scene.reachable(ADA, 8080));
+    scene.sim.completions().add(fault(
+        "SecurityRules.Delete",
+        When::Next(1),
+        status(400, "OutOfLuck", None),
+    ));
+    let mut inner = wanted.remove(1);
+    scene.grants(&mut inner, &[]);
+    let plan = scene.enforcer.observe(&inner).await.unwrap().plan(&inner);
+    scene.apply(&inner, &plan.changes[0]).await.unwrap_err();
+    inner.members.clear();
+    inner.unsettled = true;
+    scene.converge(std::slice::from_ref(&inner)).await;
+    let observed = scene.enforcer.observe(&inner).await.unwrap();
+    assert!(observed.settled() && observed.evidence(&inner).is_empty());
+    assert!(!scene.reachable(ADA, 8080));
+}
+
+#[tokio::test]
 async fn refusals_say_what_they_are() {
     let scene = Scene::new().await;
     let mut wanted = scene.desired().await.remove(1);
