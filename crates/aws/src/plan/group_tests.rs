@@ -113,6 +113,7 @@ impl World {
             point: point(),
             members,
             displaced: self.displaced.clone(),
+            unsettled: false,
         };
         self.observe().plan(&desired)
     }

@@ -33,6 +33,7 @@ fn desired(grants: Vec<WantedGrant>) -> Desired {
             grants,
         }],
         displaced: Vec::new(),
+        unsettled: false,
     }
 }
 

@@ -316,6 +316,7 @@ pub(crate) fn open(built: &Built, grants: Vec<WantedGrant>) -> Desired {
             grants,
         }],
         displaced: Vec::new(),
+        unsettled: false,
     }
 }
 
@@ -338,6 +339,7 @@ pub(crate) fn lock(built: &Built, guarded: &[&str], displaced: Vec<Displaced>) -
             grants: Vec::new(),
         }],
         displaced,
+        unsettled: false,
     }
 }
 
