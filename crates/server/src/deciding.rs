@@ -15,7 +15,11 @@ use postern_store::Tx;
 use serde_json::json;
 
 use crate::{
-    decide::Question, failure::Failure, flow::authenticate::Caller, granting::Terms, shape::access_request,
+    decide::Question,
+    failure::Failure,
+    flow::authenticate::Caller,
+    granting::{Terms, machines_of},
+    shape::access_request,
     state::App,
 };
 
@@ -50,12 +54,12 @@ impl App {
             .request(id)
             .await?
             .ok_or_else(|| Failure::not_found("such access request"))?;
+        let machines = tx.machines(&machines_of(&request)).await?;
         let mut decisions = Vec::with_capacity(request.targets.len());
         for target in &request.targets {
-            let tags = tx
-                .machine(&target.machine)
-                .await?
-                .map(|stored| stored.machine.tags)
+            let tags = machines
+                .get(&target.machine)
+                .map(|stored| stored.machine.tags.clone())
                 .unwrap_or_default();
             let question = Question {
                 action: Action::Approve,

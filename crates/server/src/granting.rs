@@ -71,6 +71,15 @@ pub(crate) fn terms<S>(
     })
 }
 
+/// The machines that a request names.
+pub(crate) fn machines_of<S>(request: &AccessRequest<S>) -> Vec<MachineId> {
+    request
+        .targets
+        .iter()
+        .map(|target| target.machine.clone())
+        .collect()
+}
+
 /// Policies by their ids.
 pub(crate) fn by_id(policies: Vec<JitPolicy>) -> BTreeMap<PolicyId, JitPolicy> {
     policies.into_iter().map(|policy| (policy.id, policy)).collect()

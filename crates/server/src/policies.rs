@@ -2,7 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use postern_authz::{Context, Resource, ResourceKind};
+use postern_api::ErrorCode;
+use postern_authz::{Authorizer, Context, Decision, Resource, ResourceKind};
 use postern_core::{
     audit::Subject,
     grant::{EndCause, Grant},
@@ -13,7 +14,7 @@ use postern_core::{
     scope::Scope,
     time::Instant,
 };
-use postern_store::{Due, GrantFilter, Tx, Urgency, Visible};
+use postern_store::{Due, Tx, Urgency};
 use serde::Serialize;
 use serde_json::json;
 
@@ -47,6 +48,10 @@ pub(crate) fn subject(id: PolicyId) -> Subject {
         policy: Some(id),
         ..Subject::default()
     }
+}
+
+fn no_policy() -> Failure {
+    Failure::not_found("such JIT policy")
 }
 
 /// The question whether somebody may do something to a policy at `scope`.
@@ -91,35 +96,38 @@ impl Change<'_> {
 }
 
 impl App {
-    /// The grants under a policy that somebody still wants. Read before the transaction, so that no request holds
-    /// two connections.
-    pub(crate) async fn live_grants_under(&self, policy: PolicyId) -> Result<Vec<GrantId>, Failure> {
-        let filter = GrantFilter {
-            visible: Visible::everything(),
-            statuses: vec!["opening".to_owned(), "open".to_owned()],
-            policy: Some(policy),
-            ..GrantFilter::default()
-        };
-        let mut ids = Vec::new();
-        let mut after = None;
-        loop {
-            let page = self.store.grants(&filter, after, 1000).await?;
-            ids.extend(page.items.iter().map(|grant| grant.id));
-            after = page.next;
-            if after.is_none() {
-                return Ok(ids);
-            }
+    /// The policy as the caller saw it, locked, if the caller may change it. Nobody who may not makes others
+    /// wait for the lock.
+    pub(crate) async fn policy_to_change(
+        &self,
+        authorizer: &Authorizer,
+        caller: &Caller,
+        (id, version): (PolicyId, i64),
+        event: &'static str,
+    ) -> Result<(Tx, JitPolicy, Decision), Failure> {
+        let seen = self.store.policy(id).await?.ok_or_else(no_policy)?;
+        let tx = self.store.begin().await?;
+        let asked = question(self, Action::Configure, event, id, seen.scope.clone());
+        let (mut tx, decision) = self.allow(tx, authorizer, caller, asked).await?;
+        let found = tx.policy(id).await?.ok_or_else(no_policy)?;
+        // What was allowed was a change where the policy stood then.
+        if found.version != version || found.scope != seen.scope {
+            return Err(Failure::new(
+                ErrorCode::VersionMismatch,
+                format!("JIT policy `{id}` is not at version {version}, or changes at this moment"),
+            ));
         }
+        Ok((tx, found, decision))
     }
 
     /// Finds out who covers what now, ends grants that nothing allows any more, and marks every affected point.
-    /// The change itself is in the transaction already; `live` are grants under the policy.
+    /// The change itself is in the transaction already. Whoever grants holds off changes of policies until it
+    /// commits, so that no grant is missed.
     pub(crate) async fn apply_policy_change(
         &self,
         tx: &mut Tx,
         caller: &Caller,
         change: &Change<'_>,
-        live: &[GrantId],
         now: Instant,
     ) -> Result<Effect, Failure> {
         let mut moved: BTreeSet<MachineId> = BTreeSet::new();
@@ -134,15 +142,8 @@ impl App {
             }));
         }
         let moved: Vec<MachineId> = moved.into_iter().collect();
-        let ids: BTreeSet<GrantId> = tx
-            .live_grants_of(&moved)
-            .await?
-            .iter()
-            .map(|grant| grant.id)
-            .chain(live.iter().copied())
-            .collect();
-        let ids: Vec<GrantId> = ids.into_iter().collect();
-        let ended = self.end_unallowed(tx, caller, change.policy(), &ids, now).await?;
+        let live = tx.live_grants_under(change.policy(), &moved).await?;
+        let ended = self.end_unallowed(tx, caller, change.policy(), live, now).await?;
         due.extend(tx.points_of(&ended).await?.into_iter().map(|point| Due {
             point,
             at: now,
@@ -157,53 +158,23 @@ impl App {
         })
     }
 
-    /// Ends grants under the policy that were made between the reading of `known` and the change. Whoever grants
-    /// holds off changes of policies until it commits, so that after the change none is missed.
-    pub(crate) async fn end_latecomers(
-        &self,
-        caller: &Caller,
-        policy: PolicyId,
-        known: &[GrantId],
-    ) -> Result<(), Failure> {
-        let late: Vec<GrantId> = self
-            .live_grants_under(policy)
-            .await?
-            .into_iter()
-            .filter(|id| !known.contains(id))
-            .collect();
-        if late.is_empty() {
-            return Ok(());
-        }
-        let now = self.now();
-        let mut tx = self.store.begin().await?;
-        let ended = self.end_unallowed(&mut tx, caller, policy, &late, now).await?;
-        let points = tx.points_of(&ended).await?;
-        tx.mark_due(&points, now, Urgency::Closing).await?;
-        tx.commit().await?;
-        Ok(())
-    }
-
     /// Ends those of the grants that the policies allow no more, with an event each, and says which they are.
     async fn end_unallowed(
         &self,
         tx: &mut Tx,
         caller: &Caller,
         changed: PolicyId,
-        ids: &[GrantId],
+        live: Vec<Grant>,
         now: Instant,
     ) -> Result<Vec<GrantId>, Failure> {
         let policies = granting::by_id(tx.policies().await?);
-        let mut covering: BTreeMap<MachineId, Option<PolicyId>> = BTreeMap::new();
+        let machines: BTreeSet<MachineId> = live.iter().map(|grant| grant.machine.clone()).collect();
+        let machines: Vec<MachineId> = machines.into_iter().collect();
+        let machines = tx.machines(&machines).await?;
         let mut ended: Vec<Grant> = Vec::new();
         let mut events = Vec::new();
-        for grant in tx.grants_by_id(ids).await? {
-            let covered_by = if let Some(known) = covering.get(&grant.machine) {
-                *known
-            } else {
-                let found = tx.machine(&grant.machine).await?.and_then(|stored| stored.policy);
-                covering.insert(grant.machine.clone(), found);
-                found
-            };
+        for grant in live {
+            let covered_by = machines.get(&grant.machine).and_then(|stored| stored.policy);
             let removed = !policies.contains_key(&grant.policy);
             if !removed && still_allowed(&grant, covered_by.and_then(|id| policies.get(&id))) {
                 continue;

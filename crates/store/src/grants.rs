@@ -301,6 +301,29 @@ impl Tx {
         )
     }
 
+    /// The wanted grants that a change of the policy may concern, by id, locked until the transaction ends: those
+    /// made under it, those on machines that it covers, and those on `machines`, which it may have covered before.
+    /// Only complete while policies are locked, by [`Tx::policy`] or a change of one.
+    pub async fn live_grants_under(
+        &mut self,
+        policy: PolicyId,
+        machines: &[MachineId],
+    ) -> Result<Vec<Grant>, StoreError> {
+        let machines: Vec<String> = machines.iter().map(MachineId::to_string).collect();
+        read(
+            grants!(
+                "WHERE g.status IN ('opening', 'open')
+                   AND (g.policy_id = $1 OR g.machine_id = ANY ($2)
+                        OR g.machine_id IN (SELECT m.id FROM machines m WHERE m.policy_id = $1))
+                 ORDER BY g.id FOR NO KEY UPDATE OF g",
+                policy.uuid(),
+                &machines,
+            )
+            .fetch_all(&mut *self.inner)
+            .await?,
+        )
+    }
+
     /// Saves the new states of grants. [`Conflict::GrantState`] when any of them is not in a status that its new
     /// one follows from; nothing of the transaction may be kept then.
     pub async fn save_grants(&mut self, grants: &[Grant]) -> Result<(), StoreError> {

@@ -29,6 +29,7 @@ mod policies;
 mod pool;
 mod requests;
 mod roles;
+mod targets;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 #[cfg(test)]

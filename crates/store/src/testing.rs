@@ -88,6 +88,21 @@ pub async fn is_intended(store: &Store, operation: &serde_json::Value) -> bool {
         .expect("the journal")
 }
 
+/// Whether a transaction waits for another one's lock.
+///
+/// # Panics
+/// If the database fails.
+#[expect(clippy::expect_used, reason = "for tests, which fail by panicking")]
+pub async fn somebody_waits(store: &Store) -> bool {
+    sqlx::query_scalar(
+        "SELECT EXISTS (SELECT FROM pg_stat_activity
+                        WHERE datname = current_database() AND wait_event_type = 'Lock')",
+    )
+    .fetch_one(&store.pool)
+    .await
+    .expect("the locks")
+}
+
 /// Whether no pass is under way and none is due in the database at `url`.
 ///
 /// # Panics

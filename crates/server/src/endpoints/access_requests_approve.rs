@@ -71,14 +71,14 @@ pub(crate) async fn approve_access_request(
                 .await);
         }
     };
+    let machines = tx.machines(&granting::machines_of(&approved)).await?;
     let mut terms = Vec::with_capacity(approved.targets.len());
     for (at, target) in approved.targets.iter().enumerate() {
-        let machine = tx
-            .machine(&target.machine)
-            .await?
+        let machine = machines
+            .get(&target.machine)
             .filter(|machine| machine.gone_at.is_none())
             .ok_or_else(|| granting::no_machine(&target.machine, at))?;
-        terms.push(granting::terms(&approved, target, at, &machine, &policies)?);
+        terms.push(granting::terms(&approved, target, at, machine, &policies)?);
     }
     tx.save_request(&approved.clone().into()).await?;
     let grants = app.grant_all(&mut tx, &approved, &terms, now).await?;

@@ -29,7 +29,7 @@ use crate::{
     decide::Question,
     failure::Failure,
     flow::{authenticate::Caller, body::Command, limits::MAX_WAIT, query::Parameters},
-    granting::{self, Terms},
+    granting::{self, Terms, machines_of},
     idempotency,
     shape::access_request,
     state::App,
@@ -104,9 +104,10 @@ pub(crate) async fn create_access_request(
     }
     // Policies before machines, as everybody locks them.
     let policies = granting::by_id(tx.policies().await?);
+    let mut machines = tx.machines(&machines_of(&request)).await?;
     let mut decided = Vec::with_capacity(request.targets.len());
     for (at, target) in request.targets.iter().enumerate() {
-        let machine = tx.machine(&target.machine).await?;
+        let machine = machines.remove(&target.machine);
         let decision;
         (tx, decision) = app
             .allow(

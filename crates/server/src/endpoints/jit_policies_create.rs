@@ -49,7 +49,7 @@ pub(crate) async fn create_jit_policy(
     let authorizer = app.authorizer().await?;
     let mut tx = app.store.begin().await?;
     if let Some(replay) = idempotency::claim(&mut tx, &caller, command.key.as_ref(), now).await? {
-        return Ok(replay.into_response());
+        return Ok(([(ETAG, etag(jit_policy::FIRST_VERSION)?)], replay).into_response());
     }
     let asked = question(
         &app,
@@ -61,7 +61,7 @@ pub(crate) async fn create_jit_policy(
     let (mut tx, decision) = app.allow(tx, &authorizer, &caller, asked).await?;
     tx.insert_policy(&policy).await?;
     let effect = app
-        .apply_policy_change(&mut tx, &caller, &Change::Made(&policy), &[], now)
+        .apply_policy_change(&mut tx, &caller, &Change::Made(&policy), now)
         .await?;
     let event = app.event(
         &caller,

@@ -5,13 +5,13 @@ use std::sync::Arc;
 use axum::extract::State;
 use http::StatusCode;
 use postern_api::Problem;
-use postern_core::{id::PolicyKind, role::Action};
+use postern_core::id::PolicyKind;
 use serde_json::json;
 
 use crate::{
     failure::Failure,
     flow::{authenticate::Caller, path::PathId, precondition::IfMatch},
-    policies::{Change, question, subject},
+    policies::{Change, subject},
     state::App,
 };
 
@@ -40,23 +40,12 @@ pub(crate) async fn delete_jit_policy(
 ) -> Result<StatusCode, Failure> {
     let now = app.now();
     let authorizer = app.authorizer().await?;
-    let live = app.live_grants_under(id).await?;
-    let mut tx = app.store.begin().await?;
-    let before = tx
-        .policy(id)
-        .await?
-        .ok_or_else(|| Failure::not_found("such JIT policy"))?;
-    let asked = question(
-        &app,
-        Action::Configure,
-        "jit_policy.delete",
-        id,
-        before.scope.clone(),
-    );
-    let (mut tx, decision) = app.allow(tx, &authorizer, &caller, asked).await?;
+    let (mut tx, before, decision) = app
+        .policy_to_change(&authorizer, &caller, (id, version), "jit_policy.delete")
+        .await?;
     tx.delete_policy(id, Some(version)).await?;
     let effect = app
-        .apply_policy_change(&mut tx, &caller, &Change::Removed(&before), &live, now)
+        .apply_policy_change(&mut tx, &caller, &Change::Removed(&before), now)
         .await?;
     let event = app.event(
         &caller,
@@ -68,6 +57,5 @@ pub(crate) async fn delete_jit_policy(
     );
     tx.audit(&[event]).await?;
     tx.commit().await?;
-    app.end_latecomers(&caller, id, &live).await?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -9,7 +9,7 @@ use axum::{
 };
 use http::header::ETAG;
 use postern_api::{
-    Problem,
+    ErrorCode, Problem,
     jit_policy::{JitPolicy, JitPolicyWrite},
 };
 use postern_core::{id::PolicyKind, role::Action};
@@ -27,6 +27,8 @@ use crate::{
     shape::jit_policy,
     state::App,
 };
+
+const EVENT: &str = "jit_policy.update";
 
 /// Replaces a JIT policy. Live grants that the policies would no longer allow end.
 #[utoipa::path(
@@ -57,33 +59,29 @@ pub(crate) async fn update_jit_policy(
     let now = app.now();
     let mut policy = jit_policy::read(&command.body, id, now)?;
     let authorizer = app.authorizer().await?;
-    let live = app.live_grants_under(id).await?;
-    let mut tx = app.store.begin().await?;
-    let before = tx
-        .policy(id)
-        .await?
-        .ok_or_else(|| Failure::not_found("such JIT policy"))?;
-    policy.version = version + 1;
-    policy.created_at = before.created_at;
+    let after = version.checked_add(1).ok_or_else(|| {
+        Failure::new(
+            ErrorCode::VersionMismatch,
+            format!("JIT policy `{id}` is not at version {version}"),
+        )
+    })?;
     // Where it was and where it will be: moving a policy away opens what it guarded.
-    let ask = |scope| question(&app, Action::Configure, "jit_policy.update", id, scope);
-    let (tx, was_allowed) = app
-        .allow(tx, &authorizer, &caller, ask(before.scope.clone()))
+    let moved = question(&app, Action::Configure, EVENT, id, policy.scope.clone());
+    let is_allowed = app.allow_read(&authorizer, &caller, moved).await?;
+    let (mut tx, before, was_allowed) = app
+        .policy_to_change(&authorizer, &caller, (id, version), EVENT)
         .await?;
-    let (mut tx, is_allowed) = app
-        .allow(tx, &authorizer, &caller, ask(policy.scope.clone()))
-        .await?;
+    policy.version = after;
+    policy.created_at = before.created_at;
     tx.update_policy(&policy).await?;
     let change = Change::Replaced {
         before: &before,
         after: &policy,
     };
-    let effect = app
-        .apply_policy_change(&mut tx, &caller, &change, &live, now)
-        .await?;
+    let effect = app.apply_policy_change(&mut tx, &caller, &change, now).await?;
     let mut event = app.event(
         &caller,
-        "jit_policy.update",
+        EVENT,
         policy.scope.clone(),
         subject(id),
         None,
@@ -92,6 +90,5 @@ pub(crate) async fn update_jit_policy(
     event.decision = Some(json!({ "before": was_allowed, "after": is_allowed }));
     tx.audit(&[event]).await?;
     tx.commit().await?;
-    app.end_latecomers(&caller, id, &live).await?;
     Ok(([(ETAG, etag(policy.version)?)], Json(jit_policy::show(&policy))).into_response())
 }

@@ -11,6 +11,9 @@ use postern_core::{
 
 use crate::failure::Failure;
 
+/// The version of a policy that was just made.
+pub(crate) const FIRST_VERSION: i64 = 1;
+
 /// The policy that a document describes, checked. Version 1, made at `now`.
 pub(crate) fn read(document: &api::JitPolicyWrite, id: PolicyId, now: Instant) -> Result<JitPolicy, Failure> {
     let scope = document
@@ -42,7 +45,7 @@ pub(crate) fn read(document: &api::JitPolicyWrite, id: PolicyId, now: Instant) -
             api::Approval::Policy => Approval::Policy,
             api::Approval::One => Approval::One,
         },
-        version: 1,
+        version: FIRST_VERSION,
         created_at: now,
         updated_at: now,
     };

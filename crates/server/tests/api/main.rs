@@ -8,6 +8,7 @@
 
 mod authentication;
 mod bad_input;
+mod contention;
 mod document;
 mod idempotency;
 mod issuer;

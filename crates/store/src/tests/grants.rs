@@ -413,3 +413,27 @@ async fn closings_count_as_overdue_from_their_end() {
     assert_eq!(tx.count_overdue(at(50)).await.unwrap(), 0);
     assert_eq!(tx.count_overdue(at(51)).await.unwrap(), 1);
 }
+
+#[tokio::test]
+async fn a_policy_concerns_its_grants_and_those_on_its_machines() {
+    let store = fresh_store().await;
+    let grants = with_grants(&store, 2).await;
+    let covering = postern_core::testing::a_policy("/aws");
+    let mut tx = store.begin().await.unwrap();
+    let made_under = grants[0].policy;
+    let nobodys = postern_core::testing::an_id(999);
+    assert_eq!(tx.live_grants_under(made_under, &[]).await.unwrap(), grants);
+    assert_eq!(tx.live_grants_under(nobodys, &[]).await.unwrap(), []);
+    assert_eq!(
+        tx.live_grants_under(nobodys, &[a_machine(1).id]).await.unwrap(),
+        grants
+    );
+    tx.insert_policy(&covering).await.unwrap();
+    tx.cover(&covering.scope, Some(covering.id)).await.unwrap();
+    assert_eq!(tx.live_grants_under(covering.id, &[]).await.unwrap(), grants);
+    tx.save_grants(&[end(&grants[0])]).await.unwrap();
+    assert_eq!(
+        tx.live_grants_under(covering.id, &[]).await.unwrap(),
+        [grants[1].clone()]
+    );
+}
