@@ -164,6 +164,30 @@ impl Tx {
         .ok_or_else(|| StoreError::not_found("role assignment", id))?
         .try_into()
     }
+
+    /// Every custom role and role assignment as of now, and the version that they are of.
+    pub async fn authz(&mut self) -> Result<Authz, StoreError> {
+        let version = sqlx::query_scalar!("SELECT version FROM authz_version")
+            .fetch_one(&mut *self.inner)
+            .await?;
+        let roles = sqlx::query_as!(RoleRow, "SELECT name, actions FROM roles ORDER BY name")
+            .fetch_all(&mut *self.inner)
+            .await?;
+        let assignments = sqlx::query_as!(
+            AssignmentRow,
+            "SELECT id, role, principal, scope, created_by, created_at FROM role_assignments ORDER BY id",
+        )
+        .fetch_all(&mut *self.inner)
+        .await?;
+        Ok(Authz {
+            version,
+            roles: roles.into_iter().map(Role::try_from).collect::<Result<_, _>>()?,
+            assignments: assignments
+                .into_iter()
+                .map(RoleAssignment::try_from)
+                .collect::<Result<_, _>>()?,
+        })
+    }
 }
 
 impl Store {
@@ -177,27 +201,9 @@ impl Store {
     /// Every custom role and role assignment, and the version that they are of.
     pub async fn authz(&self) -> Result<Authz, StoreError> {
         let mut tx = snapshot(self).await?;
-        let version = sqlx::query_scalar!("SELECT version FROM authz_version")
-            .fetch_one(&mut *tx.inner)
-            .await?;
-        let roles = sqlx::query_as!(RoleRow, "SELECT name, actions FROM roles ORDER BY name")
-            .fetch_all(&mut *tx.inner)
-            .await?;
-        let assignments = sqlx::query_as!(
-            AssignmentRow,
-            "SELECT id, role, principal, scope, created_by, created_at FROM role_assignments ORDER BY id",
-        )
-        .fetch_all(&mut *tx.inner)
-        .await?;
+        let authz = tx.authz().await?;
         tx.commit().await?;
-        Ok(Authz {
-            version,
-            roles: roles.into_iter().map(Role::try_from).collect::<Result<_, _>>()?,
-            assignments: assignments
-                .into_iter()
-                .map(RoleAssignment::try_from)
-                .collect::<Result<_, _>>()?,
-        })
+        Ok(authz)
     }
 
     /// The role assignment.

@@ -47,7 +47,7 @@ pub(crate) async fn delete_role_assignment(
     // From here on no other change of assignments commits before this one does, so the others that are
     // committed now are all that there are.
     if bootstrap::is_owner(&removed) {
-        let others = app.store.authz().await?.assignments;
+        let others = tx.authz().await?.assignments;
         if !others
             .iter()
             .any(|other| other.id != id && bootstrap::is_owner(other))
