@@ -27,6 +27,7 @@ mod page;
 mod points;
 mod policies;
 mod pool;
+mod progress;
 mod requests;
 mod roles;
 mod targets;
@@ -50,6 +51,7 @@ pub use crate::{
     page::{Page, Visible},
     points::Point,
     pool::{Store, StoreOptions, Tx},
+    progress::{Progress, ProgressListener},
     requests::RequestFilter,
     roles::Authz,
 };

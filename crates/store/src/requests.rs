@@ -18,7 +18,7 @@ use crate::{
 /// Which requests to list; what is not set does not matter.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RequestFilter {
-    /// Who asks: requests for any machine there, and their own; see [`Visible`].
+    /// Who asks: requests all of whose machines are there, and their own; see [`Visible`].
     pub visible: Visible,
     /// Made by.
     pub requester: Option<PrincipalRef>,
@@ -150,9 +150,10 @@ impl Store {
         let visible = filter.visible.scope_texts();
         let rows = sqlx::query_scalar!(
             "SELECT document FROM access_requests r
-             WHERE ($1::text[] IS NULL OR r.requester = $2 OR EXISTS (
-                     SELECT FROM unnest($1::text[]) AS v (scope), unnest(r.scopes) AS t (scope)
-                     WHERE t.scope = v.scope OR starts_with(t.scope, v.scope || '/')))
+             WHERE ($1::text[] IS NULL OR r.requester = $2 OR NOT EXISTS (
+                     SELECT FROM unnest(r.scopes) AS t (scope) WHERE NOT EXISTS (
+                         SELECT FROM unnest($1::text[]) AS v (scope)
+                         WHERE t.scope = v.scope OR starts_with(t.scope, v.scope || '/'))))
                AND ($3::text IS NULL OR r.requester = $3)
                AND ($4::text IS NULL OR r.status = $4)
                AND ($5::text IS NULL OR r.machines @> ARRAY[$5])

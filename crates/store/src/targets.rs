@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use postern_core::{id::PolicyId, machine::MachineId};
+use postern_core::{id::PolicyId, machine::MachineId, principal::PrincipalRef};
 
-use crate::{StoreError, StoredMachine, Tx, decode};
+use crate::{Store, StoreError, StoredMachine, Tx, batch::clean, decode};
 
 impl Tx {
     /// Those of the machines that there ever were, kept as they are until the transaction ends. They are locked in
@@ -34,5 +34,53 @@ impl Tx {
             Ok((stored.machine.id.clone(), stored))
         })
         .collect()
+    }
+
+    /// How many grants this requester has on each of the machines that are not closed yet. Machines without any
+    /// are left out.
+    pub async fn count_live_grants(
+        &mut self,
+        requester: &PrincipalRef,
+        machines: &[MachineId],
+    ) -> Result<BTreeMap<MachineId, u64>, StoreError> {
+        let names: Vec<String> = machines.iter().map(MachineId::to_string).collect();
+        sqlx::query!(
+            r#"SELECT machine_id, count(*) AS "live!" FROM grants
+               WHERE machine_id = ANY ($1) AND requester = $2 AND status <> 'closed' GROUP BY machine_id"#,
+            &names,
+            clean(&requester.to_string()),
+        )
+        .fetch_all(&mut *self.inner)
+        .await?
+        .into_iter()
+        .map(|row| {
+            let machine = decode::text("grants", "machine_id", &row.machine_id)?;
+            Ok((machine, u64::try_from(row.live).unwrap_or(0)))
+        })
+        .collect()
+    }
+}
+
+impl Store {
+    /// The tags of those of the machines that there ever were.
+    pub async fn tags_of(
+        &self,
+        ids: &[MachineId],
+    ) -> Result<BTreeMap<MachineId, BTreeMap<String, String>>, StoreError> {
+        if ids.is_empty() {
+            return Ok(BTreeMap::new());
+        }
+        let names: Vec<String> = ids.iter().map(MachineId::to_string).collect();
+        sqlx::query!("SELECT id, tags FROM machines WHERE id = ANY ($1)", &names)
+            .fetch_all(&self.pool)
+            .await?
+            .into_iter()
+            .map(|row| {
+                Ok((
+                    decode::text("machines", "id", &row.id)?,
+                    decode::json("machines", "tags", row.tags)?,
+                ))
+            })
+            .collect()
     }
 }
