@@ -136,6 +136,10 @@ change_timeout_seconds = 2
 id = "{ACCOUNT}"
 role_arn = "{ROLE_ARN}"
 external_id = "{EXTERNAL_ID}"
+[limits]
+requests_per_second = 10000
+request_burst = 10000
+grants_per_machine = 1000
 [engine]
 lease_seconds = 1
 {more}

@@ -110,6 +110,8 @@ codes! {
     Forbidden = "forbidden", 403, "Forbidden";
     /// Nobody approves their own request.
     OwnRequest = "own_request", 403, "Own request";
+    /// A request is approved by a person.
+    NotAPerson = "not_a_person", 403, "Not a person";
     /// Only who made a request withdraws it.
     NotTheRequester = "not_the_requester", 403, "Not the requester";
     /// There is nothing here, or nothing that you may see.
@@ -124,6 +126,8 @@ codes! {
     AlreadyDecided = "already_decided", 409, "Already decided";
     /// The request was not decided in time.
     RequestLapsed = "request_lapsed", 409, "Request lapsed";
+    /// The requester has as many live grants on the machine as one may have.
+    TooManyGrants = "too_many_grants", 409, "Too many grants";
     /// The last owner of the installation cannot be removed.
     LastOwner = "last_owner", 409, "Last owner";
     /// A request with the same `Idempotency-Key` is still being worked on.
@@ -142,12 +146,16 @@ codes! {
     DurationTooLong = "duration_too_long", 422, "Duration too long";
     /// No JIT policy covers the machine.
     NoPolicy = "no_policy", 422, "No JIT policy";
+    /// Whoever made the request would not be allowed to make it now.
+    RequesterNotAllowed = "requester_not_allowed", 422, "Requester not allowed";
     /// Nothing filters the way to the machine, so there is nothing to open.
     NothingToOpen = "nothing_to_open", 422, "Nothing to open";
     /// The `Idempotency-Key` was used before with another body.
     IdempotencyKeyReused = "idempotency_key_reused", 422, "Idempotency-Key reused";
     /// The change needs an `If-Match` header.
     PreconditionRequired = "precondition_required", 428, "Precondition required";
+    /// You send more requests than one may; `Retry-After` says when to go on.
+    RateLimited = "rate_limited", 429, "Rate limited";
     /// An error of ours; the request id finds it in the log.
     Internal = "internal", 500, "Internal error";
     /// The database or an issuer of tokens does not answer; try again.

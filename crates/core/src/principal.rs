@@ -70,6 +70,21 @@ pub enum PrincipalRef {
     Workload(String),
 }
 
+impl PrincipalRef {
+    /// `<issuer>/<subject>`, or `<issuer>/<group>`: who it is whatever the kind. Which kind a token makes of its
+    /// subject is a claim mapping's word, and mappings change; the issuer and the subject stay.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::User(name) | Self::Group(name) | Self::Workload(name) => name,
+        }
+    }
+
+    /// Whether a person is named.
+    pub const fn is_person(&self) -> bool {
+        matches!(self, Self::User(_))
+    }
+}
+
 /// A text that names no principal.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(

@@ -9,12 +9,15 @@ use crate::{
     machine::MachineId,
     net::{Ports, Source},
     policy::{MAX_DURATION, MAX_PORTS, MAX_SOURCES, MIN_DURATION, whole_seconds},
-    principal::PrincipalRef,
+    principal::{Principal, PrincipalRef},
     time::Instant,
 };
 
 /// The most machines in one request.
 pub const MAX_TARGETS: usize = 20;
+/// The most pairs of a port and a source in one request, over all its machines: each is a rule or a part of one in
+/// some cloud, and a decision of every guardrail.
+pub const MAX_PAIRS: usize = 2500;
 /// The longest reason, in characters.
 pub const MAX_REASON: usize = 1000;
 
@@ -36,6 +39,9 @@ pub struct AccessRequest<S = RequestState> {
     pub id: RequestId,
     /// Who asks.
     pub requester: PrincipalRef,
+    /// The requester as the token of the request had them. Whoever approves later has no token of theirs, and the
+    /// decision is made again then.
+    pub principal: Principal,
     /// For which machines.
     pub targets: Vec<Target>,
     /// How long each port stays open, from its confirmed opening.
@@ -147,6 +153,9 @@ pub enum InvalidRequest {
     /// No sources, or too many.
     #[error("`sources` has 1 to {MAX_SOURCES} entries")]
     Sources,
+    /// More than anything could decide or write at once.
+    #[error("a request has at most {MAX_PAIRS} pairs of port and source over all its targets")]
+    Pairs,
     /// Outside the bounds that hold for every policy.
     #[error("`duration_seconds` is between {min} and {max}", min = MIN_DURATION.as_secs(), max = MAX_DURATION.as_secs())]
     Duration,
@@ -164,6 +173,9 @@ pub enum InvalidTransition {
     /// The requester tried to approve it.
     #[error("a request is not approved by who made it")]
     OwnRequest,
+    /// A program tried to approve it.
+    #[error("a request is approved by a person, and `{0}` is none")]
+    NotAPerson(PrincipalRef),
     /// Somebody else tried to withdraw it.
     #[error("a request is withdrawn by who made it")]
     NotTheRequester,
@@ -194,6 +206,13 @@ impl<S> AccessRequest<S> {
                 return Err(InvalidRequest::Twice(target.machine.clone()));
             }
         }
+        let pairs = self
+            .targets
+            .iter()
+            .map(|target| target.ports.len() * target.sources.len());
+        if pairs.sum::<usize>() > MAX_PAIRS {
+            return Err(InvalidRequest::Pairs);
+        }
         if !(MIN_DURATION..=MAX_DURATION).contains(&self.duration) {
             return Err(InvalidRequest::Duration);
         }
@@ -213,6 +232,7 @@ impl<S> AccessRequest<S> {
         AccessRequest {
             id: self.id,
             requester: self.requester,
+            principal: self.principal,
             targets: self.targets,
             duration: self.duration,
             reason: self.reason,
@@ -254,14 +274,18 @@ impl AccessRequest<Pending> {
         })
     }
 
-    /// Agreed to by a person who did not make it.
+    /// Agreed to by a person who did not make it. A program has no judgement to add, and may be the requester's own;
+    /// the same issuer's same subject is the requester, as whatever kind it comes.
     pub fn approve(
         self,
         by: PrincipalRef,
         now: Instant,
     ) -> Result<AccessRequest<Approved>, InvalidTransition> {
-        if by == self.requester {
+        if by.name() == self.requester.name() {
             return Err(InvalidTransition::OwnRequest);
+        }
+        if !by.is_person() {
+            return Err(InvalidTransition::NotAPerson(by));
         }
         Ok(self.with(Approved {
             by: Decider::Principal { principal: by },
@@ -311,6 +335,29 @@ mod tests {
         assert_eq!(
             request.approve(requester, at(1)).unwrap_err(),
             InvalidTransition::OwnRequest
+        );
+    }
+
+    #[test]
+    fn nobody_approves_their_own_request_in_another_guise() {
+        let mut request = a_request();
+        request.requester = "workload:corp/ada".parse().unwrap();
+        let request = request.pending(at(0)).unwrap();
+        assert_eq!(
+            request
+                .approve("user:corp/ada".parse().unwrap(), at(1))
+                .unwrap_err(),
+            InvalidTransition::OwnRequest
+        );
+    }
+
+    #[test]
+    fn a_program_approves_nothing() {
+        let request = a_request().pending(at(0)).unwrap();
+        let program: PrincipalRef = "workload:ci/bot".parse().unwrap();
+        assert_eq!(
+            request.approve(program.clone(), at(1)).unwrap_err(),
+            InvalidTransition::NotAPerson(program)
         );
     }
 
@@ -365,6 +412,19 @@ mod tests {
             spoil(&mut request);
             assert_eq!(request.validate(), Err(expected));
         }
+        let mut broad = a_request();
+        broad.targets[0].ports = (1..=MAX_PORTS)
+            .map(|port| port.to_string().parse().unwrap())
+            .collect();
+        let source = |at: usize| format!("203.0.113.{at}/32").parse().unwrap();
+        broad.targets[0].sources = (0..MAX_SOURCES).map(source).collect();
+        assert_eq!(broad.validate(), Ok(()), "the most for one machine");
+        let mut second = broad.targets[0].clone();
+        second.machine = "arn:aws:ec2:eu-west-1:123456789012:instance/i-0fedcba9876543210"
+            .parse()
+            .unwrap();
+        broad.targets.push(second);
+        assert_eq!(broad.validate(), Err(InvalidRequest::Pairs));
         let mut request = a_request();
         request.targets.push(request.targets[0].clone());
         assert!(matches!(request.validate(), Err(InvalidRequest::Twice(_))));

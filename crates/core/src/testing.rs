@@ -1,6 +1,10 @@
 //! Builders with good defaults, for tests of this crate and of those above it.
 
-use std::{collections::BTreeMap, net::IpAddr, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    time::Duration,
+};
 
 use chrono::{DateTime, TimeDelta};
 use uuid::Uuid;
@@ -10,6 +14,7 @@ use crate::{
     id::Id,
     net::{Ports, Source},
     policy::{Approval, GuardedPorts, JitPolicy, Lockdown, SharedGroups},
+    principal::{Principal, PrincipalKind},
     request::{AccessRequest, Pending, RequestState, Target},
     scope::Scope,
     time::Instant,
@@ -56,6 +61,19 @@ pub fn a_policy(scope: &str) -> JitPolicy {
     }
 }
 
+/// `user:corp/ada`, with a second factor and in no group.
+pub fn a_principal() -> Principal {
+    Principal {
+        kind: PrincipalKind::Human,
+        issuer: "corp".to_owned(),
+        subject: "ada".to_owned(),
+        name: None,
+        groups: BTreeSet::new(),
+        mfa: true,
+        claims: BTreeMap::new(),
+    }
+}
+
 /// Ten minutes of SSH on one instance from 203.0.113.7, pending, made at [`at`]`(0)`, lapsing a day later.
 ///
 /// # Panics
@@ -64,7 +82,8 @@ pub fn a_policy(scope: &str) -> JitPolicy {
 pub fn a_request() -> AccessRequest {
     AccessRequest {
         id: an_id(1),
-        requester: "user:corp/ada".parse().expect("a constant"),
+        requester: a_principal().reference(),
+        principal: a_principal(),
         targets: vec![Target {
             machine: "arn:aws:ec2:eu-west-1:123456789012:instance/i-0123456789abcdef0"
                 .parse()

@@ -52,6 +52,14 @@ pub struct Limits {
     pub header_bytes: usize,
     /// The most requests at once; more are answered with `overloaded`.
     pub concurrency: usize,
+    /// The most long polls at once; those beyond are answered without waiting.
+    pub waiting: usize,
+    /// How many requests a second one principal may send in the long run…
+    pub requests_per_second: u32,
+    /// …and how many at once.
+    pub request_burst: u32,
+    /// The most live grants of one requester on one machine. A burst at the same instant may go a few beyond.
+    pub grants_per_machine: u32,
     /// The longest that a request may take, beyond what it asks to wait itself.
     pub request_seconds: u64,
     /// How long a connection may take to send a request's head.
@@ -70,6 +78,10 @@ impl Default for Limits {
             body_bytes: 64 * 1024,
             header_bytes: 32 * 1024,
             concurrency: 512,
+            waiting: 4096,
+            requests_per_second: 100,
+            request_burst: 1000,
+            grants_per_machine: 100,
             request_seconds: 30,
             header_seconds: 10,
             drain_seconds: 20,
@@ -152,6 +164,16 @@ impl ServerConfig {
                 (20 * 1024..=1024 * 1024).contains(&limits.header_bytes),
             ),
             ("concurrency", (1..=100_000).contains(&limits.concurrency)),
+            ("waiting", limits.waiting <= 1_000_000),
+            (
+                "requests_per_second",
+                (1..=1_000_000).contains(&limits.requests_per_second),
+            ),
+            ("request_burst", (1..=1_000_000).contains(&limits.request_burst)),
+            (
+                "grants_per_machine",
+                (1..=100_000).contains(&limits.grants_per_machine),
+            ),
             ("request_seconds", (1..=600).contains(&limits.request_seconds)),
             ("header_seconds", (1..=600).contains(&limits.header_seconds)),
             ("drain_seconds", limits.drain_seconds <= 600),

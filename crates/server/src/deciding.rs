@@ -2,26 +2,38 @@
 
 use std::collections::BTreeMap;
 
+use postern_api::ErrorCode;
 use postern_authz::{Authorizer, Context, Decision, Resource, ResourceKind};
 use postern_core::{
     audit::{AuditEvent, Outcome, Subject},
     grant::Grant,
     id::RequestId,
+    machine::MachineId,
     request::{AccessRequest, Approved, InvalidTransition, Pending},
     role::Action,
     scope::Scope,
 };
-use postern_store::Tx;
+use postern_store::{StoredMachine, Tx};
 use serde_json::json;
 
 use crate::{
     decide::Question,
+    endpoints::access_requests_create,
     failure::Failure,
     flow::authenticate::Caller,
     granting::{Terms, machines_of},
     shape::access_request,
     state::App,
 };
+
+/// What allowed an approval, by target.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Approval<'a> {
+    /// That the approver may approve.
+    pub(crate) approver: &'a [Decision],
+    /// That the requester may still request.
+    pub(crate) requester: &'a [Decision],
+}
 
 /// What somebody wants to say to a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,6 +105,46 @@ impl App {
         }
     }
 
+    /// Whether whoever made the request would be allowed to make it now: roles may have been taken and guardrails
+    /// changed while it waited. What the requester's token said then is what is known of them. A no leaves the
+    /// request as it is, and stands in the audit log.
+    pub(crate) async fn may_still_request(
+        &self,
+        tx: Tx,
+        authorizer: &Authorizer,
+        caller: &Caller,
+        request: &AccessRequest<Pending>,
+        machines: &BTreeMap<MachineId, StoredMachine>,
+    ) -> Result<(Tx, Vec<Decision>), Failure> {
+        let mut decisions = Vec::with_capacity(request.targets.len());
+        for target in &request.targets {
+            let machine = machines.get(&target.machine);
+            let question =
+                access_requests_create::question(Action::Request, request, target, machine, self.now());
+            let decision = self.decide(authorizer, &request.principal, &question);
+            if !decision.allowed {
+                let subject = Subject {
+                    request: Some(request.id),
+                    ..question.subject
+                };
+                let scope = target.machine.scope();
+                let action = Verdict::Approve.event();
+                let mut event = self.event(caller, action, scope, subject, Some(&decision), json!({}));
+                event.outcome = Outcome::Denied;
+                self.write_alone(tx, event).await?;
+                return Err(Failure::new(
+                    ErrorCode::RequesterNotAllowed,
+                    format!(
+                        "the requester may not make this request now: {}",
+                        decision.explain()
+                    ),
+                ));
+            }
+            decisions.push(decision);
+        }
+        Ok((tx, decisions))
+    }
+
     /// The failure that an impossible decision is. Where it is refused to this caller, and not to everybody, that
     /// is a decision of its own and stands in the audit log.
     pub(crate) async fn impossible(
@@ -105,7 +157,9 @@ impl App {
     ) -> Failure {
         let failure = access_request::impossible(error);
         match error {
-            InvalidTransition::OwnRequest | InvalidTransition::NotTheRequester => {
+            InvalidTransition::OwnRequest
+            | InvalidTransition::NotAPerson(_)
+            | InvalidTransition::NotTheRequester => {
                 let subject = Subject {
                     request: Some(id),
                     ..Subject::default()
@@ -130,9 +184,8 @@ impl App {
         request: &AccessRequest<Approved>,
         terms: &[Terms],
         grants: &[Grant],
-        decisions: Option<&[Decision]>,
+        decided: Option<Approval<'_>>,
     ) -> Vec<AuditEvent> {
-        let decisions: BTreeMap<usize, &Decision> = decisions.into_iter().flatten().enumerate().collect();
         grants
             .iter()
             .zip(terms)
@@ -157,7 +210,8 @@ impl App {
                 event.decision = Some(json!({
                     "by": request.state.by,
                     "policy": { "id": terms.policy, "name": terms.policy_name },
-                    "authorization": decisions.get(&at),
+                    "authorization": decided.and_then(|by| by.approver.get(at)),
+                    "requester": decided.and_then(|by| by.requester.get(at)),
                 }));
                 event
             })

@@ -103,6 +103,21 @@ impl App {
         terms: &[Terms],
         now: Instant,
     ) -> Result<Vec<Grant>, Failure> {
+        let most = self.config.limits.grants_per_machine;
+        if let Some((machine, live)) = tx
+            .count_live_grants(&request.requester, &machines_of(request))
+            .await?
+            .into_iter()
+            .find(|(_, live)| *live >= u64::from(most))
+        {
+            return Err(Failure::new(
+                ErrorCode::TooManyGrants,
+                format!(
+                    "`{}` has {live} live grants on machine `{machine}`, and {most} are the most",
+                    request.requester
+                ),
+            ));
+        }
         let delta = |duration| TimeDelta::from_std(duration).map_err(Failure::internal);
         let deadline = now + delta(self.config.limits.open_timeout())?;
         let not_after = deadline + delta(request.duration)?;

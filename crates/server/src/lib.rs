@@ -21,6 +21,7 @@ mod router;
 mod serve;
 mod shape;
 mod state;
+mod waiting;
 
 pub use config::ServerConfig;
 pub use router::openapi;

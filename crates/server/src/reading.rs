@@ -1,26 +1,22 @@
-//! Reading requests and grants: who may, how they are shown, and waiting until they are decided and open.
-
-use std::time::Duration;
+//! Reading requests and grants: who may, and how they are shown.
 
 use postern_api::{access_request as api, grant as api_grant};
-use postern_authz::{Context, Resource, ResourceKind};
+use postern_authz::{Authorizer, Context, Resource, ResourceKind};
 use postern_core::{
     audit::Subject,
-    grant::{Grant, GrantState},
-    id::RequestId,
+    grant::Grant,
     request::{AccessRequest, RequestState},
     role::Action,
 };
 
 use crate::{
-    decide::Question, failure::Failure, flow::authenticate::Caller, granting, shape::access_request,
+    decide::Question,
+    failure::Failure,
+    flow::authenticate::Caller,
+    granting::{self, machines_of},
+    shape::access_request,
     state::App,
 };
-
-/// The first pause between two looks of a long poll; each is twice as long as the one before…
-const FIRST_PAUSE: Duration = Duration::from_millis(5);
-/// …up to this.
-const LONGEST_PAUSE: Duration = Duration::from_millis(250);
 
 impl App {
     /// The question whether somebody may do something to a grant.
@@ -62,7 +58,8 @@ impl App {
         })
     }
 
-    /// Whether the caller may see the request: their own, or one for a machine that they may read.
+    /// Whether the caller may see the request: their own, or one of whose machines they may read every one. A request
+    /// is shown whole or not at all, so that a reader of one machine learns of no other.
     pub(crate) async fn may_see_request(
         &self,
         caller: &Caller,
@@ -72,19 +69,13 @@ impl App {
             return Ok(());
         }
         let authorizer = self.authorizer().await?;
-        let mut refused = None;
+        let mut tags = self.store.tags_of(&machines_of(request)).await?;
         for target in &request.targets {
-            let tags = self
-                .store
-                .machine(&target.machine)
-                .await?
-                .map(|stored| stored.machine.tags)
-                .unwrap_or_default();
             let question = Question {
                 action: Action::Read,
                 resource: Resource {
                     scope: target.machine.scope(),
-                    tags,
+                    tags: tags.remove(&target.machine).unwrap_or_default(),
                     kind: ResourceKind::AccessRequest,
                 },
                 context: Context::at(self.now()),
@@ -96,28 +87,61 @@ impl App {
                 },
                 reason: None,
             };
-            let decision = self.decide(&authorizer, &caller.principal, &question);
-            if decision.allowed {
-                return Ok(());
-            }
-            refused.get_or_insert((question, decision));
+            self.allow_read(&authorizer, caller, question).await?;
         }
-        let (question, decision) = refused.ok_or_else(|| Failure::not_found("such access request"))?;
-        let tx = self.store.begin().await?;
-        Err(self.deny(tx, &authorizer, caller, question, &decision).await)
+        Ok(())
+    }
+
+    /// What guardrails leave of items that were chosen by the scopes of role assignments: those whose every
+    /// resource the caller may do this to.
+    pub(crate) fn not_forbidden<T>(
+        &self,
+        authorizer: &Authorizer,
+        caller: &Caller,
+        action: Action,
+        items: Vec<T>,
+        resources: impl Fn(&T) -> Vec<Resource>,
+    ) -> Vec<T> {
+        if authorizer.guardrails().is_empty() {
+            return items;
+        }
+        let context = Context::at(self.now());
+        let allowed = |resource: &Resource| {
+            authorizer
+                .decide(&caller.principal, action, resource, &context)
+                .allowed
+        };
+        items
+            .into_iter()
+            .filter(|item| resources(item).iter().all(allowed))
+            .collect()
+    }
+
+    /// The grants that came of the request.
+    pub(crate) async fn grants_of(&self, request: &AccessRequest) -> Result<Vec<Grant>, Failure> {
+        match &request.state {
+            RequestState::Approved(_) => Ok(self.store.grants_of_request(request.id).await?),
+            _ => Ok(Vec::new()),
+        }
     }
 
     /// The request as it is, with its grants and their hops.
     pub(crate) async fn show_request(&self, request: &AccessRequest) -> Result<api::AccessRequest, Failure> {
-        let grants = match &request.state {
-            RequestState::Approved(_) => self.store.grants_of_request(request.id).await?,
-            _ => Vec::new(),
-        };
+        let grants = self.grants_of(request).await?;
+        self.show_request_with(request, &grants).await
+    }
+
+    /// The request as it is, with these grants of it and their hops.
+    pub(crate) async fn show_request_with(
+        &self,
+        request: &AccessRequest,
+        grants: &[Grant],
+    ) -> Result<api::AccessRequest, Failure> {
         let ids: Vec<_> = grants.iter().map(|grant| grant.id).collect();
         let hops = self.store.hops_of(&ids).await?;
         Ok(access_request::show(
             request,
-            granting::show_all(&grants, hops),
+            granting::show_all(grants, hops),
             self.now(),
         ))
     }
@@ -128,45 +152,5 @@ impl App {
         granting::show_all(std::slice::from_ref(grant), hops)
             .pop()
             .ok_or_else(|| Failure::internal("one grant is shown as one"))
-    }
-
-    /// The request, when it is decided and each of its grants is open or has ended, or when the time is over, or
-    /// when the server stops.
-    pub(crate) async fn wait_for_request(
-        &self,
-        id: RequestId,
-        longest: Duration,
-    ) -> Result<api::AccessRequest, Failure> {
-        let until = tokio::time::Instant::now() + longest;
-        let mut pause = FIRST_PAUSE;
-        loop {
-            let request = self
-                .store
-                .request(id)
-                .await?
-                .ok_or_else(|| Failure::not_found("such access request"))?;
-            let left = until.saturating_duration_since(tokio::time::Instant::now());
-            if left.is_zero() || self.stopping.is_cancelled() || self.is_settled(&request).await? {
-                return self.show_request(&request).await;
-            }
-            tokio::select! {
-                () = tokio::time::sleep(pause.min(left)) => {}
-                () = self.stopping.cancelled() => {}
-            }
-            pause = (pause * 2).min(LONGEST_PAUSE);
-        }
-    }
-
-    async fn is_settled(&self, request: &AccessRequest) -> Result<bool, Failure> {
-        match &request.state {
-            RequestState::Pending(pending) => Ok(pending.lapses_at <= self.now()),
-            RequestState::Approved(_) => Ok(self
-                .store
-                .grants_of_request(request.id)
-                .await?
-                .iter()
-                .all(|grant| !matches!(grant.state, GrantState::Opening(_)))),
-            RequestState::Denied(_) | RequestState::Withdrawn(_) | RequestState::Lapsed(_) => Ok(true),
-        }
     }
 }

@@ -115,13 +115,17 @@ pub(crate) fn router(app: Arc<App>) -> Router {
     let (open, _) = open().split_for_parts();
     let layers = ServiceBuilder::new()
         .layer(middleware::from_fn_with_state(Arc::clone(&app), respond::respond))
-        .layer(CatchPanicLayer::custom(limits::panicked))
-        .layer(middleware::from_fn_with_state(Arc::clone(&app), limits::limit));
+        .layer(CatchPanicLayer::custom(limits::panicked));
+    let open = open.layer(middleware::from_fn_with_state(
+        Arc::clone(&app),
+        limits::limit_open,
+    ));
     guarded
         .layer(middleware::from_fn_with_state(
             Arc::clone(&app),
             authenticate::authenticate,
         ))
+        .layer(middleware::from_fn_with_state(Arc::clone(&app), limits::limit))
         .merge(open)
         .fallback(fallback::no_path)
         .method_not_allowed_fallback(fallback::no_method)

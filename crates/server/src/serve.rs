@@ -24,10 +24,15 @@ use crate::{
     bootstrap,
     config::{ConfigError, Limits, ServerConfig, TlsConfig},
     decide::Decider,
+    flow::limits::PrincipalRate,
     metrics::Metrics,
     router,
     state::{App, EngineHealth},
+    waiting::{self, Waiting},
 };
+
+/// The most requests at once to the routes that need no token.
+const OPEN_CONCURRENCY: usize = 32;
 
 /// What the server works with.
 pub struct Dependencies {
@@ -115,7 +120,11 @@ impl Server {
         let limits = config.limits.clone();
         let stopping = CancellationToken::new();
         let app = Arc::new(App {
-            permits: Semaphore::new(limits.concurrency),
+            permits: Arc::new(Semaphore::new(limits.concurrency)),
+            open_permits: Semaphore::new(OPEN_CONCURRENCY),
+            seats: Semaphore::new(limits.waiting),
+            rate: PrincipalRate::new(&limits),
+            waiting: Waiting::default(),
             metrics: Metrics::register(&mut registry),
             failures: FailureBudget::default(),
             stopping: stopping.clone(),
@@ -128,6 +137,7 @@ impl Server {
             registry,
             engine,
         });
+        drop(tokio::spawn(waiting::listen(Arc::clone(&app))));
         let handle = Handle::new();
         let task = serve(listener, tls, router::router(app), &limits, handle.clone()).map_err(failed)?;
         tracing::info!(%address, "serving");

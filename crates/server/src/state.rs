@@ -12,7 +12,9 @@ use crate::{
     auth::{Authenticator, failed::FailureBudget},
     config::ServerConfig,
     decide::Decider,
+    flow::limits::PrincipalRate,
     metrics::Metrics,
+    waiting::Waiting,
 };
 
 /// Whether the reconcile loop of this process does its work; if not, why.
@@ -30,7 +32,14 @@ pub(crate) struct App {
     pub(crate) metrics: Metrics,
     pub(crate) registry: Registry,
     pub(crate) engine: EngineHealth,
-    pub(crate) permits: Semaphore,
+    /// Places for requests under way.
+    pub(crate) permits: Arc<Semaphore>,
+    /// Places for requests without a token.
+    pub(crate) open_permits: Semaphore,
+    /// Places for long polls.
+    pub(crate) seats: Semaphore,
+    pub(crate) rate: PrincipalRate,
+    pub(crate) waiting: Waiting,
     /// Ends long polls when the server stops.
     pub(crate) stopping: CancellationToken,
 }

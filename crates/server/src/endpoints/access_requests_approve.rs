@@ -15,7 +15,7 @@ use postern_core::{
 };
 
 use crate::{
-    deciding::Verdict,
+    deciding::{Approval, Verdict},
     failure::Failure,
     flow::{
         authenticate::Caller,
@@ -37,10 +37,10 @@ use crate::{
     ),
     responses(
         (status = 200, description = "It is approved.", body = Shown),
-        (status = 403, description = "`forbidden`, `own_request`", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "`forbidden`, `own_request`, `not_a_person`", body = Problem, content_type = "application/problem+json"),
         (status = 404, description = "`not_found`, `machine_not_found`", body = Problem, content_type = "application/problem+json"),
-        (status = 409, description = "`already_decided`, `request_lapsed`, `idempotency_in_flight`", body = Problem, content_type = "application/problem+json"),
-        (status = 422, description = "`no_policy`, `port_not_guarded`, `source_not_allowed`, `duration_too_long`, `nothing_to_open`: the policies changed since it was asked", body = Problem, content_type = "application/problem+json"),
+        (status = 409, description = "`already_decided`, `request_lapsed`, `too_many_grants`, `idempotency_in_flight`", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "`no_policy`, `port_not_guarded`, `source_not_allowed`, `duration_too_long`, `nothing_to_open`, `requester_not_allowed`: the policies or the requester's roles changed since it was asked", body = Problem, content_type = "application/problem+json"),
         (status = "default", description = "Any other problem.", body = Problem,
          content_type = "application/problem+json")
     )
@@ -63,6 +63,10 @@ pub(crate) async fn approve_access_request(
     let (mut tx, pending, decisions) = app
         .may_decide(tx, &authorizer, &caller, id, Verdict::Approve, None)
         .await?;
+    let machines = tx.machines(&granting::machines_of(&pending)).await?;
+    let (tx, still) = app
+        .may_still_request(tx, &authorizer, &caller, &pending, &machines)
+        .await?;
     let approved: AccessRequest<Approved> = match pending.approve(caller.reference(), now) {
         Ok(approved) => approved,
         Err(error) => {
@@ -71,7 +75,7 @@ pub(crate) async fn approve_access_request(
                 .await);
         }
     };
-    let machines = tx.machines(&granting::machines_of(&approved)).await?;
+    let mut tx = tx;
     let mut terms = Vec::with_capacity(approved.targets.len());
     for (at, target) in approved.targets.iter().enumerate() {
         let machine = machines
@@ -88,7 +92,10 @@ pub(crate) async fn approve_access_request(
         &approved,
         &terms,
         &grants,
-        Some(&decisions),
+        Some(Approval {
+            approver: &decisions,
+            requester: &still,
+        }),
     );
     tx.audit(&events).await?;
     let hops = tx

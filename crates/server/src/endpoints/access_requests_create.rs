@@ -28,7 +28,12 @@ use serde_json::json;
 use crate::{
     decide::Question,
     failure::Failure,
-    flow::{authenticate::Caller, body::Command, limits::MAX_WAIT, query::Parameters},
+    flow::{
+        authenticate::Caller,
+        body::Command,
+        limits::{MAX_WAIT, Place},
+        query::Parameters,
+    },
     granting::{self, Terms, machines_of},
     idempotency,
     shape::access_request,
@@ -56,7 +61,7 @@ const EVENT: &str = "access_request.create";
         (status = 401, description = "`step_up_required` (RFC 9470), and the token's problems", body = Problem, content_type = "application/problem+json"),
         (status = 403, description = "`forbidden`: names what is missing or forbids", body = Problem, content_type = "application/problem+json"),
         (status = 404, description = "`machine_not_found`", body = Problem, content_type = "application/problem+json"),
-        (status = 409, description = "`idempotency_in_flight`", body = Problem, content_type = "application/problem+json"),
+        (status = 409, description = "`too_many_grants`, `idempotency_in_flight`", body = Problem, content_type = "application/problem+json"),
         (status = 422, description = "`no_policy`, `port_not_guarded`, `source_not_allowed`, `duration_too_long`, `nothing_to_open`, `idempotency_key_reused`", body = Problem, content_type = "application/problem+json"),
         (status = "default", description = "Any other problem.", body = Problem,
          content_type = "application/problem+json")
@@ -65,6 +70,7 @@ const EVENT: &str = "access_request.create";
 pub(crate) async fn create_access_request(
     State(app): State<Arc<App>>,
     caller: Caller,
+    place: Place,
     Parameters(query): Parameters<AccessRequestCreateQuery>,
     command: Command<AccessRequestCreate>,
 ) -> Result<Response, Failure> {
@@ -82,7 +88,7 @@ pub(crate) async fn create_access_request(
     let request = access_request::read(
         &command.body,
         app.ids.next(now),
-        caller.reference(),
+        (*caller.principal).clone(),
         now,
         lapses_at,
     )?;
@@ -99,7 +105,7 @@ pub(crate) async fn create_access_request(
             .cloned()
             .ok_or_else(|| Failure::internal("a stored access request has no id"))
             .and_then(|id| serde_json::from_value(id).map_err(Failure::internal))?;
-        let shown = app.wait_for_request(id, wait).await?;
+        let shown = app.wait_for_request(id, wait, &place).await?;
         return replay.with_body(shown);
     }
     // Policies before machines, as everybody locks them.
@@ -172,12 +178,13 @@ pub(crate) async fn create_access_request(
     let shown = if wait.is_zero() {
         shown
     } else {
-        app.wait_for_request(id, wait).await?
+        app.wait_for_request(id, wait, &place).await?
     };
     Ok((StatusCode::CREATED, Json(shown)).into_response())
 }
 
-fn question(
+/// The question whether somebody may do something about one target of a request.
+pub(crate) fn question(
     action: Action,
     request: &AccessRequest<Pending>,
     target: &Target,

@@ -12,7 +12,8 @@ use crate::{
     state::App,
 };
 
-/// One access request, with its grants and their hops. Yours, or one for a machine that you may read.
+/// One access request, with its grants and their hops. Yours, or one of whose machines you may read
+/// every one.
 #[utoipa::path(
     get, path = "/v1/access-requests/{id}", tag = "access-requests", operation_id = "getAccessRequest",
     params(("id" = String, Path, description = "The request's id.")),

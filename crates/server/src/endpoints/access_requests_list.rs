@@ -7,7 +7,8 @@ use postern_api::{
     ErrorCode, Page, Problem,
     access_request::{AccessRequest, AccessRequestQuery},
 };
-use postern_core::role::Action;
+use postern_authz::{Resource, ResourceKind};
+use postern_core::{machine::MachineId, request::Target, role::Action};
 use postern_store::{RequestFilter, Visible};
 
 use crate::{
@@ -17,10 +18,13 @@ use crate::{
         page,
         query::{Parameters, principal},
     },
+    granting::machines_of,
     state::App,
 };
 
-/// Your own access requests and those for machines that you may read, the newest first.
+/// Your own access requests and those of whose machines you may read every one, the newest first.
+///
+/// A page may hold fewer than `limit`, where a guardrail forbids some.
 #[utoipa::path(
     get, path = "/v1/access-requests", tag = "access-requests", operation_id = "listAccessRequests",
     params(AccessRequestQuery),
@@ -60,12 +64,24 @@ pub(crate) async fn list_access_requests(
         machine: None,
     };
     let found = app.store.requests(&filter, after, limit).await?;
-    let mut items = Vec::with_capacity(found.items.len());
-    for request in &found.items {
+    let next_cursor = found.next.as_ref().map(page::cursor);
+    let machines: Vec<MachineId> = found.items.iter().flat_map(machines_of).collect();
+    let tags = app.store.tags_of(&machines).await?;
+    let own = caller.reference();
+    let visible = app.not_forbidden(&authorizer, &caller, Action::Read, found.items, |request| {
+        if request.requester == own {
+            return Vec::new();
+        }
+        let resource = |target: &Target| Resource {
+            scope: target.machine.scope(),
+            tags: tags.get(&target.machine).cloned().unwrap_or_default(),
+            kind: ResourceKind::AccessRequest,
+        };
+        request.targets.iter().map(resource).collect()
+    });
+    let mut items = Vec::with_capacity(visible.len());
+    for request in &visible {
         items.push(app.show_request(request).await?);
     }
-    Ok(Json(Page {
-        items,
-        next_cursor: found.next.as_ref().map(page::cursor),
-    }))
+    Ok(Json(Page { items, next_cursor }))
 }

@@ -7,6 +7,7 @@ use postern_api::{
     ErrorCode, Page, Problem,
     grant::{Grant, GrantQuery},
 };
+use postern_authz::{Resource, ResourceKind};
 use postern_core::{machine::MachineId, role::Action};
 use postern_store::{GrantFilter, Visible};
 
@@ -22,6 +23,8 @@ use crate::{
 };
 
 /// Your own grants and those on machines that you may read, the newest first.
+///
+/// A page may hold fewer than `limit`, where a guardrail forbids some.
 #[utoipa::path(
     get, path = "/v1/grants", tag = "grants", operation_id = "listGrants",
     params(GrantQuery),
@@ -75,10 +78,24 @@ pub(crate) async fn list_grants(
         policy: None,
     };
     let found = app.store.grants(&filter, after, limit).await?;
-    let ids: Vec<_> = found.items.iter().map(|grant| grant.id).collect();
+    let next_cursor = found.next.as_ref().map(page::cursor);
+    let machines: Vec<MachineId> = found.items.iter().map(|grant| grant.machine.clone()).collect();
+    let tags = app.store.tags_of(&machines).await?;
+    let own = caller.reference();
+    let visible = app.not_forbidden(&authorizer, &caller, Action::Read, found.items, |grant| {
+        if grant.requester == own {
+            return Vec::new();
+        }
+        vec![Resource {
+            scope: grant.machine.scope(),
+            tags: tags.get(&grant.machine).cloned().unwrap_or_default(),
+            kind: ResourceKind::Grant,
+        }]
+    });
+    let ids: Vec<_> = visible.iter().map(|grant| grant.id).collect();
     let hops = app.store.hops_of(&ids).await?;
     Ok(Json(Page {
-        items: granting::show_all(&found.items, hops),
-        next_cursor: found.next.as_ref().map(page::cursor),
+        items: granting::show_all(&visible, hops),
+        next_cursor,
     }))
 }

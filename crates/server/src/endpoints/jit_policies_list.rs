@@ -1,12 +1,13 @@
 //! `GET /v1/jit-policies`: the JIT policies that the caller may see.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use axum::{Json, extract::State};
 use postern_api::{
     Page, Problem,
     jit_policy::{JitPolicy, JitPolicyQuery},
 };
+use postern_authz::{Resource, ResourceKind};
 use postern_core::role::Action;
 use postern_store::Visible;
 
@@ -18,6 +19,8 @@ use crate::{
 };
 
 /// The JIT policies at scopes that you may read, by id.
+///
+/// A page may hold fewer than `limit`, where a guardrail forbids some.
 #[utoipa::path(
     get, path = "/v1/jit-policies", tag = "jit-policies", operation_id = "listJitPolicies",
     params(JitPolicyQuery),
@@ -41,8 +44,16 @@ pub(crate) async fn list_jit_policies(
         own: None,
     };
     let found = app.store.policies(&visible, after, limit).await?;
+    let next_cursor = found.next.as_ref().map(page::cursor);
+    let visible = app.not_forbidden(&authorizer, &caller, Action::Read, found.items, |policy| {
+        vec![Resource {
+            scope: policy.scope.clone(),
+            tags: BTreeMap::new(),
+            kind: ResourceKind::JitPolicy,
+        }]
+    });
     Ok(Json(Page {
-        items: found.items.iter().map(jit_policy::show).collect(),
-        next_cursor: found.next.as_ref().map(page::cursor),
+        items: visible.iter().map(jit_policy::show).collect(),
+        next_cursor,
     }))
 }

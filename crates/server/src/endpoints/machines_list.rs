@@ -7,7 +7,7 @@ use postern_api::{
     ErrorCode, Page, Problem,
     machine::{Machine, MachineQuery},
 };
-use postern_authz::{Context, Resource};
+use postern_authz::Resource;
 use postern_core::{machine::Cloud, posture::PostureKind, role::Action, scope::Scope};
 use postern_store::{MachineFilter, Visible};
 
@@ -23,6 +23,8 @@ use crate::{
 };
 
 /// The machines that you may read, by id.
+///
+/// A page may hold fewer than `limit`, where a guardrail forbids some.
 #[utoipa::path(
     get, path = "/v1/machines", tag = "machines", operation_id = "listMachines",
     params(MachineQuery),
@@ -71,28 +73,16 @@ pub(crate) async fn list_machines(
         with_gone: false,
     };
     let found = app.store.machines(&filter, after.as_ref(), limit).await?;
-    let context = Context::at(app.now());
-    let guarded = !authorizer.guardrails().is_empty();
-    let items = found
-        .items
-        .iter()
-        .filter(|stored| {
-            // Assignments have been asked by scope; guardrails may depend on each machine's tags.
-            !guarded
-                || authorizer
-                    .decide(
-                        &caller.principal,
-                        Action::Read,
-                        &Resource::machine(stored.machine.id.scope(), stored.machine.tags.clone()),
-                        &context,
-                    )
-                    .allowed
-        })
-        .map(machine::show)
-        .collect();
+    let next_cursor = found.next.as_ref().map(page::cursor);
+    let visible = app.not_forbidden(&authorizer, &caller, Action::Read, found.items, |stored| {
+        vec![Resource::machine(
+            stored.machine.id.scope(),
+            stored.machine.tags.clone(),
+        )]
+    });
     Ok(Json(Page {
-        items,
-        next_cursor: found.next.as_ref().map(page::cursor),
+        items: visible.iter().map(machine::show).collect(),
+        next_cursor,
     }))
 }
 

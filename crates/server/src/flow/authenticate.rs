@@ -58,6 +58,9 @@ pub(crate) async fn authenticate(State(app): State<Arc<App>>, mut request: Reque
     let headers: HeaderMap = request.headers().clone();
     match app.authenticator.authenticate(&headers).await {
         Ok(principal) => {
+            if let Err(failure) = app.rate.take(&principal.reference()) {
+                return failure.into_response();
+            }
             request.extensions_mut().insert(Caller {
                 principal: Arc::new(principal),
                 request_id,

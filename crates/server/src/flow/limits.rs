@@ -1,17 +1,28 @@
-//! Limits on a request: how many at once, how long, and what happens when a handler panics.
+//! Limits on a request: how many at once, how many of one principal, how long, and what happens when a handler
+//! panics.
 
-use std::{any::Any, sync::Arc, time::Duration};
+use std::{
+    any::Any,
+    num::NonZeroU32,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use axum::{
-    extract::{Request, State},
+    extract::{FromRequestParts, Request, State},
     middleware::Next,
     response::{IntoResponse, Response},
 };
-use http::{HeaderValue, Uri, header::RETRY_AFTER};
+use governor::{
+    Quota, RateLimiter, clock::Clock as _, middleware::NoOpMiddleware, state::keyed::HashMapStateStore,
+};
+use http::{HeaderValue, Uri, header::RETRY_AFTER, request::Parts};
 use postern_api::ErrorCode;
+use postern_core::principal::PrincipalRef;
+use tokio::sync::OwnedSemaphorePermit;
 use url::form_urlencoded;
 
-use crate::{failure::Failure, state::App};
+use crate::{config::Limits, failure::Failure, state::App};
 
 /// The longest that a request may ask to wait, in seconds.
 pub(crate) const MAX_WAIT: u32 = 60;
@@ -25,15 +36,101 @@ fn asked_to_wait(uri: &Uri) -> Duration {
     Duration::from_secs(seconds.min(MAX_WAIT).into())
 }
 
+/// A request's place among those under way. It is free again when the request is answered, or before.
+#[derive(Debug, Clone)]
+pub(crate) struct Place(Arc<Mutex<Option<OwnedSemaphorePermit>>>);
+
+impl Place {
+    /// Lets another request in: this one only waits from now on.
+    pub(crate) fn give_up(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
+}
+
+impl<S: Sync> FromRequestParts<S> for Place {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Failure> {
+        parts
+            .extensions
+            .get::<Self>()
+            .cloned()
+            .ok_or_else(|| Failure::internal("an endpoint that waits is outside the limited routes"))
+    }
+}
+
+/// How often one principal may ask: a bucket for each who asked lately.
+#[derive(Debug)]
+pub(crate) struct PrincipalRate(
+    RateLimiter<
+        PrincipalRef,
+        HashMapStateStore<PrincipalRef>,
+        governor::clock::DefaultClock,
+        NoOpMiddleware<<governor::clock::DefaultClock as governor::clock::Clock>::Instant>,
+    >,
+);
+
+/// With this many buckets, those that are full again are forgotten.
+const BUCKETS: usize = 10_000;
+
+impl PrincipalRate {
+    pub(crate) fn new(limits: &Limits) -> Self {
+        let at_least_one = |number| NonZeroU32::new(number).unwrap_or(NonZeroU32::MIN);
+        let quota = Quota::per_second(at_least_one(limits.requests_per_second))
+            .allow_burst(at_least_one(limits.request_burst));
+        Self(RateLimiter::hashmap(quota))
+    }
+
+    /// Counts a request of this principal's, or refuses it and says when to come again.
+    pub(crate) fn take(&self, principal: &PrincipalRef) -> Result<(), Failure> {
+        if self.0.len() > BUCKETS {
+            self.0.retain_recent();
+        }
+        self.0.check_key(principal).map_err(|until| {
+            let wait = until.wait_time_from(governor::clock::DefaultClock::default().now());
+            let seconds = wait.as_secs() + 1;
+            Failure::new(
+                ErrorCode::RateLimited,
+                "you send more requests than one principal may",
+            )
+            .with_header(RETRY_AFTER, HeaderValue::from(seconds))
+        })
+    }
+}
+
 /// Refuses a request beyond the number that may be under way, and ends one that takes too long.
-pub(crate) async fn limit(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
-    let Ok(_permit) = app.permits.try_acquire() else {
-        return Failure::new(ErrorCode::Overloaded, "too many requests are under way")
-            .with_header(RETRY_AFTER, HeaderValue::from_static("1"))
-            .into_response();
+pub(crate) async fn limit(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
+    let Ok(permit) = Arc::clone(&app.permits).try_acquire_owned() else {
+        return overloaded();
     };
+    let place = Place(Arc::new(Mutex::new(Some(permit))));
+    request.extensions_mut().insert(place);
     let allowed =
         Duration::from_secs(app.config.limits.request_seconds).saturating_add(asked_to_wait(request.uri()));
+    within(allowed, request, next).await
+}
+
+/// The same for the routes that need no token, which have places of their own: whoever watches the server sees it
+/// when it is busy, and nobody without a token keeps those who have one out.
+pub(crate) async fn limit_open(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+    let Ok(_permit) = app.open_permits.try_acquire() else {
+        return overloaded();
+    };
+    within(
+        Duration::from_secs(app.config.limits.request_seconds),
+        request,
+        next,
+    )
+    .await
+}
+
+fn overloaded() -> Response {
+    Failure::new(ErrorCode::Overloaded, "too many requests are under way")
+        .with_header(RETRY_AFTER, HeaderValue::from_static("1"))
+        .into_response()
+}
+
+async fn within(allowed: Duration, request: Request, next: Next) -> Response {
     match tokio::time::timeout(allowed, next.run(request)).await {
         Ok(response) => response,
         Err(_) => Failure::new(

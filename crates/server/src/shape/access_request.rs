@@ -6,7 +6,7 @@ use postern_api::{ErrorCode, access_request as api, grant};
 use postern_core::{
     id::RequestId,
     policy::Refusal,
-    principal::PrincipalRef,
+    principal::Principal,
     request::{
         AccessRequest, Decider, InvalidRequest, InvalidTransition, MAX_REASON, Pending, RequestState, Target,
     },
@@ -19,7 +19,7 @@ use crate::failure::Failure;
 pub(crate) fn read(
     body: &api::AccessRequestCreate,
     id: RequestId,
-    requester: PrincipalRef,
+    principal: Principal,
     now: Instant,
     lapses_at: Instant,
 ) -> Result<AccessRequest<Pending>, Failure> {
@@ -31,7 +31,8 @@ pub(crate) fn read(
         .collect::<Result<Vec<_>, Failure>>()?;
     let request = AccessRequest {
         id,
-        requester,
+        requester: principal.reference(),
+        principal,
         targets,
         // Negative and zero are out of bounds alike, which `validate` says with the bounds.
         duration: Duration::from_secs(u64::try_from(body.duration_seconds).unwrap_or(0)),
@@ -41,7 +42,9 @@ pub(crate) fn read(
     };
     request.validate().map_err(|error| {
         let (code, pointer) = match &error {
-            InvalidRequest::Targets => (ErrorCode::InvalidTargets, "/targets".to_owned()),
+            InvalidRequest::Targets | InvalidRequest::Pairs => {
+                (ErrorCode::InvalidTargets, "/targets".to_owned())
+            }
             InvalidRequest::Twice(machine) => (
                 ErrorCode::InvalidTargets,
                 request
@@ -150,6 +153,7 @@ pub(crate) fn impossible(error: &InvalidTransition) -> Failure {
     let code = match error {
         InvalidTransition::AlreadyDecided(_) => ErrorCode::AlreadyDecided,
         InvalidTransition::OwnRequest => ErrorCode::OwnRequest,
+        InvalidTransition::NotAPerson(_) => ErrorCode::NotAPerson,
         InvalidTransition::NotTheRequester => ErrorCode::NotTheRequester,
         InvalidTransition::Lapsed(_) => ErrorCode::RequestLapsed,
     };

@@ -13,5 +13,6 @@ mod document;
 mod idempotency;
 mod issuer;
 mod rig;
+mod separation;
 mod serving;
 mod story;

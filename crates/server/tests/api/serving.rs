@@ -2,11 +2,15 @@
 
 use std::time::Duration;
 
-use postern_api::ErrorCode;
+use postern_api::{
+    ErrorCode,
+    access_request::{AccessRequestCreateQuery, AccessRequestDeny, AccessRequestQuery},
+    grant::GrantQuery,
+};
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::rig::{Answer, Plan, Rig, ask, http};
+use crate::rig::{Answer, Plan, Rig, ask, code, http};
 
 #[tokio::test]
 async fn every_answer_has_a_request_id_and_careful_headers() {
@@ -95,34 +99,78 @@ async fn with_a_certificate_the_server_speaks_tls_only() {
     );
 }
 
-#[tokio::test]
-async fn too_many_at_once_are_turned_away() {
-    let rig = Rig::with(Plan {
-        change: Box::new(|config| config["limits"] = json!({ "concurrency": 1 })),
+async fn with_limits(limits: serde_json::Value) -> Rig {
+    Rig::with(Plan {
+        change: Box::new(|config| config["limits"] = limits),
         ..Plan::default()
     })
-    .await;
-    let machine = rig.ready_for_requests("one").await;
-    let ada = rig.client("ada");
-    let waiting = tokio::spawn(async move {
-        let query = postern_api::access_request::AccessRequestCreateQuery {
-            wait: Some(60),
-            dry_run: None,
-        };
-        ada.create_access_request(None, &query, &ask(&machine)).await
-    });
+    .await
+}
+
+fn waiting() -> AccessRequestCreateQuery {
+    AccessRequestCreateQuery {
+        wait: Some(60),
+        dry_run: None,
+    }
+}
+
+#[tokio::test]
+async fn too_many_at_once_are_turned_away_and_who_watches_the_server_is_not() {
+    let rig = with_limits(json!({ "concurrency": 1 })).await;
+    // A request whose body does not come holds its place.
+    let mut slow = tokio::net::TcpStream::connect(rig.address).await.unwrap();
+    let head = format!(
+        "POST /v1/access-requests HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {}\r\n\
+         content-type: application/json\r\ncontent-length: 100\r\n\r\n{{",
+        rig.token("ada")
+    );
+    slow.write_all(head.as_bytes()).await.unwrap();
     loop {
-        let answer = rig.get("/livez", "").await;
+        let answer = rig.get("/v1/machines", &rig.token("ada")).await;
         if answer.status == 503 {
             assert_eq!(answer.problem().code, ErrorCode::Overloaded);
+            assert_eq!(answer.headers["retry-after"], "1");
             break;
         }
         tokio::task::yield_now().await;
     }
-    // Stopping ends the wait, and the answer still comes.
+    for path in ["/livez", "/readyz", "/metrics", "/openapi.json"] {
+        assert_eq!(rig.get(path, "").await.status, 200, "{path}");
+    }
+    drop(slow);
+    while rig.get("/v1/machines", &rig.token("ada")).await.status != 200 {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn who_waits_keeps_nobody_out_and_is_answered_when_the_server_stops() {
+    let rig = with_limits(json!({ "concurrency": 1 })).await;
+    let machine = rig.ready_for_requests("one").await;
+    let ada = rig.client("ada");
+    let waits =
+        tokio::spawn(async move { ada.create_access_request(None, &waiting(), &ask(&machine)).await });
+    while rig.audit("access_request.create").await.is_empty() {
+        tokio::task::yield_now().await;
+    }
+    let mine = loop {
+        match rig
+            .client("ada")
+            .access_requests(&AccessRequestQuery::default())
+            .await
+        {
+            Ok(page) => break page.items,
+            Err(error) => assert_eq!(
+                error.problem().unwrap().code,
+                ErrorCode::Overloaded,
+                "until it waits"
+            ),
+        }
+    };
+    assert_eq!(mine.len(), 1);
+    assert!(!waits.is_finished(), "it waits for the approval");
     rig.running.shutdown().await.unwrap();
-    let answered = waiting.await.unwrap().unwrap();
-    assert_eq!(answered.status, "pending");
+    assert_eq!(waits.await.unwrap().unwrap().status, "pending");
     assert!(
         http()
             .get(format!("http://{}/livez", rig.address))
@@ -130,6 +178,81 @@ async fn too_many_at_once_are_turned_away() {
             .await
             .is_err()
     );
+}
+
+#[tokio::test]
+async fn who_waits_is_told_of_the_decision() {
+    let rig = Rig::start().await;
+    let machine = rig.ready_for_requests("one").await;
+    rig.assign("bob", "approver", "/aws").await;
+    let ada = rig.client("ada");
+    let waits =
+        tokio::spawn(async move { ada.create_access_request(None, &waiting(), &ask(&machine)).await });
+    let id = loop {
+        let mine = rig
+            .client("ada")
+            .access_requests(&AccessRequestQuery::default())
+            .await
+            .unwrap();
+        if let Some(request) = mine.items.first() {
+            break request.id.clone();
+        }
+    };
+    let no = AccessRequestDeny {
+        reason: "not today".into(),
+    };
+    rig.client("bob")
+        .deny_access_request(&id, None, &no)
+        .await
+        .unwrap();
+    assert_eq!(waits.await.unwrap().unwrap().status, "denied");
+}
+
+#[tokio::test]
+async fn beyond_the_places_for_waiting_nobody_waits() {
+    let rig = with_limits(json!({ "waiting": 0 })).await;
+    let machine = rig.ready_for_requests("one").await;
+    let made = rig
+        .client("ada")
+        .create_access_request(None, &waiting(), &ask(&machine))
+        .await;
+    assert_eq!(made.unwrap().status, "pending", "answered at once");
+}
+
+#[tokio::test]
+async fn one_principal_may_not_ask_without_end_and_keeps_out_no_other() {
+    let rig = with_limits(json!({ "requests_per_second": 1, "request_burst": 3 })).await;
+    let (ada, bob) = (rig.token("ada"), rig.token("bob"));
+    let refused = loop {
+        let answer = rig.get("/v1/machines", &ada).await;
+        if answer.status != 200 {
+            break answer;
+        }
+    };
+    assert_eq!(
+        (refused.status, refused.problem().code),
+        (429, ErrorCode::RateLimited)
+    );
+    let wait: u64 = refused.headers["retry-after"].to_str().unwrap().parse().unwrap();
+    assert!((1..=2).contains(&wait), "{wait}");
+    assert_eq!(rig.get("/v1/machines", &bob).await.status, 200);
+}
+
+#[tokio::test]
+async fn one_requester_has_only_so_many_live_grants_on_a_machine() {
+    let rig = with_limits(json!({ "grants_per_machine": 1 })).await;
+    let machine = rig.ready_for_requests("policy").await;
+    rig.assign("bob", "requester", "/aws").await;
+    let (ada, bob) = (rig.client("ada"), rig.client("bob"));
+    let create = async |client: &postern_api::Client| {
+        let query = AccessRequestCreateQuery::default();
+        client.create_access_request(None, &query, &ask(&machine)).await
+    };
+    create(&ada).await.unwrap();
+    assert_eq!(code(create(&ada).await), ErrorCode::TooManyGrants);
+    create(&bob).await.unwrap();
+    let all = rig.owner().grants(&GrantQuery::default()).await.unwrap();
+    assert_eq!(all.items.len(), 2, "the refused one made nothing");
 }
 
 #[tokio::test]
