@@ -1,5 +1,7 @@
 //! The audit log: appended to, read, never changed.
 
+use std::collections::BTreeMap;
+
 use postern_core::{
     audit::{Actor, AuditEvent, Outcome, Subject},
     id::{ChangeId, EventId, GrantId, PassId, PolicyId, RequestId},
@@ -291,5 +293,24 @@ impl Store {
             .map(StoredEvent::try_from)
             .collect::<Result<Vec<_>, _>>()?;
         Ok(Page::of(events, limit, |stored| stored.seq))
+    }
+
+    /// The events with these ids; those of no event are left out.
+    pub(crate) async fn events_by_id(
+        &self,
+        ids: &[Uuid],
+    ) -> Result<BTreeMap<EventId, StoredEvent>, StoreError> {
+        sqlx::query_as!(
+            Row,
+            "SELECT seq, id, at, action, outcome, actor, scope, reason, decision, details, request_id, grant_id,
+                 policy_id, machine_id, point, pass_id, change_id, http_request
+             FROM audit_events WHERE id = ANY ($1)",
+            ids,
+        )
+        .fetch_all(&self.pool)
+        .await?
+        .into_iter()
+        .map(|row| StoredEvent::try_from(row).map(|stored| (stored.event.id, stored)))
+        .collect()
     }
 }

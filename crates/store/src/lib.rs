@@ -23,6 +23,7 @@ mod hops;
 mod idempotency;
 mod journal;
 mod machines;
+mod outbox;
 mod page;
 mod points;
 mod policies;
@@ -47,6 +48,10 @@ pub use crate::{
     machines::{
         CoverageChange, Covered, Gone, MachineFilter, MachineRow, PointOfMachine, SavedMachines,
         StoredMachine,
+    },
+    outbox::{
+        Attempted, Delivery, DeliveryFilter, DeliveryStatus, OutboxListener, SubscriberLease, Subscription,
+        Waiting,
     },
     page::{Page, Visible},
     points::Point,

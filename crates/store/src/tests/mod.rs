@@ -8,6 +8,7 @@ mod faults;
 mod grants;
 mod inventory;
 mod journal;
+mod outbox;
 mod progress;
 mod roles;
 
