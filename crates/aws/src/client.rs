@@ -1,20 +1,10 @@
 //! EC2 clients: one per account and region, with our own connections, timeouts and no retries of their own.
 
-use std::{
-    collections::BTreeMap,
-    fmt,
-    time::{Duration, SystemTime},
-};
+use std::{collections::BTreeMap, fmt, time::Duration};
 
 use aws_config::BehaviorVersion;
-use aws_credential_types::{
-    Credentials,
-    provider::{self, ProvideCredentials, SharedCredentialsProvider, error::CredentialsError, future},
-};
-use aws_sdk_ec2::{
-    config::{Region, retry::RetryConfig, timeout::TimeoutConfig},
-    error::ProvideErrorMetadata,
-};
+use aws_credential_types::{Credentials, provider::SharedCredentialsProvider};
+use aws_sdk_ec2::config::{Region, retry::RetryConfig, timeout::TimeoutConfig};
 use aws_smithy_http_client::tls;
 use aws_smithy_runtime_api::client::http::SharedHttpClient;
 use postern_core::enforcer::EnforceError;
@@ -22,8 +12,8 @@ use secrecy::ExposeSecret;
 use tokio::{sync::Mutex, time::Instant};
 
 use crate::{
-    config::{AssumeRole, AwsAccount, AwsConfig, BaseCredentials},
-    error::{RoleRefused, trail},
+    config::{AwsAccount, AwsConfig, BaseCredentials},
+    credentials::{AssumedRole, Checked},
 };
 
 /// For how long it is believed that a VPC has no IPv6 block.
@@ -115,13 +105,14 @@ impl Clients {
     }
 
     fn build(&self, account: &AwsAccount, region: &str) -> aws_sdk_ec2::Client {
+        let sts = self.sts(region);
         let credentials = match &account.role {
             None => self.base.clone(),
-            Some(role) => SharedCredentialsProvider::new(AssumedRole {
-                role: role.clone(),
-                client: self.sts(region),
-            }),
+            Some(role) => {
+                SharedCredentialsProvider::new(AssumedRole::new(role.clone(), &sts, self.base.clone()))
+            }
         };
+        let credentials = SharedCredentialsProvider::new(Checked::new(&account.id, credentials, sts));
         let mut config = aws_sdk_ec2::Config::builder()
             .behavior_version(aws_sdk_ec2::config::BehaviorVersion::latest())
             .region(Region::new(region.to_owned()))
@@ -134,16 +125,16 @@ impl Clients {
         aws_sdk_ec2::Client::from_conf(config.build())
     }
 
-    fn sts(&self, region: &str) -> aws_sdk_sts::Client {
+    /// How to speak to STS; whoever asks brings the credentials.
+    fn sts(&self, region: &str) -> aws_sdk_sts::config::Builder {
         let mut config = aws_sdk_sts::Config::builder()
             .behavior_version(aws_sdk_sts::config::BehaviorVersion::latest())
             .region(Region::new(region.to_owned()))
-            .credentials_provider(self.base.clone())
             .http_client(self.http.clone())
             .retry_config(RetryConfig::disabled())
             .timeout_config(self.timeouts());
         config.set_endpoint_url(self.endpoint());
-        aws_sdk_sts::Client::from_conf(config.build())
+        config
     }
 
     fn endpoint(&self) -> Option<String> {
@@ -173,54 +164,5 @@ impl Clients {
     pub(crate) async fn remember_ipv6(&self, ec2: &Ec2, vpc: &str, ipv6: bool) {
         let key = (ec2.account.clone(), ec2.region.clone(), vpc.to_owned());
         self.vpcs.lock().await.insert(key, (ipv6, Instant::now()));
-    }
-}
-
-/// The credentials of an assumed role; the client that signs with them asks again before they expire.
-#[derive(Debug)]
-struct AssumedRole {
-    role: AssumeRole,
-    client: aws_sdk_sts::Client,
-}
-
-impl AssumedRole {
-    async fn assume(&self) -> provider::Result {
-        let answer = self
-            .client
-            .assume_role()
-            .role_arn(&self.role.arn)
-            .role_session_name(&self.role.session_name)
-            .set_external_id(self.role.external_id.clone())
-            .send()
-            .await
-            .map_err(|error| match error.as_service_error() {
-                Some(refused) => CredentialsError::provider_error(RoleRefused {
-                    role: self.role.arn.clone(),
-                    code: refused.code().unwrap_or_default().to_owned(),
-                    message: refused.message().unwrap_or_default().to_owned(),
-                }),
-                None => CredentialsError::provider_error(trail(&error)),
-            })?;
-        let credentials = answer
-            .credentials()
-            .ok_or_else(|| CredentialsError::unhandled("AssumeRole answered without credentials"))?;
-        let expiry = SystemTime::try_from(*credentials.expiration())
-            .map_err(|error| CredentialsError::unhandled(trail(&error)))?;
-        Ok(Credentials::new(
-            credentials.access_key_id(),
-            credentials.secret_access_key(),
-            Some(credentials.session_token().to_owned()),
-            Some(expiry),
-            "postern-assume-role",
-        ))
-    }
-}
-
-impl ProvideCredentials for AssumedRole {
-    fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
-    where
-        Self: 'a,
-    {
-        future::ProvideCredentials::new(self.assume())
     }
 }

@@ -57,12 +57,43 @@ async fn enabled_regions(clients: &Clients, account: &str) -> Result<Vec<String>
     Ok(regions)
 }
 
-/// One page of instances.
+/// How often a page is read when the groups of its interfaces do not show.
+const LOOKS: usize = 2;
+
+/// One page of instances. Fails where a group at an interface cannot be read: what it lets in would be missing
+/// from the machine's posture.
 pub(crate) async fn page(
     clients: &Clients,
     ec2: &Ec2,
     cursor: Option<&str>,
 ) -> Result<DiscoveryPage, EnforceError> {
+    let mut unseen = Vec::new();
+    for _ in 0..LOOKS {
+        match look(clients, ec2, cursor).await? {
+            Look::Whole(page) => return Ok(page),
+            // Deleted meanwhile, and then no longer at the interface; or hidden for a moment.
+            Look::Unseen(groups) => unseen = groups,
+        }
+    }
+    Err(EnforceError::Unavailable {
+        operation: "ec2:DescribeSecurityGroups".to_owned(),
+        message: format!(
+            "groups at interfaces of account {} in {} are not shown: {}",
+            ec2.account,
+            ec2.region,
+            unseen.join(", ")
+        ),
+    })
+}
+
+enum Look {
+    /// Everything that was asked for.
+    Whole(DiscoveryPage),
+    /// Groups at interfaces that EC2 does not show.
+    Unseen(Vec<String>),
+}
+
+async fn look(clients: &Clients, ec2: &Ec2, cursor: Option<&str>) -> Result<Look, EnforceError> {
     let answer = ec2
         .client
         .describe_instances()
@@ -88,30 +119,43 @@ pub(crate) async fn page(
     let vpc_ids: BTreeSet<String> = interfaces()
         .filter_map(|interface| interface.vpc_id().map(str::to_owned))
         .collect();
-    let (groups, networks) = tokio::join!(groups(ec2, group_ids), networks(clients, ec2, vpc_ids));
+    let (groups, networks) = tokio::join!(groups(ec2, &group_ids), networks(clients, ec2, vpc_ids));
     let (groups, networks) = (groups?, networks?);
+    let unseen: Vec<String> = group_ids
+        .into_iter()
+        .filter(|id| !groups.contains_key(id))
+        .collect();
+    if !unseen.is_empty() {
+        return Ok(Look::Unseen(unseen));
+    }
     let machines = instances
         .into_iter()
         .filter_map(|instance| machine(ec2, instance, &groups, &networks))
         .collect();
-    Ok(DiscoveryPage {
+    Ok(Look::Whole(DiscoveryPage {
         machines,
         next: answer
             .next_token()
             .filter(|next| !next.is_empty())
             .map(str::to_owned),
-    })
+    }))
 }
 
-async fn groups(ec2: &Ec2, ids: BTreeSet<String>) -> Result<BTreeMap<String, SecurityGroup>, EnforceError> {
-    let ids: Vec<String> = ids.into_iter().collect();
+async fn groups(ec2: &Ec2, ids: &BTreeSet<String>) -> Result<BTreeMap<String, SecurityGroup>, EnforceError> {
+    let ids: Vec<&String> = ids.iter().collect();
     let mut groups = BTreeMap::new();
     for part in ids.chunks(FILTER_VALUES) {
         let found = ec2
-            .groups(wire::filter("group-id", part))
+            .groups(wire::filter("group-id", part.iter().copied()))
             .await
             .map_err(|failure| failure.about(&ec2.account))?;
         groups.extend(found.into_iter().map(|group| (group.id.clone(), group)));
+    }
+    for id in ids {
+        if !groups.contains_key(id) {
+            let found = ec2.group(id).await.map_err(|failure| failure.about(id))?;
+            groups.extend(found.map(|group| (group.id.clone(), group)));
+        }
     }
     Ok(groups)
 }

@@ -30,17 +30,30 @@ enum Kind {
     Silence(String),
     /// No credentials to sign the call with.
     Credentials(String),
-    /// The role could not be assumed.
-    Role(RoleRefused),
+    /// STS answered with an error when it was asked for credentials or for whose they are.
+    Sts(StsRefused),
+    /// The credentials are of another account.
+    WrongAccount(WrongAccount),
 }
 
-/// STS would not let us be the role.
+/// STS answered with an error.
 #[derive(Debug, Clone, thiserror::Error)]
-#[error("assuming `{role}` was refused ({code}): {message}")]
-pub(crate) struct RoleRefused {
-    pub(crate) role: String,
+#[error("{operation} was refused ({code}): {message}")]
+pub(crate) struct StsRefused {
+    /// The call, and on what.
+    pub(crate) operation: String,
     pub(crate) code: String,
     pub(crate) message: String,
+    /// The status of the answer.
+    pub(crate) status: u16,
+}
+
+/// The credentials are of another account than the one that is guarded.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("the credentials are of account `{actual}`, and the configured account is `{configured}`")]
+pub(crate) struct WrongAccount {
+    pub(crate) actual: String,
+    pub(crate) configured: String,
 }
 
 impl Failure {
@@ -57,26 +70,33 @@ impl Failure {
             },
             SdkError::TimeoutError(_) => Kind::Silence("no answer in time".to_owned()),
             other => {
-                let role = causes(other).find_map(|cause| cause.downcast_ref::<RoleRefused>());
-                let credentials = causes(other).find_map(|cause| cause.downcast_ref::<CredentialsError>());
-                match (role, credentials) {
-                    (Some(role), _) => Kind::Role(role.clone()),
-                    (None, Some(_)) => Kind::Credentials(trail(other)),
-                    (None, None) => Kind::Silence(trail(other)),
+                if let Some(wrong) = causes(other).find_map(|cause| cause.downcast_ref::<WrongAccount>()) {
+                    Kind::WrongAccount(wrong.clone())
+                } else if let Some(refused) =
+                    causes(other).find_map(|cause| cause.downcast_ref::<StsRefused>())
+                {
+                    Kind::Sts(refused.clone())
+                } else if causes(other).any(|cause| cause.is::<CredentialsError>()) {
+                    Kind::Credentials(trail(other))
+                } else {
+                    Kind::Silence(trail(other))
                 }
             }
         };
         Self { operation, kind }
     }
 
+    /// An answer that leaves out what was asked for.
+    pub(crate) fn unclear(operation: &'static str, message: String) -> Self {
+        Self {
+            operation,
+            kind: Kind::Silence(message),
+        }
+    }
+
     /// Whether the cloud answered with this code.
     pub(crate) fn is(&self, wanted: &str) -> bool {
         matches!(&self.kind, Kind::Answer { code, .. } if code == wanted)
-    }
-
-    /// Whether the cloud said that something is not there.
-    pub(crate) fn is_not_found(&self) -> bool {
-        matches!(&self.kind, Kind::Answer { code, .. } if is_not_found(code))
     }
 
     /// The error of a call about the point itself: where that is not there, the point is gone.
@@ -100,13 +120,23 @@ impl Failure {
                 operation: format!("{operation} (credentials)"),
                 message,
             },
-            Kind::Role(refused) => match class(&refused.code, 400) {
+            Kind::WrongAccount(wrong) => EnforceError::Forbidden {
+                operation,
+                code: "WrongAccount".to_owned(),
+                message: wrong.to_string(),
+            },
+            Kind::Sts(refused) => match class(&refused.code, refused.status) {
                 Class::Throttled => EnforceError::Throttled {
-                    operation: "sts:AssumeRole".to_owned(),
+                    operation: refused.operation,
                     retry_after: None,
                 },
-                _ => EnforceError::Forbidden {
-                    operation: format!("sts:AssumeRole on {}", refused.role),
+                Class::Unavailable | Class::Conflict => EnforceError::Unavailable {
+                    operation: refused.operation,
+                    message: format!("{} {}: {}", refused.status, refused.code, refused.message),
+                },
+                // STS refuses what will be refused again: a role that does not trust us, or a name that is none.
+                Class::Forbidden | Class::Refused => EnforceError::Forbidden {
+                    operation: refused.operation,
                     code: refused.code,
                     message: refused.message,
                 },
@@ -255,6 +285,35 @@ mod tests {
             answer("InvalidPermission.NotFound", 400).about_point("sg-1"),
             EnforceError::Conflict { .. }
         ));
+    }
+
+    #[test]
+    fn only_what_sts_would_refuse_again_is_forbidden() {
+        let refused = |code: &str, status| {
+            let kind = Kind::Sts(StsRefused {
+                operation: "sts:GetCallerIdentity".to_owned(),
+                code: code.to_owned(),
+                message: "m".to_owned(),
+                status,
+            });
+            Failure {
+                operation: "DescribeInstances",
+                kind,
+            }
+            .about("i-1")
+        };
+        for (code, status) in [("InternalFailure", 500), ("ServiceUnavailable", 503), ("", 502)] {
+            let error = refused(code, status);
+            assert!(matches!(error, EnforceError::Unavailable { .. }), "{error:?}");
+        }
+        for (code, status) in [("Throttling", 400), ("RequestThrottled", 503)] {
+            let error = refused(code, status);
+            assert!(matches!(error, EnforceError::Throttled { .. }), "{error:?}");
+        }
+        for (code, status) in [("AccessDenied", 403), ("ValidationError", 400)] {
+            let error = refused(code, status);
+            assert!(matches!(error, EnforceError::Forbidden { .. }), "{error:?}");
+        }
     }
 
     #[test]

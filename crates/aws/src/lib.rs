@@ -13,6 +13,7 @@
 mod apply;
 mod client;
 mod config;
+mod credentials;
 mod discover;
 mod enforcer;
 mod error;

@@ -43,6 +43,26 @@ impl Ec2 {
             .map_err(|error| Failure::new("DescribeSecurityGroups", &error))
     }
 
+    /// The group of that id, or none where EC2 says that there is none.
+    ///
+    /// A filter that selects nothing proves nothing: it may miss a group for a moment, and it leaves out what the
+    /// caller may not see. Asked by its id, EC2 answers `InvalidGroup.NotFound` for a group that does not exist.
+    pub(crate) async fn group(&self, id: &str) -> Result<Option<SecurityGroup>, Failure> {
+        const OPERATION: &str = "DescribeSecurityGroups";
+        let answer = self.client.describe_security_groups().group_ids(id).send().await;
+        match answer.map_err(|error| Failure::new(OPERATION, &error)) {
+            Ok(answer) => answer
+                .security_groups()
+                .iter()
+                .filter_map(wire::group)
+                .find(|group| group.id == id)
+                .map(Some)
+                .ok_or_else(|| Failure::unclear(OPERATION, format!("the answer does not tell of `{id}`"))),
+            Err(failure) if failure.is("InvalidGroup.NotFound") => Ok(None),
+            Err(failure) => Err(failure),
+        }
+    }
+
     /// The ingress rules of a group, with ids and tags.
     pub(crate) async fn ingress(&self, group: &str) -> Result<Vec<SgRule>, Failure> {
         let rules = self
@@ -79,16 +99,20 @@ impl Ec2 {
             .map_err(|error| Failure::new("DescribeNetworkInterfaces", &error))
     }
 
+    /// The instance of that id, or none where EC2 says that there is none.
     async fn instance(&self, id: &str) -> Result<Option<Instance>, Failure> {
+        const OPERATION: &str = "DescribeInstances";
         let answer = self.client.describe_instances().instance_ids(id).send().await;
-        match answer.map_err(|error| Failure::new("DescribeInstances", &error)) {
-            Ok(answer) => Ok(answer
+        match answer.map_err(|error| Failure::new(OPERATION, &error)) {
+            Ok(answer) => answer
                 .reservations()
                 .iter()
                 .flat_map(aws_sdk_ec2::types::Reservation::instances)
                 .find(|instance| instance.instance_id() == Some(id))
-                .cloned()),
-            Err(failure) if failure.is_not_found() => Ok(None),
+                .cloned()
+                .map(Some)
+                .ok_or_else(|| Failure::unclear(OPERATION, format!("the answer does not tell of `{id}`"))),
+            Err(failure) if failure.is("InvalidInstanceID.NotFound") => Ok(None),
             Err(failure) => Err(failure),
         }
     }
@@ -343,7 +367,17 @@ pub(crate) async fn group(
         ec2.ingress(id),
         ec2.attached(id)
     );
-    let groups = groups.map_err(|failure| failure.about_point(id))?;
+    let mut groups = groups.map_err(|failure| failure.about_point(id))?;
+    // What is gone is settled for good, so that only EC2's own word for it counts.
+    for missing in peers.iter().map(String::as_str).chain([id]) {
+        if groups.iter().all(|group| group.id != *missing) {
+            let found = ec2
+                .group(missing)
+                .await
+                .map_err(|failure| failure.about(missing))?;
+            groups.extend(found);
+        }
+    }
     let mut group = groups.iter().find(|group| group.id == id).cloned();
     let mut interfaces = Vec::new();
     match &mut group {

@@ -110,14 +110,11 @@ async fn remove_rule(ec2: &Ec2, marked: &Marked) -> Result<(), EnforceError> {
 }
 
 async fn remove_holder(ec2: &Ec2, group: &str, installation: &Installation) -> Result<(), EnforceError> {
-    let found = ec2
-        .groups(wire::filter("group-id", [group]))
-        .await
-        .map_err(|failure| failure.about(group))?;
-    let Some(found) = found.first() else {
+    let found = ec2.group(group).await.map_err(|failure| failure.about(group))?;
+    let Some(found) = found else {
         return Ok(());
     };
-    if !is_holder(found, installation) {
+    if !is_holder(&found, installation) {
         return Err(EnforceError::Malformed(format!(
             "`{group}` does not carry our mark"
         )));

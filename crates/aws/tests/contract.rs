@@ -10,7 +10,7 @@
 
 use postern_aws::{AssumeRole, AwsEnforcer};
 use postern_core::{
-    enforcer::{Bindings, EnforceError, Enforcer},
+    enforcer::{Bindings, Displaced, EnforceError, Enforcer},
     testing::an_id,
 };
 use postern_sim::{
@@ -20,8 +20,11 @@ use postern_sim::{
 
 #[path = "contract/suite.rs"]
 mod suite;
+#[path = "contract/veil.rs"]
+mod veil;
 
 use suite::{Endpoint, Flavour, Stage, grant, lock, open, tcp};
+use veil::{Hide, Veil};
 
 async fn simulator() -> (Ec2Handle, Endpoint) {
     let handle = Ec2Sim::start(Ec2Options::default()).await.unwrap();
@@ -266,4 +269,221 @@ async fn a_grant_reads_back_closed_while_its_group_still_cannot_be_deleted() {
     );
     stage.pass(&closed, usize::MAX).await;
     assert_eq!(stage.observe(&closed).await.plan(&closed).changes, []);
+}
+
+/// What one pass of a lockdown of port 22 displaces.
+async fn displaced(stage: &Stage, built: &suite::Built) -> Vec<Displaced> {
+    let plan = stage.pass(&lock(built, &["22"], Vec::new()), usize::MAX).await;
+    plan.changes
+        .iter()
+        .flat_map(|change| change.displaces.clone())
+        .collect()
+}
+
+#[tokio::test]
+async fn credentials_of_another_account_settle_nothing() {
+    let (handle, endpoint) = simulator().await;
+    let stage = Stage::new(&endpoint, |_| {}).await;
+    let built = stage.build(vec![tcp(22, 22, "0.0.0.0/0", "ssh")]).await;
+    let displaced = displaced(&stage, &built).await;
+    assert_eq!(displaced.len(), 1);
+
+    let elsewhere = Endpoint {
+        account: "222233334444".to_owned(),
+        ..endpoint
+    };
+    let stage = Stage::new(&elsewhere, |_| {}).await;
+    let there = suite::Built {
+        machine: postern_core::machine::AwsInstance::new(
+            &elsewhere.account,
+            "eu-west-1",
+            built.machine.instance(),
+        )
+        .unwrap(),
+        ..built
+    };
+    let account = stage.enforcer.accounts().await.unwrap().remove(0);
+    handle.calls().reset();
+    let refusals = [
+        stage
+            .enforcer
+            .observe(&lock(&there, &[], displaced))
+            .await
+            .map(drop),
+        stage.enforcer.observe(&open(&there, Vec::new())).await.map(drop),
+        stage.enforcer.discover(&account, None).await.map(drop),
+        stage
+            .enforcer
+            .marked(&account, &suite::installation())
+            .await
+            .map(drop),
+    ];
+    for refusal in refusals {
+        let Err(EnforceError::Forbidden { code, message, .. }) = refusal else {
+            panic!("{refusal:?}");
+        };
+        assert_eq!(code, "WrongAccount");
+        assert!(
+            message.contains(Ec2Sim::ACCOUNT) && message.contains("222233334444"),
+            "{message}"
+        );
+    }
+    let calls = handle.calls().all();
+    assert_eq!(calls.keys().collect::<Vec<_>>(), ["GetCallerIdentity"]);
+}
+
+#[tokio::test]
+async fn whose_credentials_they_are_is_asked_once_for_a_client() {
+    let (handle, endpoint) = simulator().await;
+    let stage = Stage::new(&endpoint, |_| {}).await;
+    let built = stage.build(Vec::new()).await;
+    for grants in [vec![grant(1, "22")], vec![]] {
+        stage.pass(&open(&built, grants), usize::MAX).await;
+    }
+    assert_eq!(handle.calls().of("GetCallerIdentity"), 1);
+}
+
+#[tokio::test]
+async fn trouble_at_sts_passes() {
+    let (handle, endpoint) = simulator().await;
+    let in_a_role = |config: &mut postern_aws::AwsConfig| {
+        config.accounts[0].role = Some(AssumeRole {
+            arn: format!("arn:aws:iam::{}:role/postern", Ec2Sim::ACCOUNT),
+            external_id: None,
+            session_name: "postern".to_owned(),
+        });
+    };
+    let stage = Stage::new(&endpoint, in_a_role).await;
+    let account = stage.enforcer.accounts().await.unwrap().remove(0);
+    for operation in ["AssumeRole", "GetCallerIdentity"] {
+        let mut answers = Vec::new();
+        for effect in [
+            refusal(503, "ServiceUnavailable"),
+            refusal(500, "InternalFailure"),
+            Effect::ResetBefore,
+            refusal(400, "Throttling"),
+        ] {
+            handle.faults().add(fault(operation, When::Next(1), effect));
+            answers.push(stage.enforcer.discover(&account, None).await.unwrap_err());
+        }
+        for answer in &answers[..3] {
+            assert!(matches!(answer, EnforceError::Unavailable { .. }), "{answer:?}");
+        }
+        assert!(
+            matches!(&answers[3], EnforceError::Throttled { operation: at, .. } if at.contains(operation)),
+            "{:?}",
+            answers[3]
+        );
+    }
+    stage.enforcer.discover(&account, None).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_group_that_a_describe_leaves_out_is_not_gone() {
+    let (handle, endpoint) = simulator().await;
+    let veil = Veil::before(&handle.url());
+    let veiled = Endpoint {
+        url: veil.url.clone(),
+        ..endpoint.clone()
+    };
+    let (stage, behind) = (
+        Stage::new(&endpoint, |_| {}).await,
+        Stage::new(&veiled, |_| {}).await,
+    );
+    let built = stage.build(vec![tcp(22, 22, "0.0.0.0/0", "ssh")]).await;
+    let before = stage.rules_of(&built.group, false).await;
+    let displaced = displaced(&stage, &built).await;
+    let locked = lock(&built, &["22"], displaced.clone());
+    let freed = lock(&built, &[], displaced);
+
+    for hide in [Hide::Filtered, Hide::Nothing] {
+        veil.hide(hide);
+        let plan = behind.observe(&locked).await.plan(&locked);
+        assert_eq!(
+            (plan.settled, plan.changes, plan.findings),
+            (vec![], vec![], vec![])
+        );
+    }
+    veil.hide(Hide::All);
+    let unclear = behind.enforcer.observe(&freed).await.map(drop);
+    assert!(
+        matches!(unclear, Err(EnforceError::Unavailable { .. })),
+        "{unclear:?}"
+    );
+    veil.hide(Hide::Filtered);
+    behind.pass(&freed, usize::MAX).await;
+    assert_eq!(stage.rules_of(&built.group, false).await, before);
+}
+
+#[tokio::test]
+async fn a_group_that_ec2_says_is_gone_settles_what_it_lost() {
+    let (_handle, endpoint) = simulator().await;
+    let stage = Stage::new(&endpoint, |_| {}).await;
+    let built = stage.build(vec![tcp(22, 22, "0.0.0.0/0", "ssh")]).await;
+    let displaced = displaced(&stage, &built).await;
+    let machine = stage
+        .admin
+        .terminate_instances()
+        .instance_ids(built.machine.instance());
+    machine.send().await.unwrap();
+    let interface = stage
+        .admin
+        .delete_network_interface()
+        .network_interface_id(&built.interface);
+    interface.send().await.unwrap();
+    let group = stage.admin.delete_security_group().group_id(&built.group);
+    group.send().await.unwrap();
+    let wanted = lock(&built, &["22"], displaced.clone());
+    let plan = stage.observe(&wanted).await.plan(&wanted);
+    assert_eq!(plan.settled, [displaced[0].id]);
+    assert_eq!(plan.findings[0].code, "displaced_group_gone");
+}
+
+#[tokio::test]
+async fn no_machine_is_shown_without_its_groups() {
+    let (handle, endpoint) = simulator().await;
+    let stage = Stage::new(&endpoint, |_| {}).await;
+    let built = stage.build(vec![tcp(22, 22, "0.0.0.0/0", "ssh")]).await;
+    let veil = Veil::before(&handle.url());
+    let veiled = Endpoint {
+        url: veil.url.clone(),
+        ..endpoint
+    };
+    let behind = Stage::new(&veiled, |_| {}).await;
+    let account = behind.enforcer.accounts().await.unwrap().remove(0);
+    let mut pages = Vec::new();
+    for hide in [Hide::Nothing, Hide::Filtered, Hide::All] {
+        veil.hide(hide);
+        pages.push(behind.enforcer.discover(&account, None).await);
+    }
+    assert_eq!(pages[0], pages[1]);
+    assert_eq!(pages[0].as_ref().unwrap().machines.len(), 1);
+    let Err(EnforceError::Unavailable { message, .. }) = &pages[2] else {
+        panic!("{:?}", pages[2]);
+    };
+    assert!(message.contains(&built.group), "{message}");
+}
+
+#[tokio::test]
+async fn a_holder_that_a_describe_leaves_out_is_removed_all_the_same() {
+    let (handle, endpoint) = simulator().await;
+    let stage = Stage::new(&endpoint, |_| {}).await;
+    let built = stage.build(Vec::new()).await;
+    stage.pass(&open(&built, vec![grant(1, "22")]), usize::MAX).await;
+    let veil = Veil::before(&handle.url());
+    let veiled = Endpoint {
+        url: veil.url.clone(),
+        ..endpoint
+    };
+    let behind = Stage::new(&veiled, |_| {}).await;
+    let account = behind.enforcer.accounts().await.unwrap().remove(0);
+    let marked = behind.enforcer.marked(&account, &suite::installation()).await;
+    let marked = marked.unwrap();
+    let holder = marked
+        .iter()
+        .find(|m| m.mark.purpose == postern_core::mark::Purpose::Holder)
+        .unwrap();
+    veil.hide(Hide::Filtered);
+    behind.enforcer.remove(holder).await.unwrap();
+    assert_eq!(stage.groups_of(&built.interface).await, [built.group]);
 }

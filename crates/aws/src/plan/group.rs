@@ -52,11 +52,11 @@ pub struct Attached {
 pub struct ObservedGroup {
     /// `sg-…`.
     pub id: String,
-    /// The group with the ids and tags of its rules; none when it is gone.
+    /// The group with the ids and tags of its rules; none when EC2 said that it does not exist.
     pub group: Option<SecurityGroup>,
     /// Where it is attached.
     pub attached: Vec<Attached>,
-    /// Groups of the same account that displaced rules name as source and that are gone.
+    /// Groups of the same account that displaced rules name as source and that, as EC2 said, do not exist.
     pub gone_peers: BTreeSet<String>,
     /// The quotas.
     pub limits: AwsLimits,
