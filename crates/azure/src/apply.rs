@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use postern_core::enforcer::{Change, EnforceError};
 use reqwest::Method;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use tokio::time::Instant;
 
 use crate::{
@@ -28,10 +28,7 @@ pub(crate) async fn operation(
 ) -> Result<Value, EnforceError> {
     match operation {
         Operation::PutRule { name, properties } => {
-            let call = arm.call(Method::PUT, &rule(nsg, name)?, NETWORK_VERSION, WRITE_RULE)?;
-            let body = json!({ "properties": properties });
-            let answer = arm.write(&call, Some(&body), None, within).await?;
-            Ok(json!({ "status": answer.status }))
+            put_rule(arm, &rule(nsg, name)?, properties, None, within).await
         }
         Operation::DeleteRule { name } => delete_rule(arm, &rule(nsg, name)?, within).await,
         Operation::PutNsg { .. } => {
@@ -39,6 +36,20 @@ pub(crate) async fn operation(
             whole(arm, nsg, operation, planned, within).await
         }
     }
+}
+
+/// Writes a rule, where an etag is given only if it still has that.
+pub(crate) async fn put_rule(
+    arm: &Arm,
+    rule: &ArmId,
+    properties: &Map<String, Value>,
+    etag: Option<&str>,
+    within: Duration,
+) -> Result<Value, EnforceError> {
+    let call = arm.call(Method::PUT, rule, NETWORK_VERSION, WRITE_RULE)?;
+    let body = json!({ "properties": properties });
+    let answer = arm.write(&call, Some(&body), etag, within).await?;
+    Ok(json!({ "status": answer.status }))
 }
 
 /// Deletes a rule. One that is not there is deleted.

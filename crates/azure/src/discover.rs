@@ -307,6 +307,28 @@ fn nsg(raw: &Value) -> Result<(String, (PointRef, Vec<NsgRule>)), EnforceError> 
     Ok((id.to_lowercase(), (point, rules)))
 }
 
+/// The application security groups of an interface, lower case.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Groups {
+    /// Those of every IP configuration.
+    every: BTreeSet<String>,
+    /// Those of some.
+    some: BTreeSet<String>,
+}
+
+impl Groups {
+    fn of<'c>(configurations: impl Iterator<Item = &'c [Reference]>) -> Self {
+        let sets: Vec<BTreeSet<String>> = configurations
+            .map(|groups| groups.iter().map(|group| group.id.to_lowercase()).collect())
+            .collect();
+        let all: BTreeSet<String> = sets.iter().flatten().cloned().collect();
+        let (every, some) = all
+            .into_iter()
+            .partition(|group| sets.iter().all(|set| set.contains(group)));
+        Self { every, some }
+    }
+}
+
 impl Surroundings {
     fn machine(&self, vm: Vm) -> Result<Machine, EnforceError> {
         let id: MachineId = vm
@@ -351,11 +373,9 @@ impl Surroundings {
                 .iter()
                 .map(|one| &one.properties)
         };
-        let memberships: BTreeSet<String> = configurations()
-            .flat_map(|one| &one.application_security_groups)
-            .map(|group| group.id.to_lowercase())
-            .collect();
-        // All IP configurations of an interface are in one virtual network, and as a rule in one subnet.
+        let groups = Groups::of(configurations().map(|one| one.application_security_groups.as_slice()));
+        // ARM keeps all IP configurations of an interface in one subnet
+        // (`IpConfigurationsOnSameNicCannotUseDifferentSubnets`); were there two, a packet would have to pass both.
         let subnets: BTreeSet<String> = configurations()
             .filter_map(|one| one.subnet.as_ref())
             .map(|subnet| subnet.id.to_lowercase())
@@ -365,10 +385,10 @@ impl Surroundings {
         let mut layers = Vec::new();
         let outer: BTreeSet<&String> = known.iter().filter_map(|(_, group)| group.as_ref()).collect();
         for group in outer {
-            layers.push(self.layer(group, Place::Subnet, &memberships)?);
+            layers.push(self.layer(group, Place::Subnet, &groups)?);
         }
         if let Some(group) = &interface.properties.network_security_group {
-            layers.push(self.layer(&group.id.to_lowercase(), Place::Interface, &memberships)?);
+            layers.push(self.layer(&group.id.to_lowercase(), Place::Interface, &groups)?);
         }
         let network_id = known
             .first()
@@ -391,12 +411,7 @@ impl Surroundings {
 
     /// An NSG that is attached but not listed is an error: without its rules the machine would seem to have no
     /// filter there.
-    fn layer(
-        &self,
-        group: &str,
-        place: Place,
-        memberships: &BTreeSet<String>,
-    ) -> Result<Layer, EnforceError> {
+    fn layer(&self, group: &str, place: Place, groups: &Groups) -> Result<Layer, EnforceError> {
         let (point, rules) = self.nsgs.get(group).ok_or_else(|| EnforceError::Conflict {
             resource: group.to_owned(),
             code: "NotListed".to_owned(),
@@ -405,7 +420,8 @@ impl Surroundings {
             point: point.clone(),
             place,
             rules: rules.clone(),
-            memberships: memberships.clone(),
+            memberships: groups.every.clone(),
+            possible_memberships: groups.some.clone(),
         })
     }
 }

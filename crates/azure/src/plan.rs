@@ -5,17 +5,24 @@
 //! | what ARM holds becomes rules, ours told from others' | `rule` |
 //! | what is wanted becomes rules without priorities | `wanted` |
 //! | each wanted rule gets a priority, or an obstacle | `layout` |
+//! | where numbers run out, grants share a rule | `share` |
 //! | the difference becomes writes, in order | `changes` |
 //! | what stands becomes evidence | `evidence` |
 
 mod changes;
 mod evidence;
+mod label;
 mod layout;
 #[cfg(test)]
 mod model;
 #[cfg(test)]
 mod properties;
 mod rule;
+#[cfg(test)]
+mod shapes;
+mod share;
+#[cfg(test)]
+mod share_tests;
 #[cfg(test)]
 mod tests;
 mod wanted;
@@ -28,11 +35,15 @@ use postern_core::{
     id::GrantId,
     machine::MachineId,
     point::PointRef,
+    policy::Lockdown,
 };
 use serde_json::{Value, json};
 
 use crate::config::PriorityBand;
+pub(crate) use label::Label;
 pub use rule::{ReadRule, State};
+pub(crate) use share::{Rest, without};
+use wanted::Stance;
 
 /// An NSG as it was read.
 #[derive(Debug, Clone)]
@@ -45,6 +56,8 @@ pub struct ObservedNsg {
     seats: BTreeMap<MachineId, Seat>,
     band: PriorityBand,
     bulk_threshold: usize,
+    /// Where the denies of a lockdown stand.
+    stance: fn(Lockdown) -> Stance,
 }
 
 /// Where a machine is, by its interfaces as read.
@@ -95,6 +108,7 @@ impl ObservedNsg {
             seats: BTreeMap::new(),
             band,
             bulk_threshold: bulk_threshold.max(2),
+            stance: Stance::of,
         })
     }
 
@@ -118,11 +132,7 @@ impl ObservedNsg {
                 wanted::allows(&desired.installation, member, &member.addresses)
                     .iter()
                     .flat_map(|(_, rules)| rules)
-                    .any(|wanted| {
-                        !self
-                            .standing(&wanted.name)
-                            .is_some_and(|rule| wanted.is(&rule.rule))
-                    })
+                    .any(|wanted| self.carrier(wanted).is_none())
             })
             .collect()
     }
@@ -141,6 +151,22 @@ impl ObservedNsg {
             .filter_map(|reference| reference.get("id")?.as_str())
             .map(str::to_lowercase)
             .collect()
+    }
+
+    /// The rule that holds what the grant's own rule says: that rule, or one that the grant shares.
+    fn carrier(&self, piece: &wanted::Wanted) -> Option<&ReadRule> {
+        let carries = |rule: &&ReadRule| share::carries(&rule.rule, rule.label.as_ref(), piece);
+        self.standing(&piece.name).filter(carries).or_else(|| {
+            let grants = piece.label.grants();
+            self.rules
+                .iter()
+                .filter(|rule| {
+                    rule.label
+                        .as_ref()
+                        .is_some_and(|label| label.grants().iter().any(|grant| grants.contains(grant)))
+                })
+                .find(carries)
+        })
     }
 
     /// The rule of that name, in any case.

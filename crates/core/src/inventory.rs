@@ -84,8 +84,11 @@ pub enum Layer {
         place: Place,
         /// Its rules for inbound packets, defaults included.
         rules: Vec<NsgRule>,
-        /// Ids of the application security groups that the interface is in, lower case.
+        /// Ids of the application security groups that every ip configuration of the interface is in, lower case.
         memberships: BTreeSet<String>,
+        /// Ids of those that only some of its ip configurations are in, lower case.
+        #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+        possible_memberships: BTreeSet<String>,
     },
     /// The EC2 security groups of the interface; what any of them allows passes.
     SecurityGroups {

@@ -1,7 +1,15 @@
 //! Azure's security rules, as far as they decide whether a packet passes.
 
+mod shared;
+mod tag;
+
+use std::collections::BTreeSet;
+
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
+
+pub use shared::{Axis, MAX_ENTRIES, MAX_SHARES, Share, SharedMark, is_marked, marked_end};
+pub use tag::{PROBES, Tag, private_networks};
 
 /// Which way a rule looks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -84,6 +92,20 @@ pub struct Side {
     pub prefixes: Vec<AddressPrefix>,
     /// Resource ids of application security groups, lower case.
     pub groups: Vec<String>,
+}
+
+/// What is known of the application security groups that a packet's destination is in; ids in lower case.
+#[derive(Debug, Clone, Copy)]
+pub enum Memberships<'a> {
+    /// Which ones is not known: a rule that names one may match.
+    Unknown,
+    /// Which ones is known.
+    Known {
+        /// Those that the destination is in.
+        certain: &'a BTreeSet<String>,
+        /// Those that it may be in.
+        possible: &'a BTreeSet<String>,
+    },
 }
 
 /// An inclusive range of port numbers; `*` is 0 to 65535.

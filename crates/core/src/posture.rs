@@ -21,9 +21,8 @@ use serde::{Deserialize, Serialize};
 use crate::{
     inventory::{Interface, Layer, MARK_TAG, Machine},
     machine::Cloud,
-    mark::Mark,
     net::{Ports, Protocol, Source},
-    nsg::Access,
+    nsg::{Access, Memberships, is_marked},
     policy::JitPolicy,
     reach::{
         self, Flow, RuleRef,
@@ -296,12 +295,17 @@ fn passages(layer: &Layer, interface: &Interface, flow: &Flow) -> Vec<Passage> {
             point,
             rules,
             memberships,
+            possible_memberships,
             ..
         } => {
             let mut ordered = reach::nsg_order(rules);
             ordered.retain(|rule| rule.access == Access::Deny || !is_mark(rule.description.as_ref()));
             let resource = point.to_string();
-            let pieces = reach::nsg_pieces(&ordered, memberships, &interface.network, flow);
+            let known = Memberships::Known {
+                certain: memberships,
+                possible: possible_memberships,
+            };
+            let pieces = reach::nsg_pieces(&ordered, known, &interface.network, flow);
             pass(&pieces, |at| {
                 let rule = ordered
                     .get(at)
@@ -358,5 +362,5 @@ fn pass(pieces: &[Piece], name: impl Fn(usize) -> Option<(RuleRef, String)>) -> 
 }
 
 fn is_mark(text: Option<&String>) -> bool {
-    text.is_some_and(|text| Mark::parse(text).is_some())
+    text.is_some_and(|text| is_marked(text))
 }

@@ -12,11 +12,15 @@
 //! | `Internet` | that is public and outside the interface's network |
 //! | `VirtualNetwork` | inside the interface's network; other private addresses possibly (peered and on-premises networks belong to the tag, and are not known here) |
 //! | `AzureLoadBalancer` | that is the platform's probe address, 168.63.129.16 or `fe80::1234:5678:9abc` |
-//! | another service tag, an EC2 prefix list | possibly |
+//! | the tag of a platform service at a fixed address (`AzurePlatformDNS`, `AzurePlatformIMDS`) | that is this address |
+//! | another service tag that Microsoft lists ([`crate::nsg::Tag`]) | never when private, possibly when public |
+//! | a tag that is not known here, an EC2 prefix list | possibly |
 //! | an application security group, an EC2 group | never when public, possibly when private: its members are not known here |
 //!
-//! As a destination `VirtualNetwork` always matches (the NSG sees the private address), `Internet` and
-//! `AzureLoadBalancer` never, an application security group when the interface is a member.
+//! As a destination `VirtualNetwork` always matches (the NSG sees the private address), `Internet`,
+//! `AzureLoadBalancer` and the platform's tags never, a listed service tag never when the address is private, an
+//! unknown tag possibly. An application security group matches when every ip configuration of the interface is a
+//! member, and possibly when some are.
 //!
 //! `0.0.0.0/0` and `::/0` as a flow's source stand for the internet: `Internet` matches all of it,
 //! `VirtualNetwork` and `AzureLoadBalancer` none. A rule with addresses is still taken at its word, so that a
@@ -39,7 +43,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     inventory::{Interface, Layer, Machine, Place},
     net::{Ports, Source},
-    nsg::{Access, Direction, NsgRule},
+    nsg::{Access, Direction, Memberships, NsgRule},
     point::PointRef,
     sg::{SecurityGroup, SgPeer, SgProtocol, SgRule},
 };
@@ -167,9 +171,19 @@ pub fn reach_address(interface: &Interface, flow: &Flow) -> Reach {
                 place,
                 rules,
                 memberships,
+                possible_memberships,
             } => HopVerdict {
                 place: Some(*place),
-                ..evaluate_nsg(point, rules, memberships, &interface.network, flow)
+                ..evaluate_nsg(
+                    point,
+                    rules,
+                    Memberships::Known {
+                        certain: memberships,
+                        possible: possible_memberships,
+                    },
+                    &interface.network,
+                    flow,
+                )
             },
             Layer::SecurityGroups { groups } => evaluate_groups(groups, &interface.network, flow),
         })
@@ -226,12 +240,12 @@ fn alike(verdicts: impl IntoIterator<Item = Verdict>) -> Verdict {
 }
 
 /// What an NSG does with a flow towards the machine: its inbound rules in the order of their priorities, the
-/// defaults among them. `memberships` are the application security groups of the destination's interface (lower
-/// case), `network` the address space of its virtual network.
+/// defaults among them. `memberships` are the application security groups of the destination, `network` the address
+/// space of its virtual network.
 pub fn evaluate_nsg(
     point: &PointRef,
     rules: &[NsgRule],
-    memberships: &BTreeSet<String>,
+    memberships: Memberships<'_>,
     network: &[IpNet],
     flow: &Flow,
 ) -> HopVerdict {
@@ -316,7 +330,7 @@ pub(crate) fn sg_rule_ref(group: &str, rule: &SgRule) -> RuleRef {
 /// The fate of every packet of the flow; empty when the families differ, because then there is no packet.
 pub(crate) fn nsg_pieces(
     ordered: &[&NsgRule],
-    memberships: &BTreeSet<String>,
+    memberships: Memberships<'_>,
     network: &[IpNet],
     flow: &Flow,
 ) -> Vec<Piece> {

@@ -111,6 +111,18 @@ impl ArmId {
         own == kind
     }
 
+    /// The resource that it is a part of; none for a resource of its own.
+    pub(crate) fn parent(&self) -> Option<Self> {
+        let mut parent = self.clone();
+        parent.parts.pop();
+        (!parent.parts.is_empty()).then_some(parent)
+    }
+
+    /// Its name.
+    pub(crate) fn name(&self) -> &str {
+        self.parts.last().map_or("", |(_, name)| name)
+    }
+
     /// The subscription.
     pub(crate) fn subscription(&self) -> &str {
         &self.subscription

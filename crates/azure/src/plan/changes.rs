@@ -9,14 +9,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use postern_core::{
     enforcer::{Change, Desired, Finding, Plan, Verb},
     id::{GrantId, PolicyId},
-    mark::Purpose,
     nsg::Access,
 };
 use serde_json::{Value, json};
 
 use super::{
     ObservedNsg,
-    evidence::blocking,
+    evidence::{Blocking, blocking},
+    label::Label,
     layout::{Placed, layout},
     rule::{ReadRule, Role, State},
 };
@@ -30,6 +30,8 @@ struct Put<'a> {
     placed: &'a Placed,
     before: Option<&'a ReadRule>,
     verb: Verb,
+    /// The grants that it is about: those that come, those that go, or all.
+    grants: Vec<GrantId>,
 }
 
 /// A rule to be taken away.
@@ -93,6 +95,18 @@ fn put<'a>(observed: &'a ObservedNsg, placed: &'a Placed) -> Option<Put<'a>> {
     let wanted = &placed.wanted;
     let before = observed.standing(&wanted.name);
     let deny = wanted.access == Access::Deny;
+    let named = |rule: &ReadRule| {
+        let label = rule
+            .label
+            .as_ref()
+            .filter(|label| label.installation() == wanted.label.installation());
+        label.map(Label::grants).unwrap_or_default()
+    };
+    let (had, has) = (before.map(named).unwrap_or_default(), wanted.label.grants());
+    let without = |all: &[GrantId], some: &[GrantId]| -> Vec<GrantId> {
+        all.iter().copied().filter(|one| !some.contains(one)).collect()
+    };
+    let (come, gone) = (without(&has, &had), without(&had, &has));
     let verb = match before {
         Some(rule) if stands(rule, placed) => return None,
         // What it says or where it stands is not what we wrote, or it did not come into force.
@@ -104,9 +118,20 @@ fn put<'a>(observed: &'a ObservedNsg, placed: &'a Placed) -> Option<Put<'a>> {
             Verb::Repair
         }
         _ if deny => Verb::LockDown,
+        _ if come.is_empty() && !gone.is_empty() => Verb::Close,
         _ => Verb::Open,
     };
-    Some(Put { placed, before, verb })
+    let grants = match verb {
+        Verb::Open if !come.is_empty() => come,
+        Verb::Close => gone,
+        _ => has,
+    };
+    Some(Put {
+        placed,
+        before,
+        verb,
+        grants,
+    })
 }
 
 /// Whether the rule is there as wanted, and in force.
@@ -114,24 +139,10 @@ pub(super) fn stands(rule: &ReadRule, placed: &Placed) -> bool {
     rule.state == State::Settled && rule.rule.priority == placed.priority && placed.wanted.is(&rule.rule)
 }
 
-fn grant_of(role: Role) -> Option<GrantId> {
+fn grants_of(role: &Role) -> &[GrantId] {
     match role {
-        Role::Grant(grant) => Some(grant),
-        Role::Lockdown(_) | Role::Stray => None,
-    }
-}
-
-fn grant_of_put(put: &Put<'_>) -> Option<GrantId> {
-    match put.placed.wanted.mark.purpose {
-        Purpose::Grant { grant, .. } => Some(grant),
-        _ => None,
-    }
-}
-
-fn policy_of_put(put: &Put<'_>) -> Option<PolicyId> {
-    match put.placed.wanted.mark.purpose {
-        Purpose::Lockdown { policy } => Some(policy),
-        _ => None,
+        Role::Grants(grants) => grants,
+        Role::Lockdown(_) | Role::Stray => &[],
     }
 }
 
@@ -147,7 +158,7 @@ fn edited(put: &Put<'_>) -> Option<Finding> {
         message: format!("`{}` is not as we wrote it", rule.rule.name),
         before: Some(after(put)),
         after: Some(rule.raw.clone()),
-        grants: grant_of_put(put).into_iter().collect(),
+        grants: put.placed.wanted.label.grants(),
     })
 }
 
@@ -155,17 +166,29 @@ fn edited(put: &Put<'_>) -> Option<Finding> {
 fn blocked(observed: &ObservedNsg, desired: &Desired, placed: &[Placed]) -> Vec<Finding> {
     let mut findings: BTreeMap<GrantId, Finding> = BTreeMap::new();
     for one in placed {
-        let Purpose::Grant { grant, .. } = one.wanted.mark.purpose else {
-            continue;
-        };
-        if let Some(rule) = blocking(observed, desired, one) {
-            findings.entry(grant).or_insert_with(|| Finding {
-                code: "foreign_rule_blocks".to_owned(),
-                message: format!("{rule} stops the grant's packets"),
-                before: None,
-                after: None,
-                grants: vec![grant],
-            });
+        for piece in &one.pieces {
+            let (code, message) = match blocking(observed, desired, one, piece) {
+                Some(Blocking::Certain(rule)) => {
+                    ("foreign_rule_blocks", format!("{rule} stops the grant's packets"))
+                }
+                Some(Blocking::Possible(rule)) => (
+                    "foreign_rule_may_block",
+                    format!(
+                        "{rule} may stop the grant's packets: what its service tag or application security group \
+                         stands for is not known"
+                    ),
+                ),
+                None => continue,
+            };
+            for grant in piece.label.grants() {
+                findings.entry(grant).or_insert_with(|| Finding {
+                    code: code.to_owned(),
+                    message: message.clone(),
+                    before: None,
+                    after: None,
+                    grants: vec![grant],
+                });
+            }
         }
     }
     findings.into_values().collect()
@@ -261,9 +284,12 @@ fn order<'p, 'a>(deletes: &'p [Delete<'a>], puts: &'p [Put<'a>]) -> impl Iterato
             .filter(move |put| put.placed.wanted.access == access)
             .map(Step::Put)
     };
+    // A shared rule that only lets grants go is a closing too.
+    let closes = |step: &Step<'_, '_>| matches!(step, Step::Put(put) if put.verb == Verb::Close);
     going(Access::Allow)
+        .chain(coming(Access::Allow).filter(closes))
         .chain(coming(Access::Deny))
-        .chain(coming(Access::Allow))
+        .chain(coming(Access::Allow).filter(move |step| !closes(step)))
         .chain(going(Access::Deny))
 }
 
@@ -286,11 +312,8 @@ fn deletion(nsg: &ArmId, delete: &Delete<'_>) -> Change {
         verb: verb_of(delete),
         target: nsg.to_string(),
         summary: format!("delete `{}` (priority {})", rule.name, rule.priority),
-        grants: grant_of(delete.role).into_iter().collect(),
-        policies: match delete.role {
-            Role::Lockdown(policy) => vec![policy],
-            Role::Grant(_) | Role::Stray => Vec::new(),
-        },
+        grants: grants_of(&delete.role).to_vec(),
+        policies: policy_of(&delete.role).into_iter().collect(),
         before: Some(delete.rule.raw.clone()),
         after: None,
         operation: json!(Operation::DeleteRule {
@@ -300,10 +323,17 @@ fn deletion(nsg: &ArmId, delete: &Delete<'_>) -> Change {
     }
 }
 
+fn policy_of(role: &Role) -> Option<PolicyId> {
+    match role {
+        Role::Lockdown(policy) => Some(*policy),
+        Role::Grants(_) | Role::Stray => None,
+    }
+}
+
 fn verb_of(delete: &Delete<'_>) -> Verb {
     match delete.role {
         Role::Lockdown(_) => Verb::Restore,
-        Role::Grant(_) | Role::Stray => Verb::Close,
+        Role::Grants(_) | Role::Stray => Verb::Close,
     }
 }
 
@@ -311,9 +341,9 @@ fn writing(nsg: &ArmId, put: &Put<'_>) -> Change {
     Change {
         verb: put.verb,
         target: nsg.to_string(),
-        summary: summary(put.placed),
-        grants: grant_of_put(put).into_iter().collect(),
-        policies: policy_of_put(put).into_iter().collect(),
+        summary: summary(put),
+        grants: put.grants.clone(),
+        policies: put.placed.wanted.label.policy().into_iter().collect(),
         before: put.before.map(|rule| rule.raw.clone()),
         after: Some(after(put)),
         operation: json!(Operation::PutRule {
@@ -331,8 +361,8 @@ fn after(put: &Put<'_>) -> Value {
     })
 }
 
-fn summary(placed: &Placed) -> String {
-    let wanted = &placed.wanted;
+fn summary(put: &Put<'_>) -> String {
+    let (placed, wanted) = (put.placed, &put.placed.wanted);
     let some = |texts: Vec<String>| match texts.as_slice() {
         [first, second, third, rest @ ..] if !rest.is_empty() => {
             format!("{first}, {second}, {third} and {} more", rest.len())
@@ -364,7 +394,10 @@ fn summary(placed: &Placed) -> String {
         some(ports.collect()),
         some(wanted.destinations.iter().map(ToString::to_string).collect()),
         placed.priority
-    )
+    ) + &match wanted.label.grants().len() {
+        0 | 1 => String::new(),
+        several => format!(", for {several} grants together"),
+    }
 }
 
 fn at_once(observed: &ObservedNsg, nsg: &ArmId, deletes: &[Delete<'_>], puts: &[Put<'_>]) -> Change {
@@ -382,16 +415,14 @@ fn at_once(observed: &ObservedNsg, nsg: &ArmId, deletes: &[Delete<'_>], puts: &[
     };
     let grants: BTreeSet<GrantId> = deletes
         .iter()
-        .filter_map(|delete| grant_of(delete.role))
-        .chain(puts.iter().filter_map(grant_of_put))
+        .flat_map(|delete| grants_of(&delete.role))
+        .chain(puts.iter().flat_map(|put| &put.grants))
+        .copied()
         .collect();
     let policies: BTreeSet<PolicyId> = deletes
         .iter()
-        .filter_map(|delete| match delete.role {
-            Role::Lockdown(policy) => Some(policy),
-            Role::Grant(_) | Role::Stray => None,
-        })
-        .chain(puts.iter().filter_map(policy_of_put))
+        .filter_map(|delete| policy_of(&delete.role))
+        .chain(puts.iter().filter_map(|put| put.placed.wanted.label.policy()))
         .collect();
     let before: Vec<&Value> = deletes
         .iter()

@@ -1,23 +1,27 @@
 //! Where each wanted rule stands.
 //!
-//! - A lockdown's deny stands above every foreign allow that may let in what it guards, at the largest free number
-//!   of the band. It stays where it is as long as that holds.
+//! - A strict lockdown's deny stands above every foreign allow that may let in what it guards, at the largest free
+//!   number of the band. One that defers stands below them all. It stays where it is as long as that holds.
 //! - A grant's allow stands above the denies of ours that it makes an exception from and below every foreign deny
-//!   that stands above those: at the largest free number between. Nobody's deny is overruled but our own.
+//!   that stands above those: at the largest free number between. Nobody's deny is overruled but our own. Where no
+//!   number is left, it shares a rule with others' (`share`).
 //! - Others' rules keep their numbers.
+
+mod allows;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use postern_core::{
     enforcer::{Desired, Finding, Obstacle},
     id::GrantId,
-    nsg::Access,
+    nsg::{Access, AddressPrefix},
+    point::PointRef,
 };
 
 use super::{
     ObservedNsg,
     rule::{ReadRule, may_match},
-    wanted::{Wanted, allows, denies},
+    wanted::{Stance, Wanted, allows, denies},
 };
 
 /// The most rules of an NSG, both directions together.
@@ -26,11 +30,19 @@ use super::{
 /// per NSG".
 pub(super) const RULE_LIMIT: usize = 1000;
 
+/// The most addresses and networks in the sources of all rules of an NSG, and as many in their destinations.
+///
+/// Source: the same page, "IP addresses and ranges specified for source or destination in a security group (the limit
+/// applies separately to source and destination)".
+pub(super) const ADDRESS_LIMIT: usize = 4000;
+
 /// A wanted rule with its number.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Placed {
     pub(super) wanted: Wanted,
     pub(super) priority: u16,
+    /// For an allow, the rules that its grants would have alone.
+    pub(super) pieces: Vec<Wanted>,
 }
 
 /// What is wanted of the NSG, and what cannot be had.
@@ -71,10 +83,10 @@ pub(super) fn layout(observed: &ObservedNsg, desired: &Desired) -> Layout {
         obstacles: Vec::new(),
         findings: Vec::new(),
     };
-    let (mut allowed, missing) = ground.wanted_allows();
+    let (allowed, missing) = ground.wanted_allows();
     ground.obstacles.extend(missing);
     ground.place_denies(&allowed);
-    ground.place_allows(&mut allowed);
+    ground.place_allows(allowed);
     Layout {
         placed: ground.placed,
         obstacles: ground.obstacles,
@@ -146,26 +158,38 @@ impl<'a> Ground<'a> {
 
     fn place(&mut self, wanted: Wanted, priority: u16) {
         self.used.insert(priority);
-        self.placed.push(Placed { wanted, priority });
+        self.placed.push(Placed {
+            wanted,
+            priority,
+            pieces: Vec::new(),
+        });
     }
 
     fn place_denies(&mut self, allowed: &BTreeMap<GrantId, Vec<Wanted>>) {
-        let band = self.observed.band;
-        let all: Vec<_> = denies(self.desired)
+        let all: Vec<_> = denies(self.desired, self.observed.stance)
             .into_iter()
             .flat_map(|deny| {
-                let policy = deny.policy;
-                deny.rules.into_iter().map(move |rule| (policy, rule))
+                let (policy, stance) = (deny.policy, deny.stance);
+                deny.rules.into_iter().map(move |rule| (policy, stance, rule))
             })
             .collect();
         let held: BTreeSet<u16> = all
             .iter()
-            .map(|(_, wanted)| wanted)
+            .map(|(_, _, wanted)| wanted)
             .chain(allowed.values().flatten())
             .filter_map(|wanted| self.held(wanted))
             .collect();
         let mut homeless = Vec::new();
-        for (policy, wanted) in all {
+        let mut addresses = self.foreign_addresses();
+        for (policy, stance, wanted) in all {
+            addresses += Addresses::of(&wanted);
+            if let Some(message) = addresses.over(&self.observed.point) {
+                self.obstacles.push(Obstacle {
+                    policies: vec![policy],
+                    ..obstacle("addresses_per_group", message, None)
+                });
+                continue;
+            }
             if let Some(message) = self.namesake(&wanted) {
                 self.obstacles.push(Obstacle {
                     policies: vec![policy],
@@ -173,23 +197,18 @@ impl<'a> Ground<'a> {
                 });
                 continue;
             }
-            let above = self
-                .foreign
-                .iter()
-                .filter(|rule| rule.rule.access == Access::Allow && may_match(&rule.rule, &wanted.about()))
-                .min_by_key(|rule| rule.rule.priority)
-                .copied();
-            let last = above.map_or(band.last, |rule| {
-                band.last.min(rule.rule.priority.saturating_sub(1))
-            });
+            let span = self.deny_span(&wanted, stance);
             let held = self.held(&wanted);
-            match held.filter(|number| (band.first..=last).contains(number)) {
+            match held.filter(|number| (span.first..=span.last).contains(number)) {
                 Some(number) => self.place(wanted, number),
-                None => homeless.push((policy, wanted, above, last, held)),
+                None => homeless.push((policy, stance, wanted, span, held)),
             }
         }
-        for (policy, wanted, above, last, own) in homeless {
-            if let Some((number, rule)) = own.zip(above).filter(|(own, rule)| *own > rule.rule.priority) {
+        for (policy, stance, wanted, span, own) in homeless {
+            if stance == Stance::Above
+                && let Some((number, rule)) =
+                    own.zip(span.rule).filter(|(own, rule)| *own > rule.rule.priority)
+            {
                 self.findings.push(Finding {
                     code: "foreign_rule_opens".to_owned(),
                     message: format!(
@@ -201,27 +220,11 @@ impl<'a> Ground<'a> {
                     grants: Vec::new(),
                 });
             }
-            if let Some(number) = self.largest_free(band.first, last, &held) {
+            if let Some(number) = self.largest_free(span.first, span.last, &held) {
                 self.place(wanted, number);
                 continue;
             }
-            let room = format!("no number from {} to {last} is free for our deny", band.first);
-            let (code, message) = match above {
-                Some(rule) => (
-                    "foreign_rule_in_the_way",
-                    format!(
-                        "`{}` (priority {}) lets guarded ports in, and {}",
-                        rule.rule.name,
-                        rule.rule.priority,
-                        if last < band.first {
-                            format!("our band of priorities begins at {}", band.first)
-                        } else {
-                            room
-                        }
-                    ),
-                ),
-                None => ("no_free_priority", room),
-            };
+            let (code, message) = span.refusal(stance);
             self.obstacles.push(Obstacle {
                 policies: vec![policy],
                 ..obstacle(code, message, None)
@@ -233,77 +236,54 @@ impl<'a> Ground<'a> {
         }
     }
 
-    fn place_allows(&mut self, allowed: &mut BTreeMap<GrantId, Vec<Wanted>>) {
-        let others = self
-            .observed
+    /// Between which numbers a deny of ours may stand.
+    fn deny_span(&self, wanted: &Wanted, stance: Stance) -> DenySpan<'a> {
+        let band = self.observed.band;
+        let opening = self
+            .foreign
+            .iter()
+            .filter(|rule| rule.rule.access == Access::Allow && may_match(&rule.rule, &wanted.about()));
+        let number = |rule: &ReadRule| rule.rule.priority;
+        match stance {
+            Stance::Above => {
+                let rule = opening.min_by_key(|rule| number(rule)).copied();
+                DenySpan {
+                    first: band.first,
+                    last: rule.map_or(band.last, |rule| band.last.min(number(rule).saturating_sub(1))),
+                    rule,
+                }
+            }
+            Stance::Below => {
+                let rule = opening.max_by_key(|rule| number(rule)).copied();
+                DenySpan {
+                    first: rule.map_or(band.first, |rule| band.first.max(number(rule).saturating_add(1))),
+                    last: band.last,
+                    rule,
+                }
+            }
+        }
+    }
+
+    /// The addresses in others' rules, in both directions.
+    fn foreign_addresses(&self) -> Addresses {
+        let count = |prefixes: &[AddressPrefix]| {
+            prefixes
+                .iter()
+                .filter(|prefix| matches!(prefix, AddressPrefix::Net(_)))
+                .count()
+        };
+        self.observed
             .rules
             .iter()
             .filter(|rule| rule.role(&self.desired.installation).is_none())
-            .count();
-        let mut room = RULE_LIMIT.saturating_sub(others + self.placed.len());
-        // Those that may stay where they are keep their numbers before anybody looks for one.
-        let mut spans: BTreeMap<GrantId, Vec<Span>> = BTreeMap::new();
-        allowed.retain(|grant, rules| {
-            let problem = rules
-                .iter()
-                .find_map(|wanted| {
-                    self.namesake(wanted)
-                        .map(|name| ("foreign_rule_in_the_way", name))
-                })
-                .or_else(|| {
-                    (rules.len() > room).then(|| {
-                        let message = format!("{} holds {RULE_LIMIT} rules already", self.observed.point);
-                        ("rules_per_group", message)
-                    })
-                });
-            if let Some((code, message)) = problem {
-                self.obstacles.push(obstacle(code, message, Some(*grant)));
-                return false;
-            }
-            room -= rules.len();
-            spans.insert(*grant, rules.iter().map(|wanted| self.span(wanted)).collect());
-            true
-        });
-        let mut kept: BTreeMap<String, u16> = BTreeMap::new();
-        for (grant, rules) in allowed.iter() {
-            for (wanted, span) in rules.iter().zip(spans.get(grant).into_iter().flatten()) {
-                if let Some(number) = self.held(wanted)
-                    && (span.first..=span.last).contains(&number)
-                    && self.used.insert(number)
-                {
-                    kept.insert(wanted.name.clone(), number);
-                }
-            }
-        }
-        for (grant, rules) in std::mem::take(allowed) {
-            let mut found = Vec::new();
-            let mut problem = None;
-            for (wanted, span) in rules.into_iter().zip(spans.remove(&grant).into_iter().flatten()) {
-                let number = kept
-                    .get(&wanted.name)
-                    .copied()
-                    .or_else(|| self.largest_free(span.first, span.last, &BTreeSet::new()));
-                match number {
-                    Some(number) => {
-                        self.used.insert(number);
-                        found.push(Placed {
-                            wanted,
-                            priority: number,
-                        });
-                    }
-                    None => problem = Some(span.refusal()),
-                }
-            }
-            match problem {
-                None => self.placed.extend(found),
-                Some((code, message)) => {
-                    for placed in found {
-                        self.used.remove(&placed.priority);
-                    }
-                    self.obstacles.push(obstacle(code, message, Some(grant)));
-                }
-            }
-        }
+            .map(|rule| Addresses {
+                sources: count(&rule.rule.source.prefixes),
+                destinations: count(&rule.rule.destination.prefixes),
+            })
+            .fold(Addresses::default(), |mut all, one| {
+                all += one;
+                all
+            })
     }
 
     /// Between which numbers an allow of ours may stand.
@@ -336,7 +316,89 @@ impl<'a> Ground<'a> {
     }
 }
 
-/// The numbers where a rule may stand.
+/// How many addresses and networks rules name.
+#[derive(Debug, Clone, Copy, Default)]
+struct Addresses {
+    sources: usize,
+    destinations: usize,
+}
+
+impl Addresses {
+    fn of(wanted: &Wanted) -> Self {
+        Self {
+            sources: wanted.sources.len(),
+            destinations: wanted.destinations.len(),
+        }
+    }
+
+    /// What is said where they are more than an NSG holds.
+    fn over(self, point: &PointRef) -> Option<String> {
+        let side = if self.sources > ADDRESS_LIMIT {
+            "sources"
+        } else if self.destinations > ADDRESS_LIMIT {
+            "destinations"
+        } else {
+            return None;
+        };
+        Some(format!(
+            "the {side} of {point}'s rules would be more than {ADDRESS_LIMIT} addresses"
+        ))
+    }
+}
+
+impl std::ops::AddAssign for Addresses {
+    fn add_assign(&mut self, more: Self) {
+        self.sources += more.sources;
+        self.destinations += more.destinations;
+    }
+}
+
+impl std::ops::SubAssign for Addresses {
+    fn sub_assign(&mut self, less: Self) {
+        self.sources = self.sources.saturating_sub(less.sources);
+        self.destinations = self.destinations.saturating_sub(less.destinations);
+    }
+}
+
+/// The numbers where a deny may stand.
+struct DenySpan<'a> {
+    first: u16,
+    last: u16,
+    /// The foreign allow that bounds them: the first for a strict lockdown, the last for one that defers.
+    rule: Option<&'a ReadRule>,
+}
+
+impl DenySpan<'_> {
+    fn refusal(&self, stance: Stance) -> (&'static str, String) {
+        let room = if self.first > self.last {
+            "the band has no number for our deny".to_owned()
+        } else {
+            format!(
+                "no number from {} to {} is free for our deny",
+                self.first, self.last
+            )
+        };
+        match (self.rule, stance) {
+            (Some(rule), Stance::Above) => (
+                "foreign_rule_in_the_way",
+                format!(
+                    "`{}` (priority {}) lets guarded ports in, and {room} above it",
+                    rule.rule.name, rule.rule.priority
+                ),
+            ),
+            (Some(rule), Stance::Below) => (
+                "foreign_rule_in_the_way",
+                format!(
+                    "`{}` (priority {}) stays in force because the lockdown defers, and {room} below it",
+                    rule.rule.name, rule.rule.priority
+                ),
+            ),
+            (None, _) => ("no_free_priority", room),
+        }
+    }
+}
+
+/// The numbers where an allow may stand.
 struct Span {
     first: u16,
     last: u16,
@@ -360,7 +422,7 @@ impl Span {
         match &self.below {
             Some((priority, name)) => (
                 "foreign_rule_in_the_way",
-                format!("{room} below the deny `{name}` (priority {priority}), which is not overruled"),
+                format!("{room} below the deny `{name}` (priority {priority}), which is never overruled"),
             ),
             None => ("no_free_priority", room),
         }

@@ -7,14 +7,14 @@ use ipnet::IpNet;
 use postern_core::{
     enforcer::{Change, Desired, Guard, Member, Observed, Plan, WantedGrant},
     net::{Ports, Source},
-    nsg::{Access, AddressPrefix, Direction, NsgProtocol, NsgRule},
+    nsg::{Access, AddressPrefix, Direction, NsgProtocol, NsgRule, Side},
     point::PointRef,
     policy::{Lockdown, SharedGroups},
     testing::{an_id, at, ports},
 };
 use serde_json::{Value, json};
 
-use super::{ObservedNsg, ReadRule};
+use super::{ObservedNsg, ReadRule, wanted::Stance};
 use crate::{config::PriorityBand, operation::Operation};
 
 pub(super) fn point() -> PointRef {
@@ -27,6 +27,8 @@ pub(super) struct Model {
     pub(super) raw: Value,
     pub(super) band: PriorityBand,
     pub(super) bulk: usize,
+    /// Whether lockdowns defer to others' allows.
+    pub(super) defers: bool,
 }
 
 /// A concrete packet.
@@ -78,11 +80,16 @@ impl Model {
             }),
             band: PriorityBand::default(),
             bulk: 1000,
+            defers: false,
         }
     }
 
     pub(super) fn observed(&self) -> ObservedNsg {
-        ObservedNsg::read(point(), self.raw.clone(), self.band, self.bulk).unwrap()
+        let mut observed = ObservedNsg::read(point(), self.raw.clone(), self.band, self.bulk).unwrap();
+        if self.defers {
+            observed.stance = |_| Stance::Below;
+        }
+        observed
     }
 
     pub(super) fn plan(&self, desired: &Desired) -> Plan {
@@ -160,8 +167,10 @@ impl Model {
                 }
             }
             assert!(families.len() <= 1, "{raw}");
-            assert!(!rule.ports.is_empty() && !rule.source.prefixes.is_empty());
-            assert!(!rule.destination.prefixes.is_empty());
+            assert!(!rule.ports.is_empty());
+            for side in [&rule.source, &rule.destination] {
+                assert!(!side.prefixes.is_empty() || !side.groups.is_empty(), "{raw}");
+            }
         }
     }
 
@@ -185,15 +194,16 @@ pub(super) struct Filter(Vec<NsgRule>);
 impl Filter {
     /// Whether the packet passes: the first rule that matches says.
     pub(super) fn passes(&self, packet: Packet) -> bool {
-        let holds = |prefixes: &[AddressPrefix], address: IpAddr| {
-            prefixes.iter().any(|prefix| match prefix {
-                AddressPrefix::Net(net) => net.contains(&address),
-                AddressPrefix::Tag(tag) if tag == "VirtualNetwork" => match address {
-                    IpAddr::V4(address) => address.is_private(),
-                    IpAddr::V6(address) => address.is_unique_local(),
-                },
-                AddressPrefix::Tag(_) => true,
-            })
+        let holds = |side: &Side, address: IpAddr| {
+            !side.groups.is_empty()
+                || side.prefixes.iter().any(|prefix| match prefix {
+                    AddressPrefix::Net(net) => net.contains(&address),
+                    AddressPrefix::Tag(tag) if tag == "VirtualNetwork" => match address {
+                        IpAddr::V4(address) => address.is_private(),
+                        IpAddr::V6(address) => address.is_unique_local(),
+                    },
+                    AddressPrefix::Tag(_) => true,
+                })
         };
         self.0
             .iter()
@@ -209,8 +219,8 @@ impl Filter {
                         .ports
                         .iter()
                         .any(|ports| ports.overlaps(packet.port, packet.port))
-                    && holds(&rule.source.prefixes, packet.from)
-                    && holds(&rule.destination.prefixes, packet.to)
+                    && holds(&rule.source, packet.from)
+                    && holds(&rule.destination, packet.to)
             })
             .is_some_and(|rule| rule.access == Access::Allow)
     }

@@ -5,10 +5,12 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use postern_core::{
     id::{GrantId, PolicyId},
-    mark::{Installation, Mark, Purpose},
-    nsg::{Access, AddressPrefix, Direction, NsgPorts, NsgProtocol, NsgRule, Side},
+    mark::Installation,
+    nsg::{Access, AddressPrefix, Direction, NsgPorts, NsgProtocol, NsgRule, Side, Tag},
 };
 use serde_json::Value;
+
+use super::label::Label;
 
 /// How far a resource's last change is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,13 +47,13 @@ pub struct ReadRule {
     /// How far its last change is.
     pub state: State,
     /// The mark in its description, anybody's.
-    pub mark: Option<Mark>,
+    pub label: Option<Label>,
 }
 
 /// What a rule of ours is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Role {
-    Grant(GrantId),
+    Grants(Vec<GrantId>),
     Lockdown(PolicyId),
     /// A mark that no NSG rule of ours has.
     Stray,
@@ -119,7 +121,7 @@ impl ReadRule {
         };
         let description = text("description").map(str::to_owned);
         Some(Self {
-            mark: description.as_deref().and_then(Mark::parse),
+            label: description.as_deref().and_then(Label::parse),
             rule: NsgRule {
                 name: raw.get("name")?.as_str()?.to_owned(),
                 description,
@@ -148,12 +150,12 @@ impl ReadRule {
     /// What the rule is for, when it is the installation's. The mark says so; where somebody edited the mark away,
     /// the name does. Another installation's mark says that it is not.
     pub(super) fn role(&self, installation: &Installation) -> Option<Role> {
-        match &self.mark {
-            Some(mark) if mark.installation != *installation => None,
-            Some(mark) => Some(match mark.purpose {
-                Purpose::Grant { grant, .. } => Role::Grant(grant),
-                Purpose::Lockdown { policy } => Role::Lockdown(policy),
-                Purpose::Holder | Purpose::Residual { .. } => Role::Stray,
+        match &self.label {
+            Some(label) if label.installation() != installation => None,
+            Some(label) => Some(match (label.grants(), label.policy()) {
+                (_, Some(policy)) => Role::Lockdown(policy),
+                (grants, None) if grants.is_empty() => Role::Stray,
+                (grants, None) => Role::Grants(grants),
             }),
             None => role_of_name(installation, &self.rule.name),
         }
@@ -167,12 +169,14 @@ impl ReadRule {
 /// The name of a grant's rule. The word before the id keeps the names of installation `a` apart from those of
 /// installation `a-deny`.
 pub(super) fn allow_name(installation: &Installation, grant: GrantId, udp: bool, v6: bool) -> String {
-    format!(
-        "postern-{installation}-allow-{}{}{}",
-        grant.hex(),
-        if udp { "-udp" } else { "" },
-        if v6 { "-6" } else { "" }
-    )
+    let udp = if udp { "-udp" } else { "" };
+    let v6 = if v6 { "-6" } else { "" };
+    allow_name_of(installation, grant, &format!("{udp}{v6}"))
+}
+
+/// The same with what follows the grant.
+pub(super) fn allow_name_of(installation: &Installation, grant: GrantId, suffix: &str) -> String {
+    format!("postern-{installation}-allow-{}{suffix}", grant.hex())
 }
 
 /// The name of a lockdown's rule.
@@ -187,24 +191,27 @@ pub(super) fn deny_name(installation: &Installation, policy: PolicyId, udp: bool
 
 fn role_of_name(installation: &Installation, name: &str) -> Option<Role> {
     let name = name.to_ascii_lowercase();
-    let rest = name
-        .strip_prefix("postern-")?
-        .strip_prefix(installation.as_str())?;
-    let split = |rest: &str| {
-        let (hex, suffix) = rest.split_at_checked(32)?;
-        Some((hex.to_owned(), suffix.to_owned()))
-    };
-    if let Some(rest) = rest.strip_prefix("-allow-") {
-        let (hex, suffix) = split(rest)?;
-        matches!(suffix.as_str(), "" | "-6" | "-udp" | "-udp-6")
-            .then(|| GrantId::from_hex(&hex).map(Role::Grant))
-            .flatten()
-    } else {
-        let (hex, suffix) = split(rest.strip_prefix("-deny-")?)?;
-        matches!(suffix.as_str(), "-tcp" | "-tcp-6" | "-udp" | "-udp-6")
-            .then(|| PolicyId::from_hex(&hex).map(Role::Lockdown))
-            .flatten()
+    if let Some((grant, _)) = grant_of_name(installation, &name) {
+        return Some(Role::Grants(vec![grant]));
     }
+    let (hex, suffix) = after_word(installation, "-deny-", &name)?;
+    matches!(suffix, "-tcp" | "-tcp-6" | "-udp" | "-udp-6")
+        .then(|| PolicyId::from_hex(hex).map(Role::Lockdown))
+        .flatten()
+}
+
+/// The grant that a name, in lower case, is made of, and what follows it.
+pub(super) fn grant_of_name<'n>(installation: &Installation, name: &'n str) -> Option<(GrantId, &'n str)> {
+    let (hex, suffix) = after_word(installation, "-allow-", name)?;
+    let grant = GrantId::from_hex(hex)?;
+    matches!(suffix, "" | "-6" | "-udp" | "-udp-6").then_some((grant, suffix))
+}
+
+fn after_word<'n>(installation: &Installation, word: &str, name: &'n str) -> Option<(&'n str, &'n str)> {
+    name.strip_prefix("postern-")?
+        .strip_prefix(installation.as_str())?
+        .strip_prefix(word)?
+        .split_at_checked(32)
 }
 
 /// What packets a rule of ours is about.
@@ -217,14 +224,15 @@ pub(super) struct About<'a> {
     pub(super) ports: &'a [NsgPorts],
 }
 
-/// Whether the rule may match one of the packets. Where a name stands for addresses, it may.
+/// Whether the rule may match one of the packets. Where a name stands for addresses that are not known here, it may;
+/// so may a rule for an application security group, because its members are not known here.
 pub(super) fn may_match(rule: &NsgRule, about: &About<'_>) -> bool {
     let protocol = rule.protocol == NsgProtocol::Any || rule.protocol == about.protocol;
-    let side = |side: &Side, hits: &dyn Fn(&IpNet) -> bool| {
+    let side = |side: &Side, hits: &dyn Fn(&IpNet) -> bool, named: &dyn Fn(Tag) -> bool| {
         !side.groups.is_empty()
             || side.prefixes.iter().any(|prefix| match prefix {
                 AddressPrefix::Net(net) => hits(net),
-                AddressPrefix::Tag(_) => true,
+                AddressPrefix::Tag(tag) => named(Tag::read(tag)),
             })
     };
     protocol
@@ -234,14 +242,25 @@ pub(super) fn may_match(rule: &NsgRule, about: &About<'_>) -> bool {
                 .iter()
                 .any(|ours| theirs.overlaps(ours.first, ours.last))
         })
-        && side(&rule.destination, &|net| {
-            about.destinations.iter().any(|address| net.contains(address))
-        })
-        && side(&rule.source, &|net| {
-            about.sources.is_empty()
-                || about
-                    .sources
+        && side(
+            &rule.destination,
+            &|net| about.destinations.iter().any(|address| net.contains(address)),
+            &|tag| {
+                about
+                    .destinations
                     .iter()
-                    .any(|source| net.contains(source) || source.contains(net))
-        })
+                    .any(|address| tag.may_be_destination(*address))
+            },
+        )
+        && side(
+            &rule.source,
+            &|net| {
+                about.sources.is_empty()
+                    || about
+                        .sources
+                        .iter()
+                        .any(|source| net.contains(source) || source.contains(net))
+            },
+            &|tag| about.sources.is_empty() || about.sources.iter().any(|source| tag.may_be_source(source)),
+        )
 }

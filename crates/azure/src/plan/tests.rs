@@ -275,7 +275,7 @@ fn an_nsg_holds_a_thousand_rules_and_what_is_over_is_named() {
     let mut wanted = one_guarded();
     wanted.members[0].grants = vec![
         grant(1, &["22"], &["203.0.113.7"]),
-        grant(2, &["22"], &["203.0.113.7"]),
+        grant(2, &["22"], &["203.0.113.0/24"]),
     ];
     let plan = model.plan(&wanted);
     assert_eq!(plan.obstacles.len(), 1);

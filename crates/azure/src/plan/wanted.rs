@@ -13,17 +13,22 @@ use postern_core::{
     id::{GrantId, PolicyId},
     mark::{Installation, Mark, Purpose},
     net::{Ports, Protocol},
-    nsg::{Access, AddressPrefix, Direction, NsgPorts, NsgProtocol, NsgRule, Side},
+    nsg::{Access, AddressPrefix, Direction, NsgPorts, NsgProtocol, NsgRule},
+    policy::Lockdown,
 };
 use serde_json::{Map, Value, json};
 
-use super::rule::{About, allow_name, deny_name};
+use super::{
+    label::Label,
+    rule::{About, allow_name, deny_name},
+    share::entries,
+};
 
 /// A rule that is wanted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Wanted {
     pub(super) name: String,
-    pub(super) mark: Mark,
+    pub(super) label: Label,
     pub(super) access: Access,
     pub(super) protocol: NsgProtocol,
     /// Sorted, not overlapping; empty for everywhere.
@@ -34,26 +39,47 @@ pub(super) struct Wanted {
     pub(super) ports: Vec<NsgPorts>,
 }
 
+/// Where a lockdown's deny stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stance {
+    /// Above others' allows, which it overrules.
+    Above,
+    /// Below others' allows, which win.
+    #[cfg_attr(not(test), expect(dead_code, reason = "policies cannot say so yet"))]
+    Below,
+}
+
+impl Stance {
+    pub(super) const fn of(lockdown: Lockdown) -> Self {
+        match lockdown {
+            Lockdown::Strict => Self::Above,
+        }
+    }
+}
+
 /// One lockdown's rules.
 #[derive(Debug, Clone)]
 pub(super) struct Deny {
     pub(super) policy: PolicyId,
+    pub(super) stance: Stance,
     pub(super) rules: Vec<Wanted>,
 }
 
 /// The lockdowns' rules, in the order of the policies.
-pub(super) fn denies(desired: &Desired) -> Vec<Deny> {
-    let mut guards: BTreeMap<PolicyId, (BTreeSet<IpAddr>, BTreeSet<Ports>)> = BTreeMap::new();
+pub(super) fn denies(desired: &Desired, stance: fn(Lockdown) -> Stance) -> Vec<Deny> {
+    let mut guards: BTreeMap<PolicyId, (Stance, BTreeSet<IpAddr>, BTreeSet<Ports>)> = BTreeMap::new();
     for member in &desired.members {
         if let Some(guard) = &member.guard {
-            let (addresses, ports) = guards.entry(guard.policy).or_default();
+            let (_, addresses, ports) = guards
+                .entry(guard.policy)
+                .or_insert_with(|| (stance(guard.lockdown), BTreeSet::new(), BTreeSet::new()));
             addresses.extend(&member.addresses);
             ports.extend(&guard.ports);
         }
     }
     guards
         .into_iter()
-        .map(|(policy, (addresses, ports))| {
+        .map(|(policy, (stance, addresses, ports))| {
             let ports: Vec<Ports> = ports.into_iter().collect();
             let mut rules = Vec::new();
             for (udp, ports) in by_protocol(&ports) {
@@ -64,10 +90,10 @@ pub(super) fn denies(desired: &Desired) -> Vec<Deny> {
                     }
                     rules.push(Wanted {
                         name: deny_name(&desired.installation, policy, udp, v6),
-                        mark: Mark {
+                        label: Label::One(Mark {
                             installation: desired.installation.clone(),
                             purpose: Purpose::Lockdown { policy },
-                        },
+                        }),
                         access: Access::Deny,
                         protocol: protocol(udp),
                         sources: Vec::new(),
@@ -76,7 +102,11 @@ pub(super) fn denies(desired: &Desired) -> Vec<Deny> {
                     });
                 }
             }
-            Deny { policy, rules }
+            Deny {
+                policy,
+                stance,
+                rules,
+            }
         })
         .collect()
 }
@@ -113,13 +143,13 @@ fn of_grant(installation: &Installation, grant: &WantedGrant, addresses: &BTreeS
             }
             rules.push(Wanted {
                 name: allow_name(installation, grant.grant, udp, v6),
-                mark: Mark {
+                label: Label::One(Mark {
                     installation: installation.clone(),
                     purpose: Purpose::Grant {
                         grant: grant.grant,
                         end: grant.not_after,
                     },
-                },
+                }),
                 access: Access::Allow,
                 protocol: protocol(udp),
                 sources,
@@ -208,7 +238,7 @@ impl Wanted {
     pub(super) fn properties(&self, priority: u16) -> Map<String, Value> {
         let mut properties = Map::new();
         let mut set = |name: &str, value: Value| properties.insert(name.to_owned(), value);
-        set("description", json!(self.mark.to_string()));
+        set("description", json!(self.label.to_string()));
         set("priority", json!(priority));
         set("direction", json!("Inbound"));
         set("access", json!(self.access));
@@ -253,49 +283,58 @@ impl Wanted {
     }
 
     /// Whether the rule says what is wanted in all that never changes in the life of a rule of ours: what differs
-    /// was edited by somebody. Destinations, a lockdown's ports and a grant's end do change.
+    /// was edited by somebody. Destinations, a lockdown's ports and a grant's end do change, and the sources of a rule
+    /// that other grants share or shared.
     pub(super) fn is_unedited(&self, rule: &NsgRule) -> bool {
-        let purpose = rule
-            .description
-            .as_deref()
-            .and_then(Mark::parse)
-            .is_some_and(|mark| {
-                mark.installation == self.mark.installation
-                    && match (&mark.purpose, &self.mark.purpose) {
-                        (Purpose::Grant { grant, .. }, Purpose::Grant { grant: ours, .. }) => grant == ours,
-                        (theirs, ours) => theirs == ours,
-                    }
-            });
+        let Some(label) = rule.description.as_deref().and_then(Label::parse) else {
+            return false;
+        };
         let ports = self.access == Access::Deny
             || same(
                 rule.ports.iter().copied().map(ports_text),
                 self.ports.iter().copied().map(ports_text),
             );
-        purpose && ports && self.is_of_shape(rule)
+        let intact = match &label {
+            Label::One(_) => true,
+            Label::Shared(mark) => entries(rule, mark).is_some(),
+        };
+        let purpose = label.installation() == self.label.installation()
+            && label.policy() == self.label.policy()
+            && label.grants().is_empty() == self.label.grants().is_empty();
+        let moved_in = label.grants() != self.label.grants();
+        purpose
+            && ports
+            && intact
+            && self.is_but_for_sources(rule)
+            && (moved_in || self.comes_from_there(rule))
     }
 
     fn is_but_for_reach(&self, rule: &NsgRule) -> bool {
-        rule.description.as_deref() == Some(self.mark.to_string().as_str()) && self.is_of_shape(rule)
+        rule.description.as_deref() == Some(self.label.to_string().as_str())
+            && self.is_but_for_sources(rule)
+            && self.comes_from_there(rule)
     }
 
-    fn is_of_shape(&self, rule: &NsgRule) -> bool {
-        let everywhere = |side: &Side| matches!(side.prefixes.as_slice(), [only] if only.is_any());
+    fn is_but_for_sources(&self, rule: &NsgRule) -> bool {
         rule.direction == Direction::Inbound
             && rule.access == self.access
             && rule.protocol == self.protocol
             && rule.source.groups.is_empty()
             && rule.destination.groups.is_empty()
             && rule.source_ports == [NsgPorts::ALL]
-            && if self.sources.is_empty() {
-                everywhere(&rule.source)
-            } else {
-                same(
-                    rule.source.prefixes.iter().map(ToString::to_string),
-                    self.sources
-                        .iter()
-                        .map(|net| AddressPrefix::Net(*net).to_string()),
-                )
-            }
+    }
+
+    fn comes_from_there(&self, rule: &NsgRule) -> bool {
+        if self.sources.is_empty() {
+            matches!(rule.source.prefixes.as_slice(), [only] if only.is_any())
+        } else {
+            same(
+                rule.source.prefixes.iter().map(ToString::to_string),
+                self.sources
+                    .iter()
+                    .map(|net| AddressPrefix::Net(*net).to_string()),
+            )
+        }
     }
 }
 

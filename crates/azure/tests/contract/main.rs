@@ -7,5 +7,6 @@
 )]
 
 mod scene;
+mod shapes;
 mod story;
 mod wire;

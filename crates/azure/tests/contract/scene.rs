@@ -138,21 +138,26 @@ impl Scene {
 
     /// What is wanted of the two filters before `web`: nothing yet.
     pub(crate) async fn desired(&self) -> Vec<Desired> {
+        vec![
+            self.desired_at(&self.outer).await,
+            self.desired_at(&self.inner).await,
+        ]
+    }
+
+    /// What is wanted of a filter: nothing yet.
+    pub(crate) async fn desired_at(&self, point: &PointRef) -> Desired {
         let account = self.web.account();
         let machines = self.enforcer.discover(&account, None).await.unwrap().machines;
-        [&self.outer, &self.inner]
-            .into_iter()
-            .map(|point| Desired {
-                installation: "test".parse().unwrap(),
-                point: point.clone(),
-                members: machines
-                    .iter()
-                    .filter_map(|machine| member(machine, point))
-                    .collect(),
-                displaced: Vec::new(),
-                unsettled: false,
-            })
-            .collect()
+        Desired {
+            installation: "test".parse().unwrap(),
+            point: point.clone(),
+            members: machines
+                .iter()
+                .filter_map(|machine| member(machine, point))
+                .collect(),
+            displaced: Vec::new(),
+            unsettled: false,
+        }
     }
 
     /// Wants these grants, and no others, on `web`.

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt::Write};
 use super::*;
 use crate::{
     inventory::{Place, Power},
-    mark::Purpose,
+    mark::{Mark, Purpose},
     nsg::{AddressPrefix, Direction, NsgPorts, NsgProtocol, NsgRule, Side},
     point::PointRef,
     sg::{SecurityGroup, SgPeer, SgProtocol},
@@ -59,6 +59,7 @@ fn nsg(name: &str, place: Place, mut rules: Vec<NsgRule>) -> Layer {
         place,
         rules,
         memberships: std::collections::BTreeSet::new(),
+        possible_memberships: std::collections::BTreeSet::new(),
     }
 }
 

@@ -16,6 +16,8 @@ type Fates = BTreeSet<bool>;
 const NETWORK: &str = "10.0.0.0/30";
 const MACHINE: &str = "10.0.0.2";
 const GROUP: &str = "/subscriptions/s/asg/web";
+/// Some of the machine's ip configurations are in it.
+const PARTIAL: &str = "/subscriptions/s/asg/some";
 
 /// Yes, no, or not known.
 #[derive(Clone, Copy, PartialEq)]
@@ -58,7 +60,8 @@ fn source_matches(side: &Side, from: IpAddr) -> Match {
             "Internet" => when(!is_private(from) && !network.contains(&from)),
             "VirtualNetwork" if network.contains(&from) => Match::Yes,
             "VirtualNetwork" if is_private(from) => Match::Maybe,
-            "VirtualNetwork" | "AzureLoadBalancer" => Match::No,
+            "VirtualNetwork" | "AzureLoadBalancer" | "AzurePlatformIMDS" => Match::No,
+            "Storage" if is_private(from) => Match::No,
             _ => Match::Maybe,
         },
     });
@@ -75,11 +78,17 @@ fn destination_matches(side: &Side) -> Match {
         AddressPrefix::Net(net) => when(net.contains(&to)),
         AddressPrefix::Tag(tag) => match tag.as_str() {
             "*" | "VirtualNetwork" => Match::Yes,
-            "Internet" | "AzureLoadBalancer" => Match::No,
+            "Internet" | "AzureLoadBalancer" | "Sql" => Match::No,
             _ => Match::Maybe,
         },
     });
-    any_of(prefixes.chain(side.groups.iter().map(|group| when(group == GROUP))))
+    any_of(
+        prefixes.chain(side.groups.iter().map(|group| match group.as_str() {
+            GROUP => Match::Yes,
+            PARTIAL => Match::Maybe,
+            _ => Match::No,
+        })),
+    )
 }
 
 /// The naive first match, for TCP from a source port that the client may choose.
@@ -186,7 +195,7 @@ fn a_prefix() -> impl Strategy<Value = AddressPrefix> {
         6 => a_net().prop_map(AddressPrefix::Net),
         1 => Just(AddressPrefix::Net("203.0.0.0/8".parse::<IpNet>().unwrap().trunc())),
         1 => Just(AddressPrefix::Net("2001:db8::/32".parse().unwrap())),
-        5 => select(vec!["*", "Internet", "VirtualNetwork", "AzureLoadBalancer", "Storage"])
+        5 => select(vec!["*", "Internet", "VirtualNetwork", "AzureLoadBalancer", "Storage", "FutureService", "AzurePlatformIMDS"])
             .prop_map(|tag| AddressPrefix::Tag(tag.to_owned())),
     ]
 }
@@ -206,7 +215,9 @@ fn a_destination() -> impl Strategy<Value = Side> {
         1 => Just(prefix("10.0.0.3")),
         1 => Just(prefix("VirtualNetwork")),
         1 => Just(prefix("Sql")),
+        1 => Just(prefix("FutureService")),
         1 => Just(group(GROUP)),
+        1 => Just(group(PARTIAL)),
         1 => Just(group("/subscriptions/s/asg/db")),
     ]
 }
@@ -302,7 +313,11 @@ fn network() -> Vec<IpNet> {
 
 fn nsg(rules: &[NsgRule], flow: &Flow) -> HopVerdict {
     let point = PointRef::nsg("00000000-0000-0000-0000-000000000001", "prod", "web").unwrap();
-    evaluate_nsg(&point, rules, &[GROUP.to_owned()].into(), &network(), flow)
+    let known = Memberships::Known {
+        certain: &[GROUP.to_owned()].into(),
+        possible: &[PARTIAL.to_owned()].into(),
+    };
+    evaluate_nsg(&point, rules, known, &network(), flow)
 }
 
 proptest! {
@@ -497,7 +512,29 @@ fn layer(place: Place, rules: Vec<NsgRule>) -> Layer {
         place,
         rules,
         memberships: BTreeSet::new(),
+        possible_memberships: BTreeSet::new(),
     }
+}
+
+#[test]
+fn where_the_groups_of_the_destination_are_not_known_a_rule_for_one_may_match() {
+    let mut rules = defaults();
+    let mut deny = rule(100, Access::Deny, "*", (22, 22));
+    deny.destination = Side {
+        prefixes: vec![],
+        groups: vec![GROUP.to_uppercase()],
+    };
+    rules.extend([deny, rule(200, Access::Allow, "*", (22, 22))]);
+    let point = PointRef::nsg("00000000-0000-0000-0000-000000000001", "prod", "web").unwrap();
+    let verdict = |known| evaluate_nsg(&point, &rules, known, &network(), &flow("203.0.113.7", "22"));
+    let found = verdict(Memberships::Unknown);
+    assert_eq!(found.verdict, Verdict::Partly);
+    assert_eq!(found.unsure[0].rule, "r100");
+    let (none, web) = (BTreeSet::new(), BTreeSet::from([GROUP.to_owned()]));
+    let known = |certain, possible| verdict(Memberships::Known { certain, possible }).verdict;
+    assert_eq!(known(&none, &none), Verdict::Allowed);
+    assert_eq!(known(&none, &web), Verdict::Partly);
+    assert_eq!(known(&web, &none), Verdict::Denied);
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Which packets of a flow a rule matches, for certain and possibly.
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::net::IpAddr;
 
 use ipnet::IpNet;
 
@@ -10,24 +10,9 @@ use super::{
 };
 use crate::{
     net::Protocol,
-    nsg::{AddressPrefix, NsgPorts, NsgProtocol, NsgRule, Side},
+    nsg::{AddressPrefix, Memberships, NsgPorts, NsgProtocol, NsgRule, PROBES, Side, Tag, private_networks},
     sg::{SgPeer, SgProtocol, SgRule},
 };
-
-/// Addresses that are never the internet's, as RFC 1918, 6598, 4193 and 4291 set them aside.
-const PRIVATE_V4: [([u8; 4], u8); 4] = [
-    ([10, 0, 0, 0], 8),
-    ([172, 16, 0, 0], 12),
-    ([192, 168, 0, 0], 16),
-    ([100, 64, 0, 0], 10),
-];
-const PRIVATE_V6: [([u16; 8], u8); 2] = [
-    ([0xfc00, 0, 0, 0, 0, 0, 0, 0], 7),
-    ([0xfe80, 0, 0, 0, 0, 0, 0, 0], 10),
-];
-/// Where Azure's load balancer probes come from.
-const PROBE_V4: [u8; 4] = [168, 63, 129, 16];
-const PROBE_V6: [u16; 8] = [0xfe80, 0, 0, 0, 0, 0x1234, 0x5678, 0x9abc];
 
 /// A flow's packets, with what is needed to match rules against them.
 pub(super) struct Packets<'f> {
@@ -46,7 +31,6 @@ impl<'f> Packets<'f> {
         if Family::of(flow.source.net().addr()) != family {
             return None;
         }
-        let net = |address: IpAddr, prefix| IpNet::new(address, prefix).ok().map(Addresses::of);
         Some(Self {
             flow,
             family,
@@ -59,16 +43,10 @@ impl<'f> Packets<'f> {
                 .filter(|net| Family::of(net.addr()) == family)
                 .map(|net| Addresses::of(*net))
                 .collect(),
-            private: match family {
-                Family::V4 => PRIVATE_V4
-                    .iter()
-                    .filter_map(|(address, prefix)| net((*address).into(), *prefix))
-                    .collect(),
-                Family::V6 => PRIVATE_V6
-                    .iter()
-                    .filter_map(|(address, prefix)| net((*address).into(), *prefix))
-                    .collect(),
-            },
+            private: private_networks()
+                .filter(|net| Family::of(net.addr()) == family)
+                .map(Addresses::of)
+                .collect(),
         })
     }
 
@@ -112,7 +90,8 @@ impl<'f> Packets<'f> {
                 AddressPrefix::Tag(tag) => match Tag::read(tag) {
                     Tag::Any => certain.extend(self.all()),
                     Tag::Internet if self.flow.source.is_any() => certain.extend(self.all()),
-                    Tag::VirtualNetwork | Tag::LoadBalancer if self.flow.source.is_any() => {}
+                    Tag::VirtualNetwork | Tag::LoadBalancer | Tag::Platform(_)
+                        if self.flow.source.is_any() => {}
                     Tag::Internet => {
                         let not: Vec<Addresses> = self.network.iter().chain(&self.private).copied().collect();
                         certain.extend(self.rect.addresses.without(&not));
@@ -121,11 +100,15 @@ impl<'f> Packets<'f> {
                         certain.extend(self.among(&self.network));
                         possible.extend(self.among(&self.private));
                     }
-                    Tag::LoadBalancer => certain.extend(self.within(match self.family {
-                        Family::V4 => IpNet::from(IpAddr::from(PROBE_V4)),
-                        Family::V6 => IpNet::from(IpAddr::from(PROBE_V6)),
-                    })),
-                    Tag::Service => possible.extend(self.all()),
+                    Tag::LoadBalancer => {
+                        for probe in PROBES {
+                            certain.extend(self.within(IpNet::from(probe)));
+                        }
+                    }
+                    Tag::Platform(address) => certain.extend(self.within(IpNet::from(address))),
+                    Tag::Service if self.flow.source.is_any() => possible.extend(self.all()),
+                    Tag::Service => possible.extend(self.rect.addresses.without(&self.private)),
+                    Tag::Unknown => possible.extend(self.all()),
                 },
             }
         }
@@ -135,7 +118,7 @@ impl<'f> Packets<'f> {
         (certain, possible)
     }
 
-    pub(super) fn nsg_footprint(&self, rule: &NsgRule, memberships: &BTreeSet<String>) -> Footprint {
+    pub(super) fn nsg_footprint(&self, rule: &NsgRule, memberships: Memberships<'_>) -> Footprint {
         let protocol = matches!(
             (rule.protocol, self.flow.ports.protocol()),
             (NsgProtocol::Any, _) | (NsgProtocol::Tcp, Protocol::Tcp) | (NsgProtocol::Udp, Protocol::Udp)
@@ -209,20 +192,25 @@ fn rectangles(addresses: &[Addresses], ports: &[(u16, u16)]) -> Vec<Rect> {
 }
 
 /// Whether the destination matches: certainly (`Some(true)`), possibly (`Some(false)`) or not.
-fn destination(side: &Side, memberships: &BTreeSet<String>, address: IpAddr) -> Option<bool> {
+fn destination(side: &Side, memberships: Memberships<'_>, address: IpAddr) -> Option<bool> {
     let prefixes = side.prefixes.iter().filter_map(|prefix| match prefix {
         AddressPrefix::Net(net) => net.contains(&address).then_some(true),
         AddressPrefix::Tag(tag) => match Tag::read(tag) {
             Tag::Any | Tag::VirtualNetwork => Some(true),
-            Tag::Internet | Tag::LoadBalancer => None,
-            Tag::Service => Some(false),
+            tag => tag.may_be_destination(address).then_some(false),
         },
     });
-    let groups = side
-        .groups
-        .iter()
-        .filter(|group| memberships.contains(&group.to_lowercase()))
-        .map(|_| true);
+    let groups = side.groups.iter().filter_map(|group| match memberships {
+        Memberships::Unknown => Some(false),
+        Memberships::Known { certain, possible } => {
+            let group = group.to_lowercase();
+            if certain.contains(&group) {
+                Some(true)
+            } else {
+                possible.contains(&group).then_some(false)
+            }
+        }
+    });
     prefixes.chain(groups).max()
 }
 
@@ -240,29 +228,4 @@ fn source_port(ranges: &[NsgPorts]) -> Option<bool> {
         }
     });
     (!sorted.is_empty()).then_some(covered == u16::MAX)
-}
-
-/// A name in a rule's source or destination. ARM compares them without regard to case.
-enum Tag {
-    Any,
-    Internet,
-    VirtualNetwork,
-    LoadBalancer,
-    Service,
-}
-
-impl Tag {
-    fn read(tag: &str) -> Self {
-        if tag == "*" {
-            Self::Any
-        } else if tag.eq_ignore_ascii_case("Internet") {
-            Self::Internet
-        } else if tag.eq_ignore_ascii_case("VirtualNetwork") {
-            Self::VirtualNetwork
-        } else if tag.eq_ignore_ascii_case("AzureLoadBalancer") {
-            Self::LoadBalancer
-        } else {
-            Self::Service
-        }
-    }
 }
