@@ -1,0 +1,171 @@
+//! Runs the fault campaign; told to `serve`, it is the server that the campaign torments.
+
+use std::{
+    io::{IsTerminal as _, Write as _},
+    path::PathBuf,
+    process::ExitCode,
+};
+
+use anyhow::Context as _;
+use clap::{Args, Parser, Subcommand};
+use futures::StreamExt as _;
+use indicatif::{ProgressBar, ProgressStyle};
+use postern_campaign::{
+    report::{Report, line},
+    run::{Verdict, run},
+    server, template,
+};
+
+/// Torments whole installations of Postern with what a seed says, and judges them by the clouds' truth logs.
+///
+/// Exit code 0: no invariant was broken; 1: one was; 2: the campaign itself could not be run.
+#[derive(Debug, Parser)]
+#[command(name = "postern-campaign")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Make runs; run k has the seed N + k.
+    Campaign(CampaignArgs),
+    /// Be a server under test.
+    #[command(hide = true)]
+    Serve {
+        #[arg(long)]
+        config: PathBuf,
+    },
+}
+
+#[derive(Debug, Args)]
+struct CampaignArgs {
+    /// The first run's seed.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// How many runs.
+    #[arg(long, default_value_t = 20)]
+    runs: u64,
+    /// How many at the same time; most of a run is waiting.
+    #[arg(long, default_value_t = 6)]
+    parallel: usize,
+    /// Print JSON only: one line a run, the totals last.
+    #[arg(long)]
+    json: bool,
+    /// Where the runs' files go; those of a run that found something stay there. A memory file system is quickest.
+    #[arg(long)]
+    scratch: Option<PathBuf>,
+    /// Keep every run's files.
+    #[arg(long)]
+    keep: bool,
+    /// Break the servers on purpose, to see that it is noticed.
+    #[arg(long, hide = true)]
+    sabotage: Option<String>,
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let outcome = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("the runtime cannot start")
+        .and_then(|runtime| {
+            runtime.block_on(async {
+                match cli.command {
+                    Command::Serve { config } => server::serve(&config).await.map(|()| true),
+                    Command::Campaign(args) => campaign(args).await,
+                }
+            })
+        });
+    match outcome {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            // Nobody is left to tell when standard error is closed.
+            let _closed = writeln!(std::io::stderr(), "error: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// Makes the runs; whether all were sound.
+async fn campaign(args: CampaignArgs) -> anyhow::Result<bool> {
+    let scratch = scratch(args.scratch.clone())?;
+    let home = scratch.join("template");
+    template::make(&home).await?;
+    let bar = if args.json || !std::io::stderr().is_terminal() {
+        ProgressBar::hidden()
+    } else {
+        ProgressBar::new(args.runs)
+    };
+    bar.set_style(ProgressStyle::with_template(
+        "{bar:40} {pos}/{len} runs, {eta} left, {msg}",
+    )?);
+    let mut report = Report {
+        seed: args.seed,
+        ..Report::default()
+    };
+    let mut verdicts = futures::stream::iter(0..args.runs)
+        .map(|number| {
+            let (home, scratch) = (home.clone(), scratch.clone());
+            let (keep, sabotage) = (args.keep, args.sabotage.clone());
+            let seed = args.seed.saturating_add(number);
+            // A task of its own: a run that panics is a finding, and must not end the campaign.
+            let task = tokio::spawn(async move { run(seed, &home, &scratch, keep, sabotage).await });
+            async move { (seed, task.await) }
+        })
+        .buffer_unordered(args.parallel.max(1));
+    while let Some((seed, verdict)) = verdicts.next().await {
+        let verdict = verdict.unwrap_or_else(|error| Verdict::broke_off(seed, &error.to_string()));
+        report.add(&verdict);
+        bar.inc(1);
+        bar.set_message(format!("{} broken", report.runs - report.sound));
+        let text = if args.json {
+            serde_json::to_string(&verdict)?
+        } else {
+            say(&verdict, &scratch)
+        };
+        bar.suspend(|| writeln!(std::io::stdout(), "{text}"))?;
+    }
+    bar.finish_and_clear();
+    std::fs::remove_dir_all(&home)?;
+    if report.seeds.is_empty() && !args.keep {
+        std::fs::remove_dir_all(&scratch)?;
+    }
+    writeln!(std::io::stdout(), "{}", serde_json::to_string(&report)?)?;
+    Ok(report.seeds.is_empty())
+}
+
+fn say(verdict: &Verdict, scratch: &std::path::Path) -> String {
+    let mut text = line(verdict);
+    for violation in &verdict.violations {
+        let what: String = violation.what.chars().take(900).collect();
+        text.push_str(&format!("\n  invariant {}: {what}", violation.invariant));
+    }
+    if !verdict.violations.is_empty() {
+        let directory = postern_campaign::play::directory(scratch, verdict.seed);
+        text.push_str(&format!(
+            "\n  script, history, evidence and server logs: {}",
+            directory.display()
+        ));
+    }
+    text
+}
+
+/// The directory for the runs' files, which Postgres' own user must be able to enter.
+fn scratch(wanted: Option<PathBuf>) -> anyhow::Result<PathBuf> {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    let path = match wanted {
+        Some(path) => {
+            std::fs::create_dir_all(&path)?;
+            path
+        }
+        None => tempfile::Builder::new()
+            .prefix("postern-campaign-")
+            .tempdir()?
+            .keep(),
+    };
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755))?;
+    Ok(path)
+}
