@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use postern_core::time::{Clock, IdSource, RandomIds, SystemClock};
+use postern_core::{
+    enforcer::Enforcer,
+    time::{Clock, IdSource, RandomIds, SystemClock},
+};
 
 use crate::{
     cli::ConfigArgs,
@@ -18,13 +21,23 @@ pub async fn run(args: ConfigArgs) -> Result<(), Failure> {
     let config = Config::load(&args.config)?;
     logging::start(&config.logging.filter, config.logging.format)?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let ids: Arc<dyn IdSource> = Arc::new(RandomIds);
+    let enforcers = enforcers::all(&config, &clock).await?;
+    until_told(&config, enforcers, clock, Arc::new(RandomIds)).await
+}
+
+/// As [`run`], with the clouds, the time and the ids that the caller brings: a test may bring others.
+pub async fn until_told(
+    config: &Config,
+    enforcers: Vec<Arc<dyn Enforcer>>,
+    clock: Arc<dyn Clock>,
+    ids: Arc<dyn IdSource>,
+) -> Result<(), Failure> {
     let guardrails = config.guardrails.read()?;
     let store = service::connect(&config.database.url()?, config.database.max_connections).await?;
     service::prepare(&store, &config.installation.name).await?;
     let mut service = Service::start(Parts {
         store,
-        enforcers: enforcers::all(&config, &clock).await?,
+        enforcers,
         engine: config.engine(service::owner(&*clock, &*ids)),
         server: config.server(),
         guardrails,

@@ -14,8 +14,8 @@ use serde_json::Value;
 use crate::truth::{Judge, Probe, Protocol, World};
 
 /// Judges probes by security groups.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct GroupJudge;
+#[derive(Debug, Clone, Copy, Default)]
+pub struct GroupJudge;
 
 impl Judge for GroupJudge {
     fn allows(&self, world: &World, probe: &Probe) -> bool {

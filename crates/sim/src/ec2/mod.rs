@@ -39,6 +39,7 @@ pub use auth::AccessKey;
 pub use context::Limits;
 pub use error::Ec2Error;
 pub use fleet::{Fleet, Ingress, Machine, MachinePlan, Origin, Snapshot};
+pub use judge::GroupJudge;
 pub use sts::Role;
 pub use throttle::{ActionClass, Bucket, Throttling};
 
