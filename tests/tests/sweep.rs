@@ -41,11 +41,11 @@ fn with_status<'a>(found: &'a [Value], status: &str) -> Vec<&'a Value> {
 async fn overdue_rules_are_closed_without_a_server_and_without_a_database() {
     let options = WorldOptions {
         binary: PathBuf::from(BINARY),
-        more: "[limits]\nopen_seconds = 5".to_owned(),
+        more: String::new(),
         fsync: false,
     };
     let world = World::new(options).await;
-    let mut server = world.serve(&[]).await;
+    let mut server = world.serve(&[("POSTERN__LIMITS__OPEN_SECONDS", "5")]).await;
     world.lock_down().await;
     let machines = world.machines().map(str::to_owned);
     let machines: Vec<&str> = machines.iter().map(String::as_str).collect();

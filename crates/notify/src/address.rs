@@ -1,0 +1,127 @@
+//! Which addresses may be contacted, and resolving names to only those.
+
+use std::net::{IpAddr, SocketAddr};
+
+use ipnet::IpNet;
+use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+
+/// Networks that are not for receivers on the Internet.
+///
+/// Source: the IANA IPv4 and IPv6 Special-Purpose Address Registries, entries that are not globally reachable, and
+/// multicast (RFC 5771, RFC 4291). Addresses that embed an IPv4 address (mapped, NAT64, 6to4) are judged by it where
+/// they can be, and refused where a translator would decide.
+const SPECIAL: [&str; 27] = [
+    "0.0.0.0/8",
+    "10.0.0.0/8",
+    "100.64.0.0/10",
+    "127.0.0.0/8",
+    "169.254.0.0/16",
+    "172.16.0.0/12",
+    "192.0.0.0/24",
+    "192.0.2.0/24",
+    "192.88.99.0/24",
+    "192.168.0.0/16",
+    "198.18.0.0/15",
+    "198.51.100.0/24",
+    "203.0.113.0/24",
+    "224.0.0.0/4",
+    "240.0.0.0/4",
+    "::/96",
+    "64:ff9b::/96",
+    "64:ff9b:1::/48",
+    "100::/64",
+    "2001::/23",
+    "2001:db8::/32",
+    "2002::/16",
+    "3fff::/20",
+    "5f00::/16",
+    "fc00::/7",
+    "fe80::/10",
+    "ff00::/8",
+];
+
+/// Whether a receiver there is on the Internet.
+pub(crate) fn is_public(address: IpAddr) -> bool {
+    let address = address.to_canonical();
+    !SPECIAL
+        .iter()
+        .filter_map(|network| network.parse::<IpNet>().ok())
+        .any(|network| network.contains(&address))
+}
+
+/// Resolves names as the system does, and leaves out addresses that may not be contacted. Asked anew for each
+/// connection, so that a name that changes its address after it was checked gains nothing.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct PublicOnly;
+
+impl Resolve for PublicOnly {
+    fn resolve(&self, name: Name) -> Resolving {
+        Box::pin(async move {
+            let name = name.as_str().to_owned();
+            let found: Vec<SocketAddr> = tokio::net::lookup_host((name.as_str(), 0)).await?.collect();
+            let public: Vec<SocketAddr> = found
+                .into_iter()
+                .filter(|address| is_public(address.ip()))
+                .collect();
+            if public.is_empty() {
+                return Err(NotPublic(name).into());
+            }
+            Ok(Box::new(public.into_iter()) as Addrs)
+        })
+    }
+}
+
+/// A name of no public address.
+#[derive(Debug, thiserror::Error)]
+#[error("`{0}` is at no public address, and `notify.allow_private` is not set")]
+pub(crate) struct NotPublic(pub(crate) String);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_network_of_the_table_is_one() {
+        for network in SPECIAL {
+            let parsed: IpNet = network.parse().unwrap();
+            assert_eq!(parsed.trunc().to_string(), network);
+        }
+    }
+
+    #[test]
+    fn special_addresses_are_not_public_however_they_are_written() {
+        for address in [
+            "127.0.0.1",
+            "10.1.2.3",
+            "169.254.169.254",
+            "172.31.255.255",
+            "192.168.0.1",
+            "100.100.100.200",
+            "0.0.0.0",
+            "255.255.255.255",
+            "::1",
+            "::",
+            "::ffff:169.254.169.254",
+            "64:ff9b::a9fe:a9fe",
+            "2002:a9fe:a9fe::1",
+            "fd00:ec2::254",
+            "fe80::1",
+            "ff02::1",
+        ] {
+            assert!(!is_public(address.parse().unwrap()), "{address}");
+        }
+        for address in ["1.1.1.1", "172.32.0.1", "2606:4700::1111", "::ffff:1.1.1.1"] {
+            assert!(is_public(address.parse().unwrap()), "{address}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_name_of_this_machine_is_not_resolved() {
+        let error = PublicOnly
+            .resolve("localhost".parse().unwrap())
+            .await
+            .err()
+            .unwrap();
+        assert!(error.to_string().contains("no public address"), "{error}");
+    }
+}

@@ -1,0 +1,132 @@
+//! Telling by mail, over SMTP.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use lettre::{
+    AsyncSmtpTransport, AsyncTransport as _, Tokio1Executor,
+    message::{Mailbox, header::ContentType},
+    transport::smtp::{
+        authentication::Credentials,
+        client::{Tls, TlsParameters},
+    },
+};
+use postern_core::time::Instant;
+use secrecy::ExposeSecret as _;
+
+use crate::{
+    address::{NotPublic, is_public},
+    channel::{Channel, DeliveryError},
+    config::{MailConfig, MailTls},
+    message::Message,
+};
+
+const TIMEOUT: Duration = Duration::from_secs(20);
+/// The longest subject that is sent, in characters.
+const MAX_SUBJECT: usize = 150;
+
+/// A mail server and who gets mail over it.
+#[derive(Debug)]
+pub(crate) struct MailChannel {
+    transport: AsyncSmtpTransport<Tokio1Executor>,
+    server: String,
+    port: u16,
+    from: Mailbox,
+    to: Vec<Mailbox>,
+    allow_private: bool,
+}
+
+impl MailChannel {
+    pub(crate) fn new(config: &MailConfig, allow_private: bool) -> Result<Self, String> {
+        if config.to.is_empty() || config.to.len() > 50 {
+            return Err("`to` has 1 to 50 entries".to_owned());
+        }
+        let _installed = rustls::crypto::ring::default_provider().install_default();
+        let tls = || TlsParameters::new(config.server.clone()).map_err(|error| error.to_string());
+        let (tls, port) = match config.tls {
+            MailTls::Starttls => (Tls::Required(tls()?), 587),
+            MailTls::Implicit => (Tls::Wrapper(tls()?), 465),
+            MailTls::None => (Tls::None, 25),
+        };
+        let port = config.port.unwrap_or(port);
+        let mut builder = AsyncSmtpTransport::<Tokio1Executor>::builder_dangerous(&config.server)
+            .port(port)
+            .tls(tls)
+            .timeout(Some(TIMEOUT));
+        if let (Some(user), Some(password)) = (&config.user, config.password()?) {
+            builder = builder.credentials(Credentials::new(
+                user.clone(),
+                password.expose_secret().to_owned(),
+            ));
+        }
+        let mailbox = |text: &String| {
+            text.parse::<Mailbox>()
+                .map_err(|_| format!("`{text}` is not a mail address"))
+        };
+        Ok(Self {
+            transport: builder.build(),
+            server: config.server.clone(),
+            port,
+            from: mailbox(&config.from)?,
+            to: config.to.iter().map(mailbox).collect::<Result<_, _>>()?,
+            allow_private,
+        })
+    }
+
+    /// The mail client resolves the name itself, so this looks beforehand. That leaves whoever controls the server's
+    /// DNS an instant; the server's name is the operator's own, and with TLS it must prove it.
+    async fn check_address(&self) -> Result<(), DeliveryError> {
+        if self.allow_private {
+            return Ok(());
+        }
+        let found = tokio::net::lookup_host((self.server.as_str(), self.port))
+            .await
+            .map_err(|error| DeliveryError::passing(format!("`{}`: {error}", self.server)))?;
+        let mut found = found.peekable();
+        if found.peek().is_none() || found.any(|address| !is_public(address.ip())) {
+            return Err(DeliveryError::passing(NotPublic(self.server.clone()).to_string()));
+        }
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Channel for MailChannel {
+    async fn deliver(&self, message: &Message, attempted_at: Instant) -> Result<(), DeliveryError> {
+        self.check_address().await?;
+        let subject: String = message.summary.chars().take(MAX_SUBJECT).collect();
+        let mut text = message.summary.clone();
+        if let Some(link) = &message.link {
+            text.push_str("\n\n");
+            text.push_str(link.as_str());
+        }
+        text.push('\n');
+        let mut builder = lettre::Message::builder()
+            .from(self.from.clone())
+            .subject(subject)
+            .date(attempted_at.into())
+            // The same in every repetition, so that mail programs show it once.
+            .message_id(Some(format!("<{}@{}>", message.id, self.from.email.domain())));
+        for to in &self.to {
+            builder = builder.to(to.clone());
+        }
+        let mail = builder
+            .header(ContentType::TEXT_PLAIN)
+            .body(text)
+            .map_err(|error| DeliveryError {
+                message: error.to_string(),
+                permanent: true,
+                retry_after: None,
+            })?;
+        self.transport
+            .send(mail)
+            .await
+            .map(drop)
+            .map_err(|error| DeliveryError {
+                message: error.to_string(),
+                // RFC 5321, section 4.2.1: 5yz is a permanent negative reply.
+                permanent: error.is_permanent(),
+                retry_after: None,
+            })
+    }
+}

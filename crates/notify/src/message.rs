@@ -1,0 +1,231 @@
+//! What is told: an audit event as a `CloudEvent` for programs, and as a sentence for people.
+
+use postern_core::{
+    audit::{Actor, AuditEvent, Outcome},
+    mark::Installation,
+};
+use postern_store::StoredEvent;
+use serde_json::{Value, json};
+use url::Url;
+
+/// An event, ready to be told.
+#[derive(Debug, Clone)]
+pub struct Message {
+    /// The event's id, the same in every repetition.
+    pub id: String,
+    /// The event as structured JSON.
+    ///
+    /// Source: `CloudEvents` 1.0.2, JSON event format. `data` has what happened, to what and why; not what decided it
+    /// nor the state of clouds, which stay in the audit log for those who may read it.
+    pub cloud_event: Value,
+    /// One line for people.
+    pub summary: String,
+    /// Where to see it, or decide on it.
+    pub link: Option<Url>,
+}
+
+impl Message {
+    /// Of an event of this installation; links are below `base`.
+    pub fn of(stored: &StoredEvent, installation: &Installation, base: Option<&Url>) -> Self {
+        let event = &stored.event;
+        let link = base.and_then(|base| link(base, event));
+        let subject = &event.subject;
+        let data = json!({
+            "action": event.action,
+            "outcome": event.outcome,
+            "actor": actor(&event.actor),
+            "scope": event.scope,
+            "reason": event.reason,
+            "request": subject.request,
+            "grant": subject.grant,
+            "policy": subject.policy,
+            "machine": subject.machine,
+            "point": subject.point,
+            "link": link,
+        });
+        let mut cloud_event = json!({
+            "specversion": "1.0",
+            "id": event.id,
+            "source": format!("urn:postern:{installation}"),
+            "type": format!("postern.{}", event.action),
+            "time": event.at,
+            "datacontenttype": "application/json",
+            "data": without_nulls(data),
+        });
+        if let Some(subject) = subject_of(event)
+            && let Some(fields) = cloud_event.as_object_mut()
+        {
+            fields.insert("subject".to_owned(), Value::String(subject));
+        }
+        Self {
+            id: event.id.to_string(),
+            cloud_event,
+            summary: summary(event),
+            link,
+        }
+    }
+}
+
+fn without_nulls(value: Value) -> Value {
+    match value {
+        Value::Object(fields) => {
+            Value::Object(fields.into_iter().filter(|(_, value)| !value.is_null()).collect())
+        }
+        other => other,
+    }
+}
+
+fn subject_of(event: &AuditEvent) -> Option<String> {
+    let subject = &event.subject;
+    subject
+        .grant
+        .map(|id| id.to_string())
+        .or_else(|| subject.request.map(|id| id.to_string()))
+        .or_else(|| subject.policy.map(|id| id.to_string()))
+        .or_else(|| subject.machine.as_ref().map(ToString::to_string))
+        .or_else(|| subject.point.clone())
+}
+
+fn actor(actor: &Actor) -> String {
+    match actor {
+        Actor::Principal { principal } => principal.to_string(),
+        Actor::System { component } => format!("postern ({component})"),
+        Actor::Anonymous => "somebody without a valid token".to_owned(),
+    }
+}
+
+fn link(base: &Url, event: &AuditEvent) -> Option<Url> {
+    let subject = &event.subject;
+    let path = match (&subject.grant, &subject.request, &subject.policy) {
+        (Some(grant), ..) => format!("v1/grants/{grant}"),
+        (None, Some(request), _) => format!("v1/access-requests/{request}"),
+        (None, None, Some(policy)) => format!("v1/jit-policies/{policy}"),
+        (None, None, None) => return None,
+    };
+    base.join(&path).ok()
+}
+
+/// What happened, in words.
+fn summary(event: &AuditEvent) -> String {
+    let did = match (event.action.as_str(), event.outcome) {
+        ("access_request.create", Outcome::Succeeded) => "asks for access",
+        ("access_request.approve", Outcome::Succeeded) => "approved access",
+        ("access_request.deny", Outcome::Succeeded) => "denied access",
+        ("access_request.withdraw", Outcome::Succeeded) => "withdrew a request for access",
+        ("access_request.lapse", Outcome::Succeeded) => "let a request lapse that nobody decided on",
+        ("grant.open", Outcome::Succeeded) => "opened a port",
+        ("grant.end", Outcome::Succeeded) => "ended a grant",
+        ("grant.revoke", Outcome::Succeeded) => "revoked a grant",
+        ("grant.rule_closed", Outcome::Succeeded) => "closed a port",
+        ("grant.overdue", _) => "could not close a port yet",
+        ("jit_policy.create", Outcome::Succeeded) => "created a JIT policy",
+        ("jit_policy.update", Outcome::Succeeded) => "changed a JIT policy",
+        ("jit_policy.delete", Outcome::Succeeded) => "deleted a JIT policy",
+        ("point.finding", _) => "found a rule that is not as it should be",
+        ("point.obstacle", _) => "found something in the way",
+        _ => "",
+    };
+    let who = actor(&event.actor);
+    let what = if did.is_empty() {
+        let outcome = match event.outcome {
+            Outcome::Denied => "was refused",
+            Outcome::Failed => "failed at",
+            Outcome::Intended => "is about to do",
+            Outcome::Unknown => "does not know what became of",
+            Outcome::Succeeded => "did",
+        };
+        format!("{outcome} {}", event.action)
+    } else {
+        did.to_owned()
+    };
+    let whereabouts = event
+        .subject
+        .machine
+        .as_ref()
+        .map(ToString::to_string)
+        .or_else(|| event.subject.point.clone())
+        .unwrap_or_else(|| event.scope.to_string());
+    let why = event
+        .reason
+        .as_deref()
+        .map(|reason| format!(": {}", one_line(reason)))
+        .unwrap_or_default();
+    format!("{who} {what} ({whereabouts}){why}")
+}
+
+/// Without line breaks and other control characters, so that a reason cannot pose as a further line.
+fn one_line(text: &str) -> String {
+    text.chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use postern_core::{
+        audit::Subject,
+        testing::{an_id, at},
+    };
+
+    use super::*;
+
+    fn asked() -> StoredEvent {
+        StoredEvent {
+            seq: 7,
+            event: AuditEvent {
+                id: an_id(1),
+                at: at(0),
+                action: "access_request.create".into(),
+                outcome: Outcome::Succeeded,
+                actor: Actor::Principal {
+                    principal: "user:corp/ada".parse().unwrap(),
+                },
+                scope: "/aws/123456789012".parse().unwrap(),
+                reason: Some("disk\nfull".into()),
+                decision: Some(json!({ "allowed_by": ["secret"] })),
+                details: json!({ "claims": "secret" }),
+                subject: Subject {
+                    request: Some(an_id(2)),
+                    ..Subject::default()
+                },
+                http_request: None,
+            },
+        }
+    }
+
+    fn message() -> Message {
+        let base = "https://postern.example.com/jit/".parse().unwrap();
+        Message::of(&asked(), &"prod".parse().unwrap(), Some(&base))
+    }
+
+    #[test]
+    fn a_cloud_event_has_what_the_standard_asks_for() {
+        let event = message().cloud_event;
+        assert_eq!(event["specversion"], "1.0");
+        assert_eq!(event["source"], "urn:postern:prod");
+        assert_eq!(event["type"], "postern.access_request.create");
+        assert_eq!(event["subject"], json!(an_id::<postern_core::id::RequestKind>(2)));
+        assert_eq!(event["time"], "2026-01-01T00:00:00Z");
+        assert_eq!(event["data"]["actor"], "user:corp/ada");
+        assert!(event["data"].get("grant").is_none(), "{event}");
+    }
+
+    #[test]
+    fn what_decided_and_further_details_stay_in_the_log() {
+        assert!(!message().cloud_event.to_string().contains("secret"));
+    }
+
+    #[test]
+    fn people_get_one_line_and_a_link_below_the_base() {
+        let message = message();
+        assert_eq!(
+            message.summary,
+            "user:corp/ada asks for access (/aws/123456789012): disk full"
+        );
+        let link = message.link.unwrap().to_string();
+        assert!(
+            link.starts_with("https://postern.example.com/jit/v1/access-requests/"),
+            "{link}"
+        );
+    }
+}

@@ -1,0 +1,230 @@
+//! Telling over HTTP: webhooks with a signature, and incoming webhooks of chats.
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use http::{
+    HeaderName, StatusCode,
+    header::{CONTENT_TYPE, RETRY_AFTER},
+};
+use postern_core::time::Instant;
+use secrecy::{ExposeSecret as _, SecretString};
+use serde_json::json;
+use standardwebhooks::{HEADER_WEBHOOK_ID, HEADER_WEBHOOK_SIGNATURE, HEADER_WEBHOOK_TIMESTAMP, Webhook};
+use url::Url;
+
+use crate::{
+    address::PublicOnly,
+    channel::{Channel, DeliveryError},
+    message::Message,
+};
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// The longest that a receiver may take. Standard Webhooks recommends 15 to 30 seconds; whatever a receiver has to
+/// do with a message, it can do after it answered.
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(15);
+/// The most of an answer that is kept to explain a failure, in bytes.
+const MAX_ANSWER: usize = 500;
+
+/// An HTTP client for receivers: no redirects, no proxies of the environment, and only public addresses unless
+/// `allow_private`.
+pub(crate) fn client(allow_private: bool) -> Result<reqwest::Client, reqwest::Error> {
+    // An error means that the process has a provider already, which serves as well.
+    let _installed = rustls::crypto::ring::default_provider().install_default();
+    let builder = reqwest::Client::builder()
+        .connect_timeout(CONNECT_TIMEOUT)
+        .timeout(TIMEOUT)
+        .redirect(reqwest::redirect::Policy::none())
+        .no_proxy()
+        .user_agent(concat!("postern/", env!("CARGO_PKG_VERSION")));
+    if allow_private {
+        builder.build()
+    } else {
+        builder.dns_resolver(Arc::new(PublicOnly)).build()
+    }
+}
+
+/// Sends, and judges the answer.
+async fn send(request: reqwest::RequestBuilder) -> Result<(), DeliveryError> {
+    // The address of an incoming webhook is a secret, and an error of the client names it.
+    let answer = request
+        .send()
+        .await
+        .map_err(|error| DeliveryError::passing(explain(&error.without_url())))?;
+    let status = answer.status();
+    if status.is_success() {
+        return Ok(());
+    }
+    let retry_after = answer
+        .headers()
+        .get(RETRY_AFTER)
+        .and_then(|value| value.to_str().ok())
+        .and_then(|seconds| seconds.parse().ok())
+        .map(Duration::from_secs);
+    let said = beginning(answer).await;
+    Err(DeliveryError {
+        message: format!("answered {status}{said}"),
+        permanent: is_refusal(status),
+        retry_after,
+    })
+}
+
+/// Whether the answer speaks of this message and not of the receiver's own state: the same bytes will never be taken.
+/// A wrong address or missing right is the receiver's or the operator's to mend, and the messages wait for that.
+fn is_refusal(status: StatusCode) -> bool {
+    matches!(
+        status,
+        StatusCode::BAD_REQUEST
+            | StatusCode::GONE
+            | StatusCode::PAYLOAD_TOO_LARGE
+            | StatusCode::UNSUPPORTED_MEDIA_TYPE
+            | StatusCode::UNPROCESSABLE_ENTITY
+    )
+}
+
+/// The beginning of what the receiver said.
+async fn beginning(mut answer: reqwest::Response) -> String {
+    let mut body = Vec::new();
+    while body.len() < MAX_ANSWER {
+        match answer.chunk().await {
+            Ok(Some(chunk)) => body.extend_from_slice(&chunk),
+            Ok(None) | Err(_) => break,
+        }
+    }
+    body.truncate(MAX_ANSWER);
+    let text: String = String::from_utf8_lossy(&body)
+        .chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .collect();
+    if text.trim().is_empty() {
+        String::new()
+    } else {
+        format!(": {}", text.trim())
+    }
+}
+
+fn explain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}
+
+/// A webhook: a structured `CloudEvent`, signed.
+///
+/// Source: Standard Webhooks 1.0.0 (headers, `v1` signatures of HMAC-SHA256), `CloudEvents` HTTP protocol binding 1.0.2
+/// (structured mode).
+pub(crate) struct WebhookChannel {
+    client: reqwest::Client,
+    url: Url,
+    signer: Webhook,
+}
+
+impl std::fmt::Debug for WebhookChannel {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("WebhookChannel")
+            .field("host", &self.url.host_str())
+            .finish_non_exhaustive()
+    }
+}
+
+impl WebhookChannel {
+    pub(crate) const fn new(client: reqwest::Client, url: Url, signer: Webhook) -> Self {
+        Self { client, url, signer }
+    }
+}
+
+#[async_trait]
+impl Channel for WebhookChannel {
+    async fn deliver(&self, message: &Message, attempted_at: Instant) -> Result<(), DeliveryError> {
+        let body = message.cloud_event.to_string();
+        let timestamp = attempted_at.timestamp();
+        let signature = self
+            .signer
+            .sign(&message.id, timestamp, body.as_bytes())
+            .map_err(|error| DeliveryError::passing(error.to_string()))?;
+        let header = HeaderName::from_static;
+        send(
+            self.client
+                .post(self.url.clone())
+                .header(CONTENT_TYPE, "application/cloudevents+json; charset=utf-8")
+                .header(header(HEADER_WEBHOOK_ID), &message.id)
+                .header(header(HEADER_WEBHOOK_TIMESTAMP), timestamp)
+                .header(header(HEADER_WEBHOOK_SIGNATURE), signature)
+                .body(body),
+        )
+        .await
+    }
+}
+
+/// An incoming webhook of Slack, or of a chat that takes the same.
+///
+/// Source: docs.slack.dev, "Sending messages using incoming webhooks" and "Formatting message text": `text` in
+/// mrkdwn, with `&`, `<` and `>` escaped.
+pub(crate) struct SlackChannel {
+    client: reqwest::Client,
+    /// Whoever knows it can post.
+    url: SecretString,
+}
+
+impl std::fmt::Debug for SlackChannel {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SlackChannel").finish_non_exhaustive()
+    }
+}
+
+impl SlackChannel {
+    pub(crate) const fn new(client: reqwest::Client, url: SecretString) -> Self {
+        Self { client, url }
+    }
+}
+
+#[async_trait]
+impl Channel for SlackChannel {
+    async fn deliver(&self, message: &Message, _: Instant) -> Result<(), DeliveryError> {
+        let body = json!({ "text": slack_text(message) }).to_string();
+        send(
+            self.client
+                .post(self.url.expose_secret())
+                .header(CONTENT_TYPE, "application/json; charset=utf-8")
+                .body(body),
+        )
+        .await
+    }
+}
+
+fn slack_text(message: &Message) -> String {
+    let escaped = message
+        .summary
+        .replace('&', "&amp;")
+        .replace('<', "&lt;")
+        .replace('>', "&gt;");
+    match &message.link {
+        Some(link) => format!("{escaped}\n<{link}|Open in Postern>"),
+        None => escaped,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_requester_writes_is_text_in_a_chat_and_never_markup() {
+        let message = Message {
+            id: "1".into(),
+            cloud_event: json!({}),
+            summary: "ada asks: <!channel> <https://evil.example|approve> & more".into(),
+            link: Some("https://postern.example.com/v1/grants/1".parse().unwrap()),
+        };
+        assert_eq!(
+            slack_text(&message),
+            "ada asks: &lt;!channel&gt; &lt;https://evil.example|approve&gt; &amp; more\n\
+             <https://postern.example.com/v1/grants/1|Open in Postern>"
+        );
+    }
+}
