@@ -93,7 +93,8 @@ pub(crate) async fn operation(
     }
 }
 
-fn resolve(group: &GroupRef, bindings: &Bindings) -> Result<String, EnforceError> {
+/// The id of a group.
+pub(crate) fn resolve(group: &GroupRef, bindings: &Bindings) -> Result<String, EnforceError> {
     match group {
         GroupRef::Id(id) => Ok(id.clone()),
         GroupRef::Made { vpc } => {

@@ -22,6 +22,9 @@ pub struct AwsConfig {
     /// The longest that one change may take, all its calls together: what
     /// [`postern_core::enforcer::Enforcer::request_timeout`] answers.
     pub change_timeout: Duration,
+    /// For how long a describe may leave out what was written: until then a reading that contradicts a write is
+    /// taken for old, and confirms nothing.
+    pub describe_lag: Duration,
     /// The accounts' quotas.
     pub limits: AwsLimits,
     /// Instances per page of a discovery, 5 to 1000 (EC2 API reference, `DescribeInstances`, `MaxResults`).
@@ -29,8 +32,8 @@ pub struct AwsConfig {
 }
 
 impl AwsConfig {
-    /// AWS itself with the default credential chain, 3 s to connect, 10 s a call, 20 s a change, EC2's default
-    /// quotas, 100 instances a page.
+    /// AWS itself with the default credential chain, 3 s to connect, 10 s a call, 20 s a change, 10 s until a write
+    /// shows, EC2's default quotas, 100 instances a page.
     pub fn new(accounts: Vec<AwsAccount>) -> Self {
         Self {
             accounts,
@@ -39,6 +42,7 @@ impl AwsConfig {
             connect_timeout: Duration::from_secs(3),
             call_timeout: Duration::from_secs(10),
             change_timeout: Duration::from_secs(20),
+            describe_lag: Duration::from_secs(10),
             limits: AwsLimits::default(),
             page_size: 100,
         }

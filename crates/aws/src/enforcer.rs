@@ -17,6 +17,8 @@ use crate::{
     config::AwsConfig,
     discover, observe,
     operation::Operation,
+    plan::written::{Carry, Reading, Written},
+    recent::Recent,
     sweep,
 };
 
@@ -24,12 +26,14 @@ use crate::{
 #[derive(Debug)]
 pub struct AwsEnforcer {
     clients: Clients,
+    recent: Recent,
 }
 
 impl AwsEnforcer {
     /// Prepares the clients. Calls nobody, except that the default credential chain may read files.
     pub async fn connect(config: AwsConfig) -> Result<Self, EnforceError> {
         Ok(Self {
+            recent: Recent::new(config.describe_lag),
             clients: Clients::connect(config).await?,
         })
     }
@@ -39,6 +43,20 @@ impl AwsEnforcer {
             Account::Aws { account, region } => self.clients.ec2(account, region).await,
             Account::Azure { .. } => Err(not_ours(account)),
         }
+    }
+
+    /// What was read, beside what was written and does not show in it yet.
+    fn reading<T: Carry + 'static>(
+        &self,
+        point: &PointRef,
+        read: T,
+        written: &[Written],
+    ) -> Box<dyn Observed> {
+        let reading = Reading::new(read, written);
+        if reading.settled() {
+            self.recent.shown(point);
+        }
+        Box::new(reading)
     }
 
     /// Bounds what may take several calls by the time that a new owner of a point waits.
@@ -79,14 +97,15 @@ impl Enforcer for AwsEnforcer {
 
     async fn observe(&self, desired: &Desired) -> Result<Box<dyn Observed>, EnforceError> {
         let ec2 = self.account(&desired.point.account()).await?;
+        let written = self.recent.at(&desired.point);
         match &desired.point {
             PointRef::AwsInstance(instance) => {
-                let observed = observe::instance(&self.clients, &ec2, instance, desired).await?;
-                Ok(Box::new(observed))
+                let read = observe::instance(&self.clients, &ec2, instance, desired, &written).await?;
+                Ok(self.reading(&desired.point, read, &written))
             }
             PointRef::AwsSecurityGroup { group, .. } => {
-                let observed = observe::group(&self.clients, &ec2, group, desired).await?;
-                Ok(Box::new(observed))
+                let read = observe::group(&self.clients, &ec2, group, desired, &written).await?;
+                Ok(self.reading(&desired.point, read, &written))
             }
             PointRef::AzureNsg { .. } => Err(not_ours(&desired.point)),
         }
@@ -102,8 +121,11 @@ impl Enforcer for AwsEnforcer {
         let operation: Operation = serde_json::from_value(change.operation.clone()).map_err(|error| {
             EnforceError::Malformed(format!("the change at {point} cannot be read: {error}"))
         })?;
-        self.bounded(&change.summary, apply::operation(&ec2, &operation, bindings))
-            .await
+        let answer = self
+            .bounded(&change.summary, apply::operation(&ec2, &operation, bindings))
+            .await?;
+        self.recent.remember(point, change, &operation, bindings);
+        Ok(answer)
     }
 
     async fn marked(
@@ -117,7 +139,10 @@ impl Enforcer for AwsEnforcer {
 
     async fn remove(&self, marked: &Marked) -> Result<(), EnforceError> {
         let ec2 = self.account(&marked.account).await?;
-        self.bounded(&marked.resource, sweep::remove(&ec2, marked)).await
+        self.bounded(&marked.resource, sweep::remove(&ec2, marked))
+            .await?;
+        self.recent.removed(marked);
+        Ok(())
     }
 
     fn request_timeout(&self) -> Duration {

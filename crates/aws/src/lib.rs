@@ -20,6 +20,7 @@ mod error;
 mod observe;
 pub mod operation;
 pub mod plan;
+mod recent;
 mod sweep;
 mod wire;
 

@@ -21,6 +21,7 @@ use crate::{
     plan::{
         group::{Attached, ObservedGroup},
         instance::{ObservedInstance, ObservedInterface, holder_name},
+        written::{self, Carry, Written},
     },
     wire,
 };
@@ -188,6 +189,7 @@ pub(crate) async fn instance(
     ec2: &Ec2,
     point: &AwsInstance,
     desired: &Desired,
+    written: &[Written],
 ) -> Result<ObservedInstance, EnforceError> {
     let installation = &desired.installation;
     let id = point.instance();
@@ -201,12 +203,7 @@ pub(crate) async fn instance(
     let (holders, impostors): (Vec<_>, Vec<_>) = named
         .into_iter()
         .partition(|group| is_holder(group, installation));
-    if found.is_none() && holders.is_empty() {
-        return Err(EnforceError::Gone {
-            resource: id.to_owned(),
-            code: "InvalidInstanceID.NotFound".to_owned(),
-        });
-    }
+    let is_gone = found.is_none();
     let (interfaces, groups): (Vec<_>, Vec<_>) = found
         .filter(|instance| !is_terminated(instance))
         .iter()
@@ -222,12 +219,20 @@ pub(crate) async fn instance(
         misplaced: BTreeSet::new(),
         limits: clients.config().limits,
     };
+    let carried = observed.with(written);
+    if is_gone && carried.holders.is_empty() {
+        return Err(EnforceError::Gone {
+            resource: id.to_owned(),
+            code: "InvalidInstanceID.NotFound".to_owned(),
+        });
+    }
     if hints_at_strays(&observed, desired) {
         observed.strays = strays(ec2, &observed).await?;
     }
     let groups = groups.into_iter().flatten().collect();
     observed.misplaced = misplaced(ec2, installation, &name, &groups).await?;
-    observed.ipv6_vpcs = ipv6_vpcs(clients, ec2, &observed, desired).await?;
+    // Whether a holder has to be made goes by what was written too.
+    observed.ipv6_vpcs = ipv6_vpcs(clients, ec2, &carried, desired).await?;
     Ok(observed)
 }
 
@@ -349,6 +354,7 @@ pub(crate) async fn group(
     ec2: &Ec2,
     id: &str,
     desired: &Desired,
+    written: &[Written],
 ) -> Result<ObservedGroup, EnforceError> {
     let peers: BTreeSet<String> = desired
         .displaced
@@ -395,6 +401,10 @@ pub(crate) async fn group(
     }
     Ok(ObservedGroup {
         id: id.to_owned(),
+        confirmed: group
+            .as_ref()
+            .map(|group| written::confirmed(group, written))
+            .unwrap_or_default(),
         group,
         attached: interfaces
             .iter()

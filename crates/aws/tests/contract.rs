@@ -18,6 +18,8 @@ use postern_sim::{
     ec2::{Ec2Handle, Ec2Options, Ec2Sim},
 };
 
+#[path = "contract/lag.rs"]
+mod lag;
 #[path = "contract/suite.rs"]
 mod suite;
 #[path = "contract/veil.rs"]
@@ -28,14 +30,18 @@ use veil::{Hide, Veil};
 
 async fn simulator() -> (Ec2Handle, Endpoint) {
     let handle = Ec2Sim::start(Ec2Options::default()).await.unwrap();
-    let endpoint = Endpoint {
+    let endpoint = endpoint_of(&handle);
+    (handle, endpoint)
+}
+
+fn endpoint_of(handle: &Ec2Handle) -> Endpoint {
+    Endpoint {
         url: handle.url(),
         account: Ec2Sim::ACCOUNT.to_owned(),
         access_key_id: Ec2Sim::ACCESS_KEY_ID.to_owned(),
         secret_access_key: Ec2Sim::SECRET_ACCESS_KEY.to_owned(),
         flavour: Flavour::Simulator,
-    };
-    (handle, endpoint)
+    }
 }
 
 fn fault(operation: &str, when: When, effect: Effect) -> FaultRule {

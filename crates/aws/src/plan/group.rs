@@ -9,6 +9,12 @@
 //! mark names one that does. Where policies of several machines differ about shared groups, `refuse` wins: it is
 //! the one that takes nothing from anybody else.
 
+mod lockdown;
+mod report;
+mod restore;
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use postern_core::{
@@ -21,7 +27,7 @@ use postern_core::{
     net::Ports,
     point::PointRef,
     policy::SharedGroups,
-    sg::{SecurityGroup, SgPeer, SgProtocol, SgRule},
+    sg::{SecurityGroup, SgRule},
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -58,6 +64,8 @@ pub struct ObservedGroup {
     pub attached: Vec<Attached>,
     /// Groups of the same account that displaced rules name as source and that, as EC2 said, do not exist.
     pub gone_peers: BTreeSet<String>,
+    /// The ids of rules that stand for certain, because a write just now said so.
+    pub confirmed: BTreeSet<String>,
     /// The quotas.
     pub limits: AwsLimits,
 }
@@ -82,7 +90,7 @@ pub fn displaced_id(point: &PointRef, rule: &SgRule) -> DisplacedId {
 struct Saved {
     id: DisplacedId,
     rule: SgRule,
-    residuals: BTreeSet<Content>,
+    residuals: BTreeMap<Content, SgRule>,
 }
 
 /// A rule that is to be displaced, or is.
@@ -222,7 +230,7 @@ fn read_saved(desired: &Desired, plan: &mut Plan) -> Vec<Saved> {
                     .residuals
                     .iter()
                     .filter_map(|value| serde_json::from_value::<SgRule>(value.clone()).ok())
-                    .map(|rule| Content::of(&rule))
+                    .map(|rule| (Content::of(&rule), rule))
                     .collect(),
             }),
             Err(error) => plan.obstacles.push(Obstacle {
@@ -457,452 +465,9 @@ impl<'a> Draft<'a> {
         }
         .to_string()
     }
-
-    /// What others did to displaced rules and residuals.
-    fn report(&mut self, locked: &[Locked<'a>]) {
-        for locked in locked {
-            let content = Content::of(&locked.rule);
-            let Some(saved) = locked.saved else { continue };
-            let returned = locked
-                .standing
-                .filter(|standing| is_another(standing, &saved.rule));
-            if let Some(standing) = returned {
-                self.plan.findings.push(Finding {
-                    code: "displaced_rule_returned".to_owned(),
-                    message: format!(
-                        "somebody put {content} back into {} while it is locked down",
-                        self.group.id
-                    ),
-                    before: Some(to_json(&saved.rule)),
-                    after: Some(to_json(standing)),
-                    grants: Vec::new(),
-                });
-            }
-            for (residual, rule) in &locked.residuals {
-                if !saved.residuals.contains(residual) {
-                    continue;
-                }
-                match self.standing.get(residual) {
-                    Some(standing) if self.is_foreign(standing) => self.plan.findings.push(Finding {
-                        code: "residual_rule_edited".to_owned(),
-                        message: format!(
-                            "{residual} in {} no longer carries our mark, and is left alone",
-                            self.group.id
-                        ),
-                        before: Some(to_json(rule)),
-                        after: Some(to_json(standing)),
-                        grants: Vec::new(),
-                    }),
-                    None if locked.standing.is_none() => self.plan.findings.push(Finding {
-                        code: "residual_rule_edited".to_owned(),
-                        message: format!(
-                            "{residual}, kept open beside {content}, is missing in {}",
-                            self.group.id
-                        ),
-                        before: Some(to_json(rule)),
-                        after: None,
-                        grants: Vec::new(),
-                    }),
-                    _ => {}
-                }
-            }
-        }
-        for rule in &self.group.ingress {
-            let of = self.residual_of(rule);
-            let whole = self.saved.iter().find(|saved| Some(saved.id) == of);
-            if let Some(saved) = whole.filter(|saved| !rule::within(rule, &saved.rule)) {
-                self.plan.findings.push(Finding {
-                    code: "residual_rule_edited".to_owned(),
-                    message: format!(
-                        "{} in {} is no part of {}, whose mark it carries; it is removed",
-                        Content::of(rule),
-                        self.group.id,
-                        Content::of(&saved.rule)
-                    ),
-                    before: Some(to_json(&saved.rule)),
-                    after: Some(to_json(rule)),
-                    grants: Vec::new(),
-                });
-            }
-        }
-    }
-
-    /// What stands for a saved rule that is not to be locked any more, and was not put back.
-    fn to_restore(&self) -> impl Iterator<Item = &'a Saved> + use<'a> {
-        let ports = self.wish.ports.clone();
-        let gone = &self.observed.gone_peers;
-        self.saved.iter().filter(move |saved| {
-            !rule::overlaps(&saved.rule, &ports)
-                && !matches!(&saved.rule.peer, SgPeer::Group { group, .. } if gone.contains(group))
-        })
-    }
-
-    fn lock_down(&mut self, locked: &[Locked<'a>]) {
-        let mut in_the_way: Vec<&Locked<'a>> =
-            locked.iter().filter(|locked| locked.standing.is_some()).collect();
-        let held_off = !in_the_way.is_empty() && !self.wish.others.is_empty() && !self.wish.may_displace;
-        if held_off {
-            let rules: Vec<SgRule> = in_the_way.iter().map(|locked| locked.rule.clone()).collect();
-            self.plan.obstacles.push(Obstacle {
-                code: "shared_group".to_owned(),
-                message: format!(
-                    "{} lets {} in and is shared with machines that no policy covers: {}",
-                    self.group.id,
-                    rule::list(&rules),
-                    self.wish.others.join(", ")
-                ),
-                grants: Vec::new(),
-                policies: self.wish.policies.iter().copied().collect(),
-            });
-            in_the_way.clear();
-        } else if !in_the_way.is_empty() && !self.wish.others.is_empty() {
-            self.plan.findings.push(Finding {
-                code: "shared_group".to_owned(),
-                message: format!(
-                    "the lockdown of {} also closes the ports of {}, as its policy says",
-                    self.group.id,
-                    self.wish.others.join(", ")
-                ),
-                before: None,
-                after: None,
-                grants: Vec::new(),
-            });
-        }
-        // Where a residual has the content of a rule that is about to come back, that rule comes back for it.
-        let restoring: Restoring = self
-            .to_restore()
-            .map(|saved| (Content::of(&saved.rule), unnumbered(&saved.rule)))
-            .collect();
-        in_the_way.sort_by_key(|locked| (locked.residuals.len(), locked.id));
-        self.displace(in_the_way, &restoring);
-        let blocked = self.fill_in(locked, &restoring);
-        if !blocked {
-            self.take_stale(locked, &restoring);
-        }
-    }
-
-    fn missing(&self, locked: &Locked<'a>, restoring: &Restoring) -> BTreeMap<Content, SgRule> {
-        locked
-            .residuals
-            .iter()
-            .filter(|(content, _)| !self.standing.contains_key(content))
-            .map(|(content, rule)| {
-                let rule = restoring.get(content).unwrap_or(rule);
-                (content.clone(), rule.clone())
-            })
-            .collect()
-    }
-
-    /// Displaces rules in as few calls as fit the group: residuals of all, then the rules themselves.
-    fn displace(&mut self, mut left: Vec<&Locked<'a>>, restoring: &Restoring) {
-        let limit = self.observed.limits.rules_per_group;
-        while !left.is_empty() {
-            let bare: Vec<&Locked<'a>> = left
-                .iter()
-                .copied()
-                .filter(|locked| self.missing(locked, restoring).is_empty())
-                .collect();
-            let batch = if bare.is_empty() {
-                let mut residuals: BTreeMap<Content, SgRule> = BTreeMap::new();
-                let mut batch = Vec::new();
-                for locked in &left {
-                    let mut with = residuals.clone();
-                    with.extend(self.missing(locked, restoring));
-                    if self.count().plus(Count::of(with.values())).fits(limit) {
-                        residuals = with;
-                        batch.push(*locked);
-                    }
-                }
-                self.authorize(Verb::LockDown, "keep open", residuals.into_values().collect());
-                batch
-            } else {
-                bare
-            };
-            if batch.is_empty() {
-                let rules: Vec<SgRule> = left.iter().map(|locked| locked.rule.clone()).collect();
-                let mut need = self.count();
-                if let Some(first) = left.first() {
-                    need = need.plus(Count::of(self.missing(first, restoring).values()));
-                }
-                self.no_room("displace", &rules, need);
-                return;
-            }
-            left.retain(|locked| !batch.iter().any(|done| done.id == locked.id));
-            let displaces: Vec<Displaced> = batch
-                .iter()
-                .filter_map(|locked| self.to_save(locked, restoring))
-                .collect();
-            for locked in &batch {
-                self.report_lost_protocols(locked);
-            }
-            let rules: Vec<SgRule> = batch
-                .iter()
-                .filter_map(|locked| locked.standing.cloned())
-                .collect();
-            self.revoke(Verb::LockDown, "displace", &rules, displaces);
-        }
-    }
-
-    /// What to save of a rule before it goes. A rule that was saved and never left needs no second saving.
-    fn to_save(&self, locked: &Locked<'a>, restoring: &Restoring) -> Option<Displaced> {
-        let standing = locked.standing?;
-        if locked
-            .saved
-            .is_some_and(|saved| !is_another(standing, &saved.rule) && saved.rule == *standing)
-        {
-            return None;
-        }
-        let foreign: BTreeSet<Content> = self
-            .group
-            .ingress
-            .iter()
-            .filter(|rule| self.is_foreign(rule))
-            .map(Content::of)
-            .collect();
-        Some(Displaced {
-            id: locked.id,
-            rule: to_json(standing),
-            residuals: locked
-                .residuals
-                .iter()
-                .filter(|(content, _)| !foreign.contains(content) && !restoring.contains_key(content))
-                .map(|(_, rule)| to_json(rule))
-                .collect(),
-        })
-    }
-
-    fn report_lost_protocols(&mut self, locked: &Locked<'a>) {
-        if locked.rule.protocol != SgProtocol::All {
-            return;
-        }
-        let kept = rule::KEPT_PROTOCOLS.map(|number| number.to_string()).join(", ");
-        self.plan.findings.push(Finding {
-            code: "protocols_not_kept".to_owned(),
-            message: format!(
-                "while {} of {} is displaced, TCP, UDP, ICMP and the protocols {kept} stay open around the guarded \
-                 ports; EC2 has no rule for all others",
-                Content::of(&locked.rule),
-                self.group.id
-            ),
-            before: Some(to_json(&locked.rule)),
-            after: None,
-            grants: Vec::new(),
-        });
-    }
-
-    /// Residuals of rules that are displaced already: those that are missing, and those whose mark names a rule
-    /// that needs them no longer. True when something does not fit.
-    fn fill_in(&mut self, locked: &[Locked<'a>], restoring: &Restoring) -> bool {
-        let limit = self.observed.limits.rules_per_group;
-        let gone: Vec<&Locked<'a>> = locked.iter().filter(|locked| locked.standing.is_none()).collect();
-        let mut new: BTreeMap<Content, SgRule> = BTreeMap::new();
-        let (mut blocked, mut repairs) = (false, true);
-        for locked in gone {
-            let mut with = self.missing(locked, restoring);
-            with.retain(|content, _| !new.contains_key(content));
-            if with.is_empty() {
-                continue;
-            }
-            let need = self.count().plus(Count::of(new.values().chain(with.values())));
-            if need.fits(limit) {
-                repairs &= with.keys().all(|content| {
-                    locked
-                        .saved
-                        .is_some_and(|saved| saved.residuals.contains(content))
-                });
-                new.extend(with);
-            } else {
-                blocked = true;
-                let rules: Vec<SgRule> = with.into_values().collect();
-                self.no_room("keep open", &rules, need);
-            }
-        }
-        let verb = if repairs { Verb::Repair } else { Verb::LockDown };
-        self.authorize(verb, "keep open", new.into_values().collect());
-
-        let mut claims: BTreeMap<&Content, Vec<&Locked<'a>>> = BTreeMap::new();
-        for locked in locked {
-            for content in locked.residuals.keys() {
-                claims.entry(content).or_default().push(locked);
-            }
-        }
-        let renamed: Vec<(SgRule, SgRule)> = self
-            .group
-            .ingress
-            .iter()
-            .filter_map(|rule| {
-                let of = self.residual_of(rule)?;
-                let content = Content::of(rule);
-                let claimants = claims.get(&content)?;
-                if restoring.contains_key(&content) || claimants.iter().any(|locked| locked.id == of) {
-                    return None;
-                }
-                let mut after = rule.clone();
-                after.description = Some(self.residual_mark(claimants.first()?.id));
-                Some((rule.clone(), after))
-            })
-            .collect();
-        self.describe(Verb::Repair, "mark anew", renamed);
-        blocked
-    }
-
-    /// Residuals of displaced rules that are narrower or wider than they should be.
-    fn take_stale(&mut self, locked: &[Locked<'a>], restoring: &Restoring) {
-        let stale: Vec<SgRule> = self
-            .group
-            .ingress
-            .iter()
-            .filter(|rule| {
-                let content = Content::of(rule);
-                self.residual_of(rule)
-                    .is_some_and(|of| locked.iter().any(|locked| locked.id == of))
-                    && !locked
-                        .iter()
-                        .any(|locked| locked.residuals.contains_key(&content))
-                    && !restoring.contains_key(&content)
-            })
-            .cloned()
-            .collect();
-        self.revoke(Verb::LockDown, "take back", &stale, Vec::new());
-    }
-
-    /// The residuals of a rule that is not locked any more, as far as nobody else needs them.
-    fn leftovers(&self, of: DisplacedId, locked: &[Locked<'a>]) -> Vec<SgRule> {
-        self.standing
-            .values()
-            .filter(|rule| {
-                self.residual_of(rule) == Some(of)
-                    && !locked
-                        .iter()
-                        .any(|locked| locked.residuals.contains_key(&Content::of(rule)))
-            })
-            .cloned()
-            .collect()
-    }
-
-    /// Puts back what no lockdown needs out of the way any more.
-    fn restore(&mut self, locked: &[Locked<'a>]) {
-        let coming: Vec<&'a Saved> = self.to_restore().collect();
-        for saved in self.saved {
-            let here = coming.iter().any(|coming| coming.id == saved.id);
-            if here || rule::overlaps(&saved.rule, &self.wish.ports) {
-                continue;
-            }
-            self.plan.findings.push(Finding {
-                code: "displaced_group_gone".to_owned(),
-                message: format!(
-                    "the source of {} was deleted: it cannot be put back into {}",
-                    Content::of(&saved.rule),
-                    self.group.id
-                ),
-                before: Some(to_json(&saved.rule)),
-                after: None,
-                grants: Vec::new(),
-            });
-            let leftovers = self.leftovers(saved.id, locked);
-            if leftovers.is_empty() {
-                self.plan.settled.push(saved.id);
-            }
-            self.revoke(Verb::Restore, "take back", &leftovers, Vec::new());
-        }
-
-        let mut absent: Vec<&'a Saved> = Vec::new();
-        let mut back: Vec<&'a Saved> = Vec::new();
-        for saved in coming {
-            match self.standing.get(&Content::of(&saved.rule)).cloned() {
-                None => absent.push(saved),
-                Some(standing) if self.is_foreign(&standing) => {
-                    if self.leftovers(saved.id, locked).is_empty() {
-                        self.plan.settled.push(saved.id);
-                    } else {
-                        back.push(saved);
-                    }
-                }
-                Some(standing) => {
-                    self.turn_back(saved, &standing);
-                    back.push(saved);
-                }
-            }
-        }
-        self.take_leftovers(&back, locked);
-        self.put_back(absent, locked);
-    }
-
-    /// A residual with the very content of a rule that comes back becomes that rule.
-    fn turn_back(&mut self, saved: &Saved, standing: &SgRule) {
-        let mut after = standing.clone();
-        after.description.clone_from(&saved.rule.description);
-        after.tags.clone_from(&saved.rule.tags);
-        if let (Some(id), false) = (&standing.id, saved.rule.tags.is_empty()) {
-            self.push(change(
-                Verb::Restore,
-                id,
-                format!("tag {} in {} as before", Content::of(&after), self.group.id),
-                &Operation::TagRule {
-                    rule: id.clone(),
-                    tags: saved.rule.tags.clone(),
-                },
-                None,
-                Some(json!({ "tags": saved.rule.tags })),
-            ));
-        }
-        self.describe(Verb::Restore, "put back", vec![(standing.clone(), after)]);
-    }
-
-    fn take_leftovers(&mut self, of: &[&Saved], locked: &[Locked<'a>]) {
-        let leftovers: Vec<SgRule> = of
-            .iter()
-            .flat_map(|saved| self.leftovers(saved.id, locked))
-            .collect();
-        self.revoke(Verb::Restore, "take back", &leftovers, Vec::new());
-    }
-
-    /// Authorizes displaced rules again, then takes their residuals back, in as few calls as fit the group.
-    fn put_back(&mut self, mut left: Vec<&'a Saved>, locked: &[Locked<'a>]) {
-        let limit = self.observed.limits.rules_per_group;
-        while !left.is_empty() {
-            let mut batch: Vec<&'a Saved> = Vec::new();
-            for saved in &left {
-                let rules = batch.iter().chain([saved]).map(|saved| &saved.rule);
-                if self.count().plus(Count::of(rules)).fits(limit) {
-                    batch.push(saved);
-                }
-            }
-            if batch.is_empty() {
-                // No room for the rule beside its residuals: they go first, as the lesser harm.
-                let Some(first) = left
-                    .iter()
-                    .copied()
-                    .find(|saved| !self.leftovers(saved.id, locked).is_empty())
-                else {
-                    let rules: Vec<SgRule> = left.iter().map(|saved| saved.rule.clone()).collect();
-                    let need = self.count().plus(Count::of(&rules));
-                    self.no_room("put back", &rules, need);
-                    return;
-                };
-                self.take_leftovers(&[first], locked);
-                continue;
-            }
-            left.retain(|saved| !batch.iter().any(|done| done.id == saved.id));
-            let rules = batch.iter().map(|saved| unnumbered(&saved.rule)).collect();
-            self.authorize(Verb::Restore, "put back", rules);
-            self.take_leftovers(&batch, locked);
-        }
-    }
-}
-
-fn unnumbered(rule: &SgRule) -> SgRule {
-    SgRule {
-        id: None,
-        ..rule.clone()
-    }
 }
 
 /// Whether two rules of the same content are not the same rule: somebody made it anew.
 fn is_another(standing: &SgRule, saved: &SgRule) -> bool {
     matches!((&standing.id, &saved.id), (Some(now), Some(then)) if now != then)
 }
-
-#[cfg(test)]
-#[path = "group_tests.rs"]
-mod tests;

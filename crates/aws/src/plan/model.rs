@@ -26,6 +26,8 @@ pub(super) struct Model {
     pub(super) ipv6: bool,
     /// Whether what passes before and after a plan must pass during it as well.
     pub(super) uninterrupted: bool,
+    /// The ids of rules that an authorize found standing.
+    pub(super) confirmed: BTreeSet<String>,
     made: u32,
 }
 
@@ -169,7 +171,7 @@ impl Model {
                         Some(standing) if standing.description != rule.description => {
                             return Err("InvalidPermission.Duplicate".to_owned());
                         }
-                        Some(_) => {}
+                        Some(standing) => self.confirmed.extend(standing.id.clone()),
                         None => {
                             self.put(&mut group, rule);
                         }

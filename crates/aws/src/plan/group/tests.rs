@@ -3,6 +3,7 @@
 use postern_core::{
     machine::AwsInstance,
     policy::Lockdown,
+    sg::{SgPeer, SgProtocol},
     testing::{an_id, ports},
 };
 use proptest::prelude::*;
@@ -103,6 +104,7 @@ impl World {
             group: self.model.groups.get(GROUP).cloned(),
             attached: [own].into_iter().chain(self.others.clone()).collect(),
             gone_peers: self.gone_peers.clone(),
+            confirmed: self.model.confirmed.clone(),
             limits: self.limits,
         }
     }

@@ -1,0 +1,194 @@
+//! Describes that lag: what was written does not show for a while.
+
+use std::{sync::Arc, time::Duration};
+
+use chrono::TimeDelta;
+use postern_core::{
+    enforcer::{Bindings, Desired, Displaced, EnforceError, Enforcer},
+    testing::an_id,
+};
+use postern_sim::{
+    Probe, Protocol, SimClock, SteppedClock, SystemClock,
+    ec2::{Ec2Handle, Ec2Options, Ec2Sim},
+};
+
+use crate::suite::{Built, Endpoint, Stage, grant, lock, open, tcp};
+
+const LAG: Duration = Duration::from_secs(5);
+
+/// A simulator whose describes lag, and the clock by which they do.
+async fn lagging() -> (Ec2Handle, Endpoint, Arc<SteppedClock>) {
+    let clock = Arc::new(SteppedClock::at(SystemClock.now()));
+    let options = Ec2Options {
+        clock: Arc::<SteppedClock>::clone(&clock),
+        describe_lag: LAG,
+        ..Ec2Options::default()
+    };
+    let handle = Ec2Sim::start(options).await.unwrap();
+    let endpoint = crate::endpoint_of(&handle);
+    (handle, endpoint, clock)
+}
+
+fn wait(clock: &SteppedClock) {
+    clock.advance(TimeDelta::from_std(LAG).unwrap());
+}
+
+fn is_open(handle: &Ec2Handle, built: &Built) -> bool {
+    let probe = Probe {
+        machine: postern_core::machine::MachineId::Aws(built.machine.clone()).to_string(),
+        source: "203.0.113.7".parse().unwrap(),
+        port: 22,
+        protocol: Protocol::Tcp,
+    };
+    handle.reachable(&probe, None)
+}
+
+fn displaced_by(plan: &postern_core::enforcer::Plan) -> Vec<Displaced> {
+    plan.changes
+        .iter()
+        .flat_map(|change| change.displaces.clone())
+        .collect()
+}
+
+/// Looks without writing anything: whether that settles it, and how many changes are planned.
+async fn look(stage: &Stage, wanted: &Desired) -> (bool, usize) {
+    let read = stage.observe(wanted).await;
+    (read.settled(), read.plan(wanted).changes.len())
+}
+
+#[tokio::test]
+async fn what_does_not_show_yet_is_neither_written_again_nor_confirmed() {
+    let (handle, endpoint, clock) = lagging().await;
+    let stage = Stage::new(&endpoint, |_| {}).await;
+    let built = stage.build(Vec::new()).await;
+    wait(&clock);
+    let wanted = open(&built, vec![grant(1, "22")]);
+    stage.pass(&wanted, usize::MAX).await;
+    assert!(is_open(&handle, &built));
+    let read = stage.observe(&wanted).await;
+    assert_eq!((read.settled(), read.plan(&wanted).changes), (false, vec![]));
+    assert!(!read.evidence(&wanted)[&an_id(1)].complete);
+    wait(&clock);
+    let read = stage.observe(&wanted).await;
+    assert_eq!((read.settled(), read.plan(&wanted).changes), (true, vec![]));
+    assert!(read.evidence(&wanted)[&an_id(1)].complete);
+
+    let closed = open(&built, Vec::new());
+    stage.pass(&closed, usize::MAX).await;
+    assert!(!is_open(&handle, &built));
+    let read = stage.observe(&closed).await;
+    assert_eq!((read.settled(), read.plan(&closed).changes), (false, vec![]));
+    assert!(read.evidence(&closed).contains_key(&an_id(1)));
+    wait(&clock);
+    let read = stage.observe(&closed).await;
+    assert_eq!((read.settled(), read.plan(&closed).changes), (true, vec![]));
+    assert!(read.evidence(&closed).is_empty());
+    assert_eq!(stage.groups_of(&built.interface).await, [built.group]);
+}
+
+#[tokio::test]
+async fn a_grant_that_is_revoked_before_it_shows_is_closed_at_once() {
+    let (handle, endpoint, clock) = lagging().await;
+    let stage = Stage::new(&endpoint, |_| {}).await;
+    let built = stage.build(Vec::new()).await;
+    wait(&clock);
+    stage.pass(&open(&built, vec![grant(1, "22")]), usize::MAX).await;
+    assert!(is_open(&handle, &built));
+    let closed = open(&built, Vec::new());
+    stage.pass(&closed, usize::MAX).await;
+    assert!(!is_open(&handle, &built));
+    assert_eq!(look(&stage, &closed).await, (true, 0));
+    // A reading from between the two shows the holder once more.
+    clock.advance(TimeDelta::seconds(1));
+    stage.pass(&open(&built, vec![grant(2, "22")]), usize::MAX).await;
+    clock.advance(TimeDelta::seconds(3));
+    stage.pass(&closed, usize::MAX).await;
+    clock.advance(TimeDelta::seconds(3));
+    assert_eq!(look(&stage, &closed).await, (false, 0));
+    wait(&clock);
+    assert_eq!(look(&stage, &closed).await, (true, 0));
+    assert_eq!(stage.groups_of(&built.interface).await, [built.group]);
+}
+
+#[tokio::test]
+async fn another_process_goes_on_when_what_was_written_shows() {
+    let (_handle, endpoint, clock) = lagging().await;
+    let stage = Stage::new(&endpoint, |_| {}).await;
+    let built = stage.build(Vec::new()).await;
+    wait(&clock);
+    let wanted = open(&built, vec![grant(1, "22")]);
+    for stop in 1..4 {
+        stage.pass(&wanted, stop).await;
+        let other = Stage::new(&endpoint, |_| {}).await;
+        let plan = other.observe(&wanted).await.plan(&wanted);
+        let first = plan.changes.first().unwrap();
+        let refused = other
+            .enforcer
+            .apply(&wanted.point, first, &mut Bindings::new())
+            .await;
+        assert!(
+            matches!(refused, Err(EnforceError::Conflict { .. })),
+            "{stop}: {refused:?}"
+        );
+        wait(&clock);
+        other.pass(&wanted, usize::MAX).await;
+        wait(&clock);
+        assert!(other.observe(&wanted).await.evidence(&wanted)[&an_id(1)].complete);
+        assert_eq!(stage.groups_of(&built.interface).await.len(), 2);
+        let closed = open(&built, Vec::new());
+        other.pass(&closed, usize::MAX).await;
+        wait(&clock);
+        assert_eq!(look(&other, &closed).await, (true, 0));
+        assert_eq!(
+            stage.groups_of(&built.interface).await,
+            std::slice::from_ref(&built.group)
+        );
+        // What the first process remembers and does not find does no harm.
+        stage.pass(&closed, usize::MAX).await;
+        assert_eq!(look(&stage, &closed).await, (true, 0));
+        assert_eq!(
+            stage.groups_of(&built.interface).await,
+            std::slice::from_ref(&built.group)
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_lockdown_that_is_lifted_before_it_shows_loses_no_rule() {
+    for another_process in [false, true] {
+        let (_handle, endpoint, clock) = lagging().await;
+        let mut stage = Stage::new(&endpoint, |_| {}).await;
+        let built = stage
+            .build(vec![
+                tcp(20, 25, "0.0.0.0/0", "ssh and more"),
+                tcp(22, 22, "198.51.100.0/24", "office"),
+            ])
+            .await;
+        wait(&clock);
+        let before = stage.rules_of(&built.group, false).await;
+        let locked = lock(&built, &["22"], Vec::new());
+        let displaced = displaced_by(&stage.pass(&locked, usize::MAX).await);
+        assert_eq!(displaced.len(), 2);
+        let locked = lock(&built, &["22"], displaced.clone());
+        assert_eq!(look(&stage, &locked).await, (false, 0));
+
+        if another_process {
+            stage = Stage::new(&endpoint, |_| {}).await;
+        }
+        let freed = lock(&built, &[], displaced.clone());
+        let plan = stage.pass(&freed, usize::MAX).await;
+        assert_eq!(plan.settled, [], "{another_process}");
+        let plan = stage.observe(&freed).await.plan(&freed);
+        assert_eq!(
+            (plan.changes, plan.settled.len()),
+            (vec![], 2),
+            "{another_process}"
+        );
+        wait(&clock);
+        assert_eq!(
+            stage.rules_of(&built.group, false).await,
+            before,
+            "{another_process}"
+        );
+    }
+}
