@@ -13,6 +13,7 @@ use crate::{
         AccessRequest, AccessRequestCreate, AccessRequestCreateQuery, AccessRequestDeny, AccessRequestQuery,
     },
     audit_event::{AuditEvent, AuditEventQuery},
+    delivery::{Delivery, DeliveryQuery},
     grant::{Grant, GrantQuery, GrantRevoke},
     jit_policy::{JitPolicy, JitPolicyQuery, JitPolicyWrite},
     machine::{Machine, MachineDetail, MachineQuery},
@@ -331,6 +332,21 @@ impl Client {
         query: &RoleAssignmentQuery,
     ) -> Result<Page<RoleAssignment>, ClientError> {
         self.get(&["v1", "role-assignments"], query).await
+    }
+
+    /// Lists deliveries to subscribers.
+    pub async fn deliveries(&self, query: &DeliveryQuery) -> Result<Page<Delivery>, ClientError> {
+        self.get(&["v1", "deliveries"], query).await
+    }
+
+    /// Lets a delivery that was given up be tried again.
+    pub async fn replay_delivery(&self, id: i64, key: Option<&str>) -> Result<Delivery, ClientError> {
+        let id = id.to_string();
+        Self::read(keyed(
+            self.call(Method::POST, &["v1", "deliveries", &id, "replay"]),
+            key,
+        ))
+        .await
     }
 
     /// Makes a role assignment.

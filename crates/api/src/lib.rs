@@ -7,6 +7,7 @@ pub mod access_check;
 pub mod access_request;
 pub mod audit_event;
 pub mod client;
+pub mod delivery;
 pub mod grant;
 pub mod jit_policy;
 pub mod machine;

@@ -87,6 +87,8 @@ fn guarded() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(e::role_assignments_delete::delete_role_assignment))
         .routes(routes!(e::access_check::check_access))
         .routes(routes!(e::audit_events_list::list_audit_events))
+        .routes(routes!(e::deliveries_list::list_deliveries))
+        .routes(routes!(e::deliveries_replay::replay_delivery))
 }
 
 /// The routes that need none.

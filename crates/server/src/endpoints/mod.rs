@@ -8,6 +8,8 @@ pub(crate) mod access_requests_get;
 pub(crate) mod access_requests_list;
 pub(crate) mod access_requests_withdraw;
 pub(crate) mod audit_events_list;
+pub(crate) mod deliveries_list;
+pub(crate) mod deliveries_replay;
 pub(crate) mod grants_get;
 pub(crate) mod grants_list;
 pub(crate) mod grants_revoke;

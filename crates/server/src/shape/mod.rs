@@ -2,6 +2,7 @@
 
 pub(crate) mod access_request;
 pub(crate) mod audit_event;
+pub(crate) mod delivery;
 pub(crate) mod grant;
 pub(crate) mod jit_policy;
 pub(crate) mod machine;

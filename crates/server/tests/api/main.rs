@@ -9,6 +9,7 @@
 mod authentication;
 mod bad_input;
 mod contention;
+mod deliveries;
 mod document;
 mod idempotency;
 mod issuer;
