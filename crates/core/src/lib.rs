@@ -17,6 +17,7 @@ pub mod nsg;
 pub mod point;
 pub mod policy;
 pub mod posture;
+pub mod preview;
 pub mod principal;
 pub mod reach;
 pub mod request;

@@ -22,7 +22,7 @@ use crate::{
     inventory::{Interface, Layer, MARK_TAG, Machine},
     machine::Cloud,
     net::{Ports, Protocol, Source},
-    nsg::{Access, Memberships, is_marked},
+    nsg::{Access, AddressPrefix, Memberships, Side, Tag, is_marked},
     policy::JitPolicy,
     reach::{
         self, Flow, RuleRef,
@@ -299,7 +299,11 @@ fn passages(layer: &Layer, interface: &Interface, flow: &Flow) -> Vec<Passage> {
             ..
         } => {
             let mut ordered = reach::nsg_order(rules);
-            ordered.retain(|rule| rule.access == Access::Deny || !is_mark(rule.description.as_ref()));
+            // Were the defaults in, they would hide a rule that may let the same packets in.
+            ordered.retain(|rule| {
+                rule.priority < FIRST_DEFAULT
+                    && (rule.access == Access::Deny || !is_mark(rule.description.as_ref()))
+            });
             let resource = point.to_string();
             let known = Memberships::Known {
                 certain: memberships,
@@ -307,13 +311,15 @@ fn passages(layer: &Layer, interface: &Interface, flow: &Flow) -> Vec<Passage> {
             };
             let pieces = reach::nsg_pieces(&ordered, known, &interface.network, flow);
             pass(&pieces, |at| {
-                let rule = ordered
-                    .get(at)
-                    .filter(|rule| rule.access == Access::Allow && rule.priority < FIRST_DEFAULT)?;
-                let prefixes = rule.source.prefixes.iter().map(ToString::to_string);
-                let groups = rule.source.groups.iter().cloned();
-                let from: Vec<String> = prefixes.chain(groups).collect();
-                Some((reach::nsg_rule_ref(&resource, rule), from.join(", ")))
+                let rule = ordered.get(at).filter(|rule| rule.access == Access::Allow)?;
+                let mut from = words(&rule.source);
+                if reach::nsg_destination(rule, known, flow.destination) == Some(false) {
+                    from = format!(
+                        "{from}, where its destination {} is the machine,",
+                        words(&rule.destination)
+                    );
+                }
+                Some((reach::nsg_rule_ref(&resource, rule), from))
             })
         }
         Layer::SecurityGroups { groups } => {
@@ -359,6 +365,19 @@ fn pass(pieces: &[Piece], name: impl Fn(usize) -> Option<(RuleRef, String)>) -> 
         );
     }
     passages
+}
+
+/// One side of an NSG rule, with a word on what is not known here.
+fn words(side: &Side) -> String {
+    let prefixes = side.prefixes.iter().map(|prefix| match prefix {
+        AddressPrefix::Tag(tag) if Tag::read(tag) == Tag::Unknown => format!("{tag} (an unknown tag)"),
+        prefix => prefix.to_string(),
+    });
+    let groups = side.groups.iter().map(|group| {
+        let name = group.rsplit('/').next().unwrap_or(group);
+        format!("application security group `{name}`")
+    });
+    prefixes.chain(groups).collect::<Vec<_>>().join(", ")
 }
 
 fn is_mark(text: Option<&String>) -> bool {

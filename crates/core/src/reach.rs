@@ -345,6 +345,11 @@ pub(crate) fn nsg_pieces(
     }
 }
 
+/// Whether the rule's destination is the address: for certain (`Some(true)`), possibly (`Some(false)`) or not.
+pub(crate) fn nsg_destination(rule: &NsgRule, memberships: Memberships<'_>, address: IpAddr) -> Option<bool> {
+    packets::destination(&rule.destination, memberships, address)
+}
+
 /// The same for the rules of an interface's groups.
 pub(crate) fn group_pieces<'r>(
     rules: impl Iterator<Item = &'r SgRule>,

@@ -287,6 +287,100 @@ fn every_leaf_of_the_azure_chart_has_its_reason() {
 }
 
 #[test]
+fn names_whose_addresses_are_not_known_open_possibly_and_say_so() {
+    let place = Place::Interface;
+    let allow = |source: &str| rule("allow-in", 300, Access::Allow, source, "22");
+    let to = |mut rule: NsgRule, prefix: Option<&str>, group: Option<&str>| {
+        rule.destination = Side {
+            prefixes: prefix.into_iter().map(AddressPrefix::parse).collect(),
+            groups: group.into_iter().map(str::to_owned).collect(),
+        };
+        rule
+    };
+    let from_group = || {
+        let mut rule = allow("*");
+        rule.source = Side {
+            prefixes: vec![],
+            groups: vec!["/subscriptions/s/applicationsecuritygroups/jump".into()],
+        };
+        rule
+    };
+    let deny = |mut rule: NsgRule| {
+        (rule.name, rule.access, rule.priority) = ("deny-in".into(), Access::Deny, 200);
+        rule
+    };
+    let web = Some("/subscriptions/s/applicationsecuritygroups/web");
+    let in_groups = |certain: bool, possible: bool, rules: Vec<NsgRule>| {
+        let mut layer = nsg("nic", place, rules);
+        if let Layer::Nsg {
+            memberships,
+            possible_memberships,
+            ..
+        } = &mut layer
+        {
+            let group = || web.map(str::to_owned);
+            memberships.extend(group().filter(|_| certain));
+            possible_memberships.extend(group().filter(|_| possible));
+        }
+        azure(vec![vec![layer]])
+    };
+    let chart = table(vec![
+        (
+            "from an unknown tag",
+            in_groups(false, false, vec![allow("FutureService")]),
+            None,
+        ),
+        (
+            "from a listed tag",
+            in_groups(false, false, vec![allow("Storage.WestEurope")]),
+            None,
+        ),
+        (
+            "to a listed tag",
+            in_groups(false, false, vec![to(allow("*"), Some("Sql"), None)]),
+            None,
+        ),
+        (
+            "to an unknown tag",
+            in_groups(false, false, vec![to(allow("*"), Some("FutureService"), None)]),
+            None,
+        ),
+        ("from a group", in_groups(false, false, vec![from_group()]), None),
+        (
+            "to a group of others",
+            in_groups(false, false, vec![to(allow("*"), None, web)]),
+            None,
+        ),
+        (
+            "to a group of some addresses",
+            in_groups(false, true, vec![to(allow("*"), None, web)]),
+            None,
+        ),
+        (
+            "to a group of every address",
+            in_groups(true, false, vec![to(allow("*"), None, web)]),
+            None,
+        ),
+        (
+            "below a deny for a group of some addresses",
+            in_groups(false, true, vec![allow("*"), deny(to(allow("*"), None, web))]),
+            None,
+        ),
+        (
+            "below a deny for a group of every address",
+            in_groups(true, false, vec![allow("*"), deny(to(allow("*"), None, web))]),
+            None,
+        ),
+        (
+            "below a deny from an unknown tag",
+            in_groups(false, false, vec![allow("*"), deny(allow("FutureService"))]),
+            None,
+        ),
+    ]);
+    insta::assert_snapshot!(chart);
+}
+
+#[test]
 fn every_leaf_of_the_aws_chart_has_its_reason() {
     let tcp =
         |id: &str, first: i32, last: i32, peer: &str| sg_rule(id, SgProtocol::Tcp, Some((first, last)), peer);

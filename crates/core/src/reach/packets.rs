@@ -192,7 +192,7 @@ fn rectangles(addresses: &[Addresses], ports: &[(u16, u16)]) -> Vec<Rect> {
 }
 
 /// Whether the destination matches: certainly (`Some(true)`), possibly (`Some(false)`) or not.
-fn destination(side: &Side, memberships: Memberships<'_>, address: IpAddr) -> Option<bool> {
+pub(super) fn destination(side: &Side, memberships: Memberships<'_>, address: IpAddr) -> Option<bool> {
     let prefixes = side.prefixes.iter().filter_map(|prefix| match prefix {
         AddressPrefix::Net(net) => net.contains(&address).then_some(true),
         AddressPrefix::Tag(tag) => match Tag::read(tag) {

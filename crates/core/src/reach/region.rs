@@ -79,6 +79,21 @@ impl Addresses {
         })
     }
 
+    /// The networks that make up the range.
+    pub(crate) fn nets(self, family: Family) -> Vec<IpNet> {
+        match family {
+            Family::V4 => {
+                let low = |address: u128| u32::try_from(address).unwrap_or(u32::MAX);
+                Ipv4Subnets::new(low(self.first).into(), low(self.last).into(), 0)
+                    .map(IpNet::from)
+                    .collect()
+            }
+            Family::V6 => Ipv6Subnets::new(Ipv6Addr::from(self.first), Ipv6Addr::from(self.last), 0)
+                .map(IpNet::from)
+                .collect(),
+        }
+    }
+
     /// The range for people: `any IPv4 address`, one network, or the first of several.
     pub(crate) fn text(self, family: Family) -> String {
         let (first, more, any) = match family {
@@ -131,6 +146,18 @@ impl Rect {
             ports,
         }))
     }
+}
+
+/// What is left of a rectangle without any of `others`.
+pub(crate) fn subtract(rect: Rect, others: &[Rect]) -> Vec<Rect> {
+    others.iter().fold(vec![rect], |left, other| {
+        left.into_iter()
+            .flat_map(|one| match one.intersect(*other) {
+                None => vec![one],
+                Some(inner) => one.around(inner).collect(),
+            })
+            .collect()
+    })
 }
 
 /// The packets of a flow that one rule matches.
