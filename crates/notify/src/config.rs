@@ -161,6 +161,14 @@ pub enum InvalidNotify {
     /// Too many subscribers.
     #[error("there are more than {MAX_SUBSCRIBERS} subscribers")]
     TooMany,
+    /// A file with a secret cannot be read here.
+    #[error("subscriber `{name}`: {problem}")]
+    Unreadable {
+        /// The subscriber's name.
+        name: String,
+        /// Which file, and why.
+        problem: String,
+    },
     /// One subscriber cannot be told.
     #[error("subscriber `{name}`: {problem}")]
     Channel {
@@ -171,14 +179,34 @@ pub enum InvalidNotify {
     },
 }
 
+/// Why one subscriber cannot be told.
+pub(crate) enum Trouble {
+    /// Because of what the configuration says.
+    Said(String),
+    /// Because a file that it names cannot be read here.
+    Unreadable(String),
+}
+
+impl From<String> for Trouble {
+    fn from(problem: String) -> Self {
+        Self::Said(problem)
+    }
+}
+
+impl From<&str> for Trouble {
+    fn from(problem: &str) -> Self {
+        Self::Said(problem.to_owned())
+    }
+}
+
 /// A secret that stands in the configuration or is the only line of a file.
-fn secret(value: Option<&SecretString>, file: Option<&PathBuf>) -> Result<Option<SecretString>, String> {
+fn secret(value: Option<&SecretString>, file: Option<&PathBuf>) -> Result<Option<SecretString>, Trouble> {
     match (value, file) {
-        (Some(_), Some(_)) => Err("a secret and a file with it are both set".to_owned()),
+        (Some(_), Some(_)) => Err("a secret and a file with it are both set".into()),
         (Some(value), None) => Ok(Some(value.clone())),
         (None, Some(file)) => {
             let text = std::fs::read_to_string(file)
-                .map_err(|error| format!("cannot read `{}`: {error}", file.display()))?;
+                .map_err(|error| Trouble::Unreadable(format!("cannot read `{}`: {error}", file.display())))?;
             Ok(Some(SecretString::from(
                 text.trim_end_matches(['\r', '\n']).to_owned(),
             )))
@@ -259,13 +287,13 @@ fn check_url(url: &Url, allow_private: bool) -> Result<(), String> {
 }
 
 impl MailConfig {
-    pub(crate) fn password(&self) -> Result<Option<SecretString>, String> {
+    pub(crate) fn password(&self) -> Result<Option<SecretString>, Trouble> {
         let password = secret(self.password.as_ref(), self.password_file.as_ref())?;
         match (&self.user, &password) {
-            (Some(_), None) => Err("`user` needs a password".to_owned()),
-            (None, Some(_)) => Err("a password needs `user`".to_owned()),
+            (Some(_), None) => Err("`user` needs a password".into()),
+            (None, Some(_)) => Err("a password needs `user`".into()),
             (Some(_), Some(_)) if self.tls == MailTls::None => {
-                Err("a password is not sent without TLS".to_owned())
+                Err("a password is not sent without TLS".into())
             }
             _ => Ok(password),
         }
@@ -299,6 +327,7 @@ impl NotifyConfig {
         for one in &self.webhooks {
             let made = one
                 .subscription()
+                .map_err(Trouble::from)
                 .and_then(|subscription| Ok((subscription, one.channel(client()?, self.allow_private)?)));
             let (subscription, channel) = named(&one.name, made)?;
             channels.push((subscription, Box::new(channel)));
@@ -306,6 +335,7 @@ impl NotifyConfig {
         for one in &self.slack {
             let made = one
                 .subscription()
+                .map_err(Trouble::from)
                 .and_then(|subscription| Ok((subscription, one.channel(client()?, self.allow_private)?)));
             let (subscription, channel) = named(&one.name, made)?;
             channels.push((subscription, Box::new(channel)));
@@ -313,6 +343,7 @@ impl NotifyConfig {
         for one in &self.mail {
             let made = one
                 .subscription()
+                .map_err(Trouble::from)
                 .and_then(|subscription| Ok((subscription, MailChannel::new(one, self.allow_private)?)));
             let (subscription, channel) = named(&one.name, made)?;
             channels.push((subscription, Box::new(channel)));
@@ -329,21 +360,28 @@ impl NotifyConfig {
         Ok(channels)
     }
 
-    /// Checks everything, files with secrets included.
+    /// Checks everything. Files with secrets are read: [`InvalidNotify::Unreadable`] where that fails.
     pub fn check(&self) -> Result<(), InvalidNotify> {
         self.channels().map(drop)
     }
 }
 
-fn named<T>(name: &str, result: Result<T, String>) -> Result<T, InvalidNotify> {
-    result.map_err(|problem| InvalidNotify::Channel {
-        name: name.to_owned(),
-        problem,
+fn named<T>(name: &str, result: Result<T, Trouble>) -> Result<T, InvalidNotify> {
+    let name = || name.to_owned();
+    result.map_err(|trouble| match trouble {
+        Trouble::Said(problem) => InvalidNotify::Channel {
+            name: name(),
+            problem,
+        },
+        Trouble::Unreadable(problem) => InvalidNotify::Unreadable {
+            name: name(),
+            problem,
+        },
     })
 }
 
 impl WebhookConfig {
-    fn channel(&self, client: reqwest::Client, allow_private: bool) -> Result<WebhookChannel, String> {
+    fn channel(&self, client: reqwest::Client, allow_private: bool) -> Result<WebhookChannel, Trouble> {
         check_url(&self.url, allow_private)?;
         let secret = secret(self.secret.as_ref(), self.secret_file.as_ref())?
             .ok_or("one of `secret` and `secret_file` is needed")?;
@@ -365,13 +403,13 @@ fn signer(secret: &SecretString) -> Option<Webhook> {
 }
 
 impl SlackConfig {
-    fn channel(&self, client: reqwest::Client, allow_private: bool) -> Result<SlackChannel, String> {
+    fn channel(&self, client: reqwest::Client, allow_private: bool) -> Result<SlackChannel, Trouble> {
         let url = secret(self.url.as_ref(), self.url_file.as_ref())?
             .ok_or("one of `url` and `url_file` is needed")?;
         let parsed: Url = url
             .expose_secret()
             .parse()
-            .map_err(|_| "its address is not a URL".to_owned())?;
+            .map_err(|_| "its address is not a URL")?;
         check_url(&parsed, allow_private)?;
         Ok(SlackChannel::new(client, url))
     }

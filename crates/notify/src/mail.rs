@@ -17,7 +17,7 @@ use secrecy::ExposeSecret as _;
 use crate::{
     address::{NotPublic, is_public},
     channel::{Channel, DeliveryError},
-    config::{MailConfig, MailTls},
+    config::{MailConfig, MailTls, Trouble},
     message::Message,
 };
 
@@ -37,9 +37,9 @@ pub(crate) struct MailChannel {
 }
 
 impl MailChannel {
-    pub(crate) fn new(config: &MailConfig, allow_private: bool) -> Result<Self, String> {
+    pub(crate) fn new(config: &MailConfig, allow_private: bool) -> Result<Self, Trouble> {
         if config.to.is_empty() || config.to.len() > 50 {
-            return Err("`to` has 1 to 50 entries".to_owned());
+            return Err("`to` has 1 to 50 entries".into());
         }
         let _installed = rustls::crypto::ring::default_provider().install_default();
         let tls = || TlsParameters::new(config.server.clone()).map_err(|error| error.to_string());
