@@ -34,12 +34,14 @@ use postern_core::{
     enforcer::{Desired, EnforceError, Evidence, Member, Observed, Plan},
     id::GrantId,
     machine::MachineId,
+    nsg::{Direction, NsgRule},
     point::PointRef,
     policy::Lockdown,
+    preview::{Filters, PointPreview},
 };
 use serde_json::{Value, json};
 
-use crate::config::PriorityBand;
+use crate::{config::PriorityBand, operation::Operation};
 pub(crate) use label::Label;
 pub use rule::{ReadRule, State};
 pub(crate) use share::{Rest, without};
@@ -175,6 +177,49 @@ impl ObservedNsg {
             .iter()
             .find(|rule| rule.rule.name.eq_ignore_ascii_case(name))
     }
+}
+
+/// What carrying out `plan` would make of the NSG that `snapshot` shows, as [`Observed::snapshot`] took it.
+///
+/// # Errors
+/// [`EnforceError::Malformed`] when the snapshot or the plan is not that of an NSG.
+pub fn preview(point: &PointRef, snapshot: &Value, plan: &Plan) -> Result<PointPreview, EnforceError> {
+    let unreadable = |what: &str| EnforceError::Malformed(format!("the {what} of {point} cannot be read"));
+    let inbound = |document: &Value| -> Result<Vec<NsgRule>, EnforceError> {
+        let all = document
+            .pointer("/properties/securityRules")
+            .and_then(Value::as_array)
+            .ok_or_else(|| unreadable("snapshot"))?;
+        let mut rules = all
+            .iter()
+            .map(|raw| ReadRule::read(raw).map(|rule| rule.rule))
+            .collect::<Option<Vec<NsgRule>>>()
+            .ok_or_else(|| unreadable("snapshot"))?;
+        rules.retain(|rule| rule.direction == Direction::Inbound);
+        rules.sort_by_key(|rule| rule.priority);
+        Ok(rules)
+    };
+    let rules = match snapshot.get("securityRules") {
+        None | Some(Value::Null) => json!([]),
+        Some(rules) => rules.clone(),
+    };
+    let before = json!({ "properties": { "securityRules": rules } });
+    let mut after = before.clone();
+    for change in &plan.changes {
+        let operation: Operation =
+            serde_json::from_value(change.operation.clone()).map_err(|_| unreadable("plan"))?;
+        after = operation.edit(after).ok_or_else(|| unreadable("snapshot"))?;
+    }
+    Ok(PointPreview {
+        point: point.clone(),
+        filters: Filters::Nsg {
+            before: inbound(&before)?,
+            after: inbound(&after)?,
+        },
+        changes: plan.changes.iter().map(|change| change.summary.clone()).collect(),
+        obstacles: plan.obstacles.clone(),
+        findings: plan.findings.clone(),
+    })
 }
 
 impl Observed for ObservedNsg {

@@ -2,7 +2,10 @@
 
 use std::fmt::Write;
 
-use postern_core::enforcer::{Desired, Observed};
+use postern_core::{
+    enforcer::{Desired, Observed, Plan},
+    preview::Filters,
+};
 use serde_json::{Value, json};
 
 use super::{
@@ -104,6 +107,39 @@ fn ssh() -> Value {
 
 fn web() -> Value {
     foreign("web", 310, "Allow", "Tcp", "Internet", "*", "443")
+}
+
+#[test]
+fn a_preview_is_what_carrying_out_the_plan_makes() {
+    let mut model = Model::new(&[ssh(), web()]);
+    let mut vm = member(1, &["10.0.0.4"]);
+    vm.guard = Some(guard(1, &["22", "3389"]));
+    vm.grants = vec![grant(1, &["22"], &["203.0.113.7"])];
+    let wanted = desired(vec![vm]);
+    for bulk in [2, 1000] {
+        model.bulk = bulk;
+        let observed = model.observed();
+        let plan = observed.plan(&wanted);
+        let found = super::preview(&wanted.point, &observed.snapshot(), &plan).unwrap();
+        let mut carried_out = model.clone();
+        converge(&mut carried_out, &wanted);
+        let rules = |model: &Model| {
+            let mut rules: Vec<_> = model
+                .rules()
+                .iter()
+                .map(|raw| ReadRule::read(raw).unwrap().rule)
+                .collect();
+            rules.sort_by_key(|rule| rule.priority);
+            rules
+        };
+        let Filters::Nsg { before, after } = found.filters else {
+            panic!("{found:?}");
+        };
+        assert_eq!(before, rules(&model));
+        assert_eq!(after, rules(&carried_out));
+        assert_eq!(found.changes.len(), plan.changes.len());
+    }
+    assert!(super::preview(&wanted.point, &json!({ "securityRules": [{}] }), &Plan::default()).is_err());
 }
 
 #[test]
