@@ -3,7 +3,11 @@
 //! An account that cannot be read does not stop the others, and never makes its machines disappear: a machine is
 //! gone only when two complete discoveries of its account in a row did not see it.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use postern_core::{
     audit::{Actor, AuditEvent, Outcome, Subject},
@@ -11,6 +15,7 @@ use postern_core::{
     grant::{EndCause, Grant},
     inventory::Machine,
     machine::Account,
+    point::PointRef,
     policy::{Ask, JitPolicy},
     posture::posture,
     time::Instant,
@@ -20,7 +25,7 @@ use serde_json::json;
 use tokio::{sync::Semaphore, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use crate::{Engine, events::Events, metrics::PassLabels};
+use crate::{Engine, events::Events, metrics::PassLabels, strays::marked_points};
 
 /// How many accounts are read at the same time.
 const ACCOUNTS_AT_ONCE: usize = 8;
@@ -128,9 +133,11 @@ impl Engine {
         let mut found = Discovered::default();
         let mut cursor = None;
         loop {
+            // What the page says is at least as old as the question.
+            let asked_at = self.clock.now();
             let page = enforcer.discover(account, cursor.as_deref()).await?;
             found.machines += page.machines.len();
-            found.changed += self.save_page(account, page.machines).await?;
+            found.changed += self.save_page(account, page.machines, asked_at).await?;
             cursor = page.next;
             if cursor.is_none() {
                 break;
@@ -141,7 +148,12 @@ impl Engine {
     }
 
     /// Saves a page of machines; what changed about the way to them or about their tags makes points due.
-    async fn save_page(&self, account: &Account, machines: Vec<Machine>) -> Result<usize, DiscoveryError> {
+    async fn save_page(
+        &self,
+        account: &Account,
+        machines: Vec<Machine>,
+        asked_at: Instant,
+    ) -> Result<usize, DiscoveryError> {
         let now = self.clock.now();
         let mut tx = self.store.begin().await?;
         let policies = tx.policies().await?;
@@ -158,13 +170,14 @@ impl Engine {
                 }
             })
             .collect();
-        let saved = tx.save_machines(&rows, &*self.ids, now).await?;
+        let saved = tx.save_machines(&rows, &*self.ids, asked_at).await?;
         let mut log = Vec::new();
         if !saved.new.is_empty() {
             log.push(self.inventory_event(account, "machine.discover", json!({ "machines": saved.new })));
         }
         let covering: BTreeMap<_, _> = rows
             .iter()
+            .filter(|row| saved.written.contains(&row.machine.id))
             .map(|row| {
                 (
                     &row.machine.id,
@@ -191,6 +204,25 @@ impl Engine {
             point: *point,
             at: now,
             urgency: Urgency::Opening,
+        }));
+        let marked: BTreeSet<PointRef> = rows
+            .iter()
+            .flat_map(|row| marked_points(&row.machine, &self.config.installation))
+            .collect();
+        let strays = if marked.is_empty() {
+            Vec::new()
+        } else {
+            tx.unattended_points(&marked).await?
+        };
+        if !strays.is_empty() {
+            let points: Vec<_> = strays.iter().map(|(point, _)| point.to_string()).collect();
+            tracing::warn!(?points, "rules of ours stand where nothing is wanted");
+            log.push(self.inventory_event(account, "point.stray_rules", json!({ "points": points })));
+        }
+        due.extend(strays.into_iter().map(|(_, point)| Due {
+            point,
+            at: now,
+            urgency: Urgency::Closing,
         }));
         tx.audit(&log).await?;
         tx.mark_each_due(&due).await?;

@@ -2,7 +2,8 @@
 
 use std::{sync::Arc, time::Duration};
 
-use postern_store::Lease;
+use postern_core::machine::Cloud;
+use postern_store::{Lease, Lessee, StoreError, Tx};
 use tokio::{
     sync::Semaphore,
     task::JoinSet,
@@ -10,12 +11,10 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{Engine, events::Events};
+use crate::Engine;
 
-/// How long an answer is kept for repetitions with the same `Idempotency-Key`.
-const IDEMPOTENCY_KEYS_KEPT: Duration = Duration::from_hours(24);
-/// How many requests lapse in one transaction.
-const LAPSES_AT_ONCE: u32 = 100;
+/// After a lease was handed to a pass together with its transaction, when to ask again what is due next.
+const LEASE_COMMITS_WITHIN: Duration = Duration::from_millis(2);
 
 impl Engine {
     /// The longest that an enforcer's call may still be under way after its owner died.
@@ -34,8 +33,10 @@ impl Engine {
 
     async fn dispatch(&self, stop: &CancellationToken) {
         let free = Arc::new(Semaphore::new(self.config.workers.max(1) as usize));
+        let clouds: Vec<Cloud> = self.enforcers.keys().copied().collect();
         let mut passes = JoinSet::new();
         let mut listener = None;
+        let mut turns = 0;
         let mut backstop = tokio::time::interval(self.config.poll);
         backstop.set_missed_tick_behavior(MissedTickBehavior::Delay);
 
@@ -53,40 +54,36 @@ impl Engine {
             while passes.try_join_next().is_some() {}
 
             let asked = Instant::now();
-            let leased = match u32::try_from(free.available_permits()) {
-                Ok(limit) if limit > 0 => self
-                    .store
-                    .lease(
-                        &self.config.owner,
-                        limit,
-                        self.config.lease,
-                        self.grace(),
-                        self.clock.now(),
-                    )
-                    .await
-                    .unwrap_or_else(|error| {
-                        tracing::error!(%error, "due points could not be leased");
-                        Vec::new()
-                    }),
-                _ => Vec::new(),
-            };
-            let found = !leased.is_empty();
+            let limit = u32::try_from(free.available_permits()).unwrap_or(u32::MAX);
+            let (leased, mut tx) = self.lease_due(&clouds, limit).await.unwrap_or_else(|error| {
+                tracing::error!(%error, "due points could not be leased");
+                (Vec::new(), None)
+            });
+            let full = !leased.is_empty() && leased.len() == limit as usize;
+            // Until the pass commits its lease, the point still looks due.
+            let pending = tx.is_some();
             for lease in leased {
-                self.start(lease, asked, &free, &mut passes).await;
+                self.start(lease, asked, tx.take(), &free, &mut passes).await;
             }
-            if found {
+            if full {
                 continue; // there may be more than fitted
             }
 
             let busy = free.available_permits() == 0;
             let now = self.clock.now();
-            let until_due = match self.store.next_due(self.grace()).await {
+            let next = if busy || pending {
+                Ok(None)
+            } else {
+                self.store.next_due(&self.lessee(&clouds)).await
+            };
+            let until_due = match next {
+                _ if pending => LEASE_COMMITS_WITHIN,
                 // With every worker at it, what is due waits for one of them, not for the clock.
                 _ if busy => self.config.poll,
-                // Due, and yet not leased: somebody marks it all the time. Wait for a turn.
+                // Due, and yet not leased: marked just now, or all the time. Wait for a turn.
                 Ok(Some(due)) if due <= now => {
-                    if let Some(lease) = self.lease_contended().await {
-                        self.start(lease, asked, &free, &mut passes).await;
+                    if let Some(lease) = self.lease_contended(&clouds).await {
+                        self.start(lease, asked, None, &free, &mut passes).await;
                         continue;
                     }
                     Duration::from_millis(1)
@@ -112,66 +109,65 @@ impl Engine {
                     }
                 }
                 _ = backstop.tick() => {
-                    if let Err(error) = self.backstop().await {
+                    if let Err(error) = self.backstop(turns).await {
                         tracing::warn!(%error, "the backstop did not run");
                     }
+                    turns += 1;
                 }
             }
         }
         while passes.join_next().await.is_some() {}
     }
 
+    fn lessee<'a>(&'a self, clouds: &'a [Cloud]) -> Lessee<'a> {
+        Lessee {
+            owner: &self.config.owner,
+            clouds,
+            lease_for: self.config.lease,
+            grace: self.grace(),
+        }
+    }
+
+    /// Leases what is due. A single point comes with its transaction, still to be committed, so that its pass reads
+    /// what is wanted in it; that saves a transaction where somebody waits.
+    async fn lease_due(&self, clouds: &[Cloud], limit: u32) -> Result<(Vec<Lease>, Option<Tx>), StoreError> {
+        if limit == 0 {
+            return Ok((Vec::new(), None));
+        }
+        let mut tx = self.store.begin().await?;
+        let leased = tx.lease(&self.lessee(clouds), limit, self.clock.now()).await?;
+        if leased.len() == 1 {
+            return Ok((leased, Some(tx)));
+        }
+        tx.commit().await?;
+        Ok((leased, None))
+    }
+
     /// Hands a leased point to a pass of its own.
-    async fn start(&self, lease: Lease, asked: Instant, free: &Arc<Semaphore>, passes: &mut JoinSet<()>) {
+    async fn start(
+        &self,
+        lease: Lease,
+        asked: Instant,
+        tx: Option<Tx>,
+        free: &Arc<Semaphore>,
+        passes: &mut JoinSet<()>,
+    ) {
         let Ok(permit) = Arc::clone(free).acquire_owned().await else {
             return; // never: the semaphore is not closed
         };
         let engine = self.clone();
         passes.spawn(async move {
-            engine.pass(lease, asked).await;
+            engine.pass_in(lease, asked, tx).await;
             drop(permit);
         });
     }
 
-    async fn lease_contended(&self) -> Option<Lease> {
+    async fn lease_contended(&self, clouds: &[Cloud]) -> Option<Lease> {
         self.store
-            .lease_contended(
-                &self.config.owner,
-                self.config.lease,
-                self.grace(),
-                self.clock.now(),
-            )
+            .lease_contended(&self.lessee(clouds), self.clock.now())
             .await
             .inspect_err(|error| tracing::error!(%error, "a due point could not be leased"))
             .ok()
             .flatten()
-    }
-
-    /// Marks due whatever should be and is not: a point that holds a grant or an unsettled change but has no due
-    /// time would otherwise be forgotten. It never finds anything unless something else is broken. Beside it, what
-    /// only time does: requests that nobody decided lapse, idempotency keys are forgotten.
-    async fn backstop(&self) -> Result<(), postern_store::StoreError> {
-        let now = self.clock.now();
-        let mut tx = self.store.begin().await?;
-        let found = tx.due_points_backstop(now).await?;
-        if found > 0 {
-            tracing::warn!(found, "points held rules of ours and were not due");
-        }
-        let overdue = tx.count_overdue(now - self.config.overdue_after).await?;
-        tx.forget_idempotency_keys(now - IDEMPOTENCY_KEYS_KEPT).await?;
-        tx.commit().await?;
-        self.metrics.overdue.set(overdue);
-
-        let mut tx = self.store.begin().await?;
-        let events = Events::at(now, &*self.ids);
-        let mut log = Vec::new();
-        for request in tx.lapsed_requests(now, LAPSES_AT_ONCE).await? {
-            if let Some(lapsed) = request.lapse(now) {
-                log.push(events.request_lapsed(&lapsed));
-                tx.save_request(&lapsed.into()).await?;
-            }
-        }
-        tx.audit(&log).await?;
-        tx.commit().await
     }
 }

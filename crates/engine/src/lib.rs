@@ -5,6 +5,7 @@
 //! inventory and with it the question which machine stands behind which point. Nothing is handed to a pass but
 //! the point: what is wanted is read from the store, what is there is read from the cloud.
 
+mod backstop;
 pub mod config;
 pub mod discovery;
 mod dispatch;
@@ -15,6 +16,7 @@ pub mod metrics;
 mod outcome;
 pub mod pass;
 mod settle;
+mod strays;
 
 use std::{collections::BTreeMap, sync::Arc};
 

@@ -21,8 +21,6 @@ use crate::{
 /// What a pass has done so far.
 pub(crate) struct Looked {
     pub(crate) pass: PassId,
-    /// Whether the pass stands in the store.
-    pub(crate) begun: bool,
     /// Intents without an outcome, of passes that died or did not get a clear answer.
     pub(crate) left_over: Vec<JournalEntry>,
     /// Rounds of changes so far.
@@ -33,18 +31,20 @@ pub(crate) struct Looked {
     pub(crate) last: Option<RoundResult>,
     /// Openings that may still take effect, and until when.
     pub(crate) doubts: Vec<Doubt>,
+    /// The findings that were reported.
+    pub(crate) told: Vec<Value>,
 }
 
 impl Looked {
     pub(crate) const fn new(pass: PassId, left_over: Vec<JournalEntry>) -> Self {
         Self {
             pass,
-            begun: false,
             left_over,
             rounds: 0,
             patience: Duration::ZERO,
             last: None,
             doubts: Vec::new(),
+            told: Vec::new(),
         }
     }
 

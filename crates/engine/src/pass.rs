@@ -3,15 +3,15 @@
 //! A pass may die at any step. What it leaves is a committed intent without an outcome, which the next owner of
 //! the point settles by looking, or nothing at all.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use postern_core::{
     audit::AuditEvent,
-    enforcer::{Bindings, Change, Desired, EnforceError, Enforcer, Plan},
-    grant::{Grant, HopState},
-    id::{ChangeId, GrantId},
+    enforcer::{Bindings, Change, Desired, EnforceError, Enforcer, Observed, Plan},
+    grant::{EndCause, Grant, HopState},
+    id::{ChangeId, GrantId, PointId},
 };
-use postern_store::{HopUpdate, JournalEntry, Lease, NewPass, Next, StoreError, Urgency};
+use postern_store::{Due, HopUpdate, JournalEntry, Lease, Look, NewPass, Next, StoreError, Tx, Urgency};
 use serde_json::Value;
 use tokio::time::Instant;
 
@@ -59,6 +59,91 @@ pub(crate) struct Seen {
     pub(crate) settled: bool,
 }
 
+/// What a pass begins with, as of one instant.
+pub(crate) struct View {
+    /// What is wanted, without the grants whose time is over.
+    pub(crate) desired: Desired,
+    /// The grants whose time is over and which the database has as wanted, and all the points of each.
+    pub(crate) over: BTreeMap<GrantId, Vec<PointId>>,
+    pub(crate) left_over: Vec<JournalEntry>,
+    /// What the last look reported.
+    pub(crate) report: Option<Value>,
+}
+
+impl View {
+    fn of(look: Look, now: postern_core::time::Instant) -> Self {
+        let Look {
+            mut desired,
+            grants,
+            left_over,
+            report,
+        } = look;
+        let closing = grants.iter().any(|here| !here.grant.state.is_wanted());
+        let over: BTreeMap<GrantId, Vec<PointId>> = grants
+            .into_iter()
+            .filter(|here| here.grant.due_to_end(now).is_some())
+            .map(|here| (here.grant.id, here.points))
+            .collect();
+        for member in &mut desired.members {
+            member.grants.retain(|wanted| !over.contains_key(&wanted.grant));
+        }
+        desired.unsettled = closing || !over.is_empty() || !left_over.is_empty();
+        Self {
+            desired,
+            over,
+            left_over,
+            report,
+        }
+    }
+
+    /// Whether the last look reported this, under `findings` or `obstacles`.
+    pub(crate) fn has_reported(&self, kind: &str, item: &Value) -> bool {
+        self.report
+            .as_ref()
+            .and_then(|report| report.get(kind))
+            .and_then(Value::as_array)
+            .is_some_and(|items| items.contains(item))
+    }
+}
+
+/// Grants that the loop itself ends.
+#[derive(Default)]
+pub(crate) struct Ended {
+    pub(crate) grants: Vec<Grant>,
+    pub(crate) log: Vec<AuditEvent>,
+}
+
+impl Ended {
+    pub(crate) fn end(
+        &mut self,
+        grant: Grant,
+        cause: EndCause,
+        now: postern_core::time::Instant,
+        events: &Events<'_>,
+    ) {
+        if let Ok(live) = grant.live() {
+            let closing = live.end(cause, now);
+            self.log.push(events.grant_ended(&closing));
+            self.grants.push(closing.into());
+        }
+    }
+
+    /// Their other points, which have to close them too.
+    pub(crate) fn due(&self, view: &View, own: PointId, now: postern_core::time::Instant) -> Vec<Due> {
+        self.grants
+            .iter()
+            .filter_map(|grant| view.over.get(&grant.id))
+            .flatten()
+            .filter(|point| **point != own)
+            .map(|point| Due {
+                point: *point,
+                at: now,
+                urgency: Urgency::Closing,
+            })
+            .collect()
+    }
+}
+
 /// How the rounds of a pass ended.
 enum Converged {
     /// With a settled transaction, and how.
@@ -80,9 +165,14 @@ impl Engine {
     /// Makes a pass over the leased point; `asked` is when the lease was asked for. Every failure is logged here
     /// and leaves the point due.
     pub async fn pass(&self, lease: Lease, asked: Instant) {
+        self.pass_in(lease, asked, None).await;
+    }
+
+    /// As [`Engine::pass`]; the lease may come with the transaction that makes it ours.
+    pub(crate) async fn pass_in(&self, lease: Lease, asked: Instant, tx: Option<Tx>) {
         let cloud = lease.point_ref.cloud().as_str();
         let held = HeldLease::new(self.store.clone(), lease.clone(), asked, self.config.lease);
-        let outcome = match self.try_pass(&lease, &held).await {
+        let outcome = match self.try_pass(&lease, &held, tx).await {
             Ok(outcome) => outcome,
             Err(error) => {
                 tracing::warn!(point = %lease.point_ref, error = &error as &dyn std::error::Error, "pass failed");
@@ -120,22 +210,40 @@ impl Engine {
         chrono::TimeDelta::from_std(wait).unwrap_or_default()
     }
 
-    async fn try_pass(&self, lease: &Lease, held: &HeldLease) -> Result<&'static str, PassError> {
+    async fn try_pass(
+        &self,
+        lease: &Lease,
+        held: &HeldLease,
+        mut leasing: Option<Tx>,
+    ) -> Result<&'static str, PassError> {
         let mut rounds = 0;
         failpoint!("after-lease");
         loop {
-            // What only time decides happens without a cloud too.
-            let (desired, left_over) = self.begin(lease).await?;
-            failpoint!("after-decide");
             let enforcer = self
                 .enforcer(lease.point_ref.cloud())
                 .ok_or_else(|| PassError::NoEnforcer(lease.point_ref.to_string()))?;
+            let mut tx = match leasing.take() {
+                Some(tx) => tx,
+                None => self.store.begin().await?,
+            };
+            let view = View::of(
+                tx.look(&self.config.installation, lease.point).await?,
+                self.clock.now(),
+            );
+            // Reading the cloud changes nothing, so it need not wait for the lease to be on disk. Nothing else
+            // happens before it is.
+            let (committed, observed) = tokio::join!(tx.commit(), enforcer.observe(&view.desired));
+            committed?;
+            failpoint!("after-decide");
             let looked = Looked {
                 rounds,
                 patience: enforcer.request_timeout(),
-                ..Looked::new(self.ids.next(self.clock.now()), left_over)
+                ..Looked::new(self.ids.next(self.clock.now()), view.left_over.clone())
             };
-            match self.converge(&**enforcer, lease, held, &desired, looked).await? {
+            match self
+                .converge(&**enforcer, lease, held, &view, observed, looked)
+                .await?
+            {
                 Converged::Settled(outcome) => return Ok(outcome),
                 Converged::Outdated(after) => rounds = after,
             }
@@ -148,10 +256,11 @@ impl Engine {
         enforcer: &dyn Enforcer,
         lease: &Lease,
         held: &HeldLease,
-        desired: &Desired,
+        view: &View,
+        mut observed: Result<Box<dyn Observed>, EnforceError>,
         mut looked: Looked,
     ) -> Result<Converged, PassError> {
-        let mut observed = enforcer.observe(desired).await;
+        let desired = &view.desired;
         failpoint!("after-observe");
         loop {
             let (seen, plan) = match &observed {
@@ -171,13 +280,13 @@ impl Engine {
                 && looked.last.as_ref().is_none_or(RoundResult::may_go_on);
             if !go_on {
                 let outcome = self
-                    .settle(lease, desired, observed.as_deref(), plan, looked)
+                    .settle(lease, view, observed.as_deref(), plan, looked)
                     .await?;
                 return Ok(Converged::Settled(outcome));
             }
             looked.rounds += 1;
             let rounds = looked.rounds;
-            let Some(attempts) = self.intend(lease, desired, seen, plan, &mut looked).await? else {
+            let Some(attempts) = self.intend(lease, view, seen, plan, &mut looked).await? else {
                 return Ok(Converged::Outdated(rounds));
             };
             failpoint!("after-intent");
@@ -189,51 +298,14 @@ impl Engine {
         }
     }
 
-    /// Ends the grants that are due to end here, then reads what is wanted.
-    async fn begin(&self, lease: &Lease) -> Result<(Desired, Vec<JournalEntry>), PassError> {
-        let now = self.clock.now();
-        let mut tx = self.store.begin().await?;
-        let events = Events::at(now, &*self.ids);
-        let mut log: Vec<AuditEvent> = Vec::new();
-        let mut ended: Vec<Grant> = Vec::new();
-        let mut closing = false;
-        for grant in tx.grants_at(lease.point).await? {
-            closing |= !grant.state.is_wanted();
-            let Some(cause) = grant.due_to_end(now) else {
-                continue;
-            };
-            if let Ok(live) = grant.live() {
-                let closing = live.end(cause, now);
-                log.push(events.grant_ended(&closing));
-                ended.push(closing.into());
-            }
-        }
-        if !ended.is_empty() {
-            tx.save_grants(&ended).await?;
-            tx.audit(&log).await?;
-            let ids: Vec<_> = ended.iter().map(|grant| grant.id).collect();
-            let others: Vec<_> = tx
-                .points_of(&ids)
-                .await?
-                .into_iter()
-                .filter(|id| *id != lease.point)
-                .collect();
-            tx.mark_due(&others, now, Urgency::Closing).await?;
-        }
-        let mut desired = tx.desired(&self.config.installation, lease.point).await?;
-        let left_over = tx.outstanding(lease.point).await?;
-        desired.unsettled = closing || !ended.is_empty() || !left_over.is_empty();
-        tx.commit().await?;
-        Ok((desired, left_over))
-    }
-
-    /// Commits what is about to be done, and the outcome of the round before it. Nothing when a grant that the plan
-    /// would open ended since it was read: another point may already have confirmed it as closed, so what is wanted
-    /// is read again.
+    /// Commits what is about to be done, the end of the grants whose time is over, and the outcome of the round
+    /// before. Nothing when a grant stands otherwise than the plan assumes: one that it would open ended meanwhile,
+    /// and another point may already have confirmed it as closed; or one that it would close was extended. Then what
+    /// is wanted is read again.
     async fn intend(
         &self,
         lease: &Lease,
-        desired: &Desired,
+        view: &View,
         seen: Seen,
         plan: Plan,
         looked: &mut Looked,
@@ -244,33 +316,51 @@ impl Engine {
             id: looked.pass,
             point: &lease.point_ref,
         };
-        let wanted: BTreeSet<GrantId> = desired
+        let wanted: BTreeSet<GrantId> = view
+            .desired
             .members
             .iter()
             .flat_map(|member| &member.grants)
             .map(|grant| grant.grant)
             .collect();
-        let opened: Vec<GrantId> = plan
+        let concerned: Vec<GrantId> = plan
             .changes
             .iter()
             .flat_map(|change| &change.grants)
             .filter(|grant| wanted.contains(*grant))
+            .chain(view.over.keys())
             .copied()
             .collect::<BTreeSet<_>>()
             .into_iter()
             .collect();
         let mut tx = self.store.begin().await?;
-        if tx
-            .grants_by_id(&opened)
-            .await?
-            .iter()
-            .any(|grant| !grant.state.is_wanted())
-        {
-            return Ok(None);
+        let mut over = Ended::default();
+        let grants = if concerned.is_empty() {
+            Vec::new()
+        } else {
+            tx.grants_by_id(&concerned).await?
+        };
+        for grant in grants {
+            if wanted.contains(&grant.id) {
+                if !grant.state.is_wanted() {
+                    return Ok(None);
+                }
+            } else if let Some(cause) = grant.due_to_end(now) {
+                over.end(grant, cause, now, &events);
+            } else if grant.state.is_wanted() {
+                return Ok(None);
+            }
         }
-        let mut log = self
-            .settle_round(&mut tx, &pass, looked, &plan, &seen, now)
-            .await?;
+        tx.save_grants(&over.grants).await?;
+        let due = over.due(view, lease.point, now);
+        let mut log = over.log;
+        log.extend(
+            self.settle_round(&mut tx, &pass, looked, &plan, &seen, now)
+                .await?,
+        );
+        if seen.settled {
+            log.extend(self.findings(looked, view, &pass, &events, &plan));
+        }
 
         let attempts: Vec<Attempt> = plan
             .changes
@@ -282,20 +372,15 @@ impl Engine {
                 result: AttemptResult::NotAttempted,
             })
             .collect();
-        if !std::mem::replace(&mut looked.begun, true) {
-            let new = NewPass {
-                id: looked.pass,
-                point: lease.point,
-                generation: lease.generation,
-                snapshot: seen.snapshot,
-            };
-            tx.begin_pass(&new, now).await?;
-        }
+        let new = NewPass {
+            id: looked.pass,
+            snapshot: seen.snapshot,
+        };
         let intents: Vec<_> = attempts
             .iter()
             .map(|attempt| (attempt.id, &attempt.change))
             .collect();
-        tx.intend(looked.pass, lease, &intents, now).await?;
+        tx.intend(&new, lease, &intents, now).await?;
         let displaced: Vec<_> = attempts
             .iter()
             .flat_map(|a| a.change.displaces.iter().cloned())
@@ -322,7 +407,7 @@ impl Engine {
                 .map(|attempt| events.change_intended(&pass, attempt.id, &attempt.change)),
         );
         tx.audit(&log).await?;
-        tx.hold(lease).await?;
+        tx.mark_each_due(&due).await?;
         tx.commit().await?;
         Ok(Some(attempts))
     }

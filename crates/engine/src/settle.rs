@@ -3,9 +3,8 @@
 use chrono::TimeDelta;
 use postern_core::{
     audit::AuditEvent,
-    enforcer::{Desired, EnforceError, Evidence, Observed, Plan},
+    enforcer::{EnforceError, Evidence, Observed, Plan},
     grant::{EndCause, Grant, GrantState, HopState, Live},
-    id::GrantId,
     time::Instant,
 };
 use postern_store::{Due, HopUpdate, Lease, Next, StoreError, Tx, Urgency};
@@ -16,7 +15,7 @@ use crate::{
     events::{Events, PassRef},
     metrics::{CloudLabels, CodeLabels},
     outcome::{Looked, RoundResult},
-    pass::Seen,
+    pass::{Ended, Seen, View},
 };
 
 impl Engine {
@@ -24,12 +23,13 @@ impl Engine {
     pub(crate) async fn settle(
         &self,
         lease: &Lease,
-        desired: &Desired,
+        view: &View,
         reading: Result<&(dyn Observed + '_), &EnforceError>,
         plan: Plan,
         mut looked: Looked,
     ) -> Result<&'static str, StoreError> {
         let now = self.clock.now();
+        let desired = &view.desired;
         let events = Events::at(now, &*self.ids);
         let pass = PassRef {
             id: looked.pass,
@@ -52,7 +52,23 @@ impl Engine {
         let mut log = self
             .settle_round(&mut tx, &pass, &mut looked, &plan, &seen, now)
             .await?;
-        let grants = tx.grants_at(lease.point).await?;
+        let mut grants = tx.grants_at(lease.point).await?;
+        // Those whose time is over, unless the intents ended them, or somebody extended them.
+        let mut over = Ended::default();
+        for grant in &mut grants {
+            if let Some(cause) = grant
+                .due_to_end(now)
+                .filter(|_| view.over.contains_key(&grant.id))
+            {
+                over.end(grant.clone(), cause, now, &events);
+                if let Some(ended) = over.grants.last() {
+                    *grant = ended.clone();
+                }
+            }
+        }
+        tx.save_grants(&over.grants).await?;
+        let mut due = over.due(view, lease.point, now);
+        log.append(&mut over.log);
 
         // What each grant has here, as read.
         let looks: Vec<HopLook> = grants
@@ -69,13 +85,10 @@ impl Engine {
             })
             .collect();
         let updates: Vec<HopUpdate> = looks.iter().map(|look| look.update.clone()).collect();
-        tx.set_hops(lease.point, &updates, now).await?;
+        let hops = tx.set_hops(lease.point, &updates, now).await?;
 
         // What that makes of the grants.
-        let ids: Vec<GrantId> = grants.iter().map(|grant| grant.id).collect();
-        let hops = tx.hops_of(&ids).await?;
         let mut changed: Vec<Grant> = Vec::new();
-        let mut due: Vec<Due> = Vec::new();
         let mut next: Option<(Instant, Urgency)> = None;
         let mut unconfirmed = false;
         let cloud = CloudLabels {
@@ -168,7 +181,8 @@ impl Engine {
         tx.save_grants(&changed).await?;
 
         if known {
-            log.extend(self.report(&mut tx, lease, &pass, &events, &plan).await?);
+            log.extend(self.findings(&mut looked, view, &pass, &events, &plan));
+            log.extend(self.report(&mut tx, lease, view, &pass, &events, &plan).await?);
         }
         let settled = if gone {
             desired.displaced.iter().map(|d| d.id).collect()
@@ -227,32 +241,30 @@ impl Engine {
         Ok(outcome)
     }
 
-    /// Reports findings and obstacles when they are not those of the pass before.
+    /// Reports the obstacles that the look before did not, and remembers what there is now.
     async fn report(
         &self,
         tx: &mut Tx,
         lease: &Lease,
+        view: &View,
         pass: &PassRef<'_>,
         events: &Events<'_>,
         plan: &Plan,
     ) -> Result<Vec<AuditEvent>, StoreError> {
         let mut log = Vec::new();
         let report = json!({ "findings": plan.findings, "obstacles": plan.obstacles });
-        if !tx.replace_report(lease.point, &report).await? {
+        if view.report.as_ref() == Some(&report)
+            || (view.report.is_none() && plan.findings.is_empty() && plan.obstacles.is_empty())
+        {
             return Ok(log);
         }
+        tx.replace_report(lease.point, &report).await?;
         let cloud = pass.point.cloud().as_str();
-        for finding in &plan.findings {
-            self.metrics
-                .findings
-                .get_or_create(&CodeLabels {
-                    cloud,
-                    code: finding.code.clone(),
-                })
-                .inc();
-            log.push(events.finding(pass, finding));
-        }
-        for obstacle in &plan.obstacles {
+        for obstacle in plan
+            .obstacles
+            .iter()
+            .filter(|obstacle| !view.has_reported("obstacles", &json!(obstacle)))
+        {
             self.metrics
                 .obstacles
                 .get_or_create(&CodeLabels {
@@ -263,6 +275,35 @@ impl Engine {
             log.push(events.obstacle(pass, obstacle));
         }
         Ok(log)
+    }
+
+    /// The findings of a plan that neither the look before nor an earlier plan of this pass had. Reported with the
+    /// first plan that has them: what is ours is put right by the next one, and would be forgotten.
+    pub(crate) fn findings(
+        &self,
+        looked: &mut Looked,
+        view: &View,
+        pass: &PassRef<'_>,
+        events: &Events<'_>,
+        plan: &Plan,
+    ) -> Vec<AuditEvent> {
+        let mut log = Vec::new();
+        for finding in &plan.findings {
+            let told = json!(finding);
+            if looked.told.contains(&told) || view.has_reported("findings", &told) {
+                continue;
+            }
+            looked.told.push(told);
+            self.metrics
+                .findings
+                .get_or_create(&CodeLabels {
+                    cloud: pass.point.cloud().as_str(),
+                    code: finding.code.clone(),
+                })
+                .inc();
+            log.push(events.finding(pass, finding));
+        }
+        log
     }
 }
 

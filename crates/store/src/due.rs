@@ -2,12 +2,14 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use postern_core::{id::PointId, point::PointRef, time::Instant};
+use postern_core::{id::PointId, machine::Cloud, point::PointRef, time::Instant};
 use sqlx::postgres::PgListener;
+use uuid::Uuid;
 
 use crate::{Store, StoreError, Tx, decode};
 
 const CHANNEL: &str = "postern_due";
+const ALL_CLOUDS: [Cloud; 2] = [Cloud::Azure, Cloud::Aws];
 
 /// What a look is for; the smaller goes first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -72,6 +74,29 @@ pub enum Next {
     },
 }
 
+/// Who leases, and which points.
+#[derive(Debug, Clone, Copy)]
+pub struct Lessee<'a> {
+    /// The name of the process among the replicas.
+    pub owner: &'a str,
+    /// Points of these clouds only.
+    pub clouds: &'a [Cloud],
+    /// How long a lease lasts.
+    pub lease_for: Duration,
+    /// How long after a lease ran out nobody else takes the point over: no call that its owner had under way can
+    /// take effect any more then. That holds for one's own lost leases too.
+    pub grace: Duration,
+}
+
+impl Lessee<'_> {
+    fn clouds(&self) -> Vec<String> {
+        self.clouds
+            .iter()
+            .map(|cloud| cloud.as_str().to_owned())
+            .collect()
+    }
+}
+
 /// A point to mark due.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Due {
@@ -127,13 +152,13 @@ impl Leased {
 
 /// The statement that leases, with its row lock.
 macro_rules! leased {
-    ($lock:literal, $owner:expr, $limit:expr, $lease_for:expr, $grace:expr, $now:expr) => {
+    ($lock:literal, $lessee:expr, $limit:expr, $now:expr) => {
         sqlx::query_as!(
             Leased,
             r#"WITH candidate AS MATERIALIZED (
                    SELECT id, lease_until IS NOT NULL AS taken_over
                    FROM points
-                   WHERE due_at <= $1
+                   WHERE due_at <= $1 AND cloud = ANY ($6)
                      AND (lease_until IS NULL OR lease_until + make_interval(secs => $2) < clock_timestamp())
                    ORDER BY urgency, due_at
                    LIMIT $3
@@ -148,10 +173,11 @@ macro_rules! leased {
                RETURNING p.id, p.ref, p.generation, p.wanted, p.attempts, p.urgency, p.due_at,
                          c.taken_over AS "taken_over!""#,
             $now,
-            $grace.as_secs_f64(),
+            $lessee.grace.as_secs_f64(),
             i64::from($limit),
-            $owner,
-            $lease_for.as_secs_f64(),
+            $lessee.owner,
+            $lessee.lease_for.as_secs_f64(),
+            &$lessee.clouds(),
         )
     };
 }
@@ -164,10 +190,7 @@ impl Store {
         Ok(DueListener { inner })
     }
 
-    /// Leases up to `limit` points that are due at `now`, closings first, then openings, then by due time.
-    ///
-    /// A point whose lease ran out is taken over when `grace` has passed since, so that no call that its owner
-    /// had under way can still take effect. That holds for one's own lost leases too.
+    /// As [`Tx::lease`], of every cloud, in a transaction of its own.
     pub async fn lease(
         &self,
         owner: &str,
@@ -176,27 +199,30 @@ impl Store {
         grace: Duration,
         now: Instant,
     ) -> Result<Vec<Lease>, StoreError> {
-        let mut rows = leased!("FOR UPDATE SKIP LOCKED", owner, limit, lease_for, grace, now)
-            .fetch_all(&self.pool)
-            .await?;
-        rows.sort_by_key(|row| (row.urgency, row.due_at));
-        rows.into_iter().map(|row| row.lease(lease_for)).collect()
+        let lessee = Lessee {
+            owner,
+            clouds: &ALL_CLOUDS,
+            lease_for,
+            grace,
+        };
+        let mut tx = self.begin().await?;
+        let leases = tx.lease(&lessee, limit, now).await?;
+        tx.commit().await?;
+        Ok(leases)
     }
 
     /// Leases the first point that is due, also while transactions that mark it due hold its row: waits for its turn
-    /// among them. [`Store::lease`] passes such a point by, and would do so for as long as it is marked without a
+    /// among them. [`Tx::lease`] passes such a point by, and would do so for as long as it is marked without a
     /// pause.
     pub async fn lease_contended(
         &self,
-        owner: &str,
-        lease_for: Duration,
-        grace: Duration,
+        lessee: &Lessee<'_>,
         now: Instant,
     ) -> Result<Option<Lease>, StoreError> {
-        leased!("FOR UPDATE", owner, 1_u32, lease_for, grace, now)
+        leased!("FOR UPDATE", lessee, 1_u32, now)
             .fetch_optional(&self.pool)
             .await?
-            .map(|row| row.lease(lease_for))
+            .map(|row| row.lease(lessee.lease_for))
             .transpose()
     }
 
@@ -212,19 +238,21 @@ impl Store {
         .execute(&self.pool)
         .await?
         .rows_affected();
-        still_ours(lease, renewed)
+        still_ours(lease, i64::try_from(renewed).unwrap_or(0))
     }
 
-    /// When [`Store::lease`] with this `grace` may next find something: the earliest due time of the points that
-    /// nobody has leased, or the end of a lease and its grace. In the past, when something is due already.
-    pub async fn next_due(&self, grace: Duration) -> Result<Option<Instant>, StoreError> {
+    /// When this lessee may next find something: the earliest due time of the points that nobody has leased, or the
+    /// end of a lease and its grace. In the past, when something is due already.
+    pub async fn next_due(&self, lessee: &Lessee<'_>) -> Result<Option<Instant>, StoreError> {
         Ok(sqlx::query_scalar!(
             "SELECT LEAST(
-                 (SELECT min(due_at) FROM points WHERE due_at IS NOT NULL AND lease_until IS NULL),
+                 (SELECT min(due_at) FROM points
+                  WHERE due_at IS NOT NULL AND lease_until IS NULL AND cloud = ANY ($2)),
                  (SELECT min(GREATEST(due_at, lease_until + make_interval(secs => $1)))
-                  FROM points WHERE due_at IS NOT NULL AND lease_until IS NOT NULL)
+                  FROM points WHERE due_at IS NOT NULL AND lease_until IS NOT NULL AND cloud = ANY ($2))
              )",
-            grace.as_secs_f64(),
+            lessee.grace.as_secs_f64(),
+            &lessee.clouds(),
         )
         .fetch_one(&self.pool)
         .await?)
@@ -232,6 +260,21 @@ impl Store {
 }
 
 impl Tx {
+    /// Leases up to `limit` points that are due at `now`, closings first, then openings, then by due time. The leases
+    /// are ours once the transaction commits.
+    pub async fn lease(
+        &mut self,
+        lessee: &Lessee<'_>,
+        limit: u32,
+        now: Instant,
+    ) -> Result<Vec<Lease>, StoreError> {
+        let mut rows = leased!("FOR UPDATE SKIP LOCKED", lessee, limit, now)
+            .fetch_all(&mut *self.inner)
+            .await?;
+        rows.sort_by_key(|row| (row.urgency, row.due_at));
+        rows.into_iter().map(|row| row.lease(lessee.lease_for)).collect()
+    }
+
     /// Marks the points due from `at` on, or earlier where they were. A pass that is under way over one of them
     /// leaves it due. [`StoreError::NotFound`] when there is no such point.
     pub async fn mark_due(
@@ -253,113 +296,94 @@ impl Tx {
 
     /// As [`Tx::mark_due`], each point from a time of its own.
     pub async fn mark_each_due(&mut self, due: &[Due]) -> Result<(), StoreError> {
-        let mut marks: BTreeMap<PointId, (Instant, Urgency)> = BTreeMap::new();
-        for Due { point, at, urgency } in due {
-            let mark = marks.entry(*point).or_insert((*at, *urgency));
-            *mark = (mark.0.min(*at), mark.1.min(*urgency));
-        }
-        if marks.is_empty() {
+        let marks = Marks::of(due, None);
+        if marks.points.is_empty() {
             return Ok(());
         }
-        let points: Vec<_> = marks.keys().map(|point| point.uuid()).collect();
-        let (ats, urgencies): (Vec<_>, Vec<_>) = marks
-            .values()
-            .map(|(at, urgency)| (*at, urgency.number()))
-            .unzip();
-        let marked = sqlx::query!(
-            "WITH locked AS MATERIALIZED (
-                 SELECT id FROM points WHERE id = ANY ($1::uuid[]) ORDER BY id FOR NO KEY UPDATE
-             )
-             UPDATE points p
-             SET due_at = LEAST(p.due_at, m.at), urgency = CASE
-                     WHEN p.due_at IS NULL THEN m.urgency
-                     ELSE LEAST(p.urgency, m.urgency)
-                 END, wanted = p.wanted + 1
-             FROM locked JOIN unnest($1::uuid[], $2::timestamptz[], $3::smallint[]) AS m (id, at, urgency) USING (id)
-             WHERE p.id = locked.id",
-            &points,
-            &ats,
-            &urgencies,
+        let marked = sqlx::query_scalar!(
+            r#"WITH locked AS MATERIALIZED (
+                   SELECT id FROM points WHERE id = ANY ($1::uuid[]) ORDER BY id FOR NO KEY UPDATE
+               ), marked AS (
+                   UPDATE points p
+                   SET due_at = LEAST(p.due_at, m.at), urgency = CASE
+                           WHEN p.due_at IS NULL THEN m.urgency
+                           ELSE LEAST(p.urgency, m.urgency)
+                       END, wanted = p.wanted + 1
+                   FROM locked
+                   JOIN unnest($1::uuid[], $2::timestamptz[], $3::smallint[]) AS m (id, at, urgency) USING (id)
+                   WHERE p.id = locked.id
+                   RETURNING p.id
+               ), told AS MATERIALIZED (SELECT pg_notify($4, ''))
+               SELECT (SELECT count(*) FROM marked) AS "marked!" FROM told"#,
+            &marks.points,
+            &marks.ats,
+            &marks.urgencies,
+            CHANNEL,
         )
-        .execute(&mut *self.inner)
-        .await?
-        .rows_affected();
-        if usize::try_from(marked) != Ok(points.len()) {
-            return Err(StoreError::not_found(
-                "enforcement point",
-                format!("one of {}", points.len()),
-            ));
-        }
-        self.notify().await
-    }
-
-    /// Wakes the listeners, once the transaction commits. Postgres sends equal notifications of one transaction
-    /// once.
-    async fn notify(&mut self) -> Result<(), StoreError> {
-        sqlx::query!("SELECT pg_notify($1, '')", CHANNEL)
-            .execute(&mut *self.inner)
-            .await?;
-        Ok(())
-    }
-
-    /// Makes sure that the lease is ours until the transaction commits: nobody can take the point over meanwhile.
-    ///
-    /// The lock collides only with leasing, not with marking, so it may be taken at any place in a transaction.
-    pub async fn hold(&mut self, lease: &Lease) -> Result<(), StoreError> {
-        let held = sqlx::query_scalar!(
-            "SELECT id FROM points WHERE id = $1 AND generation = $2 AND lease_until > clock_timestamp()
-             FOR KEY SHARE",
-            lease.point.uuid(),
-            lease.generation,
-        )
-        .fetch_optional(&mut *self.inner)
+        .fetch_one(&mut *self.inner)
         .await?;
-        still_ours(lease, u64::from(held.is_some()))
+        marks.all_there(marked)
     }
 
     /// Gives the point back, to be looked at `next`; or at once, if it was marked since it was leased. Marks
     /// `others` in the same ordered step. A lease that ran out counts as ours as long as nobody took the point
     /// over.
     pub async fn finish(&mut self, lease: &Lease, next: Next, others: &[Due]) -> Result<(), StoreError> {
-        let mut points: Vec<_> = others.iter().map(|due| due.point.uuid()).collect();
-        points.push(lease.point.uuid());
-        sqlx::query_scalar!(
-            "SELECT id FROM points WHERE id = ANY ($1::uuid[]) ORDER BY id FOR NO KEY UPDATE",
-            &points,
-        )
-        .fetch_all(&mut *self.inner)
-        .await?;
         let (at, urgency, error) = match next {
             Next::At { at, urgency } => (Some(at), urgency, None),
             Next::Never => (None, Urgency::Look, None),
             Next::Retry { at, urgency, error } => (Some(at), urgency, Some(crate::batch::clean(&error))),
         };
+        let own = others.iter().filter(|due| due.point == lease.point);
+        let at = own.map(|due| due.at).chain(at).min();
+        let marks = Marks::of(others, Some(lease.point));
         let finished = sqlx::query!(
-            r#"UPDATE points
-               SET due_at = CASE WHEN wanted = $3 THEN $4 ELSE LEAST(due_at, $4) END,
-                   urgency = CASE WHEN wanted = $3 THEN $5 ELSE LEAST(urgency, $5) END,
-                   attempts = CASE WHEN $6::text IS NULL THEN 0 ELSE attempts + 1 END,
-                   last_error = $6, lease_owner = NULL, lease_until = NULL
-               WHERE id = $1 AND generation = $2 AND lease_owner IS NOT NULL
-               RETURNING wanted <> $3 AS "marked!""#,
+            r#"WITH locked AS MATERIALIZED (
+                   SELECT id FROM points WHERE id = $1 OR id = ANY ($7::uuid[]) ORDER BY id FOR NO KEY UPDATE
+               ), finished AS (
+                   UPDATE points p
+                   SET due_at = CASE WHEN p.wanted = $3 THEN $4 ELSE LEAST(p.due_at, $4) END,
+                       urgency = CASE WHEN p.wanted = $3 THEN $5 ELSE LEAST(p.urgency, $5) END,
+                       attempts = CASE WHEN $6::text IS NULL THEN 0 ELSE p.attempts + 1 END,
+                       last_error = $6, lease_owner = NULL, lease_until = NULL
+                   FROM locked
+                   WHERE p.id = locked.id AND p.id = $1 AND p.generation = $2 AND p.lease_owner IS NOT NULL
+                   RETURNING p.wanted <> $3 AS marked
+               ), marked AS (
+                   UPDATE points p
+                   SET due_at = LEAST(p.due_at, m.at), urgency = CASE
+                           WHEN p.due_at IS NULL THEN m.urgency
+                           ELSE LEAST(p.urgency, m.urgency)
+                       END, wanted = p.wanted + 1
+                   FROM locked
+                   JOIN unnest($7::uuid[], $8::timestamptz[], $9::smallint[]) AS m (id, at, urgency) USING (id)
+                   WHERE p.id = locked.id
+                   RETURNING p.id
+               ), told AS MATERIALIZED (
+                   SELECT pg_notify($10, '') WHERE EXISTS (SELECT FROM marked)
+                       OR EXISTS (SELECT FROM finished f WHERE f.marked)
+               )
+               SELECT (SELECT count(*) FROM finished) AS "finished!", (SELECT count(*) FROM marked) AS "marked!",
+                      (SELECT count(*) FROM told) AS "told!""#,
             lease.point.uuid(),
             lease.generation,
             lease.wanted,
             at,
             urgency.number(),
             error,
+            &marks.points,
+            &marks.ats,
+            &marks.urgencies,
+            CHANNEL,
         )
-        .fetch_optional(&mut *self.inner)
+        .fetch_one(&mut *self.inner)
         .await?;
-        still_ours(lease, u64::from(finished.is_some()))?;
-        if finished.is_some_and(|row| row.marked) {
-            self.notify().await?;
-        }
-        self.mark_each_due(others).await
+        still_ours(lease, finished.finished)?;
+        marks.all_there(finished.marked)
     }
 
     /// Marks due, from `now` on, whatever should be due and is not: points that hold an unfinished grant, an
-    /// intent without an outcome, or a displaced rule that nothing guards any more. Finds nothing unless
+    /// intent without an outcome or a displaced rule, or that keep a machine locked down. Finds nothing unless
     /// something else is broken; says how many it found.
     pub async fn due_points_backstop(&mut self, now: Instant) -> Result<usize, StoreError> {
         let forgotten = sqlx::query_scalar!(
@@ -369,6 +393,9 @@ impl Tx {
                            WHERE h.point_id = p.id AND g.status <> 'closed')
                    OR EXISTS (SELECT FROM journal j WHERE j.point_id = p.id AND j.outcome IS NULL)
                    OR EXISTS (SELECT FROM displaced d WHERE d.point_id = p.id AND d.settled_at IS NULL)
+                   OR EXISTS (SELECT FROM machine_points mp JOIN machines m ON m.id = mp.machine_id
+                              WHERE mp.point_id = p.id AND mp.locks AND m.policy_id IS NOT NULL
+                                AND m.gone_at IS NULL)
                )
                ORDER BY p.id"#,
         )
@@ -380,12 +407,50 @@ impl Tx {
     }
 }
 
-fn still_ours(lease: &Lease, rows: u64) -> Result<(), StoreError> {
+fn still_ours(lease: &Lease, rows: i64) -> Result<(), StoreError> {
     if rows == 1 {
         Ok(())
     } else {
         Err(StoreError::LeaseLost {
             point: lease.point_ref.to_string(),
         })
+    }
+}
+
+/// Points to mark, each once, column by column.
+struct Marks {
+    points: Vec<Uuid>,
+    ats: Vec<Instant>,
+    urgencies: Vec<i16>,
+}
+
+impl Marks {
+    fn of(due: &[Due], without: Option<PointId>) -> Self {
+        let mut marks: BTreeMap<PointId, (Instant, Urgency)> = BTreeMap::new();
+        for Due { point, at, urgency } in due.iter().filter(|due| Some(due.point) != without) {
+            let mark = marks.entry(*point).or_insert((*at, *urgency));
+            *mark = (mark.0.min(*at), mark.1.min(*urgency));
+        }
+        let points = marks.keys().map(|point| point.uuid()).collect();
+        let (ats, urgencies) = marks
+            .values()
+            .map(|(at, urgency)| (*at, urgency.number()))
+            .unzip();
+        Self {
+            points,
+            ats,
+            urgencies,
+        }
+    }
+
+    fn all_there(&self, marked: i64) -> Result<(), StoreError> {
+        if usize::try_from(marked) == Ok(self.points.len()) {
+            Ok(())
+        } else {
+            Err(StoreError::not_found(
+                "enforcement point",
+                format!("one of {}", self.points.len()),
+            ))
+        }
     }
 }

@@ -95,12 +95,43 @@ impl StoreError {
         matches!(self, Self::NotFound { .. })
     }
 
-    /// Whether the same transaction, tried again, may go through: it met another one's locks or writes.
+    /// Whether the same thing, tried again as a whole, may go through: it met another one's locks or writes, or the
+    /// database went away meanwhile. Whether a commit whose answer was lost took effect is not known.
     pub fn is_transient(&self) -> bool {
         // Source: PostgreSQL, appendix A: 40001 serialization_failure, 40P01 deadlock_detected,
         // 55P03 lock_not_available.
-        matches!(self, Self::Database(sqlx::Error::Database(error))
-            if matches!(error.code().as_deref(), Some("40001" | "40P01" | "55P03")))
+        matches!(self.code().as_deref(), Some("40001" | "40P01" | "55P03")) || self.is_unavailable()
+    }
+
+    /// Whether the database cannot be reached, or takes no more connections.
+    pub fn is_unavailable(&self) -> bool {
+        let Self::Database(error) = self else { return false };
+        match error {
+            sqlx::Error::Io(_)
+            | sqlx::Error::Tls(_)
+            | sqlx::Error::PoolTimedOut
+            | sqlx::Error::PoolClosed
+            | sqlx::Error::WorkerCrashed => true,
+            // Source: PostgreSQL, appendix A: class 08 connection exceptions, 53300 too_many_connections,
+            // 57P01 admin_shutdown, 57P02 crash_shutdown, 57P03 cannot_connect_now, 57P05 idle_session_timeout,
+            // 25P03 idle_in_transaction_session_timeout.
+            sqlx::Error::Database(_) => self.code().is_some_and(|code| {
+                code.starts_with("08")
+                    || matches!(
+                        code.as_ref(),
+                        "53300" | "57P01" | "57P02" | "57P03" | "57P05" | "25P03"
+                    )
+            }),
+            _ => false,
+        }
+    }
+
+    /// What Postgres calls it.
+    fn code(&self) -> Option<std::borrow::Cow<'_, str>> {
+        match self {
+            Self::Database(sqlx::Error::Database(error)) => error.code(),
+            _ => None,
+        }
     }
 
     pub(crate) fn not_found(what: &str, id: impl std::fmt::Display) -> Self {

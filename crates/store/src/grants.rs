@@ -11,7 +11,7 @@ use postern_core::{
     principal::PrincipalRef,
     time::Instant,
 };
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use uuid::Uuid;
 
@@ -122,7 +122,8 @@ struct NewState {
 }
 
 /// A row of `grants`.
-struct Row {
+#[derive(Deserialize)]
+pub(crate) struct Row {
     id: Uuid,
     request_id: Uuid,
     policy_id: Uuid,
@@ -222,29 +223,27 @@ impl Tx {
     /// due. [`Conflict::NoHop`] when there is none before a machine.
     pub async fn insert_grants(&mut self, grants: &[Grant]) -> Result<Vec<PointId>, StoreError> {
         let new: Vec<NewGrant<'_>> = grants.iter().map(NewGrant::of).collect();
-        sqlx::query!(
-            "INSERT INTO grants (id, request_id, policy_id, requester, machine_id, scope, ports, sources,
-                 duration_seconds, created_at, not_after, status, deadline, opened_at, ends_at, ended_at, closed_at,
-                 cause)
-             SELECT id, request_id, policy_id, requester, machine_id, scope, ports, sources, duration_seconds,
-                 created_at, not_after, status, deadline, opened_at, ends_at, ended_at, closed_at, cause
-             FROM jsonb_to_recordset($1) AS n (id uuid, request_id uuid, policy_id uuid, requester text,
-                 machine_id text, scope text, ports text[], sources cidr[], duration_seconds bigint,
-                 created_at timestamptz, not_after timestamptz, status text, deadline timestamptz,
-                 opened_at timestamptz, ends_at timestamptz, ended_at timestamptz, closed_at timestamptz, cause jsonb)",
-            document(&new)?,
-        )
-        .execute(&mut *self.inner)
-        .await?;
-        let ids: Vec<Uuid> = grants.iter().map(|grant| grant.id.uuid()).collect();
         let hops = sqlx::query!(
-            "INSERT INTO grant_hops (grant_id, point_id, state)
-             SELECT g.id, mp.point_id, 'absent'
-             FROM grants g JOIN machine_points mp ON mp.machine_id = g.machine_id
-             WHERE g.id = ANY ($1) AND mp.opens
-             ORDER BY g.id, mp.point_id
+            "WITH new AS (
+                 INSERT INTO grants (id, request_id, policy_id, requester, machine_id, scope, ports, sources,
+                     duration_seconds, created_at, not_after, status, deadline, opened_at, ends_at, ended_at,
+                     closed_at, cause)
+                 SELECT id, request_id, policy_id, requester, machine_id, scope, ports, sources, duration_seconds,
+                     created_at, not_after, status, deadline, opened_at, ends_at, ended_at, closed_at, cause
+                 FROM jsonb_to_recordset($1) AS n (id uuid, request_id uuid, policy_id uuid, requester text,
+                     machine_id text, scope text, ports text[], sources cidr[], duration_seconds bigint,
+                     created_at timestamptz, not_after timestamptz, status text, deadline timestamptz,
+                     opened_at timestamptz, ends_at timestamptz, ended_at timestamptz, closed_at timestamptz,
+                     cause jsonb)
+                 RETURNING id, machine_id
+             )
+             INSERT INTO grant_hops (grant_id, point_id, state)
+             SELECT new.id, mp.point_id, 'absent'
+             FROM new JOIN machine_points mp ON mp.machine_id = new.machine_id
+             WHERE mp.opens
+             ORDER BY new.id, mp.point_id
              RETURNING grant_id, point_id",
-            &ids,
+            document(&new)?,
         )
         .fetch_all(&mut *self.inner)
         .await?;
@@ -280,7 +279,7 @@ impl Tx {
         read(
             grants!(
                 "JOIN grant_hops h ON h.grant_id = g.id
-                 WHERE h.point_id = $1 AND g.status <> 'closed' ORDER BY g.id FOR NO KEY UPDATE OF g",
+                 WHERE h.point_id = $1 AND NOT h.done AND g.status <> 'closed' ORDER BY g.id FOR NO KEY UPDATE OF g",
                 point.uuid(),
             )
             .fetch_all(&mut *self.inner)
@@ -338,28 +337,55 @@ impl Tx {
                 state: StateColumns::of(&grant.state),
             })
             .collect();
-        let saved = sqlx::query!(
-            "UPDATE grants g
-             SET status = n.status, deadline = n.deadline, opened_at = n.opened_at, ends_at = n.ends_at,
-                 ended_at = n.ended_at, closed_at = n.closed_at, cause = n.cause
-             FROM jsonb_to_recordset($1) AS n (id uuid, from_statuses text[], status text, deadline timestamptz,
-                 opened_at timestamptz, ends_at timestamptz, ended_at timestamptz, closed_at timestamptz, cause jsonb)
-             WHERE g.id = n.id AND g.status = ANY (n.from_statuses)",
+        let saved = sqlx::query_scalar!(
+            r#"WITH saved AS (
+                   UPDATE grants g
+                   SET status = n.status, deadline = n.deadline, opened_at = n.opened_at, ends_at = n.ends_at,
+                       ended_at = n.ended_at, closed_at = n.closed_at, cause = n.cause
+                   FROM jsonb_to_recordset($1) AS n (id uuid, from_statuses text[], status text,
+                       deadline timestamptz, opened_at timestamptz, ends_at timestamptz, ended_at timestamptz,
+                       closed_at timestamptz, cause jsonb)
+                   WHERE g.id = n.id AND g.status = ANY (n.from_statuses)
+                   RETURNING g.id, g.status
+               ), finished AS (
+                   UPDATE grant_hops h SET done = true FROM saved s WHERE s.status = 'closed' AND h.grant_id = s.id
+               )
+               SELECT count(*) AS "count!" FROM saved"#,
             document(&new)?,
         )
-        .execute(&mut *self.inner)
+        .fetch_one(&mut *self.inner)
         .await?;
-        if usize::try_from(saved.rows_affected()) == Ok(grants.len()) {
+        if usize::try_from(saved) == Ok(grants.len()) {
             Ok(())
         } else {
             Err(Conflict::GrantState.into())
         }
     }
 
-    /// How many grants ended before `before` and are not confirmed as closed.
+    /// Up to `limit` wanted grants whose time was over before `before`, by id, locked until the transaction ends;
+    /// those that another transaction holds are left out.
+    pub async fn forgotten_grants(&mut self, before: Instant, limit: u32) -> Result<Vec<Grant>, StoreError> {
+        read(
+            grants!(
+                "WHERE g.id IN (SELECT o.id FROM grants o
+                                WHERE (o.status = 'open' AND o.ends_at < $1)
+                                   OR (o.status = 'opening' AND o.deadline < $1)
+                                LIMIT $2)
+                   AND g.status IN ('opening', 'open')
+                 ORDER BY g.id FOR NO KEY UPDATE SKIP LOCKED",
+                before,
+                i64::from(limit),
+            )
+            .fetch_all(&mut *self.inner)
+            .await?,
+        )
+    }
+
+    /// How many grants ended before `before`, or should have, and are not confirmed as closed.
     pub async fn count_overdue(&mut self, before: Instant) -> Result<i64, StoreError> {
         Ok(sqlx::query_scalar!(
-            r#"SELECT count(*) AS "count!" FROM grants WHERE status = 'closing' AND ended_at < $1"#,
+            r#"SELECT (SELECT count(*) FROM grants WHERE status = 'closing' AND ended_at < $1)
+                    + (SELECT count(*) FROM grants WHERE status = 'open' AND ends_at < $1) AS "count!""#,
             before,
         )
         .fetch_one(&mut *self.inner)

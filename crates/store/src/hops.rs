@@ -59,18 +59,18 @@ struct NewHop<'a> {
 
 impl Tx {
     /// Saves what was seen of the grants at the point. A state other than unknown, and rules, are a reading, made
-    /// at `at`.
+    /// at `at`. Returns all the hops of these grants, by the points' names.
     pub async fn set_hops(
         &mut self,
         point: PointId,
         updates: &[HopUpdate],
         at: Instant,
-    ) -> Result<(), StoreError> {
+    ) -> Result<BTreeMap<GrantId, Vec<Hop>>, StoreError> {
         // A grant may be named more than once, by several changes of one plan: the last one counts.
         let updates: BTreeMap<GrantId, &HopUpdate> =
             updates.iter().map(|update| (update.grant, update)).collect();
         if updates.is_empty() {
-            return Ok(());
+            return Ok(BTreeMap::new());
         }
         let new: Vec<NewHop<'_>> = updates
             .values()
@@ -82,20 +82,33 @@ impl Tx {
                 obstacle: &update.obstacle,
             })
             .collect();
-        sqlx::query!(
-            "INSERT INTO grant_hops AS h (grant_id, point_id, state, rules, blocked_by, obstacle, read_at)
-             SELECT grant_id, $2, coalesce(state, 'unknown'), rules, blocked_by, obstacle,
-                    CASE WHEN state <> 'unknown' OR rules IS NOT NULL THEN $3::timestamptz END
-             FROM jsonb_to_recordset($1)
-                  AS n (grant_id uuid, state text, rules jsonb, blocked_by text, obstacle text)
-             ORDER BY grant_id
-             ON CONFLICT (grant_id, point_id) DO UPDATE
-             SET state = CASE WHEN excluded.state = 'unknown' AND excluded.grant_id = ANY ($4) THEN h.state
-                              ELSE excluded.state END,
-                 rules = CASE WHEN excluded.state = 'absent' THEN NULL
-                              ELSE coalesce(excluded.rules, h.rules) END,
-                 blocked_by = excluded.blocked_by, obstacle = excluded.obstacle,
-                 read_at = coalesce(excluded.read_at, h.read_at)",
+        let rows = sqlx::query_as!(
+            Row,
+            r#"WITH seen AS (
+                   INSERT INTO grant_hops AS h (grant_id, point_id, state, rules, blocked_by, obstacle, read_at)
+                   SELECT grant_id, $2, coalesce(state, 'unknown'), rules, blocked_by, obstacle,
+                          CASE WHEN state <> 'unknown' OR rules IS NOT NULL THEN $3::timestamptz END
+                   FROM jsonb_to_recordset($1)
+                        AS n (grant_id uuid, state text, rules jsonb, blocked_by text, obstacle text)
+                   ORDER BY grant_id
+                   ON CONFLICT (grant_id, point_id) DO UPDATE
+                   SET state = CASE WHEN excluded.state = 'unknown' AND excluded.grant_id = ANY ($4) THEN h.state
+                                    ELSE excluded.state END,
+                       rules = CASE WHEN excluded.state = 'absent' THEN NULL
+                                    ELSE coalesce(excluded.rules, h.rules) END,
+                       blocked_by = excluded.blocked_by, obstacle = excluded.obstacle,
+                       read_at = coalesce(excluded.read_at, h.read_at)
+                   RETURNING h.grant_id, h.point_id, h.state, h.rules, h.blocked_by, h.obstacle, h.read_at
+               ), whole AS (
+                   SELECT * FROM seen
+                   UNION ALL
+                   SELECT h.grant_id, h.point_id, h.state, h.rules, h.blocked_by, h.obstacle, h.read_at
+                   FROM grant_hops h WHERE h.grant_id = ANY ($5) AND h.point_id <> $2
+               )
+               SELECT w.grant_id AS "grant_id!", w.point_id AS "point_id!", p.ref, w.state AS "state!",
+                      w.rules, w.blocked_by, w.obstacle, w.read_at
+               FROM whole w JOIN points p ON p.id = w.point_id
+               ORDER BY w.grant_id, p.ref"#,
             document(&new)?,
             point.uuid(),
             at,
@@ -104,6 +117,22 @@ impl Tx {
                 .filter(|update| update.state.is_none())
                 .map(|update| update.grant.uuid())
                 .collect::<Vec<_>>(),
+            &updates.keys().map(|grant| grant.uuid()).collect::<Vec<_>>(),
+        )
+        .fetch_all(&mut *self.inner)
+        .await?;
+        by_grant(rows)
+    }
+
+    /// Says of the hops of these grants where nobody has leased the point although it is due, that nobody looks.
+    pub async fn say_unattended(&mut self, grants: &[GrantId], obstacle: &str) -> Result<(), StoreError> {
+        let ids: Vec<Uuid> = grants.iter().map(|id| id.uuid()).collect();
+        sqlx::query!(
+            "UPDATE grant_hops h SET obstacle = $2
+             FROM points p
+             WHERE h.grant_id = ANY ($1) AND p.id = h.point_id AND p.lease_until IS NULL",
+            &ids,
+            obstacle,
         )
         .execute(&mut *self.inner)
         .await?;
@@ -153,20 +182,38 @@ impl Store {
     }
 }
 
+/// A row of `grant_hops` with its point's name.
+struct Row {
+    grant_id: Uuid,
+    point_id: Uuid,
+    r#ref: String,
+    state: String,
+    rules: Option<Value>,
+    blocked_by: Option<String>,
+    obstacle: Option<String>,
+    read_at: Option<Instant>,
+}
+
 async fn hops(
     executor: impl sqlx::PgExecutor<'_>,
     grants: &[GrantId],
 ) -> Result<BTreeMap<GrantId, Vec<Hop>>, StoreError> {
     let ids: Vec<Uuid> = grants.iter().map(|id| id.uuid()).collect();
-    let rows = sqlx::query!(
-        "SELECT h.grant_id, h.point_id, p.ref, h.state, h.rules, h.blocked_by, h.obstacle, h.read_at
-         FROM grant_hops h JOIN points p ON p.id = h.point_id
-         WHERE h.grant_id = ANY ($1)
-         ORDER BY h.grant_id, p.ref",
-        &ids,
+    by_grant(
+        sqlx::query_as!(
+            Row,
+            "SELECT h.grant_id, h.point_id, p.ref, h.state, h.rules, h.blocked_by, h.obstacle, h.read_at
+             FROM grant_hops h JOIN points p ON p.id = h.point_id
+             WHERE h.grant_id = ANY ($1)
+             ORDER BY h.grant_id, p.ref",
+            &ids,
+        )
+        .fetch_all(executor)
+        .await?,
     )
-    .fetch_all(executor)
-    .await?;
+}
+
+fn by_grant(rows: Vec<Row>) -> Result<BTreeMap<GrantId, Vec<Hop>>, StoreError> {
     let mut hops: BTreeMap<GrantId, Vec<Hop>> = BTreeMap::new();
     for row in rows {
         hops.entry(GrantId::from_uuid(row.grant_id))

@@ -6,7 +6,7 @@ use postern_core::{
     id::{ChangeId, GrantId, PassId, PointId, PolicyId},
     time::Instant,
 };
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use uuid::Uuid;
 
@@ -17,10 +17,6 @@ use crate::{Conflict, Lease, Store, StoreError, Tx, batch::document, decode};
 pub struct NewPass {
     /// Its id.
     pub id: PassId,
-    /// The point.
-    pub point: PointId,
-    /// The generation of its lease.
-    pub generation: i64,
     /// The state that it found.
     pub snapshot: Value,
 }
@@ -94,7 +90,8 @@ struct NewOutcome<'a> {
 }
 
 /// A row of `journal`.
-struct Row {
+#[derive(Deserialize)]
+pub(crate) struct Row {
     id: Uuid,
     pass_id: Uuid,
     point_id: Uuid,
@@ -142,25 +139,12 @@ impl TryFrom<Row> for JournalEntry {
 }
 
 impl Tx {
-    /// Begins a pass that means to write.
-    pub async fn begin_pass(&mut self, pass: &NewPass, at: Instant) -> Result<(), StoreError> {
-        sqlx::query!(
-            "INSERT INTO passes (id, point_id, generation, started_at, snapshot) VALUES ($1, $2, $3, $4, $5)",
-            pass.id.uuid(),
-            pass.point.uuid(),
-            pass.generation,
-            at,
-            document(&pass.snapshot)?,
-        )
-        .execute(&mut *self.inner)
-        .await?;
-        Ok(())
-    }
-
-    /// Writes what a pass is about to do, in this order, after what it intended before.
+    /// Writes what a pass is about to do, in this order, after what it intended before; and the pass itself, the
+    /// first time. [`StoreError::LeaseLost`] unless the lease is ours, and stays so until the transaction commits:
+    /// nobody can take the point over meanwhile, though others can mark it.
     pub async fn intend(
         &mut self,
-        pass: PassId,
+        pass: &NewPass,
         lease: &Lease,
         changes: &[(ChangeId, &Change)],
         at: Instant,
@@ -179,27 +163,42 @@ impl Tx {
                 operation: &change.operation,
             })
             .collect();
-        sqlx::query!(
-            "INSERT INTO journal (id, pass_id, point_id, generation, seq, verb, target, summary, grants, policies,
+        let intended = sqlx::query!(
+            "WITH held AS MATERIALIZED (
+                 SELECT id FROM points WHERE id = $3 AND generation = $4 AND lease_until > clock_timestamp()
+                 FOR KEY SHARE
+             ), begun AS (
+                 INSERT INTO passes (id, point_id, generation, started_at, snapshot)
+                 SELECT $2, held.id, $4, $5, $6 FROM held
+                 ON CONFLICT (id) DO NOTHING
+             )
+             INSERT INTO journal (id, pass_id, point_id, generation, seq, verb, target, summary, grants, policies,
                  before, after, operation, intended_at)
-             SELECT n.id, $2, $3, $4,
+             SELECT n.id, $2, held.id, $4,
                  (SELECT coalesce(max(seq), 0) FROM journal WHERE pass_id = $2) + n.nth::integer,
                  n.verb, n.target, n.summary, n.grants, n.policies, n.before, n.after,
                  -- SQL's NULL is how a record shows JSON's.
                  coalesce(n.operation, 'null'), $5
-             FROM ROWS FROM (jsonb_to_recordset($1) AS (id uuid, verb text, target text, summary text, grants uuid[],
-                     policies uuid[], before jsonb, after jsonb, operation jsonb))
+             FROM held CROSS JOIN ROWS FROM (jsonb_to_recordset($1) AS (id uuid, verb text, target text,
+                     summary text, grants uuid[], policies uuid[], before jsonb, after jsonb, operation jsonb))
                  WITH ORDINALITY
                  AS n (id, verb, target, summary, grants, policies, before, after, operation, nth)",
             document(&new)?,
-            pass.uuid(),
+            pass.id.uuid(),
             lease.point.uuid(),
             lease.generation,
             at,
+            document(&pass.snapshot)?,
         )
         .execute(&mut *self.inner)
         .await?;
-        Ok(())
+        if usize::try_from(intended.rows_affected()) == Ok(changes.len()) {
+            Ok(())
+        } else {
+            Err(StoreError::LeaseLost {
+                point: lease.point_ref.to_string(),
+            })
+        }
     }
 
     /// The changes at the point that were intended and have no outcome, in the order of their ids.

@@ -8,13 +8,14 @@
 //! the database's own time, the one clock that all replicas share.
 //!
 //! **Locks.** A transaction locks rows in this order, so that no two wait for each other: policies, requests,
-//! grants (by id), points (by id). [`Tx::mark_due`] and [`Tx::finish`] therefore come last. [`Tx::hold`] takes a
-//! lock that only the leasing of a point collides with.
+//! grants (by id), points (by id). [`Tx::mark_due`] and [`Tx::finish`] therefore come last. [`Tx::intend`] takes a
+//! lock that only the leasing of a point collides with, and after [`Tx::lease`] nothing else may be locked.
 
 mod audit;
 mod batch;
+mod coverage;
 mod decode;
-mod desired;
+mod discovered;
 mod displaced;
 mod due;
 mod error;
@@ -22,6 +23,7 @@ mod grants;
 mod hops;
 mod idempotency;
 mod journal;
+mod look;
 mod machines;
 mod outbox;
 mod page;
@@ -39,16 +41,16 @@ mod tests;
 
 pub use crate::{
     audit::{AuditFilter, Order, StoredEvent},
-    due::{Due, DueListener, Lease, Next, Urgency},
+    coverage::{CoverageChange, Covered},
+    discovered::{Gone, MachineRow, SavedMachines},
+    due::{Due, DueListener, Lease, Lessee, Next, Urgency},
     error::{Conflict, StoreError},
     grants::GrantFilter,
     hops::{Hop, HopUpdate},
     idempotency::Claim,
     journal::{JournalEntry, NewPass, SettledChange},
-    machines::{
-        CoverageChange, Covered, Gone, MachineFilter, MachineRow, PointOfMachine, SavedMachines,
-        StoredMachine,
-    },
+    look::{GrantHere, Look},
+    machines::{MachineFilter, PointOfMachine, StoredMachine},
     outbox::{
         Attempted, Delivery, DeliveryFilter, DeliveryStatus, OutboxListener, SubscriberLease, Subscription,
         Waiting,

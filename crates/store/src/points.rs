@@ -95,6 +95,29 @@ impl Tx {
             .collect()
     }
 
+    /// Those of the points that nobody has leased and that are not due at any time.
+    pub async fn unattended_points(
+        &mut self,
+        refs: &BTreeSet<PointRef>,
+    ) -> Result<Vec<(PointRef, PointId)>, StoreError> {
+        let texts: Vec<String> = refs.iter().map(PointRef::to_string).collect();
+        sqlx::query!(
+            "SELECT id, ref FROM points
+             WHERE ref = ANY ($1) AND due_at IS NULL AND lease_until IS NULL ORDER BY id",
+            &texts,
+        )
+        .fetch_all(&mut *self.inner)
+        .await?
+        .into_iter()
+        .map(|row| {
+            Ok((
+                decode::text("points", "ref", &row.r#ref)?,
+                PointId::from_uuid(row.id),
+            ))
+        })
+        .collect()
+    }
+
     /// Replaces what the last look at the point reported. Says whether it is something else than before.
     pub async fn replace_report(&mut self, point: PointId, report: &Value) -> Result<bool, StoreError> {
         let replaced = sqlx::query!(

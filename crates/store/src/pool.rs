@@ -5,7 +5,7 @@ use std::{fmt, str::FromStr, time::Duration};
 use postern_core::mark::Installation;
 use secrecy::{ExposeSecret, SecretString};
 use sqlx::{
-    PgPool, Postgres, Transaction,
+    Connection as _, PgPool, Postgres, Transaction,
     migrate::{Migrate, Migrator},
     postgres::{PgConnectOptions, PgPoolOptions},
 };
@@ -13,6 +13,12 @@ use sqlx::{
 use crate::{Conflict, StoreError};
 
 static MIGRATIONS: Migrator = sqlx::migrate!("../../migrations");
+
+/// Connections that were idle for longer are asked whether they live before they are used. Asking all of them costs
+/// every transaction a round trip.
+const TRUSTED_FOR: Duration = Duration::from_secs(1);
+/// More than there are statements, so that a connection never forgets one that it has prepared.
+const PREPARED_STATEMENTS: usize = 500;
 
 /// How to connect.
 #[derive(Debug, Clone)]
@@ -75,10 +81,22 @@ impl Store {
                     milliseconds(options.statement_timeout * 2),
                 ),
                 ("timezone", "UTC".to_owned()),
-            ]);
+                // Compiling a statement takes longer than any of ours runs.
+                ("jit", "off".to_owned()),
+            ])
+            .statement_cache_capacity(PREPARED_STATEMENTS);
         let pool = PgPoolOptions::new()
             .max_connections(options.max_connections.max(2))
             .acquire_timeout(options.acquire_timeout)
+            .test_before_acquire(false)
+            .before_acquire(|connection, about| {
+                Box::pin(async move {
+                    if about.idle_for > TRUSTED_FOR {
+                        connection.ping().await?;
+                    }
+                    Ok(true)
+                })
+            })
             .connect_with(connect)
             .await?;
         Ok(Self { pool })
@@ -134,9 +152,15 @@ impl Store {
     }
 
     /// Begins a transaction (read committed).
+    ///
+    /// Its statements find their rows by key, so one plan serves all parameters: Postgres need not plan each anew,
+    /// as it does five times on every connection otherwise.
     pub async fn begin(&self) -> Result<Tx, StoreError> {
         Ok(Tx {
-            inner: self.pool.begin().await?,
+            inner: self
+                .pool
+                .begin_with("BEGIN; SET LOCAL plan_cache_mode = force_generic_plan")
+                .await?,
         })
     }
 

@@ -2,16 +2,45 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use postern_core::testing::at;
+use postern_core::{
+    machine::Cloud,
+    testing::{a_policy, an_id, at},
+    time::Instant,
+};
+use serde_json::json;
 
-use super::{mark, some_points, with_grants};
-use crate::{Due, Lease, Next, Store, Urgency, testing::fresh_store};
+use super::{a_change, a_machine, a_row, mark, save, some_points, with_grants};
+use crate::{Due, Lease, Lessee, NewPass, Next, Store, StoreError, Tx, Urgency, testing::fresh_store};
 
 const LONG: Duration = Duration::from_hours(1);
 const NONE: Duration = Duration::ZERO;
 
 async fn lease(store: &Store, limit: u32) -> Vec<Lease> {
     store.lease("a", limit, LONG, NONE, at(100)).await.unwrap()
+}
+
+const fn lessee<'a>(owner: &'a str, clouds: &'a [Cloud]) -> Lessee<'a> {
+    Lessee {
+        owner,
+        clouds,
+        lease_for: LONG,
+        grace: NONE,
+    }
+}
+
+async fn next_due(store: &Store) -> Option<Instant> {
+    store.next_due(&lessee("a", &[Cloud::Aws])).await.unwrap()
+}
+
+/// Intends something under the lease.
+async fn hold(tx: &mut Tx, lease: &Lease) -> Result<(), StoreError> {
+    let number = lease.point.uuid().as_u128() ^ (u128::from(lease.generation.unsigned_abs()) << 64);
+    let pass = NewPass {
+        id: an_id(number),
+        snapshot: json!([]),
+    };
+    let change = an_id(number);
+    tx.intend(&pass, lease, &[(change, &a_change(&[]))], at(1)).await
 }
 
 async fn finish(store: &Store, lease: &Lease, next: Next) {
@@ -74,14 +103,14 @@ async fn a_lease_that_ran_out_is_taken_over_after_the_grace_with_a_higher_genera
 
     assert!(store.renew(&first, LONG).await.unwrap_err().is_lease_lost());
     let mut tx = store.begin().await.unwrap();
-    assert!(tx.hold(&first).await.unwrap_err().is_lease_lost());
+    assert!(hold(&mut tx, &first).await.unwrap_err().is_lease_lost());
     assert!(
         tx.finish(&first, Next::Never, &[])
             .await
             .unwrap_err()
             .is_lease_lost()
     );
-    tx.hold(&second).await.unwrap();
+    hold(&mut tx, &second).await.unwrap();
     tx.rollback().await.unwrap();
     store.renew(&second, LONG).await.unwrap();
 }
@@ -94,7 +123,7 @@ async fn a_lease_that_ran_out_can_be_finished_but_neither_held_nor_renewed() {
     let lease = store.lease("a", 1, NONE, NONE, at(1)).await.unwrap().remove(0);
     assert!(store.renew(&lease, LONG).await.unwrap_err().is_lease_lost());
     let mut tx = store.begin().await.unwrap();
-    assert!(tx.hold(&lease).await.unwrap_err().is_lease_lost());
+    assert!(hold(&mut tx, &lease).await.unwrap_err().is_lease_lost());
     tx.rollback().await.unwrap();
     finish(&store, &lease, Next::Never).await;
     let mut tx = store.begin().await.unwrap();
@@ -115,7 +144,7 @@ async fn a_mark_during_a_lease_leaves_the_point_due_whatever_the_pass_says() {
     assert_eq!(second.wanted, first.wanted + 1);
     finish(&store, &second, Next::Never).await;
     assert_eq!(lease(&store, 1).await, [], "nothing new");
-    assert_eq!(store.next_due(NONE).await.unwrap(), None);
+    assert_eq!(next_due(&store).await, None);
 }
 
 #[tokio::test]
@@ -137,7 +166,7 @@ async fn closings_go_first_then_openings_then_the_longest_due() {
         [points[3], points[2], points[1], points[0]],
         "and never before its time"
     );
-    assert_eq!(store.next_due(NONE).await.unwrap(), Some(at(101)));
+    assert_eq!(next_due(&store).await, Some(at(101)));
 }
 
 #[tokio::test]
@@ -148,7 +177,7 @@ async fn an_earlier_mark_wins_and_a_later_one_does_not_put_off() {
     assert_eq!(lease(&store, 1).await, []);
     mark(&store, &points, 90, Urgency::Look).await;
     mark(&store, &points, 500, Urgency::Look).await;
-    assert_eq!(store.next_due(NONE).await.unwrap(), Some(at(90)));
+    assert_eq!(next_due(&store).await, Some(at(90)));
     assert_eq!(lease(&store, 1).await.len(), 1);
 }
 
@@ -196,7 +225,7 @@ async fn finishing_marks_other_points_in_the_same_step() {
     };
     tx.finish(&held, Next::Never, &[due]).await.unwrap();
     tx.commit().await.unwrap();
-    assert_eq!(store.next_due(NONE).await.unwrap(), Some(at(70)));
+    assert_eq!(next_due(&store).await, Some(at(70)));
 }
 
 #[tokio::test]
@@ -206,7 +235,7 @@ async fn a_held_point_can_be_marked_but_not_taken_over() {
     mark(&store, &points, 0, Urgency::Look).await;
     let held = lease(&store, 1).await.remove(0);
     let mut tx = store.begin().await.unwrap();
-    tx.hold(&held).await.unwrap();
+    hold(&mut tx, &held).await.unwrap();
     mark(&store, &points, 5, Urgency::Closing).await;
     store.renew(&held, LONG).await.unwrap();
     sqlx::query("UPDATE points SET lease_until = 'epoch'")
@@ -230,7 +259,7 @@ async fn workers_that_finish_and_mark_each_other_crosswise_do_not_deadlock() {
             let store = store.clone();
             tokio::spawn(async move {
                 let mut tx = store.begin().await.unwrap();
-                tx.hold(&lease).await.unwrap();
+                hold(&mut tx, &lease).await.unwrap();
                 let due = Due {
                     point: other,
                     at: at(0),
@@ -283,7 +312,7 @@ async fn the_backstop_finds_points_with_unfinished_grants_that_nobody_marked() {
     assert_eq!(tx.due_points_backstop(at(5)).await.unwrap(), 1);
     assert_eq!(tx.due_points_backstop(at(6)).await.unwrap(), 0, "now it is due");
     tx.commit().await.unwrap();
-    assert_eq!(store.next_due(NONE).await.unwrap(), Some(at(5)));
+    assert_eq!(next_due(&store).await, Some(at(5)));
 }
 
 #[tokio::test]
@@ -297,7 +326,12 @@ async fn a_point_that_is_marked_without_a_pause_gets_its_turn() {
 
     let waiting = tokio::spawn({
         let store = store.clone();
-        async move { store.lease_contended("a", LONG, NONE, at(100)).await.unwrap() }
+        async move {
+            store
+                .lease_contended(&lessee("a", &[Cloud::Aws]), at(100))
+                .await
+                .unwrap()
+        }
     });
     tokio::time::sleep(Duration::from_millis(50)).await;
     assert!(!waiting.is_finished(), "it waits for its turn");
@@ -305,8 +339,72 @@ async fn a_point_that_is_marked_without_a_pause_gets_its_turn() {
     let leased = waiting.await.unwrap().map(|lease| lease.point);
     assert_eq!(leased.as_slice(), points.as_slice());
     assert_eq!(
-        store.lease_contended("b", LONG, NONE, at(100)).await.unwrap(),
+        store
+            .lease_contended(&lessee("b", &[Cloud::Aws]), at(100))
+            .await
+            .unwrap(),
         None,
         "only one gets it"
     );
+}
+
+#[tokio::test]
+async fn only_points_of_the_lessees_clouds_are_leased() {
+    let store = fresh_store().await;
+    let points = some_points(&store, 1).await;
+    mark(&store, &points, 0, Urgency::Closing).await;
+    let nobody = lessee("a", &[Cloud::Azure]);
+    assert_eq!(store.next_due(&nobody).await.unwrap(), None);
+    assert_eq!(store.lease_contended(&nobody, at(100)).await.unwrap(), None);
+    let mut tx = store.begin().await.unwrap();
+    assert_eq!(tx.lease(&nobody, 10, at(100)).await.unwrap(), []);
+    assert_eq!(
+        tx.lease(&lessee("a", &[Cloud::Aws]), 10, at(100))
+            .await
+            .unwrap()
+            .len(),
+        1
+    );
+}
+
+#[tokio::test]
+async fn the_backstop_finds_points_that_lock_a_machine_down_and_are_not_due() {
+    let store = fresh_store().await;
+    let policy = a_policy("/aws");
+    let mut tx = store.begin().await.unwrap();
+    tx.insert_policy(&policy).await.unwrap();
+    tx.commit().await.unwrap();
+    save(
+        &store,
+        &[a_row(a_machine(1), Some(&policy)), a_row(a_machine(2), None)],
+        0,
+    )
+    .await;
+    let mut tx = store.begin().await.unwrap();
+    assert_eq!(
+        tx.due_points_backstop(at(5)).await.unwrap(),
+        a_machine(1).lockdown_points(&super::installation()).len()
+    );
+    assert_eq!(
+        tx.due_points_backstop(at(6)).await.unwrap(),
+        0,
+        "now they are due"
+    );
+}
+
+#[tokio::test]
+async fn a_pass_that_names_its_own_point_among_the_others_looks_again_then() {
+    let store = fresh_store().await;
+    let points = some_points(&store, 1).await;
+    mark(&store, &points, 0, Urgency::Look).await;
+    let held = lease(&store, 1).await.remove(0);
+    let due = Due {
+        point: points[0],
+        at: at(70),
+        urgency: Urgency::Closing,
+    };
+    let mut tx = store.begin().await.unwrap();
+    tx.finish(&held, Next::Never, &[due]).await.unwrap();
+    tx.commit().await.unwrap();
+    assert_eq!(next_due(&store).await, Some(at(70)));
 }

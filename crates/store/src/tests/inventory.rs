@@ -281,14 +281,26 @@ async fn the_most_specific_policy_covers_and_its_end_uncovers() {
         (0, 2),
         "what it covers already"
     );
-    let policy = tx.machine(&a_machine(1).id).await.unwrap().unwrap();
+    let policy = tx
+        .machines(&[a_machine(1).id])
+        .await
+        .unwrap()
+        .pop_first()
+        .unwrap()
+        .1;
     assert_eq!(
         (policy.policy, policy.posture.kind),
         (Some(wide.id), PostureKind::Configured)
     );
     tx.delete_policy(wide.id, None).await.unwrap();
     tx.cover(&Scope::root(), None).await.unwrap();
-    let after = tx.machine(&a_machine(1).id).await.unwrap().unwrap();
+    let after = tx
+        .machines(&[a_machine(1).id])
+        .await
+        .unwrap()
+        .pop_first()
+        .unwrap()
+        .1;
     assert_eq!((after.policy, after.posture.kind), (None, PostureKind::Healthy));
 }
 
@@ -380,5 +392,44 @@ async fn a_policy_is_changed_only_from_the_version_that_was_read() {
             .await
             .unwrap_err()
             .is_not_found()
+    );
+}
+
+#[tokio::test]
+async fn what_a_slow_discovery_saw_earlier_never_replaces_what_another_saw_later() {
+    let store = fresh_store().await;
+    save(&store, &[a_row(a_machine(1), None)], 10).await;
+    let mut renamed = a_machine(1);
+    renamed.name = "of long ago".into();
+    renamed.interfaces[0].layers.clear();
+    let points = store.points_of_machine(&a_machine(1).id).await.unwrap();
+    let late = save(&store, &[a_row(renamed, None), a_row(a_machine(2), None)], 5).await;
+    assert_eq!(late.written, [a_machine(2).id].into());
+    let kept = store.machine(&a_machine(1).id).await.unwrap().unwrap();
+    assert_eq!((kept.machine, kept.seen_at), (a_machine(1), at(10)));
+    assert_eq!(store.points_of_machine(&a_machine(1).id).await.unwrap(), points);
+}
+
+#[tokio::test]
+async fn a_machine_that_is_gone_is_not_back_because_it_was_seen_before() {
+    let store = fresh_store().await;
+    let account = a_machine(1).id.account();
+    save(&store, &[a_row(a_machine(1), None)], 0).await;
+    let mut tx = store.begin().await.unwrap();
+    for seconds in [100, 200] {
+        tx.discovery_done(&account, at(seconds), std::time::Duration::ZERO, at(seconds))
+            .await
+            .unwrap();
+    }
+    tx.commit().await.unwrap();
+    assert_eq!(
+        save(&store, &[a_row(a_machine(1), None)], 150).await.written,
+        [].into()
+    );
+    let gone = store.machine(&a_machine(1).id).await.unwrap().unwrap().gone_at;
+    assert_eq!(gone, Some(at(200)));
+    assert_eq!(
+        save(&store, &[a_row(a_machine(1), None)], 201).await.new,
+        [a_machine(1).id]
     );
 }

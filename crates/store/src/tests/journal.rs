@@ -27,8 +27,6 @@ async fn an_intent_is_outstanding_until_it_has_an_outcome_and_gets_one_once() {
     let lease = a_lease(&store).await;
     let pass = NewPass {
         id: an_id(1),
-        point: lease.point,
-        generation: lease.generation,
         snapshot: json!([]),
     };
     let (first, second, third) = (
@@ -37,16 +35,10 @@ async fn an_intent_is_outstanding_until_it_has_an_outcome_and_gets_one_once() {
         a_change(&[an_id(7), an_id(8)]),
     );
     let mut tx = store.begin().await.unwrap();
-    tx.begin_pass(&pass, at(2)).await.unwrap();
-    tx.intend(
-        pass.id,
-        &lease,
-        &[(an_id(10), &first), (an_id(11), &second)],
-        at(2),
-    )
-    .await
-    .unwrap();
-    tx.intend(pass.id, &lease, &[(an_id(12), &third)], at(3))
+    tx.intend(&pass, &lease, &[(an_id(10), &first), (an_id(11), &second)], at(2))
+        .await
+        .unwrap();
+    tx.intend(&pass, &lease, &[(an_id(12), &third)], at(3))
         .await
         .unwrap();
     let outstanding = tx.outstanding(lease.point).await.unwrap();
@@ -111,13 +103,10 @@ async fn an_intent_alone_makes_the_backstop_look() {
     let lease = a_lease(&store).await;
     let pass = NewPass {
         id: an_id(1),
-        point: lease.point,
-        generation: lease.generation,
         snapshot: json!([]),
     };
     let mut tx = store.begin().await.unwrap();
-    tx.begin_pass(&pass, at(2)).await.unwrap();
-    tx.intend(pass.id, &lease, &[(an_id(10), &a_change(&[]))], at(2))
+    tx.intend(&pass, &lease, &[(an_id(10), &a_change(&[]))], at(2))
         .await
         .unwrap();
     tx.finish(&lease, crate::Next::Never, &[]).await.unwrap();

@@ -2,12 +2,12 @@
 
 mod audit;
 mod decisions;
-mod desired;
 mod due;
 mod faults;
 mod grants;
 mod inventory;
 mod journal;
+mod look;
 mod outbox;
 mod progress;
 mod roles;

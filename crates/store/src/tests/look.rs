@@ -1,4 +1,4 @@
-//! What is wanted of a point.
+//! What a pass begins with.
 
 use std::collections::BTreeSet;
 
@@ -72,7 +72,7 @@ async fn a_lockdown_is_wanted_where_the_point_locks_and_a_grant_where_it_opens()
     );
     assert_eq!(points, [instance]);
     let mut tx = store.begin().await.unwrap();
-    let at_group = tx.desired(&installation(), group).await.unwrap();
+    let at_group = tx.look(&installation(), group).await.unwrap().desired;
     assert_eq!(at_group.point, the_group());
     let names: Vec<_> = at_group
         .members
@@ -95,7 +95,7 @@ async fn a_lockdown_is_wanted_where_the_point_locks_and_a_grant_where_it_opens()
         [a_machine(2).interfaces[0].id.clone()]
     );
 
-    let at_instance = tx.desired(&installation(), instance).await.unwrap();
+    let at_instance = tx.look(&installation(), instance).await.unwrap().desired;
     assert_eq!(at_instance.members.len(), 1);
     assert_eq!(
         at_instance.members[0].guard, None,
@@ -137,7 +137,15 @@ async fn a_machine_that_is_gone_stands_behind_nothing() {
     tx.commit().await.unwrap();
     let group = point_named(&store, &the_group()).await;
     let mut tx = store.begin().await.unwrap();
-    assert_eq!(tx.desired(&installation(), group).await.unwrap().members.len(), 1);
+    assert_eq!(
+        tx.look(&installation(), group)
+            .await
+            .unwrap()
+            .desired
+            .members
+            .len(),
+        1
+    );
 }
 
 #[tokio::test]
@@ -160,7 +168,7 @@ async fn displaced_rules_are_listed_oldest_first_until_they_are_settled() {
     tx.save_displaced(group, &[displaced(2, "edited")], at(3))
         .await
         .unwrap();
-    let listed = tx.desired(&installation(), group).await.unwrap().displaced;
+    let listed = tx.look(&installation(), group).await.unwrap().desired.displaced;
     assert_eq!(
         listed,
         [displaced(2, "b"), displaced(1, "a")],
@@ -168,13 +176,13 @@ async fn displaced_rules_are_listed_oldest_first_until_they_are_settled() {
     );
     tx.settle_displaced(&[an_id(2)], at(4)).await.unwrap();
     assert_eq!(
-        tx.desired(&installation(), group).await.unwrap().displaced,
+        tx.look(&installation(), group).await.unwrap().desired.displaced,
         [displaced(1, "a")]
     );
     tx.save_displaced(group, &[displaced(2, "again")], at(5))
         .await
         .unwrap();
-    let listed = tx.desired(&installation(), group).await.unwrap().displaced;
+    let listed = tx.look(&installation(), group).await.unwrap().desired.displaced;
     assert_eq!(
         listed,
         [displaced(1, "a"), displaced(2, "again")],
@@ -187,7 +195,7 @@ async fn a_point_that_does_not_exist_is_named() {
     let store = fresh_store().await;
     let mut tx = store.begin().await.unwrap();
     assert!(
-        tx.desired(&installation(), an_id(77))
+        tx.look(&installation(), an_id(77))
             .await
             .unwrap_err()
             .is_not_found()
@@ -200,7 +208,7 @@ async fn a_thousand_machines_behind_one_point_are_each_listed_once() {
     save(&store, &behind_one_group(1000), 0).await;
     let group = point_named(&store, &the_group()).await;
     let mut tx = store.begin().await.unwrap();
-    let desired = tx.desired(&installation(), group).await.unwrap();
+    let desired = tx.look(&installation(), group).await.unwrap().desired;
     let machines: BTreeSet<_> = desired.members.iter().map(|member| &member.machine).collect();
     assert_eq!((desired.members.len(), machines.len()), (1000, 1000));
     assert!(desired.members.is_sorted_by(|a, b| a.machine < b.machine));

@@ -1,0 +1,368 @@
+//! The inventory as it is written: machines as discovered, with the points before them.
+//!
+//! Several servers may discover the same account at the same time, and any of them may be slow. What each says of a
+//! machine is as old as its question, so a machine is never overwritten with something older.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use postern_core::{
+    id::{PointId, PolicyId},
+    inventory::{Interface, Layer, Machine},
+    machine::{Account, MachineId},
+    point::PointRef,
+    posture::Posture,
+    time::{IdSource, Instant},
+};
+use serde::Serialize;
+use serde_json::Value;
+use uuid::Uuid;
+
+use crate::{StoreError, Tx, batch::document, decode};
+
+/// A machine as discovered, with what follows from it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MachineRow {
+    /// The machine.
+    pub machine: Machine,
+    /// How it stands.
+    pub posture: Posture,
+    /// The most specific policy that covers it.
+    pub policy: Option<PolicyId>,
+    /// The points that a grant on it writes.
+    pub opens: BTreeSet<PointRef>,
+    /// The points that a lockdown of it writes.
+    pub locks: BTreeSet<PointRef>,
+}
+
+/// What saving machines changed.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SavedMachines {
+    /// Those that were not known as of a later moment.
+    pub written: BTreeSet<MachineId>,
+    /// Machines that were not there before, or that are back.
+    pub new: Vec<MachineId>,
+    /// How many were new or differ from what was known.
+    pub changed: usize,
+    /// Points at which something else may be wanted now, by id.
+    pub touched_points: Vec<PointId>,
+}
+
+/// Machines that are not there any more.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Gone {
+    /// Which.
+    pub machines: Vec<MachineId>,
+    /// The points before them, by id.
+    pub touched_points: Vec<PointId>,
+}
+
+#[derive(Serialize)]
+struct NewMachine<'a> {
+    id: String,
+    cloud: &'a str,
+    account: String,
+    scope: String,
+    name: &'a str,
+    tags: &'a BTreeMap<String, String>,
+    power: postern_core::inventory::Power,
+    document: &'a Machine,
+    policy_id: Option<Uuid>,
+    posture: &'a str,
+    posture_detail: &'a Posture,
+}
+
+/// A row of `machine_points`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+struct Membership {
+    machine_id: String,
+    point_id: Uuid,
+    opens: bool,
+    locks: bool,
+    addresses: Vec<std::net::IpAddr>,
+    interfaces: Vec<String>,
+}
+
+impl Tx {
+    /// Saves discovered machines with the points before them (which are made where needed). Grants that are
+    /// wanted on them get a hop at every point that is new on the way. `asked_at` is when the cloud was asked for
+    /// them: a machine that was seen, or found to be gone, after that stays as it is.
+    pub async fn save_machines(
+        &mut self,
+        rows: &[MachineRow],
+        ids: &dyn IdSource,
+        asked_at: Instant,
+    ) -> Result<SavedMachines, StoreError> {
+        if rows.is_empty() {
+            return Ok(SavedMachines::default());
+        }
+        let names: Vec<String> = rows.iter().map(|row| row.machine.id.to_string()).collect();
+        let known: BTreeMap<String, (Value, Option<Uuid>, bool)> = sqlx::query!(
+            r#"SELECT id, document, policy_id, gone_at IS NOT NULL AS "gone!" FROM machines
+               WHERE id = ANY ($1) ORDER BY id FOR NO KEY UPDATE"#,
+            &names,
+        )
+        .fetch_all(&mut *self.inner)
+        .await?
+        .into_iter()
+        .map(|row| (row.id, (row.document, row.policy_id, row.gone)))
+        .collect();
+
+        let new: Vec<NewMachine<'_>> = rows.iter().map(NewMachine::of).collect();
+        let written: BTreeSet<String> = sqlx::query_scalar!(
+            "INSERT INTO machines (id, cloud, account, scope, name, tags, power, document, policy_id, posture,
+                 posture_detail, first_seen_at, seen_at)
+             SELECT id, cloud, account, scope, name, tags, power, document, policy_id, posture, posture_detail, $2, $2
+             FROM jsonb_to_recordset($1) AS n (id text, cloud text, account text, scope text, name text, tags jsonb,
+                 power text, document jsonb, policy_id uuid, posture text, posture_detail jsonb)
+             ORDER BY id
+             ON CONFLICT (id) DO UPDATE
+             SET name = excluded.name, tags = excluded.tags, power = excluded.power, document = excluded.document,
+                 policy_id = excluded.policy_id, posture = excluded.posture,
+                 posture_detail = excluded.posture_detail, seen_at = excluded.seen_at, gone_at = NULL
+             WHERE GREATEST(machines.seen_at, machines.gone_at) <= excluded.seen_at
+             RETURNING id",
+            document(&new)?,
+            asked_at,
+        )
+        .fetch_all(&mut *self.inner)
+        .await?
+        .into_iter()
+        .collect();
+
+        let (rows, names): (Vec<&MachineRow>, Vec<String>) = rows
+            .iter()
+            .zip(names)
+            .filter(|(_, name)| written.contains(name))
+            .unzip();
+        let mut saved = SavedMachines::default();
+        let mut whole: BTreeSet<&str> = BTreeSet::new();
+        for (row, name) in rows.iter().zip(&names) {
+            let policy = row.policy.map(PolicyId::uuid);
+            if let Some((was, was_policy, false)) = known.get(name) {
+                saved.changed += usize::from(*was != document(&row.machine)? || *was_policy != policy);
+                if *was_policy != policy {
+                    whole.insert(name);
+                }
+            } else {
+                saved.new.push(row.machine.id.clone());
+                saved.changed += 1;
+                whole.insert(name);
+            }
+        }
+        saved.touched_points = self
+            .save_memberships(&rows, &names, &whole, ids, asked_at)
+            .await?;
+        saved.written = rows.iter().map(|row| row.machine.id.clone()).collect();
+        Ok(saved)
+    }
+
+    /// Replaces the memberships of the machines. Says at which points something differs; for `whole` machines
+    /// these are all of their points.
+    async fn save_memberships(
+        &mut self,
+        rows: &[&MachineRow],
+        names: &[String],
+        whole: &BTreeSet<&str>,
+        ids: &dyn IdSource,
+        now: Instant,
+    ) -> Result<Vec<PointId>, StoreError> {
+        let refs: BTreeSet<PointRef> = rows
+            .iter()
+            .flat_map(|row| row.opens.union(&row.locks))
+            .cloned()
+            .collect();
+        let points = self.ensure_points(&refs, ids, now).await?;
+        let wanted: BTreeMap<(String, Uuid), Membership> = rows
+            .iter()
+            .flat_map(|row| row.opens.union(&row.locks).map(move |point| (*row, point)))
+            .filter_map(|(row, point)| Some(Membership::of(row, point, points.get(point)?.uuid())))
+            .map(|membership| ((membership.machine_id.clone(), membership.point_id), membership))
+            .collect();
+        let present: BTreeMap<(String, Uuid), Membership> = sqlx::query_as!(
+            Membership,
+            r#"SELECT machine_id, point_id, opens, locks, addresses AS "addresses: Vec<std::net::IpAddr>", interfaces
+               FROM machine_points WHERE machine_id = ANY ($1)"#,
+            names,
+        )
+        .fetch_all(&mut *self.inner)
+        .await?
+        .into_iter()
+        .map(|membership| ((membership.machine_id.clone(), membership.point_id), membership))
+        .collect();
+
+        let removed: Vec<&Membership> = present
+            .iter()
+            .filter(|(key, _)| !wanted.contains_key(*key))
+            .map(|(_, old)| old)
+            .collect();
+        let changed: Vec<&Membership> = wanted
+            .iter()
+            .filter(|(key, new)| present.get(*key) != Some(*new))
+            .map(|(_, new)| new)
+            .collect();
+        if !removed.is_empty() {
+            let (machines, points): (Vec<String>, Vec<Uuid>) = removed
+                .iter()
+                .map(|old| (old.machine_id.clone(), old.point_id))
+                .unzip();
+            sqlx::query!(
+                "DELETE FROM machine_points
+                 WHERE (machine_id, point_id) IN (SELECT * FROM unnest($1::text[], $2::uuid[]))",
+                &machines,
+                &points,
+            )
+            .execute(&mut *self.inner)
+            .await?;
+        }
+        if !changed.is_empty() {
+            sqlx::query!(
+                "INSERT INTO machine_points (machine_id, point_id, opens, locks, addresses, interfaces)
+                 SELECT machine_id, point_id, opens, locks, addresses, interfaces
+                 FROM jsonb_to_recordset($1) AS n (machine_id text, point_id uuid, opens boolean, locks boolean,
+                     addresses inet[], interfaces text[])
+                 ORDER BY machine_id, point_id
+                 ON CONFLICT (machine_id, point_id) DO UPDATE
+                 SET opens = excluded.opens, locks = excluded.locks, addresses = excluded.addresses,
+                     interfaces = excluded.interfaces",
+                document(&changed)?,
+            )
+            .execute(&mut *self.inner)
+            .await?;
+            let machines: Vec<String> = changed.iter().map(|new| new.machine_id.clone()).collect();
+            self.add_hops_on_the_way(&machines).await?;
+        }
+        let touched: BTreeSet<PointId> = removed
+            .into_iter()
+            .chain(changed)
+            .chain(
+                wanted
+                    .values()
+                    .filter(|membership| whole.contains(membership.machine_id.as_str())),
+            )
+            .map(|membership| PointId::from_uuid(membership.point_id))
+            .collect();
+        Ok(touched.into_iter().collect())
+    }
+
+    /// Ends a complete discovery of the account that began at `started`: machines that neither it nor the
+    /// complete one before it saw, and nobody for at least `unseen_for`, are gone from now on.
+    pub async fn discovery_done(
+        &mut self,
+        account: &Account,
+        started: Instant,
+        unseen_for: Duration,
+        now: Instant,
+    ) -> Result<Gone, StoreError> {
+        // Whoever changes policies locks machines too, in another order.
+        self.share_policies().await?;
+        let account = account.to_string();
+        let before = sqlx::query_scalar!(
+            "SELECT started_at FROM discoveries WHERE account = $1 FOR UPDATE",
+            account
+        )
+        .fetch_optional(&mut *self.inner)
+        .await?;
+        sqlx::query!(
+            "INSERT INTO discoveries (account, started_at) VALUES ($1, $2)
+             ON CONFLICT (account) DO UPDATE SET started_at = excluded.started_at",
+            account,
+            started,
+        )
+        .execute(&mut *self.inner)
+        .await?;
+        let Some(before) = before else {
+            return Ok(Gone::default());
+        };
+        let before = before.min(started - unseen_for);
+        let gone = sqlx::query_scalar!(
+            "UPDATE machines SET gone_at = $3 WHERE account = $1 AND seen_at < $2 AND gone_at IS NULL RETURNING id",
+            account,
+            before.min(started),
+            now,
+        )
+        .fetch_all(&mut *self.inner)
+        .await?;
+        let mut machines = gone
+            .iter()
+            .map(|id| decode::text("machines", "id", id))
+            .collect::<Result<Vec<MachineId>, StoreError>>()?;
+        machines.sort();
+        let touched_points = self.points_before(&machines).await?;
+        Ok(Gone {
+            machines,
+            touched_points,
+        })
+    }
+
+    /// The points before the machines, by id.
+    pub async fn points_before(&mut self, machines: &[MachineId]) -> Result<Vec<PointId>, StoreError> {
+        let names: Vec<String> = machines.iter().map(MachineId::to_string).collect();
+        Ok(sqlx::query_scalar!(
+            "SELECT DISTINCT point_id FROM machine_points WHERE machine_id = ANY ($1) ORDER BY point_id",
+            &names,
+        )
+        .fetch_all(&mut *self.inner)
+        .await?
+        .into_iter()
+        .map(PointId::from_uuid)
+        .collect())
+    }
+}
+
+impl<'a> NewMachine<'a> {
+    fn of(row: &'a MachineRow) -> Self {
+        let id = &row.machine.id;
+        Self {
+            id: id.to_string(),
+            cloud: id.cloud().as_str(),
+            account: id.account().to_string(),
+            scope: id.scope().to_string(),
+            name: &row.machine.name,
+            tags: &row.machine.tags,
+            power: row.machine.power,
+            document: &row.machine,
+            policy_id: row.policy.map(PolicyId::uuid),
+            posture: row.posture.kind.as_str(),
+            posture_detail: &row.posture,
+        }
+    }
+}
+
+impl Membership {
+    fn of(row: &MachineRow, point: &PointRef, point_id: Uuid) -> Self {
+        let behind: Vec<&Interface> = row
+            .machine
+            .interfaces
+            .iter()
+            .filter(|interface| stands_before(point, interface))
+            .collect();
+        let addresses: BTreeSet<_> = behind
+            .iter()
+            .flat_map(|interface| interface.addresses.iter().copied())
+            .collect();
+        let interfaces: BTreeSet<_> = behind.iter().map(|interface| interface.id.clone()).collect();
+        Self {
+            machine_id: row.machine.id.to_string(),
+            point_id,
+            opens: row.opens.contains(point),
+            locks: row.locks.contains(point),
+            addresses: addresses.into_iter().collect(),
+            interfaces: interfaces.into_iter().collect(),
+        }
+    }
+}
+
+/// Whether packets to the interface pass the point.
+fn stands_before(point: &PointRef, interface: &Interface) -> bool {
+    interface.layers.iter().any(|layer| match (layer, point) {
+        (Layer::Nsg { point: nsg, .. }, _) => nsg == point,
+        (Layer::SecurityGroups { .. }, PointRef::AwsInstance(_)) => true,
+        (Layer::SecurityGroups { groups }, PointRef::AwsSecurityGroup { group, .. }) => {
+            groups.iter().any(|attached| attached.id == *group)
+        }
+        (Layer::SecurityGroups { .. }, PointRef::AzureNsg { .. }) => false,
+    })
+}
