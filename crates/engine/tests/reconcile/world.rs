@@ -11,9 +11,10 @@ use std::{
 
 use async_trait::async_trait;
 use postern_core::{
+    audit::AuditEvent,
     enforcer::{
-        Bindings, Change, Desired, DiscoveryPage, EnforceError, Enforcer, Evidence, Marked, Observed,
-        Obstacle, Plan, Verb,
+        Bindings, Change, Desired, DiscoveryPage, EnforceError, Enforcer, Evidence, Finding, Marked,
+        Observed, Obstacle, Plan, Verb,
     },
     grant::{EndCause, Grant, GrantState, Opening},
     id::GrantId,
@@ -28,7 +29,7 @@ use postern_core::{
 };
 use postern_engine::{Engine, EngineConfig, Metrics};
 use postern_store::{
-    Store, Urgency,
+    AuditFilter, Lessee, Order, Store, Urgency, Visible,
     testing::{fresh_store, is_intended, unsettled_changes},
 };
 use serde_json::{Value, json};
@@ -60,6 +61,10 @@ pub(crate) struct CloudState {
     pub(crate) unannounced: Vec<String>,
     /// How long a call without an answer may still take effect.
     pub(crate) patience: Duration,
+    /// What is noticed at the next plans, as long as nothing is repaired.
+    pub(crate) findings: Vec<Finding>,
+    /// While it is set, reading a point does not end.
+    pub(crate) stuck: bool,
     /// Somebody ends this grant while the point is being read.
     pub(crate) revoke_at_next_observe: Option<GrantId>,
 }
@@ -73,6 +78,7 @@ pub(crate) struct FakeCloud {
 
 #[derive(Debug)]
 struct Seen {
+    findings: Vec<Finding>,
     present: BTreeSet<GrantId>,
     no_room_for: BTreeSet<GrantId>,
 }
@@ -103,7 +109,10 @@ fn change(verb: Verb, point: &PointRef, grant: GrantId) -> Change {
 impl Observed for Seen {
     fn plan(&self, desired: &Desired) -> Plan {
         let wanted = wanted(desired);
-        let mut plan = Plan::default();
+        let mut plan = Plan {
+            findings: self.findings.clone(),
+            ..Plan::default()
+        };
         for grant in self.present.difference(&wanted) {
             plan.changes.push(change(Verb::Close, &desired.point, *grant));
         }
@@ -180,6 +189,9 @@ impl Enforcer for FakeCloud {
         if let Some(grant) = revoked {
             revoke(&self.store, grant).await;
         }
+        while self.state.lock().unwrap().stuck {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
         let mut state = self.state.lock().unwrap();
         state.observes += 1;
         if let Some(fault) = state.observe_faults.pop_front() {
@@ -192,6 +204,7 @@ impl Enforcer for FakeCloud {
             });
         }
         Ok(Box::new(Seen {
+            findings: state.findings.clone(),
             present: state.present.get(&desired.point).cloned().unwrap_or_default(),
             no_room_for: state.no_room_for.clone(),
         }))
@@ -206,6 +219,7 @@ impl Enforcer for FakeCloud {
         let announced = is_intended(&self.store, &change.operation).await;
         let mut state = self.state.lock().unwrap();
         state.applies += 1;
+        state.findings.clear();
         if !announced {
             state.unannounced.push(change.summary.clone());
         }
@@ -333,15 +347,55 @@ impl World {
         config.discovery_interval = Duration::from_millis(2);
         config.backoff = Duration::from_millis(2);
         config.backoff_max = Duration::from_millis(20);
+        Self::engine_with(store, [cloud.clone()], Arc::new(SystemClock), config)
+    }
+
+    /// A replica with these clouds, this clock and these settings.
+    pub(crate) fn engine_with(
+        store: &Store,
+        clouds: impl IntoIterator<Item = FakeCloud>,
+        clock: Arc<dyn Clock>,
+        config: EngineConfig,
+    ) -> Engine {
         let metrics = Metrics::register(&mut prometheus_client::registry::Registry::default());
         Engine::new(
             store.clone(),
-            [Arc::new(cloud.clone()) as Arc<dyn Enforcer>],
-            Arc::new(SystemClock),
+            clouds
+                .into_iter()
+                .map(|cloud| Arc::new(cloud) as Arc<dyn Enforcer>)
+                .collect::<Vec<_>>(),
+            clock,
             Arc::new(RandomIds),
             config,
             Arc::new(metrics),
         )
+    }
+
+    /// The actions of the audit log from the oldest on, with what each says.
+    pub(crate) async fn log(&self, action: &str) -> Vec<AuditEvent> {
+        let filter = AuditFilter {
+            visible: Visible::everything(),
+            action_prefix: Some(action.to_owned()),
+            ..AuditFilter::default()
+        };
+        self.store
+            .audit_events(&filter, None, 200, Order::OldestFirst)
+            .await
+            .unwrap()
+            .items
+            .into_iter()
+            .map(|stored| stored.event)
+            .collect()
+    }
+
+    /// Makes the point of the machine due.
+    pub(crate) async fn look_again(&self) {
+        let point = self.store.point(&self.point).await.unwrap().unwrap().id;
+        let mut tx = self.store.begin().await.unwrap();
+        tx.mark_due(&[point], SystemClock.now(), Urgency::Look)
+            .await
+            .unwrap();
+        tx.commit().await.unwrap();
     }
 
     /// Approves a grant of `duration` on the machine, as the server does.
@@ -414,7 +468,13 @@ impl World {
                 engine.pass(lease, asked).await;
             }
             if nothing {
-                let soon = self.store.next_due(Duration::from_millis(50)).await.unwrap();
+                let lessee = Lessee {
+                    owner: "a",
+                    clouds: &[Cloud::Aws],
+                    lease_for: Duration::from_millis(600),
+                    grace: Duration::from_millis(50),
+                };
+                let soon = self.store.next_due(&lessee).await.unwrap();
                 match soon.map(|at| at - SystemClock.now()) {
                     Some(wait) if wait < chrono::TimeDelta::milliseconds(100) => {
                         tokio::time::sleep(wait.to_std().unwrap_or_default()).await;

@@ -6,6 +6,7 @@
     reason = "a test may fail by panicking"
 )]
 
+mod neglect;
 mod world;
 
 use std::time::Duration;
