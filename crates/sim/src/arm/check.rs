@@ -77,6 +77,15 @@ pub(super) fn draft(
             check.public_address(existing, &mut properties);
             None
         }
+        Kind::RouteTable => Some(check.route_table(&mut properties)?),
+        Kind::AzureFirewall => {
+            check.firewall(existing, &mut properties)?;
+            None
+        }
+        Kind::FirewallPolicy => {
+            check.firewall_policy(&mut properties)?;
+            None
+        }
         Kind::ApplicationSecurityGroup => None,
     };
     Ok(Draft {
@@ -105,7 +114,9 @@ pub(super) fn security_rule(
         .shown()
         .filter(|(child, _)| !child.name.eq_ignore_ascii_case(name))
         .map(|(child, goal)| (child.name.as_str(), &**goal));
-    rule::check_together(&others.chain(std::iter::once((name, &kept))))?;
+    let together = others.chain(std::iter::once((name, &kept)));
+    rule::check_together(&together)?;
+    Check::groups_of_rules(together.map(|(_, properties)| properties))?;
     Ok(kept)
 }
 
@@ -277,18 +288,6 @@ impl<'a> Check<'a> {
         Ok(Some(found))
     }
 
-    fn groups_of_rule(&self, properties: &Map<String, Value>) -> Result<(), ArmError> {
-        for group in rule::application_groups(properties) {
-            self.resolve(
-                group,
-                Kind::ApplicationSecurityGroup,
-                None,
-                "applicationSecurityGroups.id",
-            )?;
-        }
-        Ok(())
-    }
-
     fn security_group(&self, properties: &mut Map<String, Value>) -> Result<Vec<Part>, ArmError> {
         for read_only in ["defaultSecurityRules", "networkInterfaces", "subnets", "flowLogs"] {
             properties.remove(read_only);
@@ -302,6 +301,7 @@ impl<'a> Check<'a> {
             rules.push((name, kept));
         }
         rule::check_together(&rules.iter().map(|(name, properties)| (name.as_str(), properties)))?;
+        Check::groups_of_rules(rules.iter().map(|(_, properties)| properties))?;
         Ok(rules)
     }
 
@@ -392,6 +392,7 @@ impl<'a> Check<'a> {
             Kind::NetworkSecurityGroup,
             None,
         )?;
+        self.link(&mut properties, "routeTable", Kind::RouteTable, None)?;
         Ok(properties)
     }
 

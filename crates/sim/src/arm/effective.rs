@@ -2,36 +2,20 @@
 
 use serde_json::{Map, Value, json};
 
+use super::application_group;
 use super::check::address_space;
+use super::default_rule;
 use super::id::{ChildKind, Id, Kind};
 use super::refusal::ArmError;
 use super::rule;
-use super::state::{Power, State, at, interfaces_of};
+use super::state::{Power, Resource, State, at, ids_in, interfaces_of};
 use super::write::{group_missing, not_found};
 
 /// The answer for an interface: the NSGs of its subnets and its own, with their rules. The interface must be
 /// on a running machine ("Diagnose a virtual machine network traffic filter problem", learn.microsoft.com).
 pub(super) fn security_groups(state: &State, id: &Id) -> Result<Value, ArmError> {
-    if state.group(&id.subscription, &id.group).is_none() {
-        return Err(group_missing(&id.group));
-    }
-    let interface = state.get(id).ok_or_else(|| not_found(id))?;
+    let interface = running_interface(state, id)?;
     let text = interface.id.text();
-    let running = state.resources.values().any(|machine| {
-        machine.id.kind == Kind::VirtualMachine
-            && machine.power == Power::Running
-            && interfaces_of(&machine.goal)
-                .iter()
-                .any(|held| held.eq_ignore_ascii_case(&text))
-    });
-    if !running {
-        let text = format!("Network interface {text} must be attached to a running virtual machine.");
-        return Err(ArmError::network(
-            400,
-            "NetworkInterfaceMustBeAttachedToRunningVm",
-            text,
-        ));
-    }
     let mut value = Vec::new();
     for (_, goal) in interface.shown() {
         let Some(subnet) = at(goal, &["subnet", "id"]).and_then(Id::parse) else {
@@ -64,14 +48,14 @@ pub(super) fn security_groups(state: &State, id: &Id) -> Result<Value, ArmError>
             let custom = group
                 .shown()
                 .map(|(child, goal)| (ChildKind::SecurityRule, child.name.as_str(), (**goal).clone()));
-            let default = rule::defaults()
+            let default = default_rule::all()
                 .into_iter()
                 .map(|(name, goal)| (ChildKind::DefaultSecurityRule, name, goal));
             let mut rules: Vec<_> = custom.chain(default).collect();
             rules.sort_by_key(|(_, _, goal)| goal.get("priority").and_then(Value::as_i64));
             let rules: Vec<Value> = rules
                 .iter()
-                .map(|(kind, name, goal)| effective_rule(*kind, name, goal, &spaces))
+                .map(|(kind, name, goal)| effective_rule(state, *kind, name, goal, &spaces))
                 .collect();
             let entry = json!({
                 "networkSecurityGroup": { "id": group.id.text() },
@@ -86,7 +70,38 @@ pub(super) fn security_groups(state: &State, id: &Id) -> Result<Value, ArmError>
     Ok(json!({ "value": value }))
 }
 
-fn effective_rule(kind: ChildKind, name: &str, goal: &Map<String, Value>, spaces: &[String]) -> Value {
+/// The interface, where it is on a running machine.
+pub(super) fn running_interface<'a>(state: &'a State, id: &Id) -> Result<&'a Resource, ArmError> {
+    if state.group(&id.subscription, &id.group).is_none() {
+        return Err(group_missing(&id.group));
+    }
+    let interface = state.get(id).ok_or_else(|| not_found(id))?;
+    let text = interface.id.text();
+    let running = state.resources.values().any(|machine| {
+        machine.id.kind == Kind::VirtualMachine
+            && machine.power == Power::Running
+            && interfaces_of(&machine.goal)
+                .iter()
+                .any(|held| held.eq_ignore_ascii_case(&text))
+    });
+    if !running {
+        let text = format!("Network interface {text} must be attached to a running virtual machine.");
+        return Err(ArmError::network(
+            400,
+            "NetworkInterfaceMustBeAttachedToRunningVm",
+            text,
+        ));
+    }
+    Ok(interface)
+}
+
+fn effective_rule(
+    state: &State,
+    kind: ChildKind,
+    name: &str,
+    goal: &Map<String, Value>,
+    spaces: &[String],
+) -> Value {
     let protocol = match rule::text(goal, "protocol") {
         Some("*") | None => "All".to_owned(),
         Some(protocol) => protocol.to_owned(),
@@ -118,9 +133,23 @@ fn effective_rule(kind: ChildKind, name: &str, goal: &Map<String, Value>, spaces
             }
             shown.insert(ports_member, json!(ports));
             let (prefix, prefixes) = (format!("{side}AddressPrefix"), format!("{side}AddressPrefixes"));
-            let all: Vec<&str> = rule::text(goal, &prefix)
+            // Application security groups are shown as their members' addresses.
+            let groups = ids_in(goal.get(&format!("{side}ApplicationSecurityGroups")));
+            let members = groups
+                .into_iter()
+                .flat_map(|group| application_group::members(state, group))
+                .map(|address| {
+                    if address.contains(':') {
+                        address + "/128"
+                    } else {
+                        address + "/32"
+                    }
+                });
+            let all: Vec<String> = rule::text(goal, &prefix)
                 .into_iter()
                 .chain(rule::texts(goal, &prefixes))
+                .map(str::to_owned)
+                .chain(members)
                 .collect();
             if all
                 .iter()

@@ -108,7 +108,7 @@ impl Fleet {
         })
     }
 
-    /// Puts a resource, a security rule or a subnet with the body that the wire would take.
+    /// Puts a resource or a part of one (security rule, subnet, route, rule collection group) with the body that the wire would take.
     pub fn put(&self, id: &str, body: Value) -> Result<Value, ArmError> {
         let id = parse(id)?;
         let body = Body::from_value(body)?;
@@ -209,6 +209,42 @@ impl Fleet {
         self.create(id, json!({ "location": self.location, "properties": properties }))
     }
 
+    /// A route table that sends everything to one address, such as a firewall's. Link it with [`Fleet::put`] of the
+    /// subnet.
+    pub fn default_route(&self, name: &str, next_hop: &str) -> Result<String, ArmError> {
+        let route = json!({
+            "addressPrefix": "0.0.0.0/0",
+            "nextHopType": "VirtualAppliance",
+            "nextHopIpAddress": next_hop,
+        });
+        let routes = json!([{ "name": "out", "properties": route }]);
+        let id = self.id(&format!("Microsoft.Network/routeTables/{name}"));
+        self.create(
+            id,
+            json!({ "location": self.location, "properties": { "routes": routes } }),
+        )
+    }
+
+    /// A firewall in an `AzureFirewallSubnet`, with a public address named after it, and its own rules or a
+    /// policy's; `properties` has the rule collections or `firewallPolicy`.
+    pub fn firewall(&self, name: &str, subnet: &str, properties: Value) -> Result<String, ArmError> {
+        let public_address = self.public_address(&format!("{name}-ip"))?;
+        let mut properties = properties;
+        if let Some(properties) = properties.as_object_mut() {
+            let address = json!({ "subnet": { "id": subnet }, "publicIPAddress": { "id": public_address } });
+            let addresses = json!([{ "name": "configuration", "properties": address }]);
+            properties.insert("ipConfigurations".to_owned(), addresses);
+        }
+        let id = self.id(&format!("Microsoft.Network/azureFirewalls/{name}"));
+        self.create(id, json!({ "location": self.location, "properties": properties }))
+    }
+
+    /// A firewall policy without rules.
+    pub fn firewall_policy(&self, name: &str) -> Result<String, ArmError> {
+        let id = self.id(&format!("Microsoft.Network/firewallPolicies/{name}"));
+        self.create(id, json!({ "location": self.location }))
+    }
+
     /// A running Linux machine on the given interfaces, the first of them primary.
     pub fn virtual_machine(&self, name: &str, interfaces: &[&str], tags: &Value) -> Result<String, ArmError> {
         let interfaces: Vec<Value> = interfaces
@@ -289,6 +325,7 @@ impl Fleet {
         };
         let mut desk = self.arm.desk(&mut inner, origin);
         desk.duration = chrono::TimeDelta::zero();
+        desk.firewall_duration = chrono::TimeDelta::zero();
         act(&mut desk)
     }
 }

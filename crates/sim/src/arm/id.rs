@@ -7,12 +7,18 @@ use super::refusal::ArmError;
 pub(super) enum Kind {
     /// `Microsoft.Network/applicationSecurityGroups`
     ApplicationSecurityGroup,
+    /// `Microsoft.Network/azureFirewalls`
+    AzureFirewall,
+    /// `Microsoft.Network/firewallPolicies`
+    FirewallPolicy,
     /// `Microsoft.Network/networkInterfaces`
     NetworkInterface,
     /// `Microsoft.Network/networkSecurityGroups`
     NetworkSecurityGroup,
     /// `Microsoft.Network/publicIPAddresses`
     PublicIpAddress,
+    /// `Microsoft.Network/routeTables`
+    RouteTable,
     /// `Microsoft.Compute/virtualMachines`
     VirtualMachine,
     /// `Microsoft.Network/virtualNetworks`
@@ -20,11 +26,14 @@ pub(super) enum Kind {
 }
 
 impl Kind {
-    pub(super) const ALL: [Self; 6] = [
+    pub(super) const ALL: [Self; 9] = [
         Self::ApplicationSecurityGroup,
+        Self::AzureFirewall,
+        Self::FirewallPolicy,
         Self::NetworkInterface,
         Self::NetworkSecurityGroup,
         Self::PublicIpAddress,
+        Self::RouteTable,
         Self::VirtualMachine,
         Self::VirtualNetwork,
     ];
@@ -41,9 +50,12 @@ impl Kind {
     pub(super) fn segment(self) -> &'static str {
         match self {
             Self::ApplicationSecurityGroup => "applicationSecurityGroups",
+            Self::AzureFirewall => "azureFirewalls",
+            Self::FirewallPolicy => "firewallPolicies",
             Self::NetworkInterface => "networkInterfaces",
             Self::NetworkSecurityGroup => "networkSecurityGroups",
             Self::PublicIpAddress => "publicIPAddresses",
+            Self::RouteTable => "routeTables",
             Self::VirtualMachine => "virtualMachines",
             Self::VirtualNetwork => "virtualNetworks",
         }
@@ -57,9 +69,12 @@ impl Kind {
     pub(super) fn client(self) -> &'static str {
         match self {
             Self::ApplicationSecurityGroup => "ApplicationSecurityGroups",
+            Self::AzureFirewall => "AzureFirewalls",
+            Self::FirewallPolicy => "FirewallPolicies",
             Self::NetworkInterface => "NetworkInterfaces",
             Self::NetworkSecurityGroup => "NetworkSecurityGroups",
             Self::PublicIpAddress => "PublicIPAddresses",
+            Self::RouteTable => "RouteTables",
             Self::VirtualMachine => "VirtualMachines",
             Self::VirtualNetwork => "VirtualNetworks",
         }
@@ -68,6 +83,8 @@ impl Kind {
     /// The kind of the parts that the simulator holds one by one.
     pub(super) fn child(self) -> Option<ChildKind> {
         match self {
+            Self::FirewallPolicy => Some(ChildKind::RuleCollectionGroup),
+            Self::RouteTable => Some(ChildKind::Route),
             Self::NetworkInterface => Some(ChildKind::IpConfiguration),
             Self::NetworkSecurityGroup => Some(ChildKind::SecurityRule),
             Self::VirtualNetwork => Some(ChildKind::Subnet),
@@ -93,14 +110,23 @@ pub(super) enum ChildKind {
     Subnet,
     /// `networkInterfaces/ipConfigurations`, written with the interface only
     IpConfiguration,
+    /// `firewallPolicies/ruleCollectionGroups`
+    RuleCollectionGroup,
+    /// `routeTables/routes`
+    Route,
+    /// `azureFirewalls/azureFirewallIpConfigurations`: a name in references, no resource of its own
+    FirewallIpConfiguration,
 }
 
 impl ChildKind {
-    const ALL: [Self; 4] = [
+    const ALL: [Self; 7] = [
         Self::SecurityRule,
         Self::DefaultSecurityRule,
         Self::Subnet,
         Self::IpConfiguration,
+        Self::RuleCollectionGroup,
+        Self::Route,
+        Self::FirewallIpConfiguration,
     ];
 
     pub(super) fn parent(self) -> Kind {
@@ -108,6 +134,9 @@ impl ChildKind {
             Self::SecurityRule | Self::DefaultSecurityRule => Kind::NetworkSecurityGroup,
             Self::Subnet => Kind::VirtualNetwork,
             Self::IpConfiguration => Kind::NetworkInterface,
+            Self::RuleCollectionGroup => Kind::FirewallPolicy,
+            Self::Route => Kind::RouteTable,
+            Self::FirewallIpConfiguration => Kind::AzureFirewall,
         }
     }
 
@@ -117,6 +146,9 @@ impl ChildKind {
             Self::DefaultSecurityRule => "defaultSecurityRules",
             Self::Subnet => "subnets",
             Self::IpConfiguration => "ipConfigurations",
+            Self::RuleCollectionGroup => "ruleCollectionGroups",
+            Self::Route => "routes",
+            Self::FirewallIpConfiguration => "azureFirewallIpConfigurations",
         }
     }
 
@@ -130,6 +162,9 @@ impl ChildKind {
             Self::DefaultSecurityRule => "DefaultSecurityRules",
             Self::Subnet => "Subnets",
             Self::IpConfiguration => "NetworkInterfaceIPConfigurations",
+            Self::RuleCollectionGroup => "FirewallPolicyRuleCollectionGroups",
+            Self::Route => "Routes",
+            Self::FirewallIpConfiguration => "AzureFirewallIPConfigurations",
         }
     }
 

@@ -49,6 +49,15 @@ pub(super) fn unused(state: &State, resource: &Resource) -> Result<(), ArmError>
         }
     }
     let Some(first) = from.first() else { return Ok(()) };
+    let cannot = |code: &str, what: &str| {
+        // Documented behaviour; the code is not on record.
+        let text = format!(
+            "{what} {} cannot be deleted because it is in use by {}.",
+            id.text(),
+            from.join(", ")
+        );
+        ArmError::network(400, code, text)
+    };
     let text = id.text();
     Err(match id.kind {
         Kind::NetworkSecurityGroup => ArmError::network(
@@ -71,15 +80,51 @@ pub(super) fn unused(state: &State, resource: &Resource) -> Result<(), ArmError>
                  learn how to do this, see aka.ms/deletepublicip."
             ),
         ),
-        _ => ArmError::network(
-            400,
-            "ApplicationSecurityGroupInUse",
+        Kind::RouteTable => cannot("InUseRouteTableCannotBeDeleted", "Route table"),
+        Kind::FirewallPolicy => cannot("FirewallPolicyInUse", "Firewall policy"),
+        _ => cannot("ApplicationSecurityGroupInUse", "Application security group"),
+    })
+}
+
+/// Refuses a write to a firewall policy or one of its groups while either is still being changed, or a firewall
+/// that follows the policy is (see `firewall.rs` for the codes).
+pub(super) fn policy_not_busy(state: &State, policy: &Resource, group: Option<&str>) -> Result<(), ArmError> {
+    let key = policy.id.key();
+    let references = state.back_references();
+    let busy = state.busy(&key).is_some() && policy.provisioning != Provisioning::Succeeded;
+    let firewall = references
+        .get(&key)
+        .into_iter()
+        .flatten()
+        .filter(|(member, _)| *member == "firewalls")
+        .map(|(_, firewall)| firewall)
+        .find(|firewall| state.busy(&firewall.to_ascii_lowercase()).is_some());
+    let (code, text) = match (busy, group, firewall) {
+        (false, _, None) => return Ok(()),
+        (false, _, Some(firewall)) => (
+            "AnotherOperationInProgress",
+            format!("Another operation on the dependent resource {firewall} is in progress."),
+        ),
+        (true, Some(group), _) => (
+            "FirewallPolicyRuleCollectionGroupUpdateNotAllowedWhenUpdatingOrDeleting",
             format!(
-                "{text} cannot be deleted because it is in use by {}.",
-                from.join(", ")
+                "The Rule Collection Group {group} can not be updated because Parent Firewall Policy {} is in {} \
+                 state from previous operation.",
+                policy.id.name,
+                policy.provisioning.word()
             ),
         ),
-    })
+        (true, None, _) => (
+            "FirewallPolicyUpdateNotAllowedWhenUpdatingOrDeleting",
+            format!(
+                "Firewall Policy {} can not be updated because it is in {} state from previous operation.",
+                policy.id.name,
+                policy.provisioning.word()
+            ),
+        ),
+    };
+    let status = if busy { 400 } else { 409 };
+    Err(ArmError::network(status, code, text))
 }
 
 /// Refuses a write to what is still being changed.

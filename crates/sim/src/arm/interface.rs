@@ -86,6 +86,7 @@ impl Check<'_> {
             properties.insert("privateIPAddress".to_owned(), json!(address.to_string()));
             configurations.push((name, properties));
         }
+        self.groups_of_interface(&configurations)?;
         Ok(configurations)
     }
 
@@ -162,7 +163,7 @@ impl Check<'_> {
     }
 
     /// A public address serves one IP configuration.
-    fn address_unused(&self, address: &Resource) -> Result<(), ArmError> {
+    pub(super) fn address_unused(&self, address: &Resource) -> Result<(), ArmError> {
         let references = self.state.back_references();
         let own = self.id.parent().key();
         let other = references

@@ -4,8 +4,13 @@
 //! groups" (learn.microsoft.com): inbound, the subnet's group is asked first, then the interface's; each
 //! must allow; where neither exists the packet passes.
 //!
-//! Not modelled: peered networks (for `VirtualNetwork`), the ranges of other service tags (they hold no
-//! address), source ports that rules of the same NSG carve up (an allow for some source ports opens), and
+//! A route of the subnet that leads back to the sender through an Azure Firewall puts that firewall in the way:
+//! routed packets need its network rules, public ones a public address of the interface. Besides, any firewall
+//! of the same network, or on the subnet's routes, may translate packets to the machine (`path.rs`); they come
+//! from the firewall's subnet then.
+//!
+//! Not modelled: peered networks (for `VirtualNetwork`), the ranges of service tags that
+//! [`super::ArmOptions::service_tags`] does not give (they hold no address), source ports that rules of the same NSG carve up (an allow for some source ports opens), and
 //! that a Standard public address takes nothing in where there is no NSG at all.
 
 use std::net::IpAddr;
@@ -13,8 +18,12 @@ use std::net::IpAddr;
 use serde_json::{Map, Value};
 
 use super::check::address_space;
+use super::default_rule;
 use super::id::{ChildKind, Id};
+use super::path::{self, Firewall};
+use super::routing;
 use super::rule;
+use super::service_tag;
 use super::state::{at, ids_in, interfaces_of};
 use crate::truth::{Judge, Probe, Protocol, World};
 
@@ -26,7 +35,7 @@ const LOAD_BALANCER: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(168, 63, 129, 1
 pub struct ArmJudge;
 
 /// What is in force of an entry of the truth log.
-fn in_force<'a>(world: &'a World, key: &str) -> Option<&'a Map<String, Value>> {
+pub(super) fn in_force<'a>(world: &'a World, key: &str) -> Option<&'a Map<String, Value>> {
     let entry = world.get(key)?;
     entry
         .get("inForce")
@@ -34,12 +43,16 @@ fn in_force<'a>(world: &'a World, key: &str) -> Option<&'a Map<String, Value>> {
         .as_object()
 }
 
-fn in_force_of_id<'a>(world: &'a World, id: &str) -> Option<&'a Map<String, Value>> {
+pub(super) fn in_force_of_id<'a>(world: &'a World, id: &str) -> Option<&'a Map<String, Value>> {
     in_force(world, &id.to_ascii_lowercase())
 }
 
 /// The parts of a resource that are in force, in the order of their keys.
-fn parts<'a>(world: &'a World, key: &str, kind: ChildKind) -> impl Iterator<Item = &'a Map<String, Value>> {
+pub(super) fn parts<'a>(
+    world: &'a World,
+    key: &str,
+    kind: ChildKind,
+) -> impl Iterator<Item = &'a Map<String, Value>> + use<'a> {
     let prefix = format!("{key}/{}/", kind.segment().to_ascii_lowercase());
     let end = prefix.clone();
     world
@@ -48,15 +61,30 @@ fn parts<'a>(world: &'a World, key: &str, kind: ChildKind) -> impl Iterator<Item
         .filter_map(|(key, _)| in_force(world, key))
 }
 
+/// Whether an address is in the ranges of a service tag, as the simulator was told them.
+pub(super) fn tag_holds(world: &World, tag: &str, address: IpAddr) -> bool {
+    in_force(world, &service_tag::key(tag)).is_some_and(|tag| {
+        rule::texts(tag, "addressPrefixes")
+            .into_iter()
+            .filter_map(rule::network)
+            .any(|net| net.contains(&address))
+    })
+}
+
 /// A packet on its way to one private address.
+#[derive(Clone)]
 struct Packet<'a> {
     world: &'a World,
-    probe: &'a Probe,
+    source: IpAddr,
+    port: u16,
+    protocol: Protocol,
     destination: IpAddr,
     /// The ranges of the virtual network that the address is in.
     network: Vec<ipnet::IpNet>,
     /// The application security groups of the address, in lower case.
     groups: Vec<String>,
+    /// The NSGs in the way, in lower case.
+    security_groups: Vec<String>,
 }
 
 impl Judge for ArmJudge {
@@ -85,42 +113,142 @@ fn reaches(
     else {
         return false;
     };
-    if destination.is_ipv4() != probe.source.is_ipv4() {
-        return false;
-    }
     let subnet_id = at(address, &["subnet", "id"]);
     let subnet = subnet_id.and_then(|id| in_force_of_id(world, id));
-    let network = subnet_id
-        .and_then(Id::parse)
-        .and_then(|id| in_force(world, &id.parent().key()))
+    let network_key = subnet_id.and_then(Id::parse).map(|id| id.parent().key());
+    let network = network_key
+        .as_deref()
+        .and_then(|key| in_force(world, key))
         .map(address_space)
         .unwrap_or_default();
-    let groups = ids_in(address.get("applicationSecurityGroups"))
-        .into_iter()
-        .map(str::to_ascii_lowercase)
-        .collect();
     let packet = Packet {
         world,
-        probe,
+        source: probe.source,
+        port: probe.port,
+        protocol: probe.protocol,
         destination,
+        groups: ids_in(address.get("applicationSecurityGroups"))
+            .into_iter()
+            .map(str::to_ascii_lowercase)
+            .collect(),
+        security_groups: subnet
+            .and_then(|subnet| at(subnet, &["networkSecurityGroup", "id"]))
+            .into_iter()
+            .chain(at(interface, &["networkSecurityGroup", "id"]))
+            .map(str::to_ascii_lowercase)
+            .collect(),
         network,
-        groups,
     };
-    let subnet_group = subnet.and_then(|subnet| at(subnet, &["networkSecurityGroup", "id"]));
-    let interface_group = at(interface, &["networkSecurityGroup", "id"]);
-    [subnet_group, interface_group]
-        .into_iter()
-        .flatten()
-        .all(|group| packet.passes(&group.to_ascii_lowercase()))
+    let table = subnet
+        .and_then(|subnet| at(subnet, &["routeTable", "id"]))
+        .map(str::to_ascii_lowercase)
+        .filter(|table| in_force(world, table).is_some());
+    let firewalls = firewalls_near(world, network_key.as_deref(), table.as_deref());
+    let appliance = |address: IpAddr| {
+        let table = table.as_deref()?;
+        routing::appliance(parts(world, table, ChildKind::Route), &packet.network, address)
+    };
+    let way_back = appliance(probe.source);
+    let between = firewalls
+        .iter()
+        .find(|firewall| Some(firewall.private) == way_back);
+    let direct = destination.is_ipv4() == probe.source.is_ipv4()
+        && between.is_none_or(|firewall| {
+            if is_private(probe.source) {
+                firewall.routes(probe.source, destination, probe.port, probe.protocol)
+            } else {
+                at(address, &["publicIPAddress", "id"]).is_some()
+            }
+        })
+        && packet.passes_all();
+    // From where the default route leads out, the firewall of another network is known to be connected.
+    let way_out = appliance(IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED));
+    direct
+        || firewalls
+            .iter()
+            .filter(|firewall| {
+                Some(&firewall.network) == network_key.as_ref() || Some(firewall.private) == way_out
+            })
+            .any(|firewall| {
+                firewall.translates(probe, destination)
+                    && firewall.instances().into_iter().any(|source| {
+                        Packet {
+                            source,
+                            ..packet.clone()
+                        }
+                        .passes_all()
+                    })
+            })
+}
+
+/// The firewalls that may matter: none, and the log is not searched, where the network has no subnet for one
+/// and the subnet no routes.
+fn firewalls_near<'a>(world: &'a World, network: Option<&str>, table: Option<&str>) -> Vec<Firewall<'a>> {
+    let housed = network.is_some_and(|network| {
+        let subnet = format!("{network}/subnets/azurefirewallsubnet");
+        in_force(world, &subnet).is_some()
+    });
+    if housed || table.is_some() {
+        path::firewalls(world).collect()
+    } else {
+        Vec::new()
+    }
+}
+
+impl ArmJudge {
+    /// The machine (its id in lower case) and port that a packet to a firewall's public address and port comes
+    /// to, where every hop lets it through.
+    pub fn lands(
+        &self,
+        world: &World,
+        source: IpAddr,
+        address: IpAddr,
+        port: u16,
+        protocol: Protocol,
+    ) -> Option<(String, u16)> {
+        let firewall = path::firewalls(world).find(|firewall| firewall.public.contains(&address))?;
+        let (destination, port) = firewall.lands(source, address, port, protocol)?;
+        let machines = world
+            .keys()
+            .filter(|key| key.contains("/providers/microsoft.compute/virtualmachines/"));
+        machines
+            .filter(|key| {
+                in_force(world, key).is_some_and(|machine| {
+                    interfaces_of(machine).into_iter().any(|interface| {
+                        parts(world, &interface.to_ascii_lowercase(), ChildKind::IpConfiguration).any(
+                            |at_address| {
+                                at(at_address, &["privateIPAddress"]).and_then(|text| text.parse().ok())
+                                    == Some(destination)
+                            },
+                        )
+                    })
+                })
+            })
+            .find(|machine| {
+                let probe = Probe {
+                    machine: (*machine).clone(),
+                    source,
+                    port,
+                    protocol,
+                };
+                self.allows(world, &probe)
+            })
+            .map(|machine| (machine.clone(), port))
+    }
 }
 
 impl Packet<'_> {
+    /// Whether every NSG in the way lets the packet in.
+    fn passes_all(&self) -> bool {
+        self.security_groups.iter().all(|group| self.passes(group))
+    }
+
     /// Whether an NSG lets the packet in. One that is not there yet says nothing.
     fn passes(&self, group: &str) -> bool {
         if in_force(self.world, group).is_none() {
             return true;
         }
-        let defaults = rule::defaults();
+        let defaults = default_rule::all();
         let mut rules: Vec<&Map<String, Value>> = parts(self.world, group, ChildKind::SecurityRule)
             .chain(defaults.iter().map(|(_, properties)| properties))
             .filter(|rule| is(rule, "direction", "Inbound"))
@@ -133,7 +261,7 @@ impl Packet<'_> {
     }
 
     fn matches(&self, rule: &Map<String, Value>) -> bool {
-        let protocol = match self.probe.protocol {
+        let protocol = match self.protocol {
             Protocol::Tcp => "Tcp",
             Protocol::Udp => "Udp",
         };
@@ -145,12 +273,12 @@ impl Packet<'_> {
                 .filter_map(rule::ports)
                 .any(wanted)
         };
-        let port = self.probe.port;
+        let port = self.port;
         (is(rule, "protocol", "*") || is(rule, "protocol", protocol))
             && covers("destinationPortRange", "destinationPortRanges", &|(from, to)| (from..=to).contains(&port))
             // The source port is the sender's to choose: a deny for some leaves the others.
             && covers("sourcePortRange", "sourcePortRanges", &|(from, to)| !denies || (from <= 1 && to == u16::MAX))
-            && self.side(rule, "source", self.probe.source)
+            && self.side(rule, "source", self.source)
             && self.side(rule, "destination", self.destination)
     }
 
@@ -179,7 +307,10 @@ impl Packet<'_> {
             "virtualnetwork" => inside(),
             "azureloadbalancer" => address == LOAD_BALANCER,
             "internet" => !inside() && !is_private(address),
-            _ => rule::network(prefix).is_some_and(|net| net.contains(&address)),
+            _ => match rule::network(prefix) {
+                Some(net) => net.contains(&address),
+                None => tag_holds(self.world, prefix, address),
+            },
         }
     }
 

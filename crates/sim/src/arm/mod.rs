@@ -1,7 +1,8 @@
 //! The ARM simulator: Azure Resource Manager on the wire, as the network and compute clients use it.
 //!
 //! Subscriptions, resource groups, virtual machines, interfaces, virtual networks and subnets, NSGs and
-//! security rules, public addresses and application security groups, over plain HTTP. It serves its own token
+//! security rules, public addresses, application security groups, route tables, Azure Firewalls with their own
+//! rules or a firewall policy's, over plain HTTP. It serves its own token
 //! endpoint (`/{tenant}/oauth2/v2.0/token`, client credentials). Ids and fixed path segments compare without
 //! regard to case; every dated `api-version` is taken.
 //!
@@ -11,9 +12,12 @@
 //! the two come apart, and the truth log says so: an entry whose data plane still does something else has the
 //! member `inForce` (null where it does not know the resource yet), one on its way out `leaving`.
 
+mod application_group;
 mod body;
 mod check;
+mod default_rule;
 mod effective;
+mod firewall;
 mod fleet;
 mod id;
 mod identity;
@@ -21,22 +25,29 @@ mod in_use;
 mod interface;
 mod judge;
 mod operation;
+mod path;
+mod precondition;
 mod read;
 mod refusal;
+mod resource_group;
 mod route;
+mod routing;
 mod rule;
 mod serve;
+mod service_tag;
 mod state;
 mod throttle;
 mod view;
 mod write;
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use chrono::TimeDelta;
+use ipnet::IpNet;
 use serde_json::Value;
 
 pub use fleet::{Fleet, FleetMachine, inbound};
@@ -76,6 +87,11 @@ pub struct ArmOptions {
     pub token_lifetime: Duration,
     /// How long an operation takes, from the answer to the effect.
     pub operation_duration: Duration,
+    /// How long an operation on a firewall, a firewall policy or a rule collection group takes; minutes in Azure.
+    pub firewall_duration: Duration,
+    /// Ranges of service tags (`AzureCloud`, `Storage.WestEurope`), for reachability and the `serviceTags` list.
+    /// A tag that is not here is taken in rules where Azure knows it, and holds no address.
+    pub service_tags: BTreeMap<String, Vec<IpNet>>,
     /// `Retry-After` on accepted writes and on polls of what is under way, in seconds. Azure's network
     /// provider sends none.
     pub retry_after: Option<u64>,
@@ -101,6 +117,8 @@ impl Default for ArmOptions {
             clients: Vec::new(),
             token_lifetime: Duration::from_secs(3599),
             operation_duration: Duration::ZERO,
+            firewall_duration: Duration::ZERO,
+            service_tags: BTreeMap::new(),
             retry_after: None,
             busy_status: 409,
             page_size: 100,
@@ -140,12 +158,16 @@ impl ArmSim {
             throttle: Throttle::default(),
             settings: Settings {
                 duration: delta(options.operation_duration),
+                firewall_duration: delta(options.firewall_duration),
+                service_tags: options.service_tags,
                 retry_after: options.retry_after,
                 busy_status: options.busy_status,
                 page_size: options.page_size,
                 limits: options.limits,
             },
         };
+        let published = service_tag::entries(&inner.settings.service_tags, options.clock.now());
+        instruments.truth.record(published);
         let arm = Arc::new(Arm {
             inner: Mutex::new(inner),
             instruments: instruments.clone(),
@@ -241,6 +263,23 @@ impl ArmHandle {
     /// How long operations take from now on; those under way keep theirs.
     pub fn set_operation_duration(&self, duration: Duration) {
         self.arm.lock().settings.duration = TimeDelta::from_std(duration).unwrap_or(TimeDelta::MAX);
+    }
+
+    /// How long operations on firewalls and firewall policies take from now on.
+    pub fn set_firewall_duration(&self, duration: Duration) {
+        self.arm.lock().settings.firewall_duration = TimeDelta::from_std(duration).unwrap_or(TimeDelta::MAX);
+    }
+
+    /// The machine (ARM id in lower case) and port that a packet to a firewall's public address and port comes to
+    /// now; none where a hop refuses it or no NAT rule takes it.
+    pub fn lands(
+        &self,
+        source: IpAddr,
+        address: IpAddr,
+        port: u16,
+        protocol: Protocol,
+    ) -> Option<(String, u16)> {
+        ArmJudge.lands(&self.truth().world(None), source, address, port, protocol)
     }
 
     /// Sets or lifts the request limits; buckets keep their level.

@@ -9,6 +9,7 @@ use super::operation::Work;
 use super::refusal::ArmError;
 use super::route::Target;
 use super::serve::{Answer, Call, Inner};
+use super::service_tag;
 use super::state::{BackReferences, Resource, State};
 use super::view;
 use super::write::{group_missing, not_allowed, not_found};
@@ -75,6 +76,14 @@ pub(super) fn get(inner: &Inner, call: &Call<'_>, tenant: &str) -> Result<Answer
                 Some(show(call, resource, &references))
             })
         }
+        Target::ServiceTags {
+            subscription,
+            location,
+        } => Ok(Answer::ok(service_tag::list(
+            &inner.settings.service_tags,
+            subscription,
+            location,
+        ))),
         Target::Resource(id) => {
             let resource = found(state, id)?;
             let shown = show(call, resource, &state.back_references());

@@ -25,6 +25,11 @@ pub(super) enum Target {
         group: Option<String>,
         kind: Kind,
     },
+    /// The service tags of a region.
+    ServiceTags {
+        subscription: String,
+        location: String,
+    },
     Resource(Id),
     Children(Id, ChildKind),
     Child(Id),
@@ -115,6 +120,17 @@ impl Target {
                         Self::Unknown
                     }
                 }
+                [subscription, providers, namespace, locations, location, tags]
+                    if is(providers, "providers")
+                        && is(namespace, "Microsoft.Network")
+                        && is(locations, "locations")
+                        && is(tags, "serviceTags") =>
+                {
+                    Self::ServiceTags {
+                        subscription: (*subscription).to_owned(),
+                        location: (*location).to_owned(),
+                    }
+                }
                 [subscription, providers, namespace, segment] if is(providers, "providers") => {
                     Self::typed(subscription, None, namespace, segment)
                 }
@@ -183,6 +199,7 @@ impl Target {
             | Self::Groups(subscription)
             | Self::Group(subscription, _)
             | Self::List { subscription, .. }
+            | Self::ServiceTags { subscription, .. }
             | Self::Operation { subscription, .. }
             | Self::OperationResult { subscription, .. }
             | Self::UnknownType { subscription, .. } => Some(subscription),
@@ -220,6 +237,7 @@ impl Target {
             Self::Groups(_) => format!("ResourceGroups.{}", listed(false)),
             Self::Group(..) => format!("ResourceGroups.{verb}"),
             Self::List { group, kind, .. } => format!("{}.{}", kind.client(), listed(group.is_none())),
+            Self::ServiceTags { .. } => format!("ServiceTags.{}", listed(false)),
             Self::Resource(id) => format!("{}.{verb}", id.kind.client()),
             Self::Children(_, child) => format!("{}.{}", child.client(), listed(false)),
             Self::Child(id) => {
@@ -234,6 +252,7 @@ impl Target {
                     "restart" => "Restart",
                     "instanceview" => "InstanceView",
                     "effectivenetworksecuritygroups" => "ListEffectiveNetworkSecurityGroups",
+                    "effectiveroutetable" => "GetEffectiveRouteTable",
                     _ => return "Unknown".to_owned(),
                 };
                 format!("{}.{name}", id.kind.client())
@@ -261,6 +280,8 @@ impl Target {
                 Some(format!("Microsoft.Resources/subscriptions/resourceGroups/{verb}"))
             }
             Self::List { kind, .. } => Some(format!("{}/{verb}", kind.type_name())),
+            // "Azure permissions for Networking" (learn.microsoft.com).
+            Self::ServiceTags { .. } => Some("Microsoft.Network/locations/serviceTags/read".to_owned()),
             Self::Resource(id) => Some(format!("{}/{verb}", id.kind.type_name())),
             Self::Children(_, child) => Some(format!("{}/{verb}", child.type_name())),
             Self::Child(id) => id
@@ -270,6 +291,7 @@ impl Target {
             Self::Action(id, action) => {
                 let action = match action.as_str() {
                     "effectivenetworksecuritygroups" => "effectiveNetworkSecurityGroups",
+                    "effectiveroutetable" => "effectiveRouteTable",
                     "poweroff" => "powerOff",
                     "instanceview" => return Some(format!("{}/instanceView/read", id.kind.type_name())),
                     other => other,
@@ -294,6 +316,7 @@ impl Target {
                 group: None,
                 ..
             }
+            | Self::ServiceTags { subscription, .. }
             | Self::Operation { subscription, .. }
             | Self::OperationResult { subscription, .. } => format!("/subscriptions/{subscription}"),
             Self::Group(subscription, group)

@@ -1,4 +1,4 @@
-//! Security rules: what the network provider refuses, and the rules that every NSG has.
+//! Security rules: what the network provider refuses.
 //!
 //! Codes and messages as Azure sent them to others, quoted in public issues: `SecurityRuleConflict`,
 //! `SecurityRuleInvalidPriority`, `SecurityRuleInvalidPortRange` (terraform-provider-azurerm 659),
@@ -13,8 +13,9 @@ use ipnet::IpNet;
 use serde_json::{Map, Value, json};
 use std::net::IpAddr;
 
-use super::id::{ChildKind, Id, Kind};
+use super::id::Id;
 use super::refusal::ArmError;
+pub(super) use super::service_tag::is_service_tag;
 
 /// Security rules per NSG, at most.
 pub const RULE_LIMIT: usize = 1000;
@@ -22,56 +23,6 @@ pub const RULE_LIMIT: usize = 1000;
 pub const ADDRESS_LIMIT: usize = 4000;
 /// Characters of a description, at most.
 const DESCRIPTION_LIMIT: usize = 140;
-
-/// Service tags that an address prefix may be; most also take a region after a dot (`Storage.WestEurope`).
-/// From "Virtual network service tags" (learn.microsoft.com), shortened to what firewalls near machines use.
-const SERVICE_TAGS: [&str; 38] = [
-    "VirtualNetwork",
-    "AzureLoadBalancer",
-    "Internet",
-    "ActionGroup",
-    "ApiManagement",
-    "AppConfiguration",
-    "AppService",
-    "AzureActiveDirectory",
-    "AzureAdvancedThreatProtection",
-    "AzureArcInfrastructure",
-    "AzureBackup",
-    "AzureBotService",
-    "AzureCloud",
-    "AzureConnectors",
-    "AzureContainerRegistry",
-    "AzureCosmosDB",
-    "AzureDatabricks",
-    "AzureDevOps",
-    "AzureDigitalTwins",
-    "AzureEventGrid",
-    "AzureFrontDoor",
-    "AzureIoTHub",
-    "AzureKeyVault",
-    "AzureMonitor",
-    "AzurePlatformDNS",
-    "AzurePlatformIMDS",
-    "AzurePlatformLKM",
-    "AzureResourceManager",
-    "AzureSiteRecovery",
-    "AzureTrafficManager",
-    "BatchNodeManagement",
-    "EventHub",
-    "GatewayManager",
-    "GuestAndHybridManagement",
-    "MicrosoftContainerRegistry",
-    "ServiceBus",
-    "Sql",
-    "Storage",
-];
-
-pub(super) fn is_service_tag(text: &str) -> bool {
-    let (tag, region) = text.split_once('.').unwrap_or((text, "x"));
-    SERVICE_TAGS.iter().any(|known| known.eq_ignore_ascii_case(tag))
-        && !region.is_empty()
-        && region.chars().all(|c| c.is_ascii_alphanumeric() || c == '.')
-}
 
 /// A security rule's members in the wire's words for one side.
 struct Side {
@@ -273,6 +224,16 @@ fn check_addresses(id: &str, properties: &Map<String, Value>, side: &Side) -> Re
         );
         return Err(ArmError::network(400, "SecurityRuleParametersMissing", text));
     }
+    if groups && (single.is_some() || !list.is_empty()) {
+        // Documented ("Network security groups overview"): addresses or application security groups. The
+        // provider's own code was not found in public.
+        let text = format!(
+            "Security rule {id} specifies both {} and {}. Only one of them can be specified.",
+            pascal(side.prefixes),
+            pascal(side.groups)
+        );
+        return Err(ArmError::network(400, "SecurityRuleParametersConflict", text));
+    }
     let invalid = |given: &str| {
         let text = format!("Security rule {id} has invalid Address prefix. Value provided: {given}");
         ArmError::network(400, "SecurityRuleInvalidAddressPrefix", text)
@@ -373,97 +334,10 @@ pub(super) fn application_groups(properties: &Map<String, Value>) -> Vec<&str> {
         .collect()
 }
 
-/// The rules that every NSG has (recorded with each NSG that Azure answers).
-pub(super) fn defaults() -> Vec<(&'static str, Map<String, Value>)> {
-    let rows = [
-        (
-            "AllowVnetInBound",
-            "Allow inbound traffic from all VMs in VNET",
-            "VirtualNetwork",
-            "VirtualNetwork",
-            "Allow",
-            65000,
-            "Inbound",
-        ),
-        (
-            "AllowAzureLoadBalancerInBound",
-            "Allow inbound traffic from azure load balancer",
-            "AzureLoadBalancer",
-            "*",
-            "Allow",
-            65001,
-            "Inbound",
-        ),
-        (
-            "DenyAllInBound",
-            "Deny all inbound traffic",
-            "*",
-            "*",
-            "Deny",
-            65500,
-            "Inbound",
-        ),
-        (
-            "AllowVnetOutBound",
-            "Allow outbound traffic from all VMs to all VMs in VNET",
-            "VirtualNetwork",
-            "VirtualNetwork",
-            "Allow",
-            65000,
-            "Outbound",
-        ),
-        (
-            "AllowInternetOutBound",
-            "Allow outbound traffic from all VMs to Internet",
-            "*",
-            "Internet",
-            "Allow",
-            65001,
-            "Outbound",
-        ),
-        (
-            "DenyAllOutBound",
-            "Deny all outbound traffic",
-            "*",
-            "*",
-            "Deny",
-            65500,
-            "Outbound",
-        ),
-    ];
-    rows.into_iter()
-        .map(
-            |(name, description, source, destination, access, priority, direction)| {
-                let properties = json!({
-                    "description": description,
-                    "protocol": "*",
-                    "sourcePortRange": "*",
-                    "destinationPortRange": "*",
-                    "sourceAddressPrefix": source,
-                    "destinationAddressPrefix": destination,
-                    "access": access,
-                    "priority": priority,
-                    "direction": direction,
-                    "sourcePortRanges": [],
-                    "destinationPortRanges": [],
-                    "sourceAddressPrefixes": [],
-                    "destinationAddressPrefixes": [],
-                });
-                (name, properties.as_object().cloned().unwrap_or_default())
-            },
-        )
-        .collect()
-}
-
-/// The id of a default rule.
-pub(super) fn default_id(nsg: &Id, name: &str) -> Id {
-    debug_assert_eq!(nsg.kind, Kind::NetworkSecurityGroup);
-    nsg.child(ChildKind::DefaultSecurityRule, name)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::arm::id::{ChildKind, Kind};
 
     fn nsg() -> Id {
         Id::new("s", "rg", Kind::NetworkSecurityGroup, "n").child(ChildKind::SecurityRule, "r")

@@ -1,10 +1,12 @@
 //! The front door: tokens, checks that every call passes, and the way to reads and writes.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use chrono::{DateTime, TimeDelta, Utc};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
+use ipnet::IpNet;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -16,6 +18,7 @@ use super::judge::ArmJudge;
 use super::read;
 use super::refusal::ArmError;
 use super::route::Target;
+use super::routing;
 use super::state::{Power, State};
 use super::throttle::{Class, RequestLimits, Throttle};
 use super::view;
@@ -30,6 +33,9 @@ use crate::truth::Judge;
 #[derive(Debug, Clone)]
 pub(super) struct Settings {
     pub(super) duration: TimeDelta,
+    /// How long operations on firewalls and firewall policies take.
+    pub(super) firewall_duration: TimeDelta,
+    pub(super) service_tags: BTreeMap<String, Vec<IpNet>>,
     pub(super) retry_after: Option<u64>,
     pub(super) busy_status: u16,
     pub(super) page_size: usize,
@@ -263,6 +269,7 @@ impl Arm {
             truth: &self.instruments.truth,
             completions: &self.completions,
             duration: inner.settings.duration,
+            firewall_duration: inner.settings.firewall_duration,
             busy_status: inner.settings.busy_status,
             origin,
         }
@@ -295,6 +302,10 @@ impl Arm {
                 (Kind::VirtualMachine, "deallocate") => desk.power(id, Power::Deallocated)?,
                 (Kind::NetworkInterface, "effectivenetworksecuritygroups") => {
                     let view = effective::security_groups(desk.state, id)?;
+                    desk.deferred(id, view)
+                }
+                (Kind::NetworkInterface, "effectiveroutetable") => {
+                    let view = routing::effective_routes(desk.state, id)?;
                     desk.deferred(id, view)
                 }
                 _ => return Err(not_allowed()),

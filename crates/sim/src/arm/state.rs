@@ -253,6 +253,7 @@ impl State {
                     for (child, goal) in resource.shown() {
                         let child = id.child(ChildKind::Subnet, &child.name);
                         point(at(goal, &["networkSecurityGroup", "id"]), "subnets", &child);
+                        point(at(goal, &["routeTable", "id"]), "subnets", &child);
                     }
                 }
                 Kind::NetworkSecurityGroup => {
@@ -268,7 +269,18 @@ impl State {
                         point(Some(interface), "virtualMachine", id);
                     }
                 }
-                Kind::ApplicationSecurityGroup | Kind::PublicIpAddress => {}
+                Kind::AzureFirewall => {
+                    point(at(&resource.goal, &["firewallPolicy", "id"]), "firewalls", id);
+                    for (name, goal) in super::firewall::named(&resource.goal, "ipConfigurations") {
+                        let child = id.child(ChildKind::FirewallIpConfiguration, name);
+                        point(at(goal, &["subnet", "id"]), "ipConfigurations", &child);
+                        point(at(goal, &["publicIPAddress", "id"]), "ipConfiguration", &child);
+                    }
+                }
+                Kind::ApplicationSecurityGroup
+                | Kind::FirewallPolicy
+                | Kind::PublicIpAddress
+                | Kind::RouteTable => {}
             }
         }
         references

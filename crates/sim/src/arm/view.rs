@@ -2,8 +2,9 @@
 
 use serde_json::{Map, Value, json};
 
+use super::default_rule;
+use super::firewall::COLLECTIONS;
 use super::id::{ChildKind, Id, Kind};
-use super::rule;
 use super::state::{BackReferences, Group, Properties, Provisioning, Resource};
 
 fn object(value: Value) -> Map<String, Value> {
@@ -63,10 +64,22 @@ pub(super) fn resource(resource: &Resource, references: &BackReferences) -> Valu
     if compute {
         properties.insert("vmId".to_owned(), json!(resource.guid));
         properties.insert("timeCreated".to_owned(), json!(resource.created));
-    } else {
+    } else if !matches!(id.kind, Kind::AzureFirewall | Kind::FirewallPolicy) {
         properties.insert("resourceGuid".to_owned(), json!(resource.guid));
     }
-    if let Some(kind) = id.kind.child() {
+    if id.kind == Kind::AzureFirewall {
+        for member in COLLECTIONS {
+            dress(&mut properties, resource, member, member);
+        }
+        let addresses = ChildKind::FirewallIpConfiguration.segment();
+        dress(&mut properties, resource, "ipConfigurations", addresses);
+    }
+    if id.kind == Kind::FirewallPolicy {
+        let groups = resource
+            .shown()
+            .map(|(group, _)| json!({ "id": id.child(ChildKind::RuleCollectionGroup, &group.name).text() }));
+        properties.insert("ruleCollectionGroups".to_owned(), groups.collect());
+    } else if let Some(kind) = id.kind.child() {
         let parts = resource
             .shown()
             .map(|(part, goal)| child(resource, kind, &part.name, goal, part.provisioning, references));
@@ -95,6 +108,25 @@ pub(super) fn resource(resource: &Resource, references: &BackReferences) -> Valu
     Value::Object(shown)
 }
 
+/// Gives the items of a firewall's list what only an answer shows: id, etag, type and state.
+fn dress(properties: &mut Map<String, Value>, firewall: &Resource, member: &str, segment: &str) {
+    let list = properties.get_mut(member).and_then(Value::as_array_mut);
+    for item in list.into_iter().flatten().filter_map(Value::as_object_mut) {
+        let name = item.get("name").and_then(Value::as_str).unwrap_or_default();
+        let id = format!("{}/{segment}/{name}", firewall.id.text());
+        let kind = format!("{}/{segment}", firewall.id.kind.type_name());
+        item.insert("id".to_owned(), json!(id));
+        item.insert("etag".to_owned(), json!(firewall.etag_text()));
+        item.insert("type".to_owned(), json!(kind));
+        if let Some(inner) = item.get_mut("properties").and_then(Value::as_object_mut) {
+            inner.insert(
+                "provisioningState".to_owned(),
+                json!(firewall.provisioning.word()),
+            );
+        }
+    }
+}
+
 /// A security rule, subnet or IP configuration. Its etag is its parent's.
 pub(super) fn child(
     parent: &Resource,
@@ -119,13 +151,13 @@ pub(super) fn child(
 
 /// The default rules of an NSG.
 pub(super) fn default_rules(nsg: &Resource) -> Vec<Value> {
-    rule::defaults()
+    default_rule::all()
         .into_iter()
         .map(|(name, mut properties)| {
             properties.insert("provisioningState".to_owned(), json!(nsg.provisioning.word()));
             json!({
                 "name": name,
-                "id": rule::default_id(&nsg.id, name).text(),
+                "id": default_rule::id(&nsg.id, name).text(),
                 "etag": nsg.etag_text(),
                 "type": ChildKind::DefaultSecurityRule.type_name(),
                 "properties": properties,

@@ -9,11 +9,13 @@ use uuid::Uuid;
 
 use super::body::{Body, Part};
 use super::check;
-use super::id::{ChildKind, Id, Kind, check_group_name, check_name};
+use super::firewall;
+use super::id::{ChildKind, Id, Kind, check_name};
 use super::in_use;
 use super::operation::{Operation, OperationFailure, Work, changes};
 use super::refusal::ArmError;
-use super::state::{Child, Group, Power, Properties, Provisioning, Resource, State, Touch, at, group_key};
+use super::routing;
+use super::state::{Child, Power, Properties, Provisioning, Resource, State, Touch, at};
 use super::view;
 use crate::fault::{Effect, Faults};
 use crate::ids::Ids;
@@ -28,6 +30,8 @@ pub(super) struct Desk<'a> {
     pub(super) completions: &'a Faults,
     /// How long operations take.
     pub(super) duration: TimeDelta,
+    /// How long operations on firewalls and firewall policies take.
+    pub(super) firewall_duration: TimeDelta,
     /// The status of `AnotherOperationInProgress`.
     pub(super) busy_status: u16,
     pub(super) origin: Origin<'a>,
@@ -68,7 +72,7 @@ impl Desk<'_> {
         let existing = self.state.resources.get(&key);
         self.precondition(&id, existing)?;
         match existing {
-            Some(existing) => in_use::not_busy(self.state, existing, self.busy_status, self.origin.base)?,
+            Some(existing) => self.free(existing, None)?,
             None => check_name(&id.name)?,
         }
         let draft = check::draft(self.state, &id, existing, body)?;
@@ -124,9 +128,16 @@ impl Desk<'_> {
         })
     }
 
-    /// Creates or replaces a security rule or a subnet.
+    /// Creates or replaces a security rule, a subnet, a route or a rule collection group.
     pub(super) fn put_child(&mut self, id: &Id, body: &Body) -> Result<Written, ArmError> {
-        let Some((kind @ (ChildKind::SecurityRule | ChildKind::Subnet), name)) = id.child.clone() else {
+        let Some((
+            kind @ (ChildKind::SecurityRule
+            | ChildKind::Subnet
+            | ChildKind::Route
+            | ChildKind::RuleCollectionGroup),
+            name,
+        )) = id.child.clone()
+        else {
             return Err(not_allowed());
         };
         self.named(id)?;
@@ -134,10 +145,14 @@ impl Desk<'_> {
         let key = parent.id.key();
         let shown = parent.child(&name).filter(|child| child.goal.is_some());
         self.precondition(id, shown.map(|_| parent))?;
-        in_use::not_busy(self.state, parent, self.busy_status, self.origin.base)?;
+        self.free(parent, Some(&name))?;
         check_name(&name)?;
         let properties = match kind {
             ChildKind::SecurityRule => check::security_rule(self.state, parent, &name, &body.properties)?,
+            ChildKind::Route => routing::route_beside(parent, &name, &body.properties)?,
+            ChildKind::RuleCollectionGroup => {
+                firewall::rule_collection_group(parent, &name, &body.properties)?
+            }
             _ => check::subnet(self.state, parent, &name, &body.properties)?,
         };
         let (created, goal) = (shown.is_none(), Arc::new(properties));
@@ -181,7 +196,7 @@ impl Desk<'_> {
             return Err(not_found(id));
         };
         self.precondition(id, Some(existing))?;
-        in_use::not_busy(self.state, existing, self.busy_status, self.origin.base)?;
+        self.free(existing, None)?;
         let touches = vec![Touch::Resource(key.clone())];
         let before = self.state.truth(&touches);
         let etag = self.ids.uuid();
@@ -201,7 +216,7 @@ impl Desk<'_> {
             return Ok(Written::Absent);
         };
         self.precondition(id, Some(existing))?;
-        in_use::not_busy(self.state, existing, self.busy_status, self.origin.base)?;
+        self.free(existing, None)?;
         in_use::unused(self.state, existing)?;
         let touches = vec![Touch::All(key.clone())];
         let before = self.state.truth(&touches);
@@ -217,9 +232,13 @@ impl Desk<'_> {
         Ok(Written::Accepted { operation, location })
     }
 
-    /// Deletes a security rule or a subnet.
+    /// Deletes a security rule, a subnet, a route or a rule collection group.
     pub(super) fn delete_child(&mut self, id: &Id) -> Result<Written, ArmError> {
-        let Some((ChildKind::SecurityRule | ChildKind::Subnet, name)) = id.child.clone() else {
+        let Some((
+            ChildKind::SecurityRule | ChildKind::Subnet | ChildKind::Route | ChildKind::RuleCollectionGroup,
+            name,
+        )) = id.child.clone()
+        else {
             return Err(not_allowed());
         };
         self.named(id)?;
@@ -229,7 +248,7 @@ impl Desk<'_> {
             return Ok(Written::Absent);
         };
         self.precondition(id, Some(parent))?;
-        in_use::not_busy(self.state, parent, self.busy_status, self.origin.base)?;
+        self.free(parent, Some(&name))?;
         if parent.id.kind == Kind::VirtualNetwork {
             in_use::subnet_unused(self.state, &parent.id.child(ChildKind::Subnet, &child.name))?;
         }
@@ -257,7 +276,7 @@ impl Desk<'_> {
         let Some(existing) = self.state.resources.get(&key) else {
             return Err(not_found(id));
         };
-        in_use::not_busy(self.state, existing, self.busy_status, self.origin.base)?;
+        self.free(existing, None)?;
         let touches = vec![Touch::Resource(key.clone())];
         let before = self.state.truth(&touches);
         let location = self.location_of(&key);
@@ -277,83 +296,8 @@ impl Desk<'_> {
         Written::Accepted { operation, location }
     }
 
-    /// Creates or replaces a resource group. Takes no time.
-    pub(super) fn put_group(
-        &mut self,
-        subscription: &str,
-        name: &str,
-        body: Body,
-    ) -> Result<Written, ArmError> {
-        let subscription = self.known_subscription(subscription)?;
-        check_group_name(name)?;
-        let Some(location) = body.location else {
-            let text = "The location property is required for this definition.";
-            return Err(ArmError::new(400, "LocationRequired", text));
-        };
-        let key = group_key(&subscription, name);
-        let existing = self.state.groups.get(&key);
-        if let Some(existing) = existing.filter(|existing| existing.location != location) {
-            let text = format!(
-                "Invalid resource group location '{location}'. The Resource group already exists in location '{}'.",
-                existing.location
-            );
-            return Err(ArmError::new(409, "InvalidResourceGroupLocation", text));
-        }
-        let created = existing.is_none();
-        let name = existing.map_or_else(|| name.to_owned(), |existing| existing.name.clone());
-        let touches = vec![Touch::Group(key.clone())];
-        let before = self.state.truth(&touches);
-        let group = Group {
-            subscription,
-            name,
-            location,
-            tags: body.tags,
-        };
-        let body = view::group(&group);
-        self.state.groups.insert(key, group);
-        self.launch(touches, Work::Nothing, before, None);
-        Ok(Written::Put {
-            created,
-            body,
-            operation: None,
-        })
-    }
-
-    /// Deletes a resource group with everything in it.
-    pub(super) fn delete_group(&mut self, subscription: &str, name: &str) -> Result<Written, ArmError> {
-        self.known_subscription(subscription)?;
-        let key = group_key(subscription, name);
-        let Some(group) = self.state.groups.get(&key) else {
-            return Err(group_missing(name));
-        };
-        let location = group.location.clone();
-        let within = format!("{key}/");
-        let mut touches: Vec<Touch> = self
-            .state
-            .resources
-            .keys()
-            .filter(|key| key.starts_with(&within))
-            .cloned()
-            .map(Touch::All)
-            .collect();
-        for touch in &touches {
-            if let Some(resource) = self.state.resources.get(touch.key()) {
-                in_use::not_busy(self.state, resource, self.busy_status, self.origin.base)?;
-            }
-        }
-        touches.push(Touch::Group(key));
-        let before = self.state.truth(&touches);
-        for touch in &touches {
-            if let Some(resource) = self.state.resources.get_mut(touch.key()) {
-                resource.provisioning = Provisioning::Deleting;
-            }
-        }
-        let operation = self.launch(touches, Work::Remove, before, None);
-        Ok(Written::Accepted { operation, location })
-    }
-
     /// Starts the operation for a change already shown, and completes it where operations take no time.
-    fn launch(
+    pub(super) fn launch(
         &mut self,
         touches: Vec<Touch>,
         work: Work,
@@ -365,6 +309,11 @@ impl Desk<'_> {
             _ => None,
         };
         let id = self.ids.uuid();
+        let duration = touches
+            .iter()
+            .map(|touch| self.duration_of(touch.key()))
+            .max()
+            .unwrap_or(self.duration);
         let subscription = touches
             .first()
             .and_then(|touch| touch.key().split('/').nth(2))
@@ -389,7 +338,7 @@ impl Desk<'_> {
             due: self
                 .origin
                 .now
-                .checked_add_signed(self.duration)
+                .checked_add_signed(duration)
                 .unwrap_or(DateTime::<Utc>::MAX_UTC),
             failure,
             done: false,
@@ -397,7 +346,7 @@ impl Desk<'_> {
             request_id: self.origin.request_id.to_owned(),
             caller: self.origin.caller.to_owned(),
         };
-        let instant = self.duration.is_zero();
+        let instant = duration.is_zero();
         self.state.operations.insert(id, operation.clone());
         self.state.pending.push(id);
         if instant {
@@ -407,6 +356,22 @@ impl Desk<'_> {
         self.truth
             .record(changes(before, after, &operation, self.origin.now));
         id
+    }
+
+    /// Refuses a change of what is still being changed.
+    pub(super) fn free(&self, resource: &Resource, part: Option<&str>) -> Result<(), ArmError> {
+        if resource.id.kind == Kind::FirewallPolicy {
+            in_use::policy_not_busy(self.state, resource, part)?;
+        }
+        in_use::not_busy(self.state, resource, self.busy_status, self.origin.base)
+    }
+
+    /// How long an operation on a kind of resource takes.
+    fn duration_of(&self, key: &str) -> TimeDelta {
+        match self.state.resources.get(key).map(|resource| resource.id.kind) {
+            Some(Kind::AzureFirewall | Kind::FirewallPolicy) => self.firewall_duration,
+            _ => self.duration,
+        }
     }
 
     /// The keys of the NSGs that a resource's interfaces or subnets name.
@@ -450,7 +415,7 @@ impl Desk<'_> {
         })
     }
 
-    fn known_subscription(&self, subscription: &str) -> Result<String, ArmError> {
+    pub(super) fn known_subscription(&self, subscription: &str) -> Result<String, ArmError> {
         subscription_known(self.state, subscription)
     }
 
@@ -468,45 +433,6 @@ impl Desk<'_> {
                 ),
             )
         })
-    }
-
-    /// `If-Match` and `If-None-Match`. A part carries its parent's etag.
-    fn precondition(&self, id: &Id, existing: Option<&Resource>) -> Result<(), ArmError> {
-        let given = |name: &str| {
-            self.origin
-                .headers
-                .get(name)
-                .and_then(|value| value.to_str().ok())
-                .map(str::trim)
-        };
-        let failed = |detail: &str, text: String| {
-            ArmError::network(412, "PreconditionFailed", "Precondition failed.").with_detail(detail, text)
-        };
-        let id = id.text();
-        if let Some(wanted) = given("if-match") {
-            let current = existing.map(Resource::etag_text);
-            let same = match &current {
-                Some(current) => wanted == "*" || wanted.split(',').any(|etag| etag.trim() == current),
-                None => false,
-            };
-            if !same {
-                let current = current.unwrap_or_else(|| "of a resource that does not exist".to_owned());
-                return Err(failed(
-                    "PreconditionFailedEtagMismatch",
-                    format!(
-                        "Etag provided in if-match header {wanted} does not match etag {current} of resource {id} \
-                         in NRP data store."
-                    ),
-                ));
-            }
-        }
-        if given("if-none-match") == Some("*") && existing.is_some() {
-            return Err(failed(
-                "PreconditionFailedResourceExists",
-                format!("Resource {id} already exists."),
-            ));
-        }
-        Ok(())
     }
 
     fn show(&self, key: &str) -> Value {

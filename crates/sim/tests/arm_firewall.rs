@@ -1,0 +1,594 @@
+//! Azure Firewalls on the ARM simulator: their own rules and a policy's, what is refused, and what gets through.
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test may fail by panicking"
+)]
+#![expect(dead_code, reason = "the client has more verbs than these tests use")]
+
+mod arm_client;
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arm_client::{Client, SUBSCRIPTION};
+use chrono::{DateTime, TimeDelta};
+use postern_sim::arm::{ArmHandle, ArmOptions, ArmSim, Fleet, inbound};
+use postern_sim::{Protocol, SteppedClock};
+use serde_json::{Value, json};
+
+const ADMIN: &str = "203.0.113.7";
+const STRANGER: &str = "198.51.100.1";
+const OFFICE: &str = "192.168.1.5";
+/// The firewall's private address: the first that its subnet gives.
+const APPLIANCE: &str = "10.0.9.4";
+
+struct Scene {
+    sim: ArmHandle,
+    clock: Arc<SteppedClock>,
+    client: Client,
+    fleet: Fleet,
+    machine: String,
+    firewall_subnet: String,
+    front: String,
+}
+
+impl Scene {
+    /// A machine without a public address, behind an NSG with these rules, in a subnet that sends everything out
+    /// through the firewall to come.
+    async fn with(rules: &[Value]) -> Self {
+        let clock = Arc::new(SteppedClock::at(DateTime::UNIX_EPOCH));
+        let options = ArmOptions {
+            clock: Arc::clone(&clock) as Arc<_>,
+            ..ArmOptions::default()
+        };
+        let sim = ArmSim::start(options).await.unwrap();
+        let client = Client::of(&sim).await;
+        let fleet = sim.fleet();
+        fleet.group().unwrap();
+        let network = fleet.network("net", "10.0.0.0/16").unwrap();
+        let firewall_subnet = fleet
+            .subnet(&network, "AzureFirewallSubnet", "10.0.9.0/26", None)
+            .unwrap();
+        let table = fleet.default_route("out", APPLIANCE).unwrap();
+        let front = format!("{network}/subnets/front");
+        let body = json!({"properties": {"addressPrefix": "10.0.1.0/24", "routeTable": {"id": table}}});
+        fleet.put(&front, body).unwrap();
+        let group = fleet.security_group("inner", rules).unwrap();
+        let interface = fleet.interface("nic", &front, Some(&group), None).unwrap();
+        let machine = fleet.virtual_machine("vm", &[&interface], &json!({})).unwrap();
+        Self {
+            sim,
+            clock,
+            client,
+            fleet,
+            machine,
+            firewall_subnet,
+            front,
+        }
+    }
+
+    /// Adds the firewall; its id and public address.
+    fn firewall(&self, properties: Value) -> (String, String) {
+        let id = self
+            .fleet
+            .firewall("fw", &self.firewall_subnet, properties)
+            .unwrap();
+        let address = self
+            .fleet
+            .get(&self.fleet.id("Microsoft.Network/publicIPAddresses/fw-ip"))
+            .unwrap();
+        (
+            id,
+            address["properties"]["ipAddress"].as_str().unwrap().to_owned(),
+        )
+    }
+
+    /// The address that the firewall to come will be called at.
+    fn reserve(&self) -> String {
+        let id = self.fleet.public_address("fw-ip").unwrap();
+        let address = self.fleet.get(&id).unwrap();
+        address["properties"]["ipAddress"].as_str().unwrap().to_owned()
+    }
+
+    fn from(&self, source: &str, port: u16) -> bool {
+        let source = source.parse().unwrap();
+        self.sim
+            .reachable(&self.machine, source, port, Protocol::Tcp, None)
+    }
+
+    fn body(&self, properties: Value) -> Value {
+        let mut properties = properties;
+        properties["ipConfigurations"] = json!([{ "name": "configuration", "properties": {
+            "subnet": { "id": self.firewall_subnet },
+            "publicIPAddress": { "id": self.fleet.id("Microsoft.Network/publicIPAddresses/fw-ip") },
+        }}]);
+        json!({ "location": "westeurope", "properties": properties })
+    }
+}
+
+fn from_the_firewall() -> [Value; 2] {
+    [
+        inbound("firewall", 100, "Allow", "10.0.9.0/26", "22"),
+        inbound("closed", 200, "Deny", "*", "*"),
+    ]
+}
+
+/// A NAT rule: to `address:50022`, on to the machine's port 22.
+fn translation(address: &str) -> Value {
+    json!({
+        "name": "ssh", "protocols": ["TCP"], "sourceAddresses": [ADMIN], "destinationAddresses": [address],
+        "destinationPorts": ["50022"], "translatedAddress": "10.0.1.4", "translatedPort": "22",
+    })
+}
+
+fn collection(name: &str, priority: u32, action: &str, rules: &[Value]) -> Value {
+    json!({ "name": name, "properties": { "priority": priority, "action": { "type": action }, "rules": rules } })
+}
+
+fn passage(source: &str, destination: &str, ports: &str) -> Value {
+    json!({
+        "name": "pass", "protocols": ["TCP"], "sourceAddresses": [source], "destinationAddresses": [destination],
+        "destinationPorts": [ports],
+    })
+}
+
+fn with<const N: usize>(rule: &Value, changes: [(&str, Value); N]) -> Value {
+    let mut rule = rule.clone();
+    for (member, value) in changes {
+        rule[member] = value;
+    }
+    rule
+}
+
+#[tokio::test]
+async fn a_translated_packet_reaches_the_machine_from_the_firewalls_subnet() {
+    let scene = Scene::with(&from_the_firewall()).await;
+    let address = scene.reserve();
+    let (_, public) = scene
+        .firewall(json!({"natRuleCollections": [collection("nat", 100, "Dnat", &[translation(&address)])]}));
+    assert_eq!(public, address);
+    assert!(scene.from(ADMIN, 22));
+    assert!(!scene.from(STRANGER, 22), "the rule names another source");
+    assert!(!scene.from(ADMIN, 50022), "that is the firewall's port");
+    let at = |port, source: &str| {
+        let (source, public): (IpAddr, IpAddr) = (source.parse().unwrap(), public.parse().unwrap());
+        scene.sim.lands(source, public, port, Protocol::Tcp)
+    };
+    assert_eq!(at(50022, ADMIN), Some((scene.machine.to_lowercase(), 22)));
+    assert_eq!(at(22, ADMIN), None);
+    assert_eq!(at(50022, STRANGER), None);
+}
+
+#[tokio::test]
+async fn an_nsg_behind_a_translation_does_not_see_the_client() {
+    for source in [ADMIN, APPLIANCE] {
+        let rules = [
+            inbound("narrow", 100, "Allow", source, "22"),
+            inbound("closed", 200, "Deny", "*", "*"),
+        ];
+        let scene = Scene::with(&rules).await;
+        let address = scene.reserve();
+        scene.firewall(
+            json!({"natRuleCollections": [collection("nat", 100, "Dnat", &[translation(&address)])]}),
+        );
+        assert!(
+            !scene.from(ADMIN, 22),
+            "packets come from an instance's address, not from {source}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_network_rule_can_deny_what_a_nat_rule_translates() {
+    let scene = Scene::with(&from_the_firewall()).await;
+    let address = scene.reserve();
+    let denied = collection("stop", 100, "Deny", &[passage("*", "10.0.1.0/24", "22")]);
+    let (id, _) = scene.firewall(json!({
+        "natRuleCollections": [collection("nat", 100, "Dnat", &[translation(&address)])],
+        "networkRuleCollections": [denied],
+    }));
+    assert!(!scene.from(ADMIN, 22));
+    let body =
+        scene.body(json!({"natRuleCollections": [collection("nat", 100, "Dnat", &[translation(&address)])]}));
+    assert_eq!(scene.client.put(&id, body).await.status, 200);
+    assert!(scene.from(ADMIN, 22));
+}
+
+#[tokio::test]
+async fn routed_packets_need_a_network_rule_and_keep_their_source() {
+    let rules = [
+        inbound("office", 100, "Allow", "192.168.1.0/24", "22"),
+        inbound("closed", 200, "Deny", "*", "*"),
+    ];
+    let scene = Scene::with(&rules).await;
+    let (id, _) = scene.firewall(json!({}));
+    assert!(!scene.from(OFFICE, 22), "no rule of the firewall lets it through");
+    let pass = collection(
+        "in",
+        200,
+        "Allow",
+        &[passage("192.168.1.1-192.168.1.9", "10.0.1.4", "20-30")],
+    );
+    let body = scene.body(json!({"networkRuleCollections": [pass]}));
+    assert_eq!(scene.client.put(&id, body).await.status, 200);
+    assert!(scene.from(OFFICE, 22));
+    assert!(!scene.from("192.168.1.10", 22));
+    assert!(
+        !scene.from(ADMIN, 22),
+        "nothing public is routed to a private address"
+    );
+    let stop = collection("first", 100, "Deny", &[passage("*", "*", "*")]);
+    let pass = collection("in", 200, "Allow", &[passage("192.168.1.5", "10.0.1.4", "22")]);
+    let body = scene.body(json!({"networkRuleCollections": [pass, stop]}));
+    assert_eq!(scene.client.put(&id, body).await.status, 200);
+    assert!(!scene.from(OFFICE, 22), "the lower number decides");
+}
+
+#[tokio::test]
+async fn a_firewall_is_one_write_at_a_time_and_in_force_when_it_completes() {
+    let scene = Scene::with(&from_the_firewall()).await;
+    let address = scene.reserve();
+    let (id, _) = scene.firewall(json!({}));
+    scene.sim.set_firewall_duration(Duration::from_secs(180));
+    let before = scene.client.get(&id).await;
+    let body =
+        scene.body(json!({"natRuleCollections": [collection("nat", 100, "Dnat", &[translation(&address)])]}));
+    let stale = [("if-match", "W/\"11111111-1111-1111-1111-111111111111\"")];
+    let refused = scene.client.put_with(&id, body.clone(), &stale).await;
+    refused.refused(412, "PreconditionFailed");
+    let etag = before.body["etag"].as_str().unwrap();
+    let taken = scene
+        .client
+        .put_with(&id, body.clone(), &[("if-match", etag)])
+        .await;
+    assert_eq!(
+        (taken.status, &taken.body["properties"]["provisioningState"]),
+        (200, &json!("Updating"))
+    );
+    assert!(taken.header("azure-asyncoperation").is_some());
+    scene
+        .client
+        .put(&id, body)
+        .await
+        .refused(409, "AnotherOperationInProgress");
+    assert!(!scene.from(ADMIN, 22), "shown, and not in force yet");
+    scene.clock.advance(TimeDelta::seconds(180));
+    assert!(scene.from(ADMIN, 22));
+    let after = scene.client.get(&id).await;
+    assert_eq!(after.body["properties"]["provisioningState"], "Succeeded");
+    let shown = &after.body["properties"]["natRuleCollections"][0];
+    assert!(
+        shown["id"]
+            .as_str()
+            .unwrap()
+            .ends_with("/azureFirewalls/fw/natRuleCollections/nat")
+    );
+    assert_eq!(shown["properties"]["rules"][0]["translatedPort"], "22");
+    let all = format!("/subscriptions/{SUBSCRIPTION}/providers/Microsoft.Network/azureFirewalls");
+    let listed = scene.client.get(&all).await;
+    assert_eq!(listed.body["value"][0]["name"], "fw");
+    assert_eq!(scene.client.delete(&id).await.status, 202);
+    assert!(scene.from(ADMIN, 22), "in force until it is gone");
+    scene.clock.advance(TimeDelta::seconds(180));
+    scene.client.get(&id).await.refused(404, "ResourceNotFound");
+    assert!(!scene.from(ADMIN, 22));
+}
+
+#[tokio::test]
+async fn a_firewall_is_refused_what_azure_refuses() {
+    let scene = Scene::with(&[]).await;
+    let address = scene.reserve();
+    let id = scene.fleet.id("Microsoft.Network/azureFirewalls/fw");
+    let nat = translation(&address);
+    let pass = passage("*", "10.0.1.4", "22");
+    let natted = |rule: Value| json!({"natRuleCollections": [collection("a", 100, "Dnat", &[rule])]});
+    let passed = |rule: Value| json!({"networkRuleCollections": [collection("a", 100, "Allow", &[rule])]});
+    let cases = [
+        (
+            natted(with(&nat, [("translatedPort", json!("22-23"))])),
+            "AzureFirewallRuleInvalidDnatPortOrRangeFormat",
+        ),
+        (
+            natted(with(&nat, [("translatedPort", json!("*"))])),
+            "AzureFirewallRuleInvalidDnatPortOrRangeFormat",
+        ),
+        (
+            natted(with(&nat, [("translatedAddress", json!("10.0.1.0/24"))])),
+            "AzureFirewallRuleInvalidDnatAddress",
+        ),
+        (
+            natted(with(&nat, [("destinationAddresses", json!(["*"]))])),
+            "AzureFirewallRuleInvalidDnatAddress",
+        ),
+        (
+            natted(with(&nat, [("protocols", json!(["ICMP"]))])),
+            "AzureFirewallRuleInvalidProtocol",
+        ),
+        (
+            natted(with(&nat, [("name", json!(""))])),
+            "AzureFirewallRuleNameConflict",
+        ),
+        (
+            passed(with(&pass, [("sourceAddresses", json!(["clouddrive"]))])),
+            "AzureFirewallRuleInvalidAddressPrefix",
+        ),
+        (
+            passed(with(&pass, [("sourceAddresses", json!([]))])),
+            "AzureFirewallRuleParameterMissing",
+        ),
+        (
+            passed(with(&pass, [("destinationPorts", json!(["90-80"]))])),
+            "AzureFirewallRuleInvalidPortOrRangeFormat",
+        ),
+        (
+            json!({"networkRuleCollections": [collection("a", 99, "Allow", &[])]}),
+            "AzureFirewallRuleCollectionInvalidPriority",
+        ),
+        (
+            json!({"networkRuleCollections": [collection("a", 65001, "Allow", &[])]}),
+            "AzureFirewallRuleCollectionInvalidPriority",
+        ),
+        (
+            json!({"networkRuleCollections": [collection("a", 100, "Allow", &[]), collection("b", 100, "Deny", &[])]}),
+            "AzureFirewallRuleCollectionPriorityConflict",
+        ),
+        (
+            json!({"natRuleCollections": [collection("a", 100, "Allow", &[])]}),
+            "InvalidRequestFormat",
+        ),
+    ];
+    for (properties, code) in cases {
+        let answer = scene.client.put(&id, scene.body(properties.clone())).await;
+        assert_eq!(answer.body["error"]["code"], code, "{properties}");
+    }
+    let mut elsewhere = scene.body(json!({}));
+    elsewhere["properties"]["ipConfigurations"][0]["properties"]["subnet"]["id"] = json!(scene.front);
+    scene
+        .client
+        .put(&id, elsewhere)
+        .await
+        .refused(400, "AzureFirewallIpConfigurationSubnetInvalid");
+    let both = json!({
+        "networkRuleCollections": [collection("n", 100, "Allow", &[pass])],
+        "natRuleCollections": [collection("d", 100, "Dnat", &[nat])],
+    });
+    assert_eq!(
+        scene.client.put(&id, scene.body(both)).await.status,
+        201,
+        "a number is taken once among collections of one kind"
+    );
+    let network = scene.fleet.id("Microsoft.Network/virtualNetworks/net");
+    scene
+        .client
+        .delete(&format!("{network}/subnets/AzureFirewallSubnet"))
+        .await
+        .refused(400, "InUseSubnetCannotBeDeleted");
+    let address = scene.fleet.id("Microsoft.Network/publicIPAddresses/fw-ip");
+    scene
+        .client
+        .delete(&address)
+        .await
+        .refused(400, "PublicIPAddressCannotBeDeleted");
+}
+
+/// A rule collection group of a policy.
+fn group(priority: u32, collections: &[Value]) -> Value {
+    json!({ "properties": { "priority": priority, "ruleCollections": collections } })
+}
+
+fn filter(name: &str, priority: u32, action: &str, rule: &Value) -> Value {
+    let mut rule = with(rule, [("ruleType", json!("NetworkRule"))]);
+    rule["ipProtocols"] = rule["protocols"].take();
+    json!({
+        "ruleCollectionType": "FirewallPolicyFilterRuleCollection", "name": name, "priority": priority,
+        "action": { "type": action }, "rules": [rule],
+    })
+}
+
+fn nat(name: &str, priority: u32, rule: &Value) -> Value {
+    let mut rule = with(rule, [("ruleType", json!("NatRule"))]);
+    rule["ipProtocols"] = rule["protocols"].take();
+    json!({
+        "ruleCollectionType": "FirewallPolicyNatRuleCollection", "name": name, "priority": priority,
+        "action": { "type": "DNAT" }, "rules": [rule],
+    })
+}
+
+#[tokio::test]
+async fn a_policys_groups_are_written_apart_and_lock_it_while_they_change() {
+    let scene = Scene::with(&from_the_firewall()).await;
+    let policy = scene.fleet.firewall_policy("policy").unwrap();
+    let address = scene.reserve();
+    let (id, _) = scene.firewall(json!({"firewallPolicy": {"id": policy}}));
+    scene.sim.set_firewall_duration(Duration::from_secs(180));
+    let (ours, theirs) = (
+        format!("{policy}/ruleCollectionGroups/ours"),
+        format!("{policy}/ruleCollectionGroups/theirs"),
+    );
+    let made = scene
+        .client
+        .put(&ours, group(500, &[nat("nat", 100, &translation(&address))]))
+        .await;
+    assert_eq!(
+        (made.status, &made.body["properties"]["provisioningState"]),
+        (201, &json!("Updating"))
+    );
+    let stop = filter("stop", 100, "Deny", &passage("*", "10.0.1.4", "22"));
+    let locked = "FirewallPolicyRuleCollectionGroupUpdateNotAllowedWhenUpdatingOrDeleting";
+    scene
+        .client
+        .put(&theirs, group(600, std::slice::from_ref(&stop)))
+        .await
+        .refused(400, locked);
+    scene
+        .client
+        .put(&policy, json!({"location": "westeurope"}))
+        .await
+        .refused(400, "FirewallPolicyUpdateNotAllowedWhenUpdatingOrDeleting");
+    assert!(!scene.from(ADMIN, 22));
+    scene.clock.advance(TimeDelta::seconds(180));
+    assert!(scene.from(ADMIN, 22));
+
+    scene
+        .client
+        .put(&theirs, group(500, &[]))
+        .await
+        .refused(400, "FirewallPolicyRuleCollectionGroupPriorityConflict");
+    assert_eq!(scene.client.put(&theirs, group(600, &[stop])).await.status, 201);
+    scene.clock.advance(TimeDelta::seconds(180));
+    assert!(
+        !scene.from(ADMIN, 22),
+        "their network rule denies the translated packet"
+    );
+    let yes = filter("yes", 200, "Allow", &passage(ADMIN, "10.0.1.4", "22"));
+    let body = group(500, &[nat("nat", 100, &translation(&address)), yes]);
+    assert_eq!(scene.client.put(&ours, body).await.status, 200);
+    scene.clock.advance(TimeDelta::seconds(180));
+    assert!(
+        scene.from(ADMIN, 22),
+        "the group's number counts before the collection's"
+    );
+
+    let shown = scene.client.get(&policy).await;
+    let groups = shown.body["properties"]["ruleCollectionGroups"]
+        .as_array()
+        .unwrap();
+    assert_eq!(groups, &[json!({"id": ours}), json!({"id": theirs})]);
+    assert_eq!(shown.body["properties"]["firewalls"], json!([{"id": id}]));
+    scene
+        .client
+        .delete(&policy)
+        .await
+        .refused(400, "FirewallPolicyInUse");
+    let own = json!({"firewallPolicy": {"id": policy}, "networkRuleCollections": [collection("n", 100, "Allow", &[])]});
+    scene
+        .client
+        .put(&id, scene.body(own))
+        .await
+        .refused(400, "AzureFirewallPolicyAndRuleCollectionsConflict");
+    let update = scene.body(json!({"firewallPolicy": {"id": policy}}));
+    assert_eq!(scene.client.put(&id, update).await.status, 200);
+    scene
+        .client
+        .put(&ours, group(500, &[]))
+        .await
+        .refused(409, "AnotherOperationInProgress");
+    scene.clock.advance(TimeDelta::seconds(180));
+    assert_eq!(scene.client.delete(&ours).await.status, 202);
+    scene.clock.advance(TimeDelta::seconds(180));
+    assert!(!scene.from(ADMIN, 22));
+    scene.client.get(&ours).await.refused(404, "NotFound");
+}
+
+#[tokio::test]
+async fn a_collection_of_a_policy_holds_rules_of_one_type() {
+    let scene = Scene::with(&[]).await;
+    let policy = scene.fleet.firewall_policy("policy").unwrap();
+    let ours = format!("{policy}/ruleCollectionGroups/ours");
+    let mut mixed = filter("mixed", 100, "Allow", &passage("*", "*", "22"));
+    mixed["rules"][0]["ruleType"] = json!("NatRule");
+    scene
+        .client
+        .put(&ours, group(100, &[mixed]))
+        .await
+        .refused(400, "InvalidRequestFormat");
+    let twice = [
+        filter("a", 100, "Allow", &passage("*", "*", "22")),
+        filter("b", 100, "Deny", &passage("*", "*", "22")),
+    ];
+    scene
+        .client
+        .put(&ours, group(100, &twice))
+        .await
+        .refused(400, "FirewallPolicyRuleCollectionPriorityConflict");
+    scene
+        .client
+        .put(&ours, group(99, &[]))
+        .await
+        .refused(400, "AzureFirewallRuleCollectionInvalidPriority");
+}
+
+#[tokio::test]
+async fn effective_routes_show_the_users_before_the_systems() {
+    let scene = Scene::with(&[]).await;
+    let interface = scene.fleet.id("Microsoft.Network/networkInterfaces/nic");
+    let accepted = scene
+        .client
+        .post(&format!("{interface}/effectiveRouteTable"))
+        .await;
+    assert_eq!(accepted.status, 202);
+    let location = accepted.header("location").unwrap();
+    let path = location.strip_prefix(&scene.sim.url()).unwrap().to_owned();
+    let routes = scene.client.get(&path).await.body["value"].clone();
+    let about = |prefix: &str| -> Vec<(String, String, String)> {
+        let text = |route: &Value, member: &str| route[member].as_str().unwrap().to_owned();
+        routes
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter(|route| route["addressPrefix"] == json!([prefix]))
+            .map(|route| {
+                (
+                    text(route, "source"),
+                    text(route, "state"),
+                    text(route, "nextHopType"),
+                )
+            })
+            .collect()
+    };
+    let row = |source: &str, state: &str, hop: &str| (source.to_owned(), state.to_owned(), hop.to_owned());
+    assert_eq!(
+        about("0.0.0.0/0"),
+        [
+            row("Default", "Invalid", "Internet"),
+            row("User", "Active", "VirtualAppliance")
+        ]
+    );
+    assert_eq!(about("10.0.0.0/16"), [row("Default", "Active", "VnetLocal")]);
+    let machine = format!("{}/deallocate", scene.machine);
+    assert_eq!(scene.client.post(&machine).await.status, 202);
+    scene
+        .client
+        .post(&format!("{interface}/effectiveRouteTable"))
+        .await
+        .refused(400, "NetworkInterfaceMustBeAttachedToRunningVm");
+}
+
+#[tokio::test]
+async fn routes_are_parts_of_their_table() {
+    let scene = Scene::with(&[]).await;
+    let table = scene.fleet.id("Microsoft.Network/routeTables/out");
+    let route =
+        |prefix: &str, hop: &str| json!({"properties": {"addressPrefix": prefix, "nextHopType": hop}});
+    let second = format!("{table}/routes/second");
+    assert_eq!(
+        scene
+            .client
+            .put(&second, route("203.0.113.0/24", "Internet"))
+            .await
+            .status,
+        201
+    );
+    scene
+        .client
+        .put(&format!("{table}/routes/third"), route("203.0.113.0/24", "None"))
+        .await
+        .refused(400, "RouteConflict");
+    scene
+        .client
+        .put(&second, route("203.0.113.0/24", "VirtualAppliance"))
+        .await
+        .refused(400, "RouteNextHopIpAddressInvalid");
+    let shown = scene.client.get(&table).await;
+    assert_eq!(shown.body["properties"]["routes"][1]["name"], "second");
+    assert_eq!(shown.body["properties"]["subnets"], json!([{"id": scene.front}]));
+    scene
+        .client
+        .delete(&table)
+        .await
+        .refused(400, "InUseRouteTableCannotBeDeleted");
+    assert_eq!(scene.client.delete(&second).await.status, 202);
+    scene.client.get(&second).await.refused(404, "NotFound");
+}
