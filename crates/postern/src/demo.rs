@@ -11,11 +11,21 @@ pub mod story;
 pub mod trail;
 pub mod witness;
 
-use std::sync::Arc;
+use std::{
+    net::{Ipv4Addr, TcpListener},
+    sync::Arc,
+};
 
 use postern_core::time::{Clock, IdSource, RandomIds, SystemClock};
+use postern_localpg::LocalPostgresError;
 
-use crate::{cli::DemoArgs, config::LogFormat, exit::Failure, logging, output, service::told_to_stop};
+use crate::{
+    cli::DemoArgs,
+    config::LogFormat,
+    exit::{Exit, Failure},
+    logging, output,
+    service::StopSignal,
+};
 use place::{DemoDir, DemoState};
 use stage::{Keeping, Stage};
 
@@ -31,13 +41,34 @@ pub async fn run(args: DemoArgs) -> Result<(), Failure> {
         return story::play(clock, ids).await;
     }
     let dir = DemoDir::choose(args.data_dir)?;
+    look_for_port(args.port)?;
+    // From here on there is something to clean up.
+    let mut stop = StopSignal::listen()?;
+    let kept = dir.database().exists();
     dir.make()?;
     let started = {
         let _progress = output::Progress::start("starting Postgres, two clouds and the server");
         Stage::start(Keeping::In(dir.database()), args.port, clock, ids).await
     };
-    let mut stage = started?;
-    let ran = until_told(&mut stage, &dir).await;
+    let mut stage = match started {
+        Ok(stage) => stage,
+        Err(error) if is_in_use(&error) => {
+            return Err(error
+                .context(
+                    "another demo runs: end it, or choose another directory with --data-dir and another port \
+                     with --port",
+                )
+                .into());
+        }
+        Err(error) => {
+            // What was there before is somebody's.
+            if !kept {
+                dir.remove()?;
+            }
+            return Err(error.into());
+        }
+    };
+    let ran = until_told(&mut stage, &dir, &mut stop).await;
     output::note("stopping")?;
     let stopped = stage.stop().await;
     if args.keep {
@@ -51,7 +82,35 @@ pub async fn run(args: DemoArgs) -> Result<(), Failure> {
     Ok(())
 }
 
-async fn until_told(stage: &mut Stage, dir: &DemoDir) -> Result<(), Failure> {
+/// Whether the port can be had; said before anything is started, because it is what most often cannot.
+fn look_for_port(port: u16) -> Result<(), Failure> {
+    match TcpListener::bind((Ipv4Addr::LOCALHOST, port)) {
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => Err(Failure::new(
+            Exit::Conflict,
+            format!(
+                "port {port} of 127.0.0.1 is taken, perhaps by another demo: end that, or choose another port with \
+                 --port (0 takes any that is free)"
+            ),
+        )),
+        Err(error) => Err(Failure::new(
+            Exit::Failure,
+            format!("port {port} of 127.0.0.1 cannot be listened on: {error}"),
+        )),
+    }
+}
+
+/// Whether the data directory is another running demo's.
+fn is_in_use(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        matches!(
+            cause.downcast_ref::<LocalPostgresError>(),
+            Some(LocalPostgresError::InUse(_))
+        )
+    })
+}
+
+async fn until_told(stage: &mut Stage, dir: &DemoDir, stop: &mut StopSignal) -> Result<(), Failure> {
     let reach = DemoState {
         server: stage.url(),
         issuer: stage.issuer.url().to_owned(),
@@ -62,7 +121,7 @@ async fn until_told(stage: &mut Stage, dir: &DemoDir) -> Result<(), Failure> {
     stage.give_roles().await?;
     output::line(&welcome(&reach, stage, dir))?;
     tokio::select! {
-        told = told_to_stop() => Ok(told?),
+        () = stop.told() => Ok(()),
         error = stage.service.ended() => Err(error.into()),
     }
 }
@@ -94,7 +153,7 @@ Machines: web-1 and db-1 in Azure, app-1 and build-1 in AWS. Their SSH ports are
 
 In another shell:
 
-  alias postern='{program}'
+  postern() {{ '{program}' "$@"; }}
   export POSTERN_SERVER={server}
   as() {{ POSTERN_TOKEN=$(postern token --user "$1"{data_dir}) postern "${{@:2}}"; }}
 

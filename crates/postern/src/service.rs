@@ -15,7 +15,10 @@ use postern_server::{Dependencies, Running, Server, config::ServerConfig};
 use postern_store::{Store, StoreOptions};
 use prometheus_client::registry::Registry;
 use secrecy::SecretString;
-use tokio::task::JoinHandle;
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    task::JoinHandle,
+};
 use tokio_util::sync::CancellationToken;
 
 /// How long passes that are under way may take when the service stops.
@@ -104,7 +107,7 @@ impl Service {
             engine,
             metrics,
         );
-        let engine = tokio::spawn(engine.run(stop.clone()));
+        let mut engine = tokio::spawn(engine.run(stop.clone()));
         let watch = engine.abort_handle();
         let dependencies = Dependencies {
             store: store.clone(),
@@ -124,6 +127,9 @@ impl Service {
             Ok(server) => server,
             Err(error) => {
                 stop.cancel();
+                // However it ends, what is told is why there is no API.
+                let _ended = tokio::time::timeout(DRAIN, &mut engine).await;
+                store.close().await;
                 return Err(error).context("the API cannot be served");
             }
         };
@@ -170,13 +176,28 @@ impl Service {
     }
 }
 
-/// Waits for Ctrl-C or SIGTERM.
-pub async fn told_to_stop() -> anyhow::Result<()> {
-    use tokio::signal::unix::{SignalKind, signal};
+/// Ctrl-C and SIGTERM, heard from when this is made: one that comes before it is waited for is not lost, and does not
+/// end the process in the middle of something.
+#[derive(Debug)]
+pub struct StopSignal {
+    interrupt: Signal,
+    terminate: Signal,
+}
 
-    let mut terminate = signal(SignalKind::terminate()).context("SIGTERM cannot be listened to")?;
-    tokio::select! {
-        result = tokio::signal::ctrl_c() => result.context("Ctrl-C cannot be listened to"),
-        _ = terminate.recv() => Ok(()),
+impl StopSignal {
+    /// Begins to listen.
+    pub fn listen() -> anyhow::Result<Self> {
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt()).context("Ctrl-C cannot be listened to")?,
+            terminate: signal(SignalKind::terminate()).context("SIGTERM cannot be listened to")?,
+        })
+    }
+
+    /// Waits until one has come.
+    pub async fn told(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
     }
 }

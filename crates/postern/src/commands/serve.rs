@@ -13,7 +13,7 @@ use crate::{
     enforcers,
     exit::Failure,
     logging,
-    service::{self, Parts, Service},
+    service::{self, Parts, Service, StopSignal},
 };
 
 /// Runs the server until it is told to stop.
@@ -32,6 +32,7 @@ pub async fn until_told(
     clock: Arc<dyn Clock>,
     ids: Arc<dyn IdSource>,
 ) -> Result<(), Failure> {
+    let mut stop = StopSignal::listen()?;
     let guardrails = config.guardrails.read()?;
     let store = service::connect(&config.database.url()?, config.database.max_connections).await?;
     service::prepare(&store, &config.installation.name).await?;
@@ -47,10 +48,7 @@ pub async fn until_told(
     .await?;
     tracing::info!(address = %service.addr(), installation = %config.installation.name, "serving");
     let ended = tokio::select! {
-        told = service::told_to_stop() => {
-            told?;
-            None
-        }
+        () = stop.told() => None,
         error = service.ended() => Some(error),
     };
     if let Some(error) = ended {

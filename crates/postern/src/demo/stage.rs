@@ -59,6 +59,18 @@ impl Stage {
         clock: Arc<dyn Clock>,
         ids: Arc<dyn IdSource>,
     ) -> anyhow::Result<Self> {
+        let fleet = Fleet::start(Arc::new(postern_sim::SystemClock)).await?;
+        Self::over(fleet, keeping, port, clock, ids).await
+    }
+
+    /// As [`Stage::start`], over clouds that run already.
+    pub async fn over(
+        fleet: Fleet,
+        keeping: Keeping,
+        port: u16,
+        clock: Arc<dyn Clock>,
+        ids: Arc<dyn IdSource>,
+    ) -> anyhow::Result<Self> {
         let postgres = tokio::task::spawn_blocking(move || {
             let options = match keeping {
                 Keeping::In(dir) => Options {
@@ -74,7 +86,30 @@ impl Stage {
         })
         .await?
         .context("the private Postgres cannot be started")?;
-        let fleet = Fleet::start(Arc::new(postern_sim::SystemClock)).await?;
+        let served = Self::serve(&postgres, &fleet, port, clock, ids).await;
+        match served {
+            Ok((issuer, service)) => Ok(Self {
+                postgres,
+                fleet,
+                issuer,
+                service,
+            }),
+            Err(error) => {
+                fleet.arm.stop().await;
+                fleet.ec2.stop().await;
+                tokio::task::spawn_blocking(move || postgres.stop()).await?;
+                Err(error)
+            }
+        }
+    }
+
+    async fn serve(
+        postgres: &LocalPostgres,
+        fleet: &Fleet,
+        port: u16,
+        clock: Arc<dyn Clock>,
+        ids: Arc<dyn IdSource>,
+    ) -> anyhow::Result<(Issuer, Service)> {
         let issuer = Issuer::start(Arc::clone(&clock), &*ids).await?;
         let installation: Installation = INSTALLATION.parse()?;
         let url = SecretString::from(postgres.url());
@@ -82,7 +117,7 @@ impl Stage {
         service::prepare(&store, &installation).await?;
         let service = Service::start(Parts {
             store,
-            enforcers: vec![Arc::new(azure(&fleet, &clock)?), Arc::new(aws(&fleet).await?)],
+            enforcers: vec![Arc::new(azure(fleet, &clock)?), Arc::new(aws(fleet).await?)],
             engine: EngineConfig {
                 discovery_interval: LOOK,
                 drift_interval: LOOK,
@@ -94,12 +129,7 @@ impl Stage {
             ids,
         })
         .await?;
-        Ok(Self {
-            postgres,
-            fleet,
-            issuer,
-            service,
-        })
+        Ok((issuer, service))
     }
 
     /// The API's address.

@@ -65,7 +65,8 @@ pub async fn play(clock: Arc<dyn Clock>, ids: Arc<dyn IdSource>) -> Result<(), F
     }
 }
 
-async fn tell(stage: &Stage, findings: &mut Findings) -> anyhow::Result<()> {
+/// Plays the story on a stage that runs. What does not hold is in the findings; what cannot go on is an error.
+pub async fn tell(stage: &Stage, findings: &mut Findings) -> anyhow::Result<()> {
     let witness = Witness::new(&stage.fleet);
     let untouched = witness.rules()?;
     let mut story = Story {
