@@ -1,10 +1,18 @@
 //! The command line: what can be said, with its help.
 
-use std::{path::PathBuf, time::Duration};
+mod asking;
+mod governing;
+mod operating;
+mod remote;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Parser, Subcommand};
 
 use crate::exit::EXIT_CODES;
+
+pub use asking::*;
+pub use governing::*;
+pub use operating::*;
+pub use remote::*;
 
 /// Just-in-time network access to machines in Azure and AWS.
 #[derive(Debug, Parser)]
@@ -68,18 +76,28 @@ pub enum Command {
     /// Closes what is past its end, from the clouds' own marks: no server, no database
     ///
     /// Every rule that Postern writes says whose it is and when it ends at the latest. This finds the rules of
-    /// the configured installation that are past that and, with --apply, removes them. Without --apply it only
-    /// shows them.
-    #[command(
-        after_help = "Examples:\n  postern sweep --config config/postern.toml\n  postern sweep --config config/postern.toml --apply"
-    )]
+    /// the installation that are past that and, with --apply, removes them. Without --apply it only shows them.
+    /// An account that cannot be read, or a rule that cannot be removed, does not keep the others from being
+    /// swept; the exit code is then 1.
+    #[command(after_help = SWEEP_EXAMPLES)]
     Sweep(SweepArgs),
+    /// Prints what the clouds have to allow: IAM policies, an Azure custom role
+    #[command(after_help = PERMISSIONS_EXAMPLES)]
+    Permissions(PermissionsArgs),
+    /// Looks whether a server could run here: database, issuers, clouds, clock
+    ///
+    /// Changes nothing. The exit code is 1 when a check fails.
+    #[command(after_help = "Example:\n  postern doctor --config /etc/postern/postern.toml")]
+    Doctor(DoctorArgs),
     /// Says whether a server is ready: exit code 0 if it is
     Health(HealthArgs),
     /// Prints the description of the API, as docs/openapi.json has it
     Openapi,
     /// Checks a configuration file
     Config(ConfigCommandArgs),
+    /// Prints completions for a shell
+    #[command(after_help = "Example:\n  postern completions bash > /etc/bash_completion.d/postern")]
+    Completions(CompletionsArgs),
 }
 
 const REQUEST_EXAMPLES: &str = "\
@@ -100,461 +118,28 @@ policy.json:
   {\"name\": \"ssh\", \"scope\": \"/aws/123456789012\",
    \"guards\": [{\"ports\": \"22/tcp\", \"allowed_sources\": [\"203.0.113.0/24\"], \"max_duration_seconds\": 10800}]}";
 
+const SWEEP_EXAMPLES: &str = "\
+Examples:
+  postern sweep --config config/postern.toml
+  postern sweep --config config/postern.toml --cloud aws --account 123456789012 --apply
+  postern sweep --installation prod --cloud azure --all --json";
+
+const PERMISSIONS_EXAMPLES: &str = "\
+Examples:
+  postern permissions aws --account 123456789012 --installation prod
+  postern permissions aws --for sweeper --json | jq .permissions_policy
+  postern permissions azure --account 00000000-0000-0000-0000-000000000001 --json | jq .role_definition";
+
 const AUDIT_EXAMPLES: &str = "\
 Examples:
   postern audit --since 1h
   postern audit --grant grt_0199… --json
   postern audit --action access_request. --outcome denied --since 2026-01-01T00:00:00Z";
 
-/// Where the configuration is.
-#[derive(Debug, Args)]
-pub struct ConfigArgs {
-    /// The configuration file
-    #[arg(long, value_name = "FILE", env = "POSTERN_CONFIG")]
-    pub config: PathBuf,
-}
-
-/// How to reach the server, and how to print.
-#[derive(Debug, Clone, Args)]
-pub struct Remote {
-    /// Address of the server
-    #[arg(long, value_name = "URL", env = "POSTERN_SERVER", help_heading = "Server")]
-    pub server: Option<String>,
-    /// File that holds the token.
-    #[arg(help = "File that holds the token; the token itself may be in POSTERN_TOKEN")]
-    #[arg(
-        long,
-        value_name = "FILE",
-        env = "POSTERN_TOKEN_FILE",
-        help_heading = "Server"
-    )]
-    pub token_file: Option<PathBuf>,
-    /// Print JSON
-    #[arg(long, help_heading = "Output")]
-    pub json: bool,
-}
-
-/// `postern demo`.
-#[derive(Debug, Args)]
-pub struct DemoArgs {
-    /// Plays the whole story on both clouds, checks every step and ends; the last line is one JSON object
-    #[arg(long, conflicts_with_all = ["port", "keep"])]
-    pub check: bool,
-    /// Port of the API on loopback; 0 takes any that is free
-    #[arg(long, default_value_t = 8090)]
-    pub port: u16,
-    /// Where the database and the demo's state are kept
-    #[arg(long, value_name = "DIR", env = "POSTERN_DEMO_DIR")]
-    pub data_dir: Option<PathBuf>,
-    /// Keeps the data directory at the end, to look at
-    #[arg(long)]
-    pub keep: bool,
-}
-
-/// `postern request`.
-#[derive(Debug, Args)]
-pub struct RequestArgs {
-    /// Machines to reach
-    #[arg(required = true, value_name = "MACHINE")]
-    pub machines: Vec<String>,
-    /// Port or range, such as 22, 22/tcp or 5000-5010/udp
-    #[arg(long = "port", required = true, value_name = "PORT")]
-    pub ports: Vec<String>,
-    /// Address or CIDR block that the packets come from
-    #[arg(long = "source", required = true, value_name = "CIDR")]
-    pub sources: Vec<String>,
-    /// How long, from the confirmed opening
-    #[arg(long = "for", required = true, value_name = "DURATION", value_parser = humantime::parse_duration)]
-    pub duration: Duration,
-    /// Why
-    #[arg(long)]
-    pub reason: String,
-    /// Decide and answer, but change nothing
-    #[arg(long, conflicts_with = "wait")]
-    pub dry_run: bool,
-    /// Whether to wait.
-    #[command(flatten)]
-    pub waiting: Waiting,
-    /// The server.
-    #[command(flatten)]
-    pub remote: Remote,
-}
-
-/// Whether to wait, and for how long.
-#[derive(Debug, Clone, Args)]
-pub struct Waiting {
-    /// Waits until it is so, as read back from the clouds
-    #[arg(long)]
-    pub wait: bool,
-    /// The longest to wait
-    #[arg(long, value_name = "DURATION", default_value = "5m", requires = "wait", value_parser = humantime::parse_duration)]
-    pub timeout: Duration,
-}
-
-/// `postern requests`.
-#[derive(Debug, Args)]
-#[command(args_conflicts_with_subcommands = true)]
-pub struct RequestsArgs {
-    /// What to do; lists when absent.
-    #[command(subcommand)]
-    pub command: Option<GetCommand>,
-    /// What to list.
-    #[command(flatten)]
-    pub list: RequestsListArgs,
-}
-
-/// What `postern requests` lists.
-#[derive(Debug, Args)]
-pub struct RequestsListArgs {
-    /// Only requests that stand there: pending, approved, denied, withdrawn or lapsed
-    #[arg(long)]
-    pub status: Option<String>,
-    /// Only your own
-    #[arg(long)]
-    pub mine: bool,
-    /// How much.
-    #[command(flatten)]
-    pub many: Many,
-    /// The server.
-    #[command(flatten)]
-    pub remote: Remote,
-}
-
-/// How much to list.
-#[derive(Debug, Clone, Args)]
-pub struct Many {
-    /// The most items to list
-    #[arg(long, value_name = "N", default_value_t = 100, help_heading = "Output")]
-    pub limit: u32,
-}
-
-/// Shows one thing.
-#[derive(Debug, Subcommand)]
-pub enum GetCommand {
-    /// Shows one
-    Get(OneArgs),
-}
-
-/// Names one thing.
-#[derive(Debug, Args)]
-pub struct OneArgs {
-    /// Which
-    #[arg(value_name = "ID")]
-    pub id: String,
-    /// The server.
-    #[command(flatten)]
-    pub remote: Remote,
-}
-
-/// `postern approve` and `postern withdraw`.
-#[derive(Debug, Args)]
-pub struct DecideArgs {
-    /// The access request
-    #[arg(value_name = "REQUEST")]
-    pub id: String,
-    /// The server.
-    #[command(flatten)]
-    pub remote: Remote,
-}
-
-/// `postern deny`.
-#[derive(Debug, Args)]
-pub struct DenyArgs {
-    /// The access request
-    #[arg(value_name = "REQUEST")]
-    pub id: String,
-    /// What the requester is told
-    #[arg(long)]
-    pub reason: String,
-    /// The server.
-    #[command(flatten)]
-    pub remote: Remote,
-}
-
-/// `postern grants`.
-#[derive(Debug, Args)]
-#[command(args_conflicts_with_subcommands = true)]
-pub struct GrantsArgs {
-    /// What to do; lists when absent.
-    #[command(subcommand)]
-    pub command: Option<GrantsCommand>,
-    /// What to list.
-    #[command(flatten)]
-    pub list: GrantsListArgs,
-}
-
-/// What `postern grants` does.
-#[derive(Debug, Subcommand)]
-pub enum GrantsCommand {
-    /// Lists grants
-    List(GrantsListArgs),
-    /// Shows one, with the truth of each hop
-    Get(OneArgs),
-}
-
-/// What `postern grants` lists.
-#[derive(Debug, Args)]
-pub struct GrantsListArgs {
-    /// Only grants that stand there: opening, open, closing or closed; several with commas
-    #[arg(long)]
-    pub status: Option<String>,
-    /// Only your own
-    #[arg(long)]
-    pub mine: bool,
-    /// Only grants on this machine
-    #[arg(long)]
-    pub machine: Option<String>,
-    /// How much.
-    #[command(flatten)]
-    pub many: Many,
-    /// The server.
-    #[command(flatten)]
-    pub remote: Remote,
-}
-
-/// `postern revoke`.
-#[derive(Debug, Args)]
-pub struct RevokeArgs {
-    /// The grant
-    #[arg(value_name = "GRANT")]
-    pub id: String,
-    /// Why, if there is more to say
-    #[arg(long)]
-    pub reason: Option<String>,
-    /// Whether to wait.
-    #[command(flatten)]
-    pub waiting: Waiting,
-    /// The server.
-    #[command(flatten)]
-    pub remote: Remote,
-}
-
-/// `postern machines`.
-#[derive(Debug, Args)]
-#[command(args_conflicts_with_subcommands = true)]
-pub struct MachinesArgs {
-    /// What to do; lists when absent.
-    #[command(subcommand)]
-    pub command: Option<GetCommand>,
-    /// What to list.
-    #[command(flatten)]
-    pub list: MachinesListArgs,
-}
-
-/// What `postern machines` lists.
-#[derive(Debug, Args)]
-pub struct MachinesListArgs {
-    /// Only machines with this posture.
-    #[arg(
-        long,
-        help = "Only machines with this posture: configured, recommended, healthy or not_applicable"
-    )]
-    pub posture: Option<String>,
-    /// Only machines below this scope
-    #[arg(long)]
-    pub scope: Option<String>,
-    /// Only machines with this tag: key=value, or key for any value
-    #[arg(long)]
-    pub tag: Option<String>,
-    /// Only machines of this cloud: azure or aws
-    #[arg(long)]
-    pub cloud: Option<String>,
-    /// Only machines whose name or id contains this
-    #[arg(long)]
-    pub text: Option<String>,
-    /// How much.
-    #[command(flatten)]
-    pub many: Many,
-    /// The server.
-    #[command(flatten)]
-    pub remote: Remote,
-}
-
-/// `postern policies`.
-#[derive(Debug, Args)]
-#[command(args_conflicts_with_subcommands = true)]
-pub struct PoliciesArgs {
-    /// What to do; lists when absent.
-    #[command(subcommand)]
-    pub command: Option<PoliciesCommand>,
-    /// What to list.
-    #[command(flatten)]
-    pub list: PoliciesListArgs,
-}
-
-/// What `postern policies` lists.
-#[derive(Debug, Args)]
-pub struct PoliciesListArgs {
-    /// How much.
-    #[command(flatten)]
-    pub many: Many,
-    /// The server.
-    #[command(flatten)]
-    pub remote: Remote,
-}
-
-/// What `postern policies` does.
-#[derive(Debug, Subcommand)]
-pub enum PoliciesCommand {
-    /// Shows one
-    Get(OneArgs),
-    /// Makes one from a JSON file; its ports are locked down at once
-    Create(PolicyFileArgs),
-    /// Replaces one by what a JSON file says
-    Update(PolicyUpdateArgs),
-    /// Removes one: its grants end, and what its lockdown displaced is put back
-    Delete(OneArgs),
-}
-
-/// A policy document.
-#[derive(Debug, Args)]
-pub struct PolicyFileArgs {
-    /// The policy as JSON; - reads standard input
-    #[arg(long, short, value_name = "FILE")]
-    pub file: PathBuf,
-    /// The server.
-    #[command(flatten)]
-    pub remote: Remote,
-}
-
-/// A policy and its new document.
-#[derive(Debug, Args)]
-pub struct PolicyUpdateArgs {
-    /// Which
-    #[arg(value_name = "ID")]
-    pub id: String,
-    /// The document.
-    #[command(flatten)]
-    pub document: PolicyFileArgs,
-}
-
-/// `postern audit`.
-#[derive(Debug, Args)]
-pub struct AuditArgs {
-    /// Only events since then: 1h, 2d, or an RFC 3339 instant
-    #[arg(long, value_name = "WHEN")]
-    pub since: Option<When>,
-    /// Only events before then
-    #[arg(long, value_name = "WHEN")]
-    pub until: Option<When>,
-    /// Only actions that begin with this, such as grant.
-    #[arg(long)]
-    pub action: Option<String>,
-    /// Only this outcome: intended, succeeded, failed, unknown or denied
-    #[arg(long)]
-    pub outcome: Option<String>,
-    /// Only events of this principal, such as user:corp/ada
-    #[arg(long)]
-    pub actor: Option<String>,
-    /// Only events at or below this scope
-    #[arg(long)]
-    pub scope: Option<String>,
-    /// Only events about this machine
-    #[arg(long)]
-    pub machine: Option<String>,
-    /// Only events about this grant
-    #[arg(long)]
-    pub grant: Option<String>,
-    /// Only events about this access request
-    #[arg(long)]
-    pub request: Option<String>,
-    /// Only events about this JIT policy
-    #[arg(long)]
-    pub policy: Option<String>,
-    /// How much.
-    #[command(flatten)]
-    pub many: Many,
-    /// The server.
-    #[command(flatten)]
-    pub remote: Remote,
-}
-
-/// A point in time: so long ago, or an instant.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum When {
-    /// So long ago.
-    Ago(Duration),
-    /// Then.
-    At(chrono::DateTime<chrono::Utc>),
-}
-
-impl std::str::FromStr for When {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        if let Ok(ago) = humantime::parse_duration(text) {
-            return Ok(Self::Ago(ago));
-        }
-        chrono::DateTime::parse_from_rfc3339(text)
-            .map(|at| Self::At(at.to_utc()))
-            .map_err(|_| "expected a duration such as `1h` or an RFC 3339 instant".to_owned())
-    }
-}
-
-/// `postern token`.
-#[derive(Debug, Args)]
-pub struct TokenArgs {
-    /// ada (engineer), sam (approver), olga (owner), eve (nobody), or ci (a workload)
-    #[arg(long)]
-    pub user: String,
-    /// How long the token is good for, at most a day
-    #[arg(long = "for", value_name = "DURATION", default_value = "1h", value_parser = humantime::parse_duration)]
-    pub duration: Duration,
-    /// The demo's data directory, if it is not the usual one
-    #[arg(long, value_name = "DIR", env = "POSTERN_DEMO_DIR")]
-    pub data_dir: Option<PathBuf>,
-}
-
-/// `postern sweep`.
-#[derive(Debug, Args)]
-pub struct SweepArgs {
-    /// The configuration.
-    #[command(flatten)]
-    pub config: ConfigArgs,
-    /// Removes what was found; without it nothing is changed
-    #[arg(long)]
-    pub apply: bool,
-    /// Print JSON
-    #[arg(long)]
-    pub json: bool,
-}
-
-/// `postern health`.
-#[derive(Debug, Args)]
-pub struct HealthArgs {
-    /// Address of the server
-    #[arg(long, value_name = "URL", env = "POSTERN_SERVER")]
-    pub server: String,
-}
-
-/// `postern config`.
-#[derive(Debug, Args)]
-pub struct ConfigCommandArgs {
-    /// What to do.
-    #[command(subcommand)]
-    pub command: ConfigCommand,
-}
-
-/// What `postern config` does.
-#[derive(Debug, Subcommand)]
-pub enum ConfigCommand {
-    /// Says whether a configuration file holds, and where it does not
-    Check(ConfigCheckArgs),
-}
-
-/// `postern config check`.
-#[derive(Debug, Args)]
-pub struct ConfigCheckArgs {
-    /// The configuration.
-    #[command(flatten)]
-    pub config: ConfigArgs,
-    /// Leaves out whether the files that it names can be read here
-    #[arg(long)]
-    pub no_files: bool,
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use clap::CommandFactory;
 
     use super::*;
@@ -587,6 +172,50 @@ mod tests {
         command.build();
         help(&mut command, "", &mut text);
         insta::assert_snapshot!(text);
+    }
+
+    #[test]
+    fn the_help_is_the_same_in_every_environment() {
+        fn look(command: &clap::Command) {
+            for argument in command.get_arguments() {
+                assert!(
+                    argument.get_env().is_none() || argument.is_hide_env_values_set(),
+                    "{} of {} shows what a variable holds",
+                    argument.get_id(),
+                    command.get_name()
+                );
+            }
+            command.get_subcommands().for_each(look);
+        }
+        look(&Cli::command());
+    }
+
+    #[test]
+    fn a_sweep_knows_its_installation_from_a_file_or_from_the_command_line() {
+        assert!(parse("postern sweep --config x.toml").is_ok());
+        assert!(parse("postern sweep --installation prod --cloud aws --account 123456789012").is_ok());
+        for wrong in [
+            "postern sweep --installation prod",
+            "postern sweep --installation Prod! --cloud aws",
+            "postern sweep --cloud gcp --config x.toml",
+        ] {
+            assert_eq!(parse(wrong).unwrap_err().exit_code(), 2, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn permissions_are_asked_for_accounts_that_can_be() {
+        assert!(parse("postern permissions aws --account 123456789012").is_ok());
+        for wrong in [
+            "postern permissions aws --account 12345",
+            "postern permissions aws --external-id x",
+            "postern permissions aws --partition gcp",
+            "postern permissions azure",
+            "postern permissions azure --account x/y",
+            "postern permissions azure --account prod",
+        ] {
+            assert_eq!(parse(wrong).unwrap_err().exit_code(), 2, "{wrong}");
+        }
     }
 
     fn parse(line: &str) -> Result<Cli, clap::Error> {

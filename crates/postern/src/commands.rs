@@ -1,11 +1,14 @@
 //! The commands of the command line, one room each.
 
 pub mod audit;
+pub mod completions;
 pub mod config;
+pub mod doctor;
 pub mod grants;
 pub mod health;
 pub mod machines;
 pub mod migrate;
+pub mod permissions;
 pub mod policies;
 pub mod request;
 pub mod requests;

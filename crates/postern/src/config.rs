@@ -4,6 +4,7 @@
 //! file, the line and the key path, or the variable that it came from.
 
 mod check;
+mod clouds;
 mod place;
 mod value;
 
@@ -26,9 +27,10 @@ use postern_core::{mark::Installation, principal::PrincipalRef};
 use postern_engine::EngineConfig;
 use postern_server::config::{IssuerConfig, Limits, ServerConfig, TlsConfig};
 use secrecy::SecretString;
-use serde::Deserialize;
+use serde::{Deserialize, de::DeserializeOwned};
 use url::Url;
 
+pub use clouds::Clouds;
 pub use place::{Invalid, Problem};
 
 /// The whole configuration.
@@ -332,6 +334,54 @@ impl Guardrails {
     }
 }
 
+fn read(path: &Path) -> Result<String, Invalid> {
+    std::fs::read_to_string(path)
+        .map_err(|error| Invalid::one(Problem::file(path, format!("cannot be read: {error}"))))
+}
+
+/// The variables of this process that override the file.
+fn variables() -> BTreeMap<String, String> {
+    std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .filter(|(name, _)| name.starts_with(ENVIRONMENT_PREFIX))
+        .collect()
+}
+
+/// What the file's text and the variables say, if `check` finds nothing wrong with it.
+fn extract<T: DeserializeOwned>(
+    path: &Path,
+    text: &str,
+    variables: &BTreeMap<String, String>,
+    check: impl Fn(&T) -> check::Problems,
+) -> Result<T, Invalid> {
+    let source = place::Source::parse(path, text, variables).map_err(Invalid::one)?;
+    let environment = variables.iter().filter_map(|(name, value)| {
+        let key = name
+            .strip_prefix(ENVIRONMENT_PREFIX)?
+            .to_lowercase()
+            .replace("__", ".");
+        Some((key, value.as_str()))
+    });
+    let mut figment = Figment::from(Toml::string(text));
+    for (key, value) in environment {
+        figment = figment.merge(value::overriding(&key, value));
+    }
+    let extracted: T = figment
+        .extract()
+        .map_err(|errors| Invalid::new(errors.into_iter().map(|error| source.problem(&error)).collect()))?;
+    let problems = check(&extracted);
+    if problems.is_empty() {
+        Ok(extracted)
+    } else {
+        Err(Invalid::new(
+            problems
+                .into_iter()
+                .map(|(key, message)| source.at(&key, message))
+                .collect(),
+        ))
+    }
+}
+
 impl Config {
     /// The loop's settings; `owner` is the name of this process in leases.
     pub fn engine(&self, owner: String) -> EngineConfig {
@@ -347,43 +397,22 @@ impl Config {
 
     /// Reads the file and this process' environment.
     pub fn load(path: &Path) -> Result<Self, Invalid> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|error| Invalid::one(Problem::file(path, format!("cannot be read: {error}"))))?;
-        let variables = std::env::vars_os()
-            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
-            .filter(|(name, _)| name.starts_with(ENVIRONMENT_PREFIX))
-            .collect();
-        Self::from_text(path, &text, &variables)
+        Self::from_text(path, &read(path)?, &variables())
     }
 
     /// Reads `text` as the file at `path` would be, with these variables.
     pub fn from_text(path: &Path, text: &str, variables: &BTreeMap<String, String>) -> Result<Self, Invalid> {
-        let source = place::Source::parse(path, text, variables).map_err(Invalid::one)?;
-        let environment = variables.iter().filter_map(|(name, value)| {
-            let key = name
-                .strip_prefix(ENVIRONMENT_PREFIX)?
-                .to_lowercase()
-                .replace("__", ".");
-            Some((key, value.as_str()))
-        });
-        let mut figment = Figment::from(Toml::string(text));
-        for (key, value) in environment {
-            figment = figment.merge(value::overriding(&key, value));
-        }
-        let config: Self = figment.extract().map_err(|errors| {
-            Invalid::new(errors.into_iter().map(|error| source.problem(&error)).collect())
-        })?;
-        let problems = check::problems(&config);
-        if problems.is_empty() {
-            Ok(config)
-        } else {
-            Err(Invalid::new(
-                problems
-                    .into_iter()
-                    .map(|(key, message)| source.at(&key, message))
-                    .collect(),
-            ))
-        }
+        extract(path, text, variables, check::problems)
+    }
+
+    /// The part that reaches the clouds.
+    pub fn clouds(&self) -> Clouds {
+        Clouds::new(
+            self.installation.clone(),
+            self.azure.clone(),
+            self.aws.clone(),
+            self.logging.clone(),
+        )
     }
 
     /// What the server is told.

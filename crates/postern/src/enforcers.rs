@@ -7,7 +7,7 @@ use postern_aws::{AssumeRole, AwsAccount, AwsConfig, AwsEnforcer};
 use postern_azure::{AzureConfig, AzureCredential, AzureEnforcer};
 use postern_core::{enforcer::Enforcer, time::Clock};
 
-use crate::config::{Aws, Azure, AzureCredentialKind, Config};
+use crate::config::{Aws, Azure, AzureCredentialKind, Clouds, Config};
 
 /// The name under which the clouds' own logs show our calls.
 const SESSION: &str = "postern";
@@ -27,6 +27,59 @@ pub async fn all(config: &Config, clock: &Arc<dyn Clock>) -> anyhow::Result<Vec<
         enforcers.push(Arc::new(enforcer));
     }
     Ok(enforcers)
+}
+
+/// An enforcer of as little as can fail by itself.
+#[derive(Debug, Clone)]
+pub struct Part {
+    /// The scope that it is for: `/azure/<subscription>` or `/aws/<account>`, or `/azure` for every subscription that
+    /// the credential may read.
+    pub scope: String,
+    /// The enforcer, or why there is none.
+    pub enforcer: Result<Arc<dyn Enforcer>, String>,
+}
+
+/// One enforcer per configured account, so that one that fails leaves the others alone.
+pub async fn by_account(clouds: &Clouds, clock: &Arc<dyn Clock>) -> Vec<Part> {
+    let mut parts = Vec::new();
+    if let Some(section) = &clouds.azure {
+        let each: Vec<(String, Vec<String>)> = if section.subscriptions.is_empty() {
+            vec![("/azure".to_owned(), Vec::new())]
+        } else {
+            let one = |id: &String| (format!("/azure/{}", id.to_lowercase()), vec![id.clone()]);
+            section.subscriptions.iter().map(one).collect()
+        };
+        for (scope, subscriptions) in each {
+            let only = Azure {
+                subscriptions,
+                ..section.clone()
+            };
+            let enforcer = azure(&only).and_then(|config| {
+                let enforcer = AzureEnforcer::new(config, Arc::clone(clock))?;
+                Ok(Arc::new(enforcer) as Arc<dyn Enforcer>)
+            });
+            parts.push(Part {
+                scope,
+                enforcer: enforcer.map_err(|error| format!("{error:#}")),
+            });
+        }
+    }
+    if let Some(section) = &clouds.aws {
+        for account in &section.accounts {
+            let only = Aws {
+                accounts: vec![account.clone()],
+                ..section.clone()
+            };
+            let enforcer = AwsEnforcer::connect(aws(&only)).await;
+            parts.push(Part {
+                scope: format!("/aws/{}", account.id),
+                enforcer: enforcer
+                    .map(|enforcer| Arc::new(enforcer) as Arc<dyn Enforcer>)
+                    .map_err(|error| error.to_string()),
+            });
+        }
+    }
+    parts
 }
 
 /// What the AWS enforcer is told.

@@ -5,11 +5,14 @@ pub mod commands;
 pub mod config;
 pub mod connect;
 pub mod demo;
+pub mod doctor;
 pub mod enforcers;
 pub mod exit;
 pub mod logging;
 pub mod output;
+pub mod permissions;
 pub mod service;
+pub mod sweep;
 
 use std::process::ExitCode;
 
@@ -37,7 +40,8 @@ pub fn main(cli: Cli) -> ExitCode {
 pub async fn run(cli: Cli) -> Result<(), Failure> {
     match cli.command {
         Command::Serve(args) => commands::serve::run(args).await,
-        Command::Demo(args) => demo::run(args).await,
+        // On the heap: it is by far the largest of these.
+        Command::Demo(args) => Box::pin(demo::run(args)).await,
         Command::Migrate(args) => commands::migrate::run(args).await,
         Command::Request(args) => commands::request::run(args).await,
         Command::Requests(args) => commands::requests::run(args).await,
@@ -51,8 +55,11 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Audit(args) => commands::audit::run(args).await,
         Command::Token(args) => commands::token::run(args).await,
         Command::Sweep(args) => commands::sweep::run(args).await,
+        Command::Permissions(args) => commands::permissions::run(args),
+        Command::Doctor(args) => commands::doctor::run(args).await,
         Command::Health(args) => commands::health::run(args).await,
         Command::Openapi => Ok(output::json(&postern_server::openapi())?),
         Command::Config(args) => commands::config::run(args),
+        Command::Completions(args) => commands::completions::run(&args),
     }
 }

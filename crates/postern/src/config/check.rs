@@ -8,14 +8,17 @@ use postern_server::config::{ConfigError, IssuerConfig};
 use secrecy::ExposeSecret;
 use url::Url;
 
-use super::{Aws, Azure, AzureCredential, AzureCredentialKind, Config, Database, EngineSection};
+use super::{
+    Aws, Azure, AzureCredential, AzureCredentialKind, Clouds, Config, Database, EngineSection, Logging,
+};
 
 /// The first and the last priority that ARM accepts for a security rule.
 ///
 /// Source: Azure documentation, "Network security groups", security rules: "A number between 100 and 4096."
 const PRIORITIES: (u16, u16) = (100, 4096);
 
-type Problems = Vec<(String, String)>;
+/// Key paths, each with what is wrong there.
+pub(super) type Problems = Vec<(String, String)>;
 
 /// Everything that is wrong: the key path and what is wrong with it.
 pub(super) fn problems(config: &Config) -> Problems {
@@ -25,19 +28,7 @@ pub(super) fn problems(config: &Config) -> Problems {
         report(&mut found, "listen.insecure_http", "contradicts `listen.tls`");
     }
     database(&config.database, &mut found);
-    if config.azure.is_none() && config.aws.is_none() {
-        report(
-            &mut found,
-            "azure",
-            "neither `azure` nor `aws` is configured: nothing to guard",
-        );
-    }
-    if let Some(section) = &config.azure {
-        azure(section, &mut found);
-    }
-    if let Some(section) = &config.aws {
-        aws(section, &mut found);
-    }
+    clouds(config.azure.as_ref(), config.aws.as_ref(), &mut found);
     engine(&config.engine, &mut found);
     for (at, owner) in config.bootstrap.owners.iter().enumerate() {
         let (PrincipalRef::User(name) | PrincipalRef::Group(name) | PrincipalRef::Workload(name)) = owner;
@@ -50,10 +41,38 @@ pub(super) fn problems(config: &Config) -> Problems {
             );
         }
     }
-    if let Err(error) = tracing_subscriber::EnvFilter::builder().parse(&config.logging.filter) {
-        report(&mut found, "logging.filter", error.to_string());
-    }
+    logging(&config.logging, &mut found);
     found
+}
+
+/// As [`problems`], of the part that reaches the clouds.
+pub(super) fn problems_of_clouds(config: &Clouds) -> Problems {
+    let mut found = Problems::new();
+    clouds(config.azure.as_ref(), config.aws.as_ref(), &mut found);
+    logging(&config.logging, &mut found);
+    found
+}
+
+fn clouds(for_azure: Option<&Azure>, for_aws: Option<&Aws>, found: &mut Problems) {
+    if for_azure.is_none() && for_aws.is_none() {
+        report(
+            found,
+            "azure",
+            "neither `azure` nor `aws` is configured: nothing to guard",
+        );
+    }
+    if let Some(section) = for_azure {
+        azure(section, found);
+    }
+    if let Some(section) = for_aws {
+        aws(section, found);
+    }
+}
+
+fn logging(section: &Logging, found: &mut Problems) {
+    if let Err(error) = tracing_subscriber::EnvFilter::builder().parse(&section.filter) {
+        report(found, "logging.filter", error.to_string());
+    }
 }
 
 fn report(found: &mut Problems, key: impl Into<String>, message: impl Into<String>) {

@@ -1,0 +1,169 @@
+//! What can be said about machines, JIT policies and the audit log.
+
+use std::{path::PathBuf, time::Duration};
+
+use clap::{Args, Subcommand};
+
+use super::{GetCommand, Many, OneArgs, Remote};
+
+/// `postern machines`.
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct MachinesArgs {
+    /// What to do; lists when absent.
+    #[command(subcommand)]
+    pub command: Option<GetCommand>,
+    /// What to list.
+    #[command(flatten)]
+    pub list: MachinesListArgs,
+}
+
+/// What `postern machines` lists.
+#[derive(Debug, Args)]
+pub struct MachinesListArgs {
+    /// Only machines with this posture.
+    #[arg(
+        long,
+        help = "Only machines with this posture: configured, recommended, healthy or not_applicable"
+    )]
+    pub posture: Option<String>,
+    /// Only machines below this scope
+    #[arg(long)]
+    pub scope: Option<String>,
+    /// Only machines with this tag: key=value, or key for any value
+    #[arg(long)]
+    pub tag: Option<String>,
+    /// Only machines of this cloud: azure or aws
+    #[arg(long)]
+    pub cloud: Option<String>,
+    /// Only machines whose name or id contains this
+    #[arg(long)]
+    pub text: Option<String>,
+    /// How much.
+    #[command(flatten)]
+    pub many: Many,
+    /// The server.
+    #[command(flatten)]
+    pub remote: Remote,
+}
+
+/// `postern policies`.
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct PoliciesArgs {
+    /// What to do; lists when absent.
+    #[command(subcommand)]
+    pub command: Option<PoliciesCommand>,
+    /// What to list.
+    #[command(flatten)]
+    pub list: PoliciesListArgs,
+}
+
+/// What `postern policies` lists.
+#[derive(Debug, Args)]
+pub struct PoliciesListArgs {
+    /// How much.
+    #[command(flatten)]
+    pub many: Many,
+    /// The server.
+    #[command(flatten)]
+    pub remote: Remote,
+}
+
+/// What `postern policies` does.
+#[derive(Debug, Subcommand)]
+pub enum PoliciesCommand {
+    /// Shows one
+    Get(OneArgs),
+    /// Makes one from a JSON file; its ports are locked down at once
+    Create(PolicyFileArgs),
+    /// Replaces one by what a JSON file says
+    Update(PolicyUpdateArgs),
+    /// Removes one: its grants end, and what its lockdown displaced is put back
+    Delete(OneArgs),
+}
+
+/// A policy document.
+#[derive(Debug, Args)]
+pub struct PolicyFileArgs {
+    /// The policy as JSON; - reads standard input
+    #[arg(long, short, value_name = "FILE")]
+    pub file: PathBuf,
+    /// The server.
+    #[command(flatten)]
+    pub remote: Remote,
+}
+
+/// A policy and its new document.
+#[derive(Debug, Args)]
+pub struct PolicyUpdateArgs {
+    /// Which
+    #[arg(value_name = "ID")]
+    pub id: String,
+    /// The document.
+    #[command(flatten)]
+    pub document: PolicyFileArgs,
+}
+
+/// `postern audit`.
+#[derive(Debug, Args)]
+pub struct AuditArgs {
+    /// Only events since then: 1h, 2d, or an RFC 3339 instant
+    #[arg(long, value_name = "WHEN")]
+    pub since: Option<When>,
+    /// Only events before then
+    #[arg(long, value_name = "WHEN")]
+    pub until: Option<When>,
+    /// Only actions that begin with this, such as grant.
+    #[arg(long)]
+    pub action: Option<String>,
+    /// Only this outcome: intended, succeeded, failed, unknown or denied
+    #[arg(long)]
+    pub outcome: Option<String>,
+    /// Only events of this principal, such as user:corp/ada
+    #[arg(long)]
+    pub actor: Option<String>,
+    /// Only events at or below this scope
+    #[arg(long)]
+    pub scope: Option<String>,
+    /// Only events about this machine
+    #[arg(long)]
+    pub machine: Option<String>,
+    /// Only events about this grant
+    #[arg(long)]
+    pub grant: Option<String>,
+    /// Only events about this access request
+    #[arg(long)]
+    pub request: Option<String>,
+    /// Only events about this JIT policy
+    #[arg(long)]
+    pub policy: Option<String>,
+    /// How much.
+    #[command(flatten)]
+    pub many: Many,
+    /// The server.
+    #[command(flatten)]
+    pub remote: Remote,
+}
+
+/// A point in time: so long ago, or an instant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum When {
+    /// So long ago.
+    Ago(Duration),
+    /// Then.
+    At(chrono::DateTime<chrono::Utc>),
+}
+
+impl std::str::FromStr for When {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if let Ok(ago) = humantime::parse_duration(text) {
+            return Ok(Self::Ago(ago));
+        }
+        chrono::DateTime::parse_from_rfc3339(text)
+            .map(|at| Self::At(at.to_utc()))
+            .map_err(|_| "expected a duration such as `1h` or an RFC 3339 instant".to_owned())
+    }
+}

@@ -1,0 +1,159 @@
+//! Azure custom roles.
+//!
+//! The actions are those of the Azure documentation, "Azure permissions for Compute", "… for Networking" and "… for
+//! Management and governance". Azure's conditions on role assignments know no action of these, so that a role is as
+//! narrow as its actions and its scopes.
+
+use serde_json::{Value, json};
+
+use super::Bearer;
+
+/// An action of a role, with its reason.
+#[derive(Debug, Clone, Copy)]
+pub struct Action {
+    /// Its name, as Azure spells it.
+    pub name: &'static str,
+    /// Why it is there.
+    pub why: &'static str,
+}
+
+const fn action(name: &'static str, why: &'static str) -> Action {
+    Action { name, why }
+}
+
+const READ_NSG: Action = action(
+    "Microsoft.Network/networkSecurityGroups/read",
+    "the rules, before and after each change, and wherever marks may be",
+);
+const DELETE_RULE: Action = action(
+    "Microsoft.Network/networkSecurityGroups/securityRules/delete",
+    "closing",
+);
+const WRITE_RULE: &str = "Microsoft.Network/networkSecurityGroups/securityRules/write";
+const OPERATIONS: Action = action(
+    "Microsoft.Network/locations/operations/read",
+    "whether a write has been carried out, which takes Azure a while",
+);
+const OPERATION_RESULTS: Action = action(
+    "Microsoft.Network/locations/operationResults/read",
+    "the same, where Azure answers a write with `Location` alone",
+);
+const SUBSCRIPTIONS: Action = action(
+    "Microsoft.Resources/subscriptions/read",
+    "which subscriptions there are, where the configuration names none",
+);
+
+const SERVER: &[Action] = &[
+    action(
+        "Microsoft.Compute/virtualMachines/read",
+        "discovery: machines and their power",
+    ),
+    action(
+        "Microsoft.Network/applicationSecurityGroups/joinNetworkSecurityRule/action",
+        "Azure asks for it when an NSG is written in which a rule of others names an application security group",
+    ),
+    OPERATION_RESULTS,
+    OPERATIONS,
+    action(
+        "Microsoft.Network/networkInterfaces/read",
+        "discovery, and where a machine is when it is opened",
+    ),
+    READ_NSG,
+    DELETE_RULE,
+    action(WRITE_RULE, "opening and locking down, rule by rule"),
+    action(
+        "Microsoft.Network/networkSecurityGroups/write",
+        "many changes in one write; an NSG's associations are no part of it",
+    ),
+    action(
+        "Microsoft.Network/publicIPAddresses/read",
+        "discovery: which machines the internet can reach",
+    ),
+    action(
+        "Microsoft.Network/virtualNetworks/read",
+        "discovery: subnets, their NSGs and address spaces",
+    ),
+    SUBSCRIPTIONS,
+];
+
+const SWEEPER: &[Action] = &[
+    OPERATION_RESULTS,
+    OPERATIONS,
+    READ_NSG,
+    DELETE_RULE,
+    action(
+        WRITE_RULE,
+        "taking a grant that is over out of a rule that it shares with one that is not",
+    ),
+    SUBSCRIPTIONS,
+];
+
+/// The actions of the bearer's role.
+pub const fn actions(bearer: Bearer) -> &'static [Action] {
+    match bearer {
+        Bearer::Server => SERVER,
+        Bearer::Sweeper => SWEEPER,
+    }
+}
+
+/// The custom role, as `az role definition create --role-definition` takes it, for whole subscriptions.
+pub fn role(bearer: Bearer, subscriptions: &[String]) -> Value {
+    let (name, description) = match bearer {
+        Bearer::Server => (
+            "Postern",
+            "Opens and closes ports in network security groups for just-in-time access",
+        ),
+        Bearer::Sweeper => (
+            "Postern sweeper",
+            "Closes what just-in-time access left open past its end",
+        ),
+    };
+    let names: Vec<&str> = actions(bearer).iter().map(|action| action.name).collect();
+    let scopes: Vec<String> = subscriptions
+        .iter()
+        .map(|subscription| format!("/subscriptions/{subscription}"))
+        .collect();
+    json!({
+        "Name": name,
+        "IsCustom": true,
+        "Description": description,
+        "Actions": names,
+        "NotActions": [],
+        "DataActions": [],
+        "NotDataActions": [],
+        "AssignableScopes": scopes,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn actions_are_sorted_and_name_no_wildcard() {
+        for bearer in [Bearer::Server, Bearer::Sweeper] {
+            let names: Vec<&str> = actions(bearer).iter().map(|action| action.name).collect();
+            let mut sorted = names.clone();
+            sorted.sort_by_key(|name| name.to_lowercase());
+            sorted.dedup();
+            assert_eq!(names, sorted);
+            assert!(names.iter().all(|name| !name.contains('*')), "{names:?}");
+        }
+    }
+
+    #[test]
+    fn the_sweepers_role_writes_single_rules_and_nothing_else() {
+        let writes: Vec<&str> = actions(Bearer::Sweeper)
+            .iter()
+            .map(|action| action.name)
+            .filter(|name| !name.ends_with("/read"))
+            .collect();
+        assert_eq!(
+            writes,
+            [
+                "Microsoft.Network/networkSecurityGroups/securityRules/delete",
+                "Microsoft.Network/networkSecurityGroups/securityRules/write",
+            ]
+        );
+    }
+}

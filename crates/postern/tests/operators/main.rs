@@ -1,0 +1,13 @@
+//! What operators do beside the server: permissions, sweeping, examining, over the simulated clouds.
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test may fail by panicking"
+)]
+
+mod demo;
+mod doctor;
+mod iam;
+mod permissions;
+mod rig;
+mod sweep;

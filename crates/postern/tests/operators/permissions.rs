@@ -1,0 +1,573 @@
+//! `postern permissions` against what the enforcers do: the demo's story and a sweep are played with exactly what is
+//! printed, and nothing is printed that they never needed.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use postern::demo::{
+    check::Findings,
+    fleet::{
+        ACCESS_KEY_ID, ACCOUNT, CLIENT_ID, CLIENT_SECRET, EXTERNAL_ID, Fleet, REGION, ROLE_ARN,
+        SECRET_ACCESS_KEY, SUBSCRIPTION,
+    },
+    stage::{Keeping, Stage},
+    story,
+};
+use postern_api::{
+    access_request::{AccessRequestCreate, AccessRequestCreateQuery, Target},
+    grant::GrantQuery,
+    jit_policy::{Approval, GuardedPorts, JitPolicyWrite, Lockdown, SharedGroups},
+};
+use postern_aws::{AssumeRole, AwsAccount, AwsConfig, AwsEnforcer, BaseCredentials};
+use postern_azure::{AzureConfig, AzureCredential, AzureEnforcer};
+use postern_core::{
+    enforcer::Enforcer as _,
+    time::{RandomIds, SystemClock},
+};
+use postern_sim::{arm::ArmClient, truth::Change};
+use secrecy::SecretString;
+use serde_json::{Value, json};
+
+use crate::{
+    iam::{self, Question},
+    rig::{run, said},
+};
+
+/// What the enforcers may do and the story does not make them do, each with the reason.
+const ONLY_ELSEWHERE: &[(&str, &str)] = &[
+    (
+        "Microsoft.Network/locations/operationResults/read",
+        "an answer with `Location` and without `Azure-AsyncOperation`",
+    ),
+    (
+        "Microsoft.Network/applicationSecurityGroups/joinNetworkSecurityRule/action",
+        "a linked authorization, which Azure checks at a write and the simulator does not",
+    ),
+];
+
+/// The action that Azure asks for at each call, by the names that Microsoft's clients have for the calls.
+///
+/// Source: Azure documentation, "Azure permissions for Compute", "… for Networking", "… for Management and governance".
+const ARM: &[(&str, &str)] = &[
+    (
+        "NetworkInterfaces.Get",
+        "Microsoft.Network/networkInterfaces/read",
+    ),
+    (
+        "NetworkInterfaces.ListAll",
+        "Microsoft.Network/networkInterfaces/read",
+    ),
+    (
+        "NetworkSecurityGroups.CreateOrUpdate",
+        "Microsoft.Network/networkSecurityGroups/write",
+    ),
+    (
+        "NetworkSecurityGroups.Get",
+        "Microsoft.Network/networkSecurityGroups/read",
+    ),
+    (
+        "NetworkSecurityGroups.ListAll",
+        "Microsoft.Network/networkSecurityGroups/read",
+    ),
+    (
+        "OperationResults.Get",
+        "Microsoft.Network/locations/operationResults/read",
+    ),
+    ("Operations.Get", "Microsoft.Network/locations/operations/read"),
+    (
+        "PublicIPAddresses.ListAll",
+        "Microsoft.Network/publicIPAddresses/read",
+    ),
+    (
+        "SecurityRules.CreateOrUpdate",
+        "Microsoft.Network/networkSecurityGroups/securityRules/write",
+    ),
+    (
+        "SecurityRules.Delete",
+        "Microsoft.Network/networkSecurityGroups/securityRules/delete",
+    ),
+    ("Subscriptions.List", "Microsoft.Resources/subscriptions/read"),
+    (
+        "VirtualMachines.ListAll",
+        "Microsoft.Compute/virtualMachines/read",
+    ),
+    (
+        "VirtualNetworks.ListAll",
+        "Microsoft.Network/virtualNetworks/read",
+    ),
+];
+
+/// The mark of the temporary groups of the demo's installation.
+const HOLDER: &str = "postern:demo holder";
+
+/// The documents that the command prints.
+async fn printed(arguments: &[&str]) -> Value {
+    let mut all = vec!["permissions"];
+    all.extend_from_slice(arguments);
+    all.push("--json");
+    let output = run(&all, None).await;
+    let (document, told) = said(&output);
+    assert!(output.status.success(), "{told}");
+    serde_json::from_str(&document).unwrap()
+}
+
+async fn policy(bearer: &str, installation: &str) -> Value {
+    let arguments = [
+        "aws",
+        "--for",
+        bearer,
+        "--account",
+        ACCOUNT,
+        "--installation",
+        installation,
+    ];
+    printed(&arguments).await["permissions_policy"].take()
+}
+
+async fn role_actions(bearer: &str) -> Vec<String> {
+    let printed = printed(&["azure", "--for", bearer, "--account", SUBSCRIPTION]).await;
+    iam::texts(&printed["role_definition"]["Actions"])
+}
+
+/// Lets Postern's application do in Azure what `actions` name and nothing else.
+fn limit(fleet: &Fleet, actions: &[String]) {
+    let actions: Vec<&str> = actions.iter().map(String::as_str).collect();
+    fleet
+        .arm
+        .set_clients(vec![ArmClient::limited(CLIENT_ID, CLIENT_SECRET, &actions)]);
+}
+
+/// The actions of the calls that both clouds got.
+fn called(fleet: &Fleet) -> BTreeSet<String> {
+    let ec2 = fleet.ec2.calls().all();
+    let ec2 = ec2
+        .keys()
+        // Asked of the caller's own account, or of nobody.
+        .filter(|call| !matches!(call.as_str(), "AssumeRole" | "GetCallerIdentity"))
+        .map(|call| format!("ec2:{call}"));
+    let arm = fleet.arm.calls().all();
+    let arm = arm.keys().filter(|call| *call != "Tokens.Issue").map(|call| {
+        let known = ARM.iter().find(|(name, _)| name == call);
+        assert!(known.is_some(), "which action does {call} need?");
+        known.unwrap().1.to_owned()
+    });
+    ec2.chain(arm).collect()
+}
+
+fn actions_of(policy: &Value) -> BTreeSet<String> {
+    let statements = policy["Statement"].as_array().unwrap();
+    statements
+        .iter()
+        .flat_map(|statement| iam::texts(&statement["Action"]))
+        .collect()
+}
+
+/// What is printed is what was needed, apart from the exceptions, which were not.
+fn assert_exactly(policy: &Value, role: Vec<String>, needed: &BTreeSet<String>) {
+    let mut printed = actions_of(policy);
+    printed.extend(role);
+    let missing: Vec<&String> = needed.difference(&printed).collect();
+    assert!(missing.is_empty(), "needed and not printed: {missing:?}");
+    let needless: BTreeSet<&str> = printed.difference(needed).map(String::as_str).collect();
+    let excepted: BTreeSet<&str> = ONLY_ELSEWHERE
+        .iter()
+        .map(|(action, _)| *action)
+        .filter(|action| printed.contains(*action))
+        .collect();
+    assert_eq!(
+        needless, excepted,
+        "what is printed and was not needed is what there is a reason for"
+    );
+}
+
+/// What IAM would have been asked for a change in EC2: every resource that the call is about.
+fn questions(change: &Change) -> Vec<(String, String, BTreeMap<String, String>)> {
+    let tags = |group: &Option<Value>, key: &str| -> BTreeMap<String, String> {
+        let tags = group.as_ref().and_then(|group| group["tags"].as_object());
+        tags.into_iter()
+            .flatten()
+            .map(|(name, value)| (format!("{key}/{name}"), value.as_str().unwrap().to_owned()))
+            .collect()
+    };
+    let sibling = |kind: &str, id: &str| {
+        let (head, _) = change.resource.rsplit_once(':').unwrap();
+        format!("{head}:{kind}/{id}")
+    };
+    let action = format!("ec2:{}", change.operation);
+    let standing = tags(&change.before, "aws:ResourceTag");
+    let mut asked = vec![(action.clone(), change.resource.clone(), standing)];
+    match change.operation.as_str() {
+        "CreateSecurityGroup" => {
+            let mut wanted = tags(&change.after, "aws:RequestTag");
+            asked[0].2.clone_from(&wanted);
+            let vpc = change.after.as_ref().unwrap()["vpc_id"].as_str().unwrap();
+            asked.push((action, sibling("vpc", vpc), BTreeMap::new()));
+            wanted.insert("ec2:CreateAction".to_owned(), "CreateSecurityGroup".to_owned());
+            asked.push(("ec2:CreateTags".to_owned(), change.resource.clone(), wanted));
+        }
+        "ModifyNetworkInterfaceAttribute" => {
+            for side in [&change.before, &change.after].into_iter().flatten() {
+                for group in iam::texts(&side["groups"]) {
+                    asked.push((action.clone(), sibling("security-group", &group), BTreeMap::new()));
+                }
+            }
+        }
+        "AuthorizeSecurityGroupIngress" if made_rules_with_tags(change) => {
+            let rule = sibling("security-group-rule", "sgr-00000000000000000");
+            let context = BTreeMap::from([("ec2:CreateAction".to_owned(), change.operation.clone())]);
+            asked.push((action, rule.clone(), BTreeMap::new()));
+            asked.push(("ec2:CreateTags".to_owned(), rule, context));
+        }
+        _ => {}
+    }
+    asked
+}
+
+fn made_rules_with_tags(change: &Change) -> bool {
+    let tagged = |group: &Option<Value>| {
+        let rules = group
+            .as_ref()
+            .and_then(|group| group["rules"].as_array())
+            .into_iter()
+            .flatten();
+        rules
+            .filter(|rule| rule["tags"].as_object().is_some_and(|tags| !tags.is_empty()))
+            .count()
+    };
+    tagged(&change.after) > tagged(&change.before)
+}
+
+/// Every change that Postern's role made since `since` is one that the policy allows. Gives the actions that were asked
+/// for: tags in a call that makes something are asked for beside the call.
+fn assert_allowed(policy: &Value, fleet: &Fleet, since: u64) -> BTreeSet<String> {
+    let mut asked = BTreeSet::new();
+    for change in fleet.ec2.truth().since(since) {
+        if !change.caller.contains("assumed-role") {
+            continue;
+        }
+        for (action, resource, context) in questions(&change) {
+            let question = Question {
+                action: &action,
+                resource: &resource,
+                context,
+            };
+            assert!(iam::allows(policy, &question), "{question:?} for {change:?}");
+            asked.insert(action);
+        }
+    }
+    assert!(!asked.is_empty(), "nothing was changed");
+    asked
+}
+
+/// A fleet in which a rule that the lockdown displaces has a tag.
+async fn fleet() -> Fleet {
+    let fleet = Fleet::start(Arc::new(postern_sim::SystemClock)).await.unwrap();
+    let ec2 = fleet.ec2.fleet(ACCOUNT, REGION);
+    let listed = ec2
+        .call("DescribeSecurityGroupRules", &[("MaxResults", "1000")])
+        .unwrap();
+    let rule = listed
+        .split("<item>")
+        .find(|item| item.contains("<fromPort>22<") && item.contains("0.0.0.0/0"))
+        .and_then(|item| item.split("<securityGroupRuleId>").nth(1)?.split('<').next())
+        .unwrap()
+        .to_owned();
+    ec2.call(
+        "CreateTags",
+        &[
+            ("ResourceId.1", &rule),
+            ("Tag.1.Key", "owner"),
+            ("Tag.1.Value", "shop"),
+        ],
+    )
+    .unwrap();
+    fleet.ec2.calls().reset();
+    fleet.arm.calls().reset();
+    fleet
+}
+
+/// Both enforcers find out by themselves which accounts there are, as a configuration without a list has them do.
+async fn discover_accounts(fleet: &Fleet) {
+    let mut azure = AzureConfig::new(Vec::new()).unwrap();
+    azure.endpoint = fleet.arm.url().parse().unwrap();
+    azure.authority = fleet.arm.url().parse().unwrap();
+    azure.credential = AzureCredential::ClientSecret {
+        tenant_id: fleet.arm.tenant().to_owned(),
+        client_id: CLIENT_ID.to_owned(),
+        client_secret: SecretString::from(CLIENT_SECRET),
+    };
+    let azure = AzureEnforcer::new(azure, Arc::new(SystemClock)).unwrap();
+    assert!(!azure.accounts().await.unwrap().is_empty());
+    let account = AwsAccount {
+        id: ACCOUNT.to_owned(),
+        regions: Vec::new(),
+        role: Some(AssumeRole {
+            arn: ROLE_ARN.to_owned(),
+            external_id: Some(EXTERNAL_ID.to_owned()),
+            session_name: "postern".to_owned(),
+        }),
+    };
+    let aws = AwsConfig {
+        credentials: BaseCredentials::Static {
+            access_key_id: ACCESS_KEY_ID.to_owned(),
+            secret_access_key: SecretString::from(SECRET_ACCESS_KEY),
+        },
+        endpoint: Some(fleet.ec2.url().parse().unwrap()),
+        ..AwsConfig::new(vec![account])
+    };
+    let aws = AwsEnforcer::connect(aws).await.unwrap();
+    assert!(!aws.accounts().await.unwrap().is_empty());
+}
+
+/// Beyond the story: so many changes of one NSG that it is written as a whole, and a rule of ours whose description
+/// somebody edits.
+async fn many_changes_and_a_repair(stage: &Stage) {
+    const PORTS: [&str; 5] = ["22", "3389", "5985", "5986", "8022"];
+    let (olga, ada) = (stage.client("olga").unwrap(), stage.client("ada").unwrap());
+    let document = JitPolicyWrite {
+        name: "many ports".to_owned(),
+        scope: "/".to_owned(),
+        tags: BTreeMap::new(),
+        guards: PORTS
+            .iter()
+            .map(|ports| GuardedPorts {
+                ports: (*ports).to_owned(),
+                allowed_sources: vec!["203.0.113.0/24".to_owned()],
+                max_duration_seconds: 3600,
+            })
+            .collect(),
+        lockdown: Lockdown::default(),
+        shared_groups: SharedGroups::default(),
+        approval: Approval::default(),
+    };
+    let policy = olga.create_jit_policy(None, &document).await.unwrap();
+    for port in PORTS {
+        let target = |machine: &str| Target {
+            machine: machine.to_owned(),
+            ports: vec![port.to_owned()],
+            // A source of its own, so that no rule serves two grants.
+            sources: vec![format!(
+                "203.0.113.{}/32",
+                port.len() + port.parse::<usize>().unwrap() % 200
+            )],
+        };
+        let wanted = AccessRequestCreate {
+            targets: vec![target(&stage.fleet.web), target(&stage.fleet.app)],
+            duration_seconds: 600,
+            reason: "story: many".to_owned(),
+        };
+        let wait = AccessRequestCreateQuery {
+            wait: Some(20),
+            ..AccessRequestCreateQuery::default()
+        };
+        let request = ada.create_access_request(None, &wait, &wanted).await.unwrap();
+        assert!(
+            request.grants.iter().all(|grant| grant.status == "open"),
+            "{request:?}"
+        );
+        if port == PORTS[0] {
+            edit_a_description(&stage.fleet);
+        }
+    }
+    olga.delete_jit_policy(&policy.id, policy.version).await.unwrap();
+    let grants = || async {
+        let query = GrantQuery {
+            status: Some("opening,open,closing".to_owned()),
+            ..GrantQuery::default()
+        };
+        ada.grants(&query).await.unwrap().items
+    };
+    for _ in 0..400 {
+        if grants().await.is_empty() {
+            return;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    assert!(grants().await.is_empty(), "the grants end with their policy");
+}
+
+/// Somebody writes another description over a grant's rule in EC2.
+fn edit_a_description(fleet: &Fleet) {
+    let world = fleet.ec2.truth().world(None);
+    let holder = world
+        .values()
+        .find(|resource| resource["tags"]["postern:mark"] == HOLDER)
+        .unwrap();
+    let group = holder["id"].as_str().unwrap();
+    let source = format!("203.0.113.{}/32", "22".len() + 22);
+    fleet
+        .ec2
+        .fleet(ACCOUNT, REGION)
+        .call(
+            "UpdateSecurityGroupRuleDescriptionsIngress",
+            &[
+                ("GroupId", group),
+                ("IpPermissions.1.IpProtocol", "tcp"),
+                ("IpPermissions.1.FromPort", "22"),
+                ("IpPermissions.1.ToPort", "22"),
+                ("IpPermissions.1.IpRanges.1.CidrIp", &source),
+                ("IpPermissions.1.IpRanges.1.Description", "mine now"),
+            ],
+        )
+        .unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_server_needs_what_is_printed_for_it_and_nothing_else() {
+    let policy = policy("server", "demo").await;
+    let role = role_actions("server").await;
+    let fleet = fleet().await;
+    limit(&fleet, &role);
+    let built = fleet.ec2.truth().last();
+
+    let stage = Stage::over(
+        fleet,
+        Keeping::Nothing,
+        0,
+        Arc::new(SystemClock),
+        Arc::new(RandomIds),
+    )
+    .await
+    .unwrap();
+    let mut findings = Findings::default();
+    let told = story::tell(&stage, &mut findings).await;
+    assert!(
+        told.is_ok() && findings.broken().is_empty(),
+        "{told:?} {findings:?}"
+    );
+    discover_accounts(&stage.fleet).await;
+
+    many_changes_and_a_repair(&stage).await;
+
+    let mut needed = called(&stage.fleet);
+    needed.extend(assert_allowed(&policy, &stage.fleet, built));
+    assert_exactly(&policy, role, &needed);
+    stage.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_servers_policy_keeps_off_what_is_not_its_own() {
+    let policy = policy("server", "demo").await;
+    let of = |kind: &str| format!("arn:aws:ec2:{REGION}:{ACCOUNT}:{kind}/x");
+    let marked = |key: &str, mark: &str| BTreeMap::from([(format!("{key}/postern:mark"), mark.to_owned())]);
+    let ask = |action: &str, resource: &str, context| {
+        let resource = of(resource);
+        iam::allows(
+            &policy,
+            &Question {
+                action,
+                resource: &resource,
+                context,
+            },
+        )
+    };
+    let group = "security-group";
+    assert!(ask(
+        "ec2:DeleteSecurityGroup",
+        group,
+        marked("aws:ResourceTag", HOLDER)
+    ));
+    for mark in ["postern:other holder", "x"] {
+        assert!(!ask(
+            "ec2:DeleteSecurityGroup",
+            group,
+            marked("aws:ResourceTag", mark)
+        ));
+        assert!(!ask(
+            "ec2:CreateSecurityGroup",
+            group,
+            marked("aws:RequestTag", mark)
+        ));
+    }
+    assert!(!ask("ec2:DeleteSecurityGroup", group, BTreeMap::new()));
+    assert!(!ask("ec2:RevokeSecurityGroupEgress", group, BTreeMap::new()));
+    assert!(
+        !ask("ec2:CreateTags", group, BTreeMap::new()),
+        "a group of others could be marked as ours"
+    );
+    let elsewhere = Question {
+        action: "ec2:RevokeSecurityGroupIngress",
+        resource: "arn:aws:ec2:eu-west-1:444455556666:security-group/sg-1",
+        context: BTreeMap::new(),
+    };
+    assert!(!iam::allows(&policy, &elsewhere), "another account's group");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_sweeper_needs_what_is_printed_for_it_and_nothing_else() {
+    let policy = policy("sweeper", "swept").await;
+    let role = role_actions("sweeper").await;
+    let fleet = fleet().await;
+    crate::sweep::leave_overdue_rules(&fleet);
+    fleet.ec2.calls().reset();
+    fleet.arm.calls().reset();
+    limit(&fleet, &role);
+    let before = fleet.ec2.truth().last();
+    let rig = crate::rig::Rig::new("swept", &fleet, "");
+    let output = rig.run(&["sweep", "--apply", "--json"]).await;
+    let (document, told) = said(&output);
+    assert!(output.status.success(), "{told}");
+    let report: Value = serde_json::from_str(&document).unwrap();
+    assert_eq!(crate::sweep::count(&report, "removed"), 3, "{report}");
+    discover_accounts(&fleet).await;
+
+    let mut needed = called(&fleet);
+    needed.extend(assert_allowed(&policy, &fleet, before));
+    assert_exactly(&policy, role, &needed);
+
+    let foreign = Question {
+        action: "ec2:RevokeSecurityGroupIngress",
+        resource: &format!("arn:aws:ec2:{REGION}:{ACCOUNT}:security-group/sg-1"),
+        context: BTreeMap::new(),
+    };
+    assert!(
+        !iam::allows(&policy, &foreign),
+        "only temporary groups are the sweeper's"
+    );
+}
+
+#[tokio::test]
+async fn the_trust_policy_asks_for_the_external_id() {
+    let principal = "arn:aws:iam::999988887777:role/postern-hub";
+    let documents = printed(&[
+        "aws",
+        "--account",
+        ACCOUNT,
+        "--principal",
+        principal,
+        "--external-id",
+        EXTERNAL_ID,
+    ])
+    .await;
+    let trust = &documents["trust_policy"]["Statement"][0];
+    assert_eq!(trust["Principal"]["AWS"], principal);
+    assert_eq!(
+        trust["Condition"],
+        json!({ "StringEquals": { "sts:ExternalId": EXTERNAL_ID } })
+    );
+    assert_eq!(documents["assume_policy"]["Statement"][0]["Resource"], ROLE_ARN);
+}
+
+/// The page and the command say the same, so that neither can go stale.
+#[tokio::test]
+async fn the_page_on_cloud_permissions_shows_what_is_printed() {
+    let page = include_str!("../../../../docs/cloud-permissions.md");
+    let mut shown = 0;
+    for block in page.split("```console\n$ postern ").skip(1) {
+        let (command, rest) = block.split_once('\n').unwrap();
+        let (expected, _) = rest.split_once("```").unwrap();
+        let arguments: Vec<&str> = command.split_whitespace().collect();
+        let output = run(&arguments, None).await;
+        let (printed, told) = said(&output);
+        assert!(output.status.success(), "{command}: {told}");
+        assert_eq!(
+            expected.trim(),
+            printed.trim(),
+            "`postern {command}` prints something else"
+        );
+        shown += 1;
+    }
+    assert_eq!(shown, 4, "server and sweeper in both clouds");
+}
