@@ -203,7 +203,8 @@ async fn authorize(ec2: &Ec2, group: &str, rules: &[SgRule]) -> Result<(), Enfor
     let standing = ec2.ingress(group).await.map_err(|failure| failure.about(group))?;
     let mut missing = Vec::new();
     for rule in rules {
-        match standing.iter().find(|standing| standing.same_content(rule)) {
+        let content = Content::of(rule);
+        match standing.iter().find(|standing| Content::of(standing) == content) {
             None => missing.push(rule.clone()),
             Some(standing) if standing.description == rule.description => {}
             Some(_) => {

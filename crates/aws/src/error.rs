@@ -76,7 +76,7 @@ impl Failure {
                     causes(other).find_map(|cause| cause.downcast_ref::<StsRefused>())
                 {
                     Kind::Sts(refused.clone())
-                } else if causes(other).any(<(dyn Error + 'static)>::is::<CredentialsError>) {
+                } else if causes(other).any(<dyn Error + 'static>::is::<CredentialsError>) {
                     Kind::Credentials(trail(other))
                 } else {
                     Kind::Silence(trail(other))

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 
-use aws_sdk_ec2::types::{Filter, Instance, InstanceStateName};
+use aws_sdk_ec2::types::{Filter, Instance, InstanceStateName, ManagedPrefixList};
 use postern_core::{
     enforcer::{Desired, EnforceError},
     inventory::MARK_TAG,
@@ -21,6 +21,7 @@ use crate::{
     plan::{
         group::{Attached, ObservedGroup},
         instance::{ObservedInstance, ObservedInterface, holder_name},
+        rule::{Count, Weights},
         written::{self, Carry, Written},
     },
     wire,
@@ -60,6 +61,51 @@ impl Ec2 {
                 .map(Some)
                 .ok_or_else(|| Failure::unclear(OPERATION, format!("the answer does not tell of `{id}`"))),
             Err(failure) if failure.is("InvalidGroup.NotFound") => Ok(None),
+            Err(failure) => Err(failure),
+        }
+    }
+
+    /// What prefix lists count as peers of a rule: as many as they may have entries, of their address family. A list
+    /// of AWS's own tells no such number; it is in the answer as one rule.
+    async fn prefix_lists(&self, ids: &[String]) -> Result<Weights, Failure> {
+        let lists = self
+            .client
+            .describe_managed_prefix_lists()
+            .filters(wire::filter("prefix-list-id", ids.iter().cloned()))
+            .into_paginator()
+            .items()
+            .send()
+            .collect::<Result<Vec<_>, _>>()
+            .await
+            .map_err(|error| Failure::new("DescribeManagedPrefixLists", &error))?;
+        let weight = |list: &ManagedPrefixList| {
+            let entries = list
+                .max_entries()
+                .and_then(|entries| usize::try_from(entries).ok());
+            let entries = entries.unwrap_or(1).max(1);
+            let (v4, v6) = match list.address_family() {
+                Some("IPv4") => (entries, 0),
+                Some("IPv6") => (0, entries),
+                _ => (entries, entries),
+            };
+            Some((list.prefix_list_id()?.to_owned(), Count { v4, v6 }))
+        };
+        Ok(lists.iter().filter_map(weight).collect())
+    }
+
+    /// Whether there is a prefix list of that id; asked by the id, as with groups.
+    async fn is_prefix_list(&self, id: &str) -> Result<bool, Failure> {
+        let answer = self
+            .client
+            .describe_managed_prefix_lists()
+            .prefix_list_ids(id)
+            .send()
+            .await
+            .map_err(|error| Failure::new("DescribeManagedPrefixLists", &error));
+        match answer {
+            Ok(_) => Ok(true),
+            Err(failure) if failure.is("InvalidPrefixListID.NotFound") => Ok(false),
+            Err(failure) if failure.is("InvalidPrefixListId.NotFound") => Ok(false),
             Err(failure) => Err(failure),
         }
     }
@@ -348,6 +394,64 @@ async fn ipv6_vpcs(
     Ok(known)
 }
 
+/// The peers that rules name: groups of the same account, and prefix lists.
+fn peers<'a>(ec2: &Ec2, rules: impl IntoIterator<Item = &'a SgRule>) -> (BTreeSet<String>, BTreeSet<String>) {
+    let (mut groups, mut lists) = (BTreeSet::new(), BTreeSet::new());
+    for rule in rules {
+        match &rule.peer {
+            SgPeer::Group { group, account } if account.as_ref().is_none_or(|a| *a == ec2.account) => {
+                groups.insert(group.clone());
+            }
+            SgPeer::PrefixList(list) => {
+                lists.insert(list.clone());
+            }
+            SgPeer::Group { .. } | SgPeer::Net(_) => {}
+        }
+    }
+    (groups, lists)
+}
+
+/// What prefix lists count, and which of `displaced` do not exist.
+///
+/// A caller who may not ask is told by EC2 when something does not fit, and that a list is gone when its rule is to
+/// come back: worse, and no reason to do nothing.
+async fn weigh(
+    ec2: &Ec2,
+    lists: BTreeSet<String>,
+    displaced: &BTreeSet<String>,
+) -> Result<(Weights, BTreeSet<String>), EnforceError> {
+    let (mut weights, mut gone) = (Weights::new(), BTreeSet::new());
+    let lists: Vec<String> = lists.into_iter().collect();
+    for part in lists.chunks(FILTER_VALUES) {
+        match ec2
+            .prefix_lists(part)
+            .await
+            .map_err(|failure| failure.about("prefix lists"))
+        {
+            Ok(found) => weights.extend(found),
+            Err(EnforceError::Forbidden { operation, code, .. }) => {
+                tracing::warn!(
+                    operation,
+                    code,
+                    "prefix lists are taken to count as one rule each"
+                );
+                return Ok((weights, gone));
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    for list in displaced.iter().filter(|list| !weights.contains_key(*list)) {
+        if !ec2
+            .is_prefix_list(list)
+            .await
+            .map_err(|failure| failure.about(list))?
+        {
+            gone.insert(list.clone());
+        }
+    }
+    Ok((weights, gone))
+}
+
 /// Reads a group point.
 pub(crate) async fn group(
     clients: &Clients,
@@ -356,17 +460,12 @@ pub(crate) async fn group(
     desired: &Desired,
     written: &[Written],
 ) -> Result<ObservedGroup, EnforceError> {
-    let peers: BTreeSet<String> = desired
+    let displaced: Vec<SgRule> = desired
         .displaced
         .iter()
         .filter_map(|displaced| serde_json::from_value::<SgRule>(displaced.rule.clone()).ok())
-        .filter_map(|rule| match rule.peer {
-            SgPeer::Group { group, account } if account.as_ref().is_none_or(|a| *a == ec2.account) => {
-                Some(group)
-            }
-            _ => None,
-        })
         .collect();
+    let (peers, displaced_lists) = peers(ec2, &displaced);
     let wanted: BTreeSet<String> = peers.iter().cloned().chain([id.to_owned()]).collect();
     let (groups, ingress, attached) = tokio::join!(
         ec2.groups(wire::filter("group-id", wanted)),
@@ -399,6 +498,10 @@ pub(crate) async fn group(
         }
         None => {}
     }
+    let standing = group.iter().flat_map(|group| &group.ingress);
+    let (_, mut lists) = self::peers(ec2, standing);
+    lists.extend(displaced_lists.iter().cloned());
+    let (weights, gone_lists) = weigh(ec2, lists, &displaced_lists).await?;
     Ok(ObservedGroup {
         id: id.to_owned(),
         confirmed: group
@@ -422,7 +525,9 @@ pub(crate) async fn group(
         gone_peers: peers
             .into_iter()
             .filter(|peer| !groups.iter().any(|group| group.id == *peer))
+            .chain(gone_lists)
             .collect(),
+        weights,
         limits: clients.config().limits,
     })
 }

@@ -100,7 +100,7 @@ async fn remove_rule(ec2: &Ec2, marked: &Marked) -> Result<(), EnforceError> {
     let rule: SgRule = serde_json::from_value(rule).map_err(|_| malformed())?;
     let standing = ec2.ingress(group).await.map_err(|failure| failure.about(group))?;
     let same = standing.iter().any(|standing| {
-        standing.same_content(&rule)
+        rule::Content::of(standing) == rule::Content::of(&rule)
             && rule::mark_of(standing, &marked.mark.installation).as_ref() == Some(&marked.mark)
     });
     if same {

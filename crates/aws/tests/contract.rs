@@ -18,6 +18,8 @@ use postern_sim::{
     ec2::{Ec2Handle, Ec2Options, Ec2Sim},
 };
 
+#[path = "contract/fleets.rs"]
+mod fleets;
 #[path = "contract/lag.rs"]
 mod lag;
 #[path = "contract/suite.rs"]
@@ -65,6 +67,12 @@ fn refusal(status: u16, code: &str) -> Effect {
 async fn the_enforcer_keeps_its_contract_against_the_simulator() {
     let (_handle, endpoint) = simulator().await;
     suite::run(&endpoint).await;
+}
+
+#[tokio::test]
+async fn every_shape_of_a_fleet_is_locked_opened_closed_and_restored() {
+    let (_handle, endpoint) = simulator().await;
+    fleets::run(&endpoint).await;
 }
 
 #[tokio::test]

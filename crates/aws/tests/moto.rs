@@ -14,6 +14,8 @@ use std::{
     time::Duration,
 };
 
+#[path = "contract/fleets.rs"]
+mod fleets;
 #[path = "contract/suite.rs"]
 mod suite;
 
@@ -75,12 +77,13 @@ async fn the_enforcer_keeps_its_contract_against_moto() {
         let url = moto.url.clone();
         (Some(moto), url)
     };
-    suite::run(&suite::Endpoint {
+    let endpoint = suite::Endpoint {
         url,
         account: "123456789012".to_owned(),
         access_key_id: "test".to_owned(),
         secret_access_key: "test".to_owned(),
         flavour: suite::Flavour::Moto,
-    })
-    .await;
+    };
+    suite::run(&endpoint).await;
+    fleets::run(&endpoint).await;
 }

@@ -35,7 +35,7 @@ use sha2::{Digest, Sha256};
 
 use super::{
     change, for_policies, json as to_json,
-    rule::{self, Content, Count},
+    rule::{self, Content, Count, Weights},
 };
 use crate::{
     config::AwsLimits,
@@ -62,8 +62,11 @@ pub struct ObservedGroup {
     pub group: Option<SecurityGroup>,
     /// Where it is attached.
     pub attached: Vec<Attached>,
-    /// Groups of the same account that displaced rules name as source and that, as EC2 said, do not exist.
+    /// Groups of the same account and prefix lists that displaced rules name as source and that, as EC2 said, do not
+    /// exist.
     pub gone_peers: BTreeSet<String>,
+    /// What the prefix lists in the group's rules and in the displaced ones count, as far as it is known.
+    pub weights: Weights,
     /// The ids of rules that stand for certain, because a write just now said so.
     pub confirmed: BTreeSet<String>,
     /// The quotas.
@@ -309,8 +312,12 @@ impl<'a> Draft<'a> {
         }
     }
 
+    fn weigh<'r>(&self, rules: impl IntoIterator<Item = &'r SgRule>) -> Count {
+        Count::weighed(rules, &self.observed.weights)
+    }
+
     fn count(&self) -> Count {
-        Count::of(self.standing.values())
+        self.weigh(self.standing.values())
     }
 
     fn push(&mut self, change: Change) {
@@ -411,7 +418,7 @@ impl<'a> Draft<'a> {
         self.revoke(Verb::Close, "remove our own", &strange, Vec::new());
     }
 
-    /// The rules that the lockdown concerns, in the order of their ids.
+    /// The rules that the lockdown concerns, in the order of their contents.
     fn locked(&self) -> Vec<Locked<'a>> {
         let mut locked: BTreeMap<DisplacedId, Locked<'a>> = BTreeMap::new();
         for saved in self
@@ -445,6 +452,7 @@ impl<'a> Draft<'a> {
             entry.standing = Some(rule);
         }
         let mut locked: Vec<Locked<'a>> = locked.into_values().collect();
+        locked.sort_by_cached_key(|locked| Content::of(&locked.rule));
         for locked in &mut locked {
             let mark = self.residual_mark(locked.id);
             locked.residuals = rule::carve(&locked.rule, &self.wish.ports)

@@ -1,6 +1,6 @@
 //! Security group rules as sets of packets: what they overlap, what is left of them, what they count.
 
-use std::fmt;
+use std::{collections::BTreeMap, fmt};
 
 use ipnet::IpNet;
 use postern_core::{
@@ -8,6 +8,7 @@ use postern_core::{
     net::{Ports, Protocol},
     sg::{SgPeer, SgProtocol, SgRule},
 };
+use serde::{Deserialize, Serialize};
 
 /// Protocols, beside TCP, UDP and ICMP, that stay open when an all-traffic rule is displaced: IP-in-IP and GRE
 /// (overlays and tunnels), ESP and AH (`IPsec`), SCTP.
@@ -107,7 +108,7 @@ pub fn allow(ports: Ports, net: IpNet) -> SgRule {
         ports: Some((ports.first().into(), ports.last().into())),
         peer: SgPeer::Net(net),
         description: None,
-        tags: std::collections::BTreeMap::new(),
+        tags: BTreeMap::new(),
     }
 }
 
@@ -138,7 +139,7 @@ pub fn carve(rule: &SgRule, guarded: &[Ports]) -> Vec<SgRule> {
         ports,
         peer: rule.peer.clone(),
         description: None,
-        tags: std::collections::BTreeMap::new(),
+        tags: BTreeMap::new(),
     };
     let around = |protocol: Protocol, span: (i32, i32)| {
         let name = match protocol {
@@ -212,12 +213,16 @@ fn families(peer: &SgPeer) -> (bool, bool) {
     }
 }
 
+/// What rules with a prefix list as peer count, by the list's id.
+pub type Weights = BTreeMap<String, Count>;
+
 /// How many rules of each address family stand in a group.
 ///
 /// Source: "Amazon VPC quotas", "Inbound or outbound rules per security group": counted separately for IPv4 and
-/// IPv6. Rules whose peer is a group or a prefix list are counted in both here, each as one; a prefix list
-/// weighs more than that in EC2, which refuses what does not fit before anything is taken away.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+/// IPv6. Rules whose peer is a group are counted in both. One whose peer is a prefix list counts as many as the
+/// list may have entries ("Prefix lists", same guide); where that is not known, as one in both, and EC2 refuses what
+/// does not fit before anything is taken away.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Count {
     /// IPv4.
     pub v4: usize,
@@ -234,6 +239,17 @@ impl Count {
                 v4: count.v4 + usize::from(v4),
                 v6: count.v6 + usize::from(v6),
             }
+        })
+    }
+
+    /// Counts rules, each prefix list by its weight.
+    pub fn weighed<'a>(rules: impl IntoIterator<Item = &'a SgRule>, weights: &Weights) -> Self {
+        rules.into_iter().fold(Self::default(), |count, rule| {
+            let weight = match &rule.peer {
+                SgPeer::PrefixList(list) => weights.get(list).copied(),
+                _ => None,
+            };
+            count.plus(weight.unwrap_or_else(|| Self::of([rule])))
         })
     }
 
@@ -279,7 +295,7 @@ mod tests {
             ports: span,
             peer: SgPeer::Net("10.0.0.0/8".parse().unwrap()),
             description: None,
-            tags: std::collections::BTreeMap::new(),
+            tags: BTreeMap::new(),
         }
     }
 
@@ -313,6 +329,21 @@ mod tests {
                 "132 from 10.0.0.0/8",
             ]
         );
+    }
+
+    #[test]
+    fn a_prefix_list_counts_as_many_rules_as_it_may_have_entries() {
+        let of = |peer| SgRule {
+            peer,
+            ..rule(SgProtocol::Tcp, Some((22, 22)))
+        };
+        let rules = [
+            of(SgPeer::PrefixList("pl-known".to_owned())),
+            of(SgPeer::PrefixList("pl-unknown".to_owned())),
+            of(SgPeer::Net("2001:db8::/32".parse().unwrap())),
+        ];
+        let weights = Weights::from([("pl-known".to_owned(), Count { v4: 20, v6: 0 })]);
+        assert_eq!(Count::weighed(&rules, &weights), Count { v4: 21, v6: 2 });
     }
 
     #[test]

@@ -45,7 +45,7 @@ pub(crate) struct Endpoint {
     pub(crate) flavour: Flavour,
 }
 
-const REGION: &str = "eu-west-1";
+pub(crate) const REGION: &str = "eu-west-1";
 const OFFICE: &str = "203.0.113.7/32";
 
 /// Runs every case, each in a VPC of its own.

@@ -10,7 +10,7 @@ use postern_core::{
 use super::{
     Draft, Locked, Restoring, is_another,
     restore::unnumbered,
-    rule::{self, Content, Count},
+    rule::{self, Content},
     to_json,
 };
 
@@ -51,7 +51,8 @@ impl<'a> Draft<'a> {
             .to_restore()
             .map(|saved| (Content::of(&saved.rule), unnumbered(&saved.rule)))
             .collect();
-        in_the_way.sort_by_key(|locked| (locked.residuals.len(), locked.id));
+        // Stable: the rest of the order is that of their contents.
+        in_the_way.sort_by_key(|locked| locked.residuals.len());
         self.displace(in_the_way, &restoring);
         let blocked = self.fill_in(locked, &restoring);
         if !blocked {
@@ -86,7 +87,7 @@ impl<'a> Draft<'a> {
                 for locked in &left {
                     let mut with = residuals.clone();
                     with.extend(self.missing(locked, restoring));
-                    if self.count().plus(Count::of(with.values())).fits(limit) {
+                    if self.count().plus(self.weigh(with.values())).fits(limit) {
                         residuals = with;
                         batch.push(*locked);
                     }
@@ -100,7 +101,7 @@ impl<'a> Draft<'a> {
                 let rules: Vec<SgRule> = left.iter().map(|locked| locked.rule.clone()).collect();
                 let mut need = self.count();
                 if let Some(first) = left.first() {
-                    need = need.plus(Count::of(self.missing(first, restoring).values()));
+                    need = need.plus(self.weigh(self.missing(first, restoring).values()));
                 }
                 self.no_room("displace", &rules, need);
                 return;
@@ -181,7 +182,7 @@ impl<'a> Draft<'a> {
             if with.is_empty() {
                 continue;
             }
-            let need = self.count().plus(Count::of(new.values().chain(with.values())));
+            let need = self.count().plus(self.weigh(new.values().chain(with.values())));
             if need.fits(limit) {
                 repairs &= with.keys().all(|content| {
                     locked

@@ -11,7 +11,7 @@ use serde_json::json;
 
 use super::{
     Draft, Locked, Saved, change,
-    rule::{self, Content, Count},
+    rule::{self, Content},
     to_json,
 };
 use crate::operation::Operation;
@@ -23,7 +23,10 @@ impl<'a> Draft<'a> {
         let gone = &self.observed.gone_peers;
         self.saved.iter().filter(move |saved| {
             !rule::overlaps(&saved.rule, &ports)
-                && !matches!(&saved.rule.peer, SgPeer::Group { group, .. } if gone.contains(group))
+                && !matches!(
+                    &saved.rule.peer,
+                    SgPeer::Group { group: peer, .. } | SgPeer::PrefixList(peer) if gone.contains(peer)
+                )
         })
     }
 
@@ -164,7 +167,7 @@ impl<'a> Draft<'a> {
             let mut batch: Vec<&'a Saved> = Vec::new();
             for saved in &left {
                 let rules = batch.iter().chain([saved]).map(|saved| &saved.rule);
-                if self.count().plus(Count::of(rules)).fits(limit) {
+                if self.count().plus(self.weigh(rules)).fits(limit) {
                     batch.push(saved);
                 }
             }
@@ -176,7 +179,7 @@ impl<'a> Draft<'a> {
                     .find(|saved| !self.leftovers(saved.id, locked).is_empty())
                 else {
                     let rules: Vec<SgRule> = left.iter().map(|saved| saved.rule.clone()).collect();
-                    let need = self.count().plus(Count::of(&rules));
+                    let need = self.count().plus(self.weigh(&rules));
                     self.no_room("put back", &rules, need);
                     return;
                 };

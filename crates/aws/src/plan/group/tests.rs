@@ -104,6 +104,7 @@ impl World {
             group: self.model.groups.get(GROUP).cloned(),
             attached: [own].into_iter().chain(self.others.clone()).collect(),
             gone_peers: self.gone_peers.clone(),
+            weights: Weights::new(),
             confirmed: self.model.confirmed.clone(),
             limits: self.limits,
         }
