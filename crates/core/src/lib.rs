@@ -7,6 +7,7 @@
 
 pub mod audit;
 pub mod enforcer;
+pub mod firewall;
 pub mod grant;
 pub mod id;
 pub mod inventory;

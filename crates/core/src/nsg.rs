@@ -109,7 +109,7 @@ pub enum Memberships<'a> {
 }
 
 /// An inclusive range of port numbers; `*` is 0 to 65535.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct NsgPorts {
     /// The lowest port.
     pub first: u16,

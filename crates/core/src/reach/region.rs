@@ -50,6 +50,16 @@ impl Addresses {
         }
     }
 
+    /// From the first to the last address, which are of one family.
+    pub(crate) fn between(first: IpAddr, last: IpAddr) -> Option<Self> {
+        let (first, last) = match (first, last) {
+            (IpAddr::V4(first), IpAddr::V4(last)) => (u32::from(first).into(), u32::from(last).into()),
+            (IpAddr::V6(first), IpAddr::V6(last)) => (first.into(), last.into()),
+            _ => return None,
+        };
+        (first <= last).then_some(Self { first, last })
+    }
+
     pub(crate) fn intersect(self, other: Self) -> Option<Self> {
         let (first, last) = (self.first.max(other.first), self.last.min(other.last));
         (first <= last).then_some(Self { first, last })
