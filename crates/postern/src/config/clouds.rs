@@ -38,6 +38,8 @@ pub struct Clouds {
     _guardrails: Option<IgnoredAny>,
     #[serde(default, rename = "bootstrap")]
     _bootstrap: Option<IgnoredAny>,
+    #[serde(default, rename = "notify")]
+    _notify: Option<IgnoredAny>,
 }
 
 impl Clouds {
@@ -59,6 +61,7 @@ impl Clouds {
             _engine: None,
             _guardrails: None,
             _bootstrap: None,
+            _notify: None,
         }
     }
 
