@@ -77,7 +77,7 @@ pub(super) fn draft(
             check.public_address(existing, &mut properties);
             None
         }
-        Kind::RouteTable => Some(check.route_table(&mut properties)?),
+        Kind::RouteTable => Some(super::routing::route_table(&mut properties)?),
         Kind::AzureFirewall => {
             check.firewall(existing, &mut properties)?;
             None

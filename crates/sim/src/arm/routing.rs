@@ -13,7 +13,7 @@ use ipnet::IpNet;
 use serde_json::{Map, Value, json};
 
 use super::body::{Part, bad_request, parts};
-use super::check::{Check, address_space};
+use super::check::address_space;
 use super::effective;
 use super::id::Id;
 use super::refusal::ArmError;
@@ -97,21 +97,19 @@ pub(super) fn route_beside(
     Ok(kept)
 }
 
-impl Check<'_> {
-    /// What a written route table must be.
-    pub(super) fn route_table(&self, properties: &mut Map<String, Value>) -> Result<Vec<Part>, ArmError> {
-        properties.remove("subnets");
-        properties
-            .entry("disableBgpRoutePropagation")
-            .or_insert_with(|| json!(false));
-        let routes = parts(properties, "routes")?
-            .unwrap_or_default()
-            .into_iter()
-            .map(|(name, properties)| Ok((name.clone(), route(&name, &properties)?)))
-            .collect::<Result<Vec<Part>, ArmError>>()?;
-        distinct(routes.iter().map(|(name, route)| (name.as_str(), route)))?;
-        Ok(routes)
-    }
+/// What a written route table must be.
+pub(super) fn route_table(properties: &mut Map<String, Value>) -> Result<Vec<Part>, ArmError> {
+    properties.remove("subnets");
+    properties
+        .entry("disableBgpRoutePropagation")
+        .or_insert_with(|| json!(false));
+    let routes = parts(properties, "routes")?
+        .unwrap_or_default()
+        .into_iter()
+        .map(|(name, properties)| Ok((name.clone(), route(&name, &properties)?)))
+        .collect::<Result<Vec<Part>, ArmError>>()?;
+    distinct(routes.iter().map(|(name, route)| (name.as_str(), route)))?;
+    Ok(routes)
 }
 
 /// The appliance that packets to an address are sent to; none where they take another way.
@@ -202,7 +200,7 @@ pub(super) fn effective_routes(state: &State, id: &Id) -> Result<Value, ArmError
 mod tests {
     use super::*;
 
-    fn object(value: Value) -> Map<String, Value> {
+    fn object(value: &Value) -> Map<String, Value> {
         value.as_object().cloned().unwrap()
     }
 
@@ -210,11 +208,11 @@ mod tests {
     fn the_longest_prefix_decides_and_a_users_route_wins_a_draw() {
         let routes = [
             object(
-                json!({"addressPrefix": "0.0.0.0/0", "nextHopType": "VirtualAppliance", "nextHopIpAddress": "10.0.9.4"}),
+                &json!({"addressPrefix": "0.0.0.0/0", "nextHopType": "VirtualAppliance", "nextHopIpAddress": "10.0.9.4"}),
             ),
-            object(json!({"addressPrefix": "203.0.113.0/24", "nextHopType": "Internet"})),
+            object(&json!({"addressPrefix": "203.0.113.0/24", "nextHopType": "Internet"})),
             object(
-                json!({"addressPrefix": "10.1.0.0/16", "nextHopType": "VirtualAppliance", "nextHopIpAddress": "10.0.9.5"}),
+                &json!({"addressPrefix": "10.1.0.0/16", "nextHopType": "VirtualAppliance", "nextHopIpAddress": "10.0.9.5"}),
             ),
         ];
         let spaces = ["10.0.0.0/16".parse().unwrap(), "10.1.0.0/16".parse().unwrap()];
@@ -227,7 +225,7 @@ mod tests {
 
     #[test]
     fn a_next_hop_address_belongs_to_an_appliance_alone() {
-        let code = |value: Value| route("r", &object(value)).err().map(|error| error.code);
+        let code = |value: Value| route("r", &object(&value)).err().map(|error| error.code);
         let appliance = json!({"addressPrefix": "0.0.0.0/0", "nextHopType": "VirtualAppliance", "nextHopIpAddress": "10.0.0.4"});
         assert_eq!(code(appliance), None);
         assert_eq!(

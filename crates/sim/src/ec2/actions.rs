@@ -2,7 +2,7 @@
 
 use super::context::Context;
 use super::error::Result;
-use super::{addresses, groups, instances, interfaces, network, permissions, tags};
+use super::{addresses, assignments, groups, instances, interfaces, network, permissions, status, tags};
 
 /// The code of an action: gives the inside of its answer.
 pub(crate) type Action = fn(&mut Context<'_>) -> Result<String>;
@@ -11,7 +11,8 @@ pub(crate) type Action = fn(&mut Context<'_>) -> Result<String>;
 pub(crate) fn action(name: &str) -> Option<Action> {
     let action: Action = match name {
         "AllocateAddress" => addresses::allocate_address,
-        "AssignIpv6Addresses" => interfaces::assign_ipv6_addresses,
+        "AssignIpv6Addresses" => assignments::assign_ipv6_addresses,
+        "AssignPrivateIpAddresses" => assignments::assign_private_ip_addresses,
         "AssociateAddress" => addresses::associate_address,
         "AttachNetworkInterface" => interfaces::attach_network_interface,
         "AuthorizeSecurityGroupEgress" => permissions::authorize_egress,
@@ -31,6 +32,7 @@ pub(crate) fn action(name: &str) -> Option<Action> {
         "DescribeAccountAttributes" => network::describe_account_attributes,
         "DescribeAddresses" => addresses::describe_addresses,
         "DescribeAvailabilityZones" => network::describe_availability_zones,
+        "DescribeInstanceStatus" => status::describe_instance_status,
         "DescribeInstances" => instances::describe_instances,
         "DescribeManagedPrefixLists" => addresses::describe_managed_prefix_lists,
         "DescribeNetworkInterfaces" => interfaces::describe_network_interfaces,
@@ -43,6 +45,7 @@ pub(crate) fn action(name: &str) -> Option<Action> {
         "DetachNetworkInterface" => interfaces::detach_network_interface,
         "DisassociateAddress" => addresses::disassociate_address,
         "GetManagedPrefixListEntries" => addresses::get_managed_prefix_list_entries,
+        "ModifyManagedPrefixList" => addresses::modify_managed_prefix_list,
         "ModifyInstanceAttribute" => instances::modify_instance_attribute,
         "ModifyNetworkInterfaceAttribute" => interfaces::modify_network_interface_attribute,
         "ModifySecurityGroupRules" => permissions::modify_rules,
@@ -52,6 +55,7 @@ pub(crate) fn action(name: &str) -> Option<Action> {
         "StartInstances" => instances::start_instances,
         "StopInstances" => instances::stop_instances,
         "TerminateInstances" => instances::terminate_instances,
+        "UnassignPrivateIpAddresses" => assignments::unassign_private_ip_addresses,
         "UpdateSecurityGroupRuleDescriptionsEgress" => permissions::describe_egress_texts,
         "UpdateSecurityGroupRuleDescriptionsIngress" => permissions::describe_ingress_texts,
         _ => return None,

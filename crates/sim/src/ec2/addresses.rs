@@ -197,7 +197,7 @@ pub(crate) fn describe_addresses(ctx: &mut Context<'_>) -> Result<String> {
                     region
                         .interfaces
                         .get(interface)
-                        .map(|interface| interface.private_ip),
+                        .and_then(|interface| interface.private_ip),
                 );
             }
             wire::tags(xml, &address.tags);
@@ -205,9 +205,8 @@ pub(crate) fn describe_addresses(ctx: &mut Context<'_>) -> Result<String> {
     }))
 }
 
-/// Makes a prefix list of canonical, distinct ranges.
-pub(crate) fn make_prefix_list(ctx: &mut Context<'_>, list: PrefixList) -> Result<String> {
-    let mut list = list;
+/// Makes the ranges of a list canonical; refuses repeated ones, and more than it may hold.
+fn check_prefix_list(list: &mut PrefixList) -> Result<()> {
     for (cidr, _) in &mut list.entries {
         *cidr = if list.ipv6 {
             cidr_v6(cidr)?.to_string()
@@ -227,6 +226,13 @@ pub(crate) fn make_prefix_list(ctx: &mut Context<'_>, list: PrefixList) -> Resul
         let message = "The number of entries exceeds the maximum number of entries of the prefix list";
         return Err(Ec2Error::new("PrefixListMaxEntriesExceeded", message));
     }
+    Ok(())
+}
+
+/// Makes a prefix list of canonical, distinct ranges.
+pub(crate) fn make_prefix_list(ctx: &mut Context<'_>, list: PrefixList) -> Result<String> {
+    let mut list = list;
+    check_prefix_list(&mut list)?;
     let id = ctx.new_id("pl");
     list.id.clone_from(&id);
     ctx.region.prefix_lists.insert(&id, list);
@@ -267,6 +273,7 @@ pub(crate) fn create_managed_prefix_list(ctx: &mut Context<'_>) -> Result<String
         ipv6,
         max_entries,
         entries,
+        version: 1,
         tags,
     };
     let id = make_prefix_list(ctx, list)?;
@@ -322,6 +329,80 @@ pub(crate) fn get_managed_prefix_list_entries(ctx: &mut Context<'_>) -> Result<S
             xml.leaf("description", description);
         });
         xml.opt("nextToken", next);
+    }))
+}
+
+/// Adds and removes ranges, renames, or changes how many there may be.
+///
+/// Source: API reference `ModifyManagedPrefixList`: entries and the largest number are changed apart; entries need
+/// the current version (`PrefixListVersionMismatch` otherwise). A larger list must fit every group that names it
+/// (VPC user guide, "Work with customer-managed prefix lists", resize); the code of that refusal is from memory.
+pub(crate) fn modify_managed_prefix_list(ctx: &mut Context<'_>) -> Result<String> {
+    let root = ctx.root();
+    let id = root.require("PrefixListId")?.to_owned();
+    let name = root.text("PrefixListName");
+    let current = root.int("CurrentVersion")?;
+    let max_entries = root.int("MaxEntries")?;
+    let added = root
+        .parts("AddEntry")
+        .iter()
+        .map(|entry| {
+            Ok((
+                entry.require("Cidr")?.to_owned(),
+                entry.text("Description").unwrap_or_default(),
+            ))
+        })
+        .collect::<Result<Vec<_>>>()?;
+    let removed = root
+        .parts("RemoveEntry")
+        .iter()
+        .map(|entry| Ok(entry.require("Cidr")?.to_owned()))
+        .collect::<Result<Vec<String>>>()?;
+    root.finish()?;
+    let mut list = ctx.region.prefix_list(&id)?.clone();
+    let entries_change = !added.is_empty() || !removed.is_empty();
+    if entries_change && max_entries.is_some() {
+        return Err(Ec2Error::combination(
+            "The entries and the maximum number of entries cannot be modified in the same request",
+        ));
+    }
+    if entries_change && current.map(i64::from) != Some(list.version) {
+        let message = "The current version of the prefix list does not match the specified version";
+        return Err(Ec2Error::new("PrefixListVersionMismatch", message));
+    }
+    for cidr in removed {
+        let before = list.entries.len();
+        list.entries.retain(|(other, _)| *other != cidr);
+        if list.entries.len() == before {
+            let message = format!("The entry {cidr} does not exist in the prefix list");
+            return Err(Ec2Error::invalid_value(message));
+        }
+    }
+    for (cidr, description) in added {
+        // An entry that is there already gets the new description.
+        list.entries.retain(|(other, _)| *other != cidr);
+        list.entries.push((cidr, description));
+    }
+    if let Some(name) = name {
+        list.name = name;
+    }
+    if let Some(max_entries) = max_entries {
+        list.max_entries = max_entries;
+    }
+    check_prefix_list(&mut list)?;
+    if entries_change {
+        list.version += 1;
+    }
+    if let Some(stored) = ctx.region.prefix_lists.get_mut(&id) {
+        *stored = list.clone();
+    }
+    for group in ctx.region.groups.values() {
+        for egress in [false, true] {
+            super::rules::check_quota(&group.rules, egress, ctx.region, ctx.limits)?;
+        }
+    }
+    Ok(Xml::of(|xml| {
+        xml.within("prefixList", |xml| wire::prefix_list(xml, ctx, &list));
     }))
 }
 

@@ -34,6 +34,7 @@ pub(crate) struct Settings {
     pub(crate) ids: Ids,
     pub(crate) roles: Vec<Role>,
     pub(crate) limits: Limits,
+    pub(crate) opt_in_regions: Vec<String>,
     pub(crate) transition_delay: TimeDelta,
     pub(crate) describe_lag: TimeDelta,
     pub(crate) throttling: Option<Throttling>,
@@ -133,6 +134,7 @@ impl Ec2Cloud {
             ids,
             limits,
             transition_delay,
+            opt_in_regions,
             ..
         } = &self.settings;
         Context {
@@ -140,6 +142,7 @@ impl Ec2Cloud {
             region,
             caller,
             regions,
+            opt_in_regions,
             ids,
             limits,
             delay: *transition_delay,

@@ -34,6 +34,8 @@ pub(crate) struct Context<'a> {
     pub(crate) region: &'a mut Region,
     pub(crate) caller: &'a Caller,
     pub(crate) regions: &'a [String],
+    /// Regions that there are and that no account has opted in to.
+    pub(crate) opt_in_regions: &'a [String],
     pub(crate) ids: &'a Ids,
     pub(crate) limits: &'a Limits,
     pub(crate) delay: TimeDelta,

@@ -238,7 +238,23 @@ impl Fleet {
                 let bits = block.network().to_bits() | (u128::from(ipv6_number) << 64);
                 ipnet::Ipv6Net::new(bits.into(), 64).ok()
             });
-            network::make_subnet(ctx, vpc_id, cidr, ipv6, None, Tags::new())
+            network::make_subnet(ctx, vpc_id, Some(cidr), ipv6, None, Tags::new())
+        })
+    }
+
+    /// Makes a subnet of IPv6 alone, with the /64 of the given number.
+    ///
+    /// # Errors
+    /// As `CreateSubnet`, also where the VPC has no IPv6 range.
+    pub fn ipv6_subnet(&self, vpc_id: &str, ipv6_number: u8) -> Result<String> {
+        self.act("CreateSubnet", |ctx| {
+            let block = ctx.region.vpc(vpc_id)?.ipv6_cidr;
+            let range = block.and_then(|block| {
+                let bits = block.network().to_bits() | (u128::from(ipv6_number) << 64);
+                ipnet::Ipv6Net::new(bits.into(), 64).ok()
+            });
+            let range = range.ok_or_else(|| Ec2Error::missing("Ipv6CidrBlock"))?;
+            network::make_subnet(ctx, vpc_id, None, Some(range), None, Tags::new())
         })
     }
 
@@ -304,6 +320,7 @@ impl Fleet {
                 .iter()
                 .map(|range| ((*range).to_owned(), String::new()))
                 .collect(),
+            version: 1,
             tags: Tags::new(),
         };
         self.act("CreateManagedPrefixList", |ctx| {
@@ -364,7 +381,9 @@ impl Fleet {
         Ok(Machine {
             arn: self.instance_arn(&id),
             interface_ids: interfaces.iter().map(|interface| interface.id.clone()).collect(),
-            private_ip: primary.map_or(Ipv4Addr::UNSPECIFIED, |primary| primary.private_ip),
+            private_ip: primary
+                .and_then(|primary| primary.private_ip)
+                .unwrap_or(Ipv4Addr::UNSPECIFIED),
             public_ip: primary
                 .and_then(|primary| region.address_of(&primary.id))
                 .map(|address| address.public_ip),

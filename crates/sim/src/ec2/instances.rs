@@ -474,7 +474,8 @@ fn attribute(region: &Region, owner: &str, instance: &Instance, name: &str) -> V
             .collect(),
         "owner-id" => vec![owner.to_owned()],
         "private-ip-address" => primary
-            .map(|interface| interface.private_ip.to_string())
+            .and_then(|interface| interface.private_ip)
+            .map(|address| address.to_string())
             .into_iter()
             .collect(),
         "reservation-id" => vec![instance.reservation_id.clone()],

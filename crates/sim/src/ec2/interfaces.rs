@@ -9,7 +9,7 @@ use super::context::Context;
 use super::error::{Ec2Error, Result};
 use super::network::{free_ipv4, free_ipv6, named_ipv6};
 use super::params::Part;
-use super::state::{Attachment, Interface, Power, Region, Tags};
+use super::state::{Attachment, Interface, Power, Region, Subnet, Tags};
 use super::wire;
 use super::xml::Xml;
 
@@ -20,6 +20,8 @@ pub(crate) struct NewInterface {
     pub(crate) groups: Vec<String>,
     pub(crate) description: String,
     pub(crate) private_ip: Option<Ipv4Addr>,
+    pub(crate) secondary: Vec<Ipv4Addr>,
+    pub(crate) secondary_count: i32,
     pub(crate) ipv6: Vec<String>,
     pub(crate) ipv6_count: i32,
     pub(crate) tags: Tags,
@@ -28,28 +30,31 @@ pub(crate) struct NewInterface {
 impl NewInterface {
     /// Reads what `CreateNetworkInterface` and an interface of `RunInstances` have in common.
     pub(crate) fn read(part: &Part<'_>, subnet_id: String) -> Result<Self> {
-        let mut addresses = part.parts("PrivateIpAddresses");
-        if addresses.len() > 1 {
-            return Err(Ec2Error::new(
-                "UnsupportedOperation",
-                "Secondary private addresses are not simulated",
-            ));
-        }
-        let listed = match addresses.pop() {
-            Some(address) => {
-                address.ignore(&["Primary"]);
-                Some(address.require("PrivateIpAddress")?)
-            }
-            None => None,
+        let parse = |text: &str| -> Result<Ipv4Addr> {
+            let invalid = || Ec2Error::invalid_value(format!("Invalid IPv4 address: {text}"));
+            text.parse().map_err(|_| invalid())
         };
-        let private_ip = part
-            .get("PrivateIpAddress")
-            .or(listed)
-            .map(|text| {
-                let invalid = || Ec2Error::invalid_value(format!("Invalid IPv4 address: {text}"));
-                text.parse().map_err(|_| invalid())
-            })
-            .transpose()?;
+        let mut private_ip = part.get("PrivateIpAddress").map(parse).transpose()?;
+        let mut secondary = Vec::new();
+        // API reference `PrivateIpAddressSpecification`: one of them is the primary.
+        for listed in part.parts("PrivateIpAddresses") {
+            let address = parse(listed.require("PrivateIpAddress")?)?;
+            if listed.bool("Primary")?.unwrap_or(false) {
+                if private_ip.is_some_and(|other| other != address) {
+                    let message = "Only one primary private IP address can be specified";
+                    return Err(Ec2Error::combination(message));
+                }
+                private_ip = Some(address);
+            } else {
+                secondary.push(address);
+            }
+        }
+        let secondary_count = part.int("SecondaryPrivateIpAddressCount")?.unwrap_or(0);
+        if secondary_count > 0 && !secondary.is_empty() {
+            let message = "The parameter privateIpAddresses cannot be used with the parameter \
+                           secondaryPrivateIpAddressCount";
+            return Err(Ec2Error::combination(message));
+        }
         // `RunInstances` itself numbers them `Ipv6Address.N`, its interfaces `Ipv6Addresses.N`.
         let ipv6_parts = [part.parts("Ipv6Addresses"), part.parts("Ipv6Address")].concat();
         let ipv6 = ipv6_parts
@@ -70,6 +75,8 @@ impl NewInterface {
             groups: part.list("SecurityGroupId"),
             description: part.text("Description").unwrap_or_default(),
             private_ip,
+            secondary,
+            secondary_count,
             ipv6,
             ipv6_count,
             tags: Tags::new(),
@@ -122,10 +129,23 @@ pub(crate) fn make(ctx: &mut Context<'_>, new: NewInterface, code: &str) -> Resu
             "Invalid description. The length must not exceed 255 characters.",
         ));
     }
-    let private_ip = free_ipv4(ctx.region, &subnet, new.private_ip)?;
+    let native = subnet.cidr.is_none();
+    let private_ip = if native && new.private_ip.is_none() {
+        None
+    } else {
+        Some(free_ipv4(ctx.region, &subnet, new.private_ip, &[])?)
+    };
+    let taken: Vec<Ipv4Addr> = private_ip.into_iter().collect();
+    let secondary = more_ipv4(ctx.region, &subnet, &new.secondary, new.secondary_count, &taken)?;
     let mut ipv6: Vec<Ipv6Addr> = named_ipv6(ctx.region, &subnet, &new.ipv6)?;
-    if new.ipv6_count > 0 {
-        ipv6.extend(free_ipv6(ctx, &subnet, new.ipv6_count)?);
+    // In a subnet of IPv6 alone an interface gets an address without asking.
+    let count = if native && ipv6.is_empty() {
+        new.ipv6_count.max(1)
+    } else {
+        new.ipv6_count
+    };
+    if count > 0 {
+        ipv6.extend(free_ipv6(ctx, &subnet, count)?);
     }
     let id = ctx.new_id("eni");
     let mac: Vec<String> = std::iter::once("02".to_owned())
@@ -138,6 +158,7 @@ pub(crate) fn make(ctx: &mut Context<'_>, new: NewInterface, code: &str) -> Resu
         zone: subnet.zone,
         description: new.description,
         private_ip,
+        secondary,
         ipv6,
         mac: mac.join(":"),
         groups,
@@ -146,6 +167,29 @@ pub(crate) fn make(ctx: &mut Context<'_>, new: NewInterface, code: &str) -> Resu
     };
     ctx.region.interfaces.insert(&id, interface);
     Ok(id)
+}
+
+/// Addresses beside those taken: the ones named, then `count` free ones.
+pub(crate) fn more_ipv4(
+    region: &Region,
+    subnet: &Subnet,
+    named: &[Ipv4Addr],
+    count: i32,
+    taken: &[Ipv4Addr],
+) -> Result<Vec<Ipv4Addr>> {
+    let mut taken = taken.to_vec();
+    let mut more = Vec::new();
+    let free = (0..count).map(|_| None);
+    for wanted in named.iter().copied().map(Some).chain(free) {
+        let address = free_ipv4(region, subnet, wanted, &taken)?;
+        if taken.contains(&address) {
+            let message = format!("Address {address} is named twice.");
+            return Err(Ec2Error::invalid_value(message));
+        }
+        taken.push(address);
+        more.push(address);
+    }
+    Ok(more)
 }
 
 /// Hangs an interface on an instance.
@@ -331,28 +375,6 @@ pub(crate) fn modify_network_interface_attribute(ctx: &mut Context<'_>) -> Resul
     Ok(Xml::of(|xml| xml.leaf("return", true)))
 }
 
-pub(crate) fn assign_ipv6_addresses(ctx: &mut Context<'_>) -> Result<String> {
-    let root = ctx.root();
-    let id = root.require("NetworkInterfaceId")?.to_owned();
-    let wanted = root.list("Ipv6Addresses");
-    let count = root.int("Ipv6AddressCount")?.unwrap_or(0);
-    root.finish()?;
-    let subnet = ctx.region.subnet(&ctx.region.interface(&id)?.subnet_id)?.clone();
-    if wanted.is_empty() == (count <= 0) {
-        let message = "Exactly one of ipv6Addresses and ipv6AddressCount must be specified";
-        return Err(Ec2Error::combination(message));
-    }
-    let mut assigned = named_ipv6(ctx.region, &subnet, &wanted)?;
-    assigned.extend(free_ipv6(ctx, &subnet, count)?);
-    ctx.region.interface_mut(&id)?.ipv6.extend(&assigned);
-    Ok(Xml::of(|xml| {
-        xml.leaf("networkInterfaceId", &id);
-        xml.list("assignedIpv6Addresses", &assigned, |xml, address| {
-            xml.raw(&address.to_string());
-        });
-    }))
-}
-
 const FILTERS: &[&str] = &[
     "addresses.private-ip-address",
     "attachment.attachment-id",
@@ -374,7 +396,13 @@ const FILTERS: &[&str] = &[
 fn attribute(region: &Region, owner: &str, interface: &Interface, name: &str) -> Vec<String> {
     let attachment = interface.attachment.as_ref();
     match name {
-        "addresses.private-ip-address" | "private-ip-address" => vec![interface.private_ip.to_string()],
+        "private-ip-address" => interface.private_ip.iter().map(ToString::to_string).collect(),
+        "addresses.private-ip-address" => interface
+            .private_ip
+            .iter()
+            .chain(&interface.secondary)
+            .map(ToString::to_string)
+            .collect(),
         "attachment.attachment-id" => attachment.iter().map(|hung| hung.id.clone()).collect(),
         "attachment.device-index" => attachment
             .iter()

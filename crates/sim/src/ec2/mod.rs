@@ -8,6 +8,7 @@
 
 mod actions;
 mod addresses;
+mod assignments;
 mod auth;
 mod cloud;
 mod context;
@@ -23,6 +24,7 @@ mod params;
 mod permissions;
 mod rules;
 pub mod state;
+mod status;
 mod sts;
 mod tags;
 mod throttle;
@@ -65,6 +67,9 @@ pub struct Ec2Options {
     pub roles: Vec<Role>,
     /// The regions that there are.
     pub regions: Vec<String>,
+    /// Regions that no account has opted in to: `DescribeRegions` tells of them where it is asked for all, and calls
+    /// there are refused.
+    pub opt_in_regions: Vec<String>,
     /// Whether signatures are verified. Off, the `Authorization` header is read and believed.
     pub verify_signatures: bool,
     /// Quotas.
@@ -94,6 +99,7 @@ impl Default for Ec2Options {
             keys: vec![key],
             roles: Vec::new(),
             regions: regions.map(str::to_owned).to_vec(),
+            opt_in_regions: vec!["ap-east-1".to_owned()],
             verify_signatures: true,
             limits: Limits::default(),
             transition_delay: Duration::ZERO,
@@ -127,6 +133,7 @@ impl Ec2Sim {
             ids: Ids::seeded(options.seed),
             roles: options.roles,
             limits: options.limits,
+            opt_in_regions: options.opt_in_regions,
             transition_delay: delta(options.transition_delay),
             describe_lag: delta(options.describe_lag),
             throttling: options.throttling,

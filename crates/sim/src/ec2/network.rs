@@ -53,23 +53,29 @@ fn amazon_ipv6(number: u64) -> Ipv6Net {
 pub(crate) fn make_subnet(
     ctx: &mut Context<'_>,
     vpc_id: &str,
-    cidr: Ipv4Net,
+    cidr: Option<Ipv4Net>,
     ipv6_cidr: Option<Ipv6Net>,
     zone: Option<String>,
     tags: Tags,
 ) -> Result<String> {
     let vpc = ctx.region.vpc(vpc_id)?;
-    if !vpc.cidr.contains(&cidr) || !(16..=28).contains(&cidr.prefix_len()) {
-        return Err(Ec2Error::new(
-            "InvalidSubnet.Range",
-            format!("The CIDR '{cidr}' is invalid."),
-        ));
-    }
-    let overlaps =
-        |other: &Subnet| other.vpc_id == vpc_id && (other.cidr.contains(&cidr) || cidr.contains(&other.cidr));
-    if ctx.region.subnets.values().any(overlaps) {
-        let message = format!("The CIDR '{cidr}' conflicts with another subnet");
-        return Err(Ec2Error::new("InvalidSubnet.Conflict", message));
+    if let Some(cidr) = cidr {
+        if !vpc.cidr.contains(&cidr) || !(16..=28).contains(&cidr.prefix_len()) {
+            return Err(Ec2Error::new(
+                "InvalidSubnet.Range",
+                format!("The CIDR '{cidr}' is invalid."),
+            ));
+        }
+        let overlaps = |other: &Subnet| {
+            other.vpc_id == vpc_id
+                && other
+                    .cidr
+                    .is_some_and(|other| other.contains(&cidr) || cidr.contains(&other))
+        };
+        if ctx.region.subnets.values().any(overlaps) {
+            let message = format!("The CIDR '{cidr}' conflicts with another subnet");
+            return Err(Ec2Error::new("InvalidSubnet.Conflict", message));
+        }
     }
     if let Some(range) = &ipv6_cidr {
         let inside = vpc.ipv6_cidr.is_some_and(|vpc| vpc.contains(range));
@@ -115,17 +121,27 @@ pub(crate) fn make_subnet(
 
 /// The next free address of a subnet, or the one asked for. The first four and the last are reserved
 /// (VPC user guide, "Subnet CIDR blocks").
-pub(crate) fn free_ipv4(region: &Region, subnet: &Subnet, wanted: Option<Ipv4Addr>) -> Result<Ipv4Addr> {
+pub(crate) fn free_ipv4(
+    region: &Region,
+    subnet: &Subnet,
+    wanted: Option<Ipv4Addr>,
+    also_taken: &[Ipv4Addr],
+) -> Result<Ipv4Addr> {
+    let Some(range) = subnet.cidr else {
+        return Err(Ec2Error::invalid_value(format!(
+            "The subnet {} does not have an IPv4 CIDR block",
+            subnet.id
+        )));
+    };
     let taken: std::collections::BTreeSet<Ipv4Addr> = region
         .interfaces
         .values()
         .filter(|interface| interface.subnet_id == subnet.id)
-        .map(|interface| interface.private_ip)
+        .flat_map(|interface| interface.private_ip.iter().chain(&interface.secondary))
+        .chain(also_taken)
+        .copied()
         .collect();
-    let (first, last) = (
-        u32::from(subnet.cidr.network()) + 4,
-        u32::from(subnet.cidr.broadcast()) - 1,
-    );
+    let (first, last) = (u32::from(range.network()) + 4, u32::from(range.broadcast()) - 1);
     if let Some(wanted) = wanted {
         if !(first..=last).contains(&u32::from(wanted)) {
             return Err(Ec2Error::invalid_value(
@@ -215,7 +231,7 @@ pub(crate) fn furnish(ctx: &mut Context<'_>) -> Result<()> {
             .into_iter()
             .zip(["172.31.0.0/20", "172.31.16.0/20", "172.31.32.0/20"])
     {
-        make_subnet(ctx, &vpc, cidr_v4(cidr)?, None, Some(zone), Tags::new())?;
+        make_subnet(ctx, &vpc, Some(cidr_v4(cidr)?), None, Some(zone), Tags::new())?;
     }
     Ok(())
 }
@@ -296,8 +312,19 @@ pub(crate) fn describe_vpcs(ctx: &mut Context<'_>) -> Result<String> {
 pub(crate) fn create_subnet(ctx: &mut Context<'_>) -> Result<String> {
     let root = ctx.root();
     let vpc_id = root.require("VpcId")?.to_owned();
-    let cidr = cidr_v4(root.require("CidrBlock")?)?;
+    // API reference `CreateSubnet`: `Ipv6Native` makes a subnet without an IPv4 range.
+    let native = root.bool("Ipv6Native")?.unwrap_or(false);
     let ipv6 = root.get("Ipv6CidrBlock").map(cidr_v6).transpose()?;
+    let cidr = match (native, root.get("CidrBlock")) {
+        (false, Some(cidr)) => Some(cidr_v4(cidr)?),
+        (false, None) => return Err(Ec2Error::missing("CidrBlock")),
+        (true, None) if ipv6.is_some() => None,
+        (true, None) => return Err(Ec2Error::missing("Ipv6CidrBlock")),
+        (true, Some(_)) => {
+            let message = "The parameter cidrBlock cannot be used with the parameter ipv6Native";
+            return Err(Ec2Error::combination(message));
+        }
+    };
     let zone = root.text("AvailabilityZone");
     let tags = root.tags("subnet", &["subnet"])?;
     root.finish()?;
@@ -337,6 +364,7 @@ pub(crate) fn describe_subnets(ctx: &mut Context<'_>) -> Result<String> {
         "availability-zone",
         "state",
         "default-for-az",
+        "ipv6-native",
     ])?;
     let page = root.page(None)?;
     root.finish()?;
@@ -352,7 +380,8 @@ pub(crate) fn describe_subnets(ctx: &mut Context<'_>) -> Result<String> {
             filters.pass(&subnet.tags, |name| match name {
                 "subnet-id" => vec![subnet.id.clone()],
                 "vpc-id" => vec![subnet.vpc_id.clone()],
-                "cidr-block" => vec![subnet.cidr.to_string()],
+                "cidr-block" => subnet.cidr.iter().map(ToString::to_string).collect(),
+                "ipv6-native" => vec![subnet.cidr.is_none().to_string()],
                 "availability-zone" => vec![subnet.zone.clone()],
                 "state" => vec!["available".to_owned()],
                 _ => vec![
@@ -376,29 +405,38 @@ pub(crate) fn describe_regions(ctx: &mut Context<'_>) -> Result<String> {
     let root = ctx.root();
     let (names, filters) = (root.list("RegionName"), root.filters()?);
     filters.known(&["region-name", "endpoint", "opt-in-status"])?;
-    root.ignore(&["AllRegions"]);
+    // API reference `DescribeRegions`: without `AllRegions` only those that the account may use, unless named.
+    let all = root.bool("AllRegions")?.unwrap_or(false);
     root.finish()?;
-    if let Some(unknown) = names.iter().find(|name| !ctx.regions.contains(name)) {
+    let known = |name: &String| ctx.regions.contains(name) || ctx.opt_in_regions.contains(name);
+    if let Some(unknown) = names.iter().find(|name| !known(name)) {
         let message = format!("Invalid region names: '{unknown}'");
         return Err(Ec2Error::invalid_value(message));
     }
     let endpoint = |region: &str| format!("ec2.{region}.amazonaws.com");
+    let optional = ctx
+        .opt_in_regions
+        .iter()
+        .filter(|region| all || names.contains(region))
+        .map(|region| (region, "not-opted-in"));
     let found = ctx
         .regions
         .iter()
-        .filter(|region| names.is_empty() || names.contains(region))
-        .filter(|region| {
+        .map(|region| (region, "opt-in-not-required"))
+        .chain(optional)
+        .filter(|(region, _)| names.is_empty() || names.contains(region))
+        .filter(|(region, status)| {
             filters.pass(&Tags::new(), |name| match name {
                 "region-name" => vec![(*region).clone()],
                 "endpoint" => vec![endpoint(region)],
-                _ => vec!["opt-in-not-required".to_owned()],
+                _ => vec![(*status).to_owned()],
             })
         });
     Ok(Xml::of(|xml| {
-        xml.list("regionInfo", found, |xml, region| {
+        xml.list("regionInfo", found, |xml, (region, status)| {
             xml.leaf("regionName", region);
             xml.leaf("regionEndpoint", endpoint(region));
-            xml.leaf("optInStatus", "opt-in-not-required");
+            xml.leaf("optInStatus", status);
         });
     }))
 }

@@ -106,8 +106,8 @@ pub struct Subnet {
     pub id: String,
     /// The VPC that it belongs to.
     pub vpc_id: String,
-    /// Its IPv4 range.
-    pub cidr: Ipv4Net,
+    /// Its IPv4 range; none in a subnet of IPv6 alone.
+    pub cidr: Option<Ipv4Net>,
     /// Its IPv6 range (/64), where it has one.
     pub ipv6_cidr: Option<Ipv6Net>,
     /// The availability zone, such as `eu-central-1a`.
@@ -209,8 +209,10 @@ pub struct Interface {
     pub zone: String,
     /// Its description.
     pub description: String,
-    /// Its primary private address.
-    pub private_ip: Ipv4Addr,
+    /// Its primary private address; none in a subnet of IPv6 alone.
+    pub private_ip: Option<Ipv4Addr>,
+    /// Its secondary private addresses.
+    pub secondary: Vec<Ipv4Addr>,
     /// Its IPv6 addresses.
     pub ipv6: Vec<Ipv6Addr>,
     /// Its MAC address.
@@ -312,6 +314,8 @@ pub struct PrefixList {
     pub max_entries: i32,
     /// Its ranges and their descriptions.
     pub entries: Vec<(String, String)>,
+    /// How often it was written.
+    pub version: i64,
     /// Its tags.
     pub tags: Tags,
 }

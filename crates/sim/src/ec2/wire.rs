@@ -55,13 +55,14 @@ pub(crate) fn subnet(xml: &mut Xml, ctx: &Context<'_>, subnet: &Subnet) {
         .values()
         .filter(|interface| interface.subnet_id == subnet.id)
         .count();
-    let size = 1_usize << (32 - subnet.cidr.prefix_len());
+    let size = subnet.cidr.map_or(0, |cidr| 1_usize << (32 - cidr.prefix_len()));
     xml.leaf("subnetId", &subnet.id);
     xml.leaf("subnetArn", ctx.arn("subnet", &subnet.id));
     xml.leaf("state", "available");
     xml.leaf("ownerId", &ctx.caller.account);
     xml.leaf("vpcId", &subnet.vpc_id);
-    xml.leaf("cidrBlock", subnet.cidr);
+    xml.opt("cidrBlock", subnet.cidr);
+    xml.leaf("ipv6Native", subnet.cidr.is_none());
     xml.list("ipv6CidrBlockAssociationSet", subnet.ipv6_cidr, |xml, cidr| {
         xml.leaf("ipv6CidrBlock", cidr);
         xml.leaf(
@@ -86,7 +87,7 @@ pub(crate) fn prefix_list(xml: &mut Xml, ctx: &Context<'_>, list: &PrefixList) {
     xml.leaf("prefixListArn", ctx.arn("prefix-list", &list.id));
     xml.leaf("prefixListName", &list.name);
     xml.leaf("maxEntries", list.max_entries);
-    xml.leaf("version", 1);
+    xml.leaf("version", list.version);
     xml.leaf("ownerId", &ctx.caller.account);
     tags(xml, &list.tags);
 }
@@ -239,15 +240,19 @@ fn interface_body(xml: &mut Xml, ctx: &Context<'_>, interface: &Interface, alone
     xml.leaf("ownerId", &ctx.caller.account);
     xml.leaf("status", interface_status(interface));
     xml.leaf("macAddress", &interface.mac);
-    xml.leaf("privateIpAddress", interface.private_ip);
+    xml.opt("privateIpAddress", interface.private_ip);
     xml.leaf("sourceDestCheck", true);
     xml.leaf("interfaceType", "interface");
     group_set(xml, region, &interface.groups);
     association(xml, ctx, interface, alone);
-    xml.list("privateIpAddressesSet", [interface.private_ip], |xml, ip| {
+    let primary = interface.private_ip.iter().map(|ip| (ip, true));
+    let addresses = primary.chain(interface.secondary.iter().map(|ip| (ip, false)));
+    xml.list("privateIpAddressesSet", addresses, |xml, (ip, primary)| {
         xml.leaf("privateIpAddress", ip);
-        xml.leaf("primary", true);
-        association(xml, ctx, interface, alone);
+        xml.leaf("primary", primary);
+        if primary {
+            association(xml, ctx, interface, alone);
+        }
     });
     xml.list("ipv6AddressesSet", &interface.ipv6, |xml, ip| {
         xml.leaf("ipv6Address", ip);
@@ -327,7 +332,7 @@ fn instance(xml: &mut Xml, ctx: &Context<'_>, instance: &Instance) {
     if let Some(primary) = primary {
         xml.leaf("subnetId", &primary.subnet_id);
         xml.leaf("vpcId", &primary.vpc_id);
-        xml.leaf("privateIpAddress", primary.private_ip);
+        xml.opt("privateIpAddress", primary.private_ip);
         xml.opt(
             "ipAddress",
             region.address_of(&primary.id).map(|address| address.public_ip),
