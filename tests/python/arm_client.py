@@ -106,6 +106,129 @@ def rule(priority, port="22", source="203.0.113.7/32", **more):
     }}
 
 
+def shapes(nsg, subnet, nic):
+    """Application security groups, route tables, firewalls and their policies; leaves nothing behind."""
+    groups, rules = network.application_security_groups, network.security_rules
+    web = groups.begin_create_or_update(GROUP, "web", {"location": LOCATION}, **POLL).result()
+    check("an application security group is created", web.provisioning_state == "Succeeded", web.provisioning_state)
+    interfaces = network.network_interfaces
+    body = interfaces.get(GROUP, "nic", **PLAIN)
+    body.ip_configurations[0].application_security_groups = [web]
+    joined = interfaces.begin_create_or_update(GROUP, "nic", body, **POLL).result()
+    check("an interface joins it", [g.id for g in joined.ip_configurations[0].application_security_groups] == [web.id])
+    named = {"properties": {
+        "priority": 110, "direction": "Inbound", "access": "Allow", "protocol": "Tcp", "sourcePortRange": "*",
+        "destinationPortRange": "443", "sourceAddressPrefix": "AzureCloud",
+        "destinationApplicationSecurityGroups": [{"id": web.id}],
+    }}
+    made = rules.begin_create_or_update(GROUP, "web", "tagged", named, **POLL).result()
+    check("a rule names a tag and the group",
+          (made.source_address_prefix, made.destination_application_security_groups[0].id) == ("AzureCloud", web.id))
+    refused("an unknown tag is refused", 400, "SecurityRuleInvalidAddressPrefix",
+            lambda: rules.begin_create_or_update(GROUP, "web", "no", rule(111, source="NoSuchTag"), **POLL).result())
+    refused("a group in use is not deleted", 400, "ApplicationSecurityGroupInUse",
+            lambda: groups.begin_delete(GROUP, "web", **POLL).result())
+    effective = interfaces.begin_list_effective_network_security_groups(GROUP, "nic", **POLL).result()
+    found = [r.destination_address_prefixes for g in effective.value for r in g.effective_security_rules
+             if r.name == "securityRules/tagged"]
+    check("effective rules show the members", found == [["10.0.1.4/32"]] * 2, found)
+    rules.begin_delete(GROUP, "web", "tagged", **POLL).result()
+    body.ip_configurations[0].application_security_groups = []
+    interfaces.begin_create_or_update(GROUP, "nic", body, **POLL).result()
+    groups.begin_delete(GROUP, "web", **POLL).result()
+    check("an empty group is deleted", [g.name for g in groups.list(GROUP, **PLAIN)] == [])
+
+    place = network.subnets.begin_create_or_update(
+        GROUP, "net", "AzureFirewallSubnet", {"properties": {"addressPrefix": "10.0.9.0/26"}}, **POLL).result()
+    outside = network.public_ip_addresses.begin_create_or_update(
+        GROUP, "fw-ip", {"location": LOCATION, "sku": {"name": "Standard"},
+                         "properties": {"publicIPAllocationMethod": "Static"}}, **POLL).result()
+    firewalls = network.azure_firewalls
+
+    def firewall(**more):
+        return {"location": LOCATION, "properties": {
+            "ipConfigurations": [{"name": "configuration", "properties": {
+                "subnet": {"id": place.id}, "publicIPAddress": {"id": outside.id}}}], **more}}
+
+    def dnat(port):
+        return [{"name": "nat", "properties": {"priority": 100, "action": {"type": "Dnat"}, "rules": [{
+            "name": "ssh", "protocols": ["TCP"], "sourceAddresses": ["203.0.113.7"],
+            "destinationAddresses": [outside.ip_address], "destinationPorts": ["50022"],
+            "translatedAddress": "10.0.1.4", "translatedPort": port}]}}]
+
+    wall = firewalls.begin_create_or_update(GROUP, "fw", firewall(natRuleCollections=dnat("22")), **POLL).result()
+    check("a firewall is created", (wall.provisioning_state, wall.ip_configurations[0].private_ip_address)
+          == ("Succeeded", "10.0.9.4"), wall.provisioning_state)
+    check("it has its NAT rule", wall.nat_rule_collections[0].rules[0].translated_port == "22")
+    check("it is listed in group and subscription",
+          [[f.name for f in firewalls.list(GROUP, **PLAIN)],
+           [f.name for f in firewalls.list_all(**PLAIN) if f.id == wall.id]] == [["fw"], ["fw"]])
+    refused("a range as translated port is refused", 400, "AzureFirewallRuleInvalidDnatPortOrRangeFormat",
+            lambda: firewalls.begin_create_or_update(
+                GROUP, "fw", firewall(natRuleCollections=dnat("22-23")), **POLL).result())
+    stale = {"headers": {"If-Match": wall.etag.replace(wall.etag[3:5], "00" if wall.etag[3:5] != "00" else "11")}}
+    try:
+        firewalls.begin_create_or_update(GROUP, "fw", firewall(), **stale, **POLL).result()
+        check("a stale etag is refused with 412", False, "taken")
+    except HttpResponseError as error:
+        check("a stale etag is refused with 412", error.status_code == 412, error.status_code)
+
+    policies, collections = network.firewall_policies, network.firewall_policy_rule_collection_groups
+    policy = policies.begin_create_or_update(GROUP, "policy", {"location": LOCATION}, **POLL).result()
+    refused("a policy beside rules of its own is refused", 400, "AzureFirewallPolicyAndRuleCollectionsConflict",
+            lambda: firewalls.begin_create_or_update(GROUP, "fw", firewall(
+                natRuleCollections=dnat("22"), firewallPolicy={"id": policy.id}), **POLL).result())
+    firewalls.begin_create_or_update(GROUP, "fw", firewall(firewallPolicy={"id": policy.id}), **POLL).result()
+    written = collections.begin_create_or_update(GROUP, "policy", "ours", {"properties": {
+        "priority": 500, "ruleCollections": [
+            {"ruleCollectionType": "FirewallPolicyNatRuleCollection", "name": "nat", "priority": 100,
+             "action": {"type": "DNAT"}, "rules": [{
+                 "ruleType": "NatRule", "name": "ssh", "ipProtocols": ["TCP"], "sourceAddresses": ["203.0.113.7"],
+                 "destinationAddresses": [outside.ip_address], "destinationPorts": ["50022"],
+                 "translatedAddress": "10.0.1.4", "translatedPort": "22"}]},
+            {"ruleCollectionType": "FirewallPolicyFilterRuleCollection", "name": "pass", "priority": 200,
+             "action": {"type": "Allow"}, "rules": [{
+                 "ruleType": "NetworkRule", "name": "ssh", "ipProtocols": ["TCP"],
+                 "sourceAddresses": ["192.168.0.0/16"], "destinationAddresses": ["10.0.1.4"],
+                 "destinationPorts": ["22"]}]},
+        ]}}, **POLL).result()
+    kinds = [c.rule_collection_type for c in written.rule_collections]
+    check("a rule collection group is written",
+          kinds == ["FirewallPolicyNatRuleCollection", "FirewallPolicyFilterRuleCollection"], kinds)
+    check("it is listed", [g.name for g in collections.list(GROUP, "policy", **PLAIN)] == ["ours"])
+    whole = policies.get(GROUP, "policy", **PLAIN)
+    check("the policy names group and firewall",
+          ([g.id for g in whole.rule_collection_groups], [f.id for f in whole.firewalls]) == ([written.id], [wall.id]))
+    refused("a policy in use is not deleted", 400, "FirewallPolicyInUse",
+            lambda: policies.begin_delete(GROUP, "policy", **POLL).result())
+
+    tables = network.route_tables
+    table = tables.begin_create_or_update(GROUP, "out", {"location": LOCATION, "properties": {"routes": [
+        {"name": "all", "properties": {"addressPrefix": "0.0.0.0/0", "nextHopType": "VirtualAppliance",
+                                       "nextHopIpAddress": "10.0.9.4"}}]}}, **POLL).result()
+    network.routes.begin_create_or_update(GROUP, "out", "direct", {"properties": {
+        "addressPrefix": "203.0.113.0/24", "nextHopType": "Internet"}}, **POLL).result()
+    front = network.subnets.get(GROUP, "net", "front", **PLAIN)
+    front.route_table = table
+    network.subnets.begin_create_or_update(GROUP, "net", "front", front, **POLL).result()
+    routes = interfaces.begin_get_effective_route_table(GROUP, "nic", **POLL).result()
+    found = {(r.address_prefix[0], r.next_hop_type) for r in routes.value if r.source == "User"}
+    check("effective routes show the table's",
+          found == {("0.0.0.0/0", "VirtualAppliance"), ("203.0.113.0/24", "Internet")}, found)
+    refused("a table in use is not deleted", 400, "InUseRouteTableCannotBeDeleted",
+            lambda: tables.begin_delete(GROUP, "out", **POLL).result())
+    front.route_table = None
+    network.subnets.begin_create_or_update(GROUP, "net", "front", front, **POLL).result()
+    tables.begin_delete(GROUP, "out", **POLL).result()
+
+    collections.begin_delete(GROUP, "policy", "ours", **POLL).result()
+    firewalls.begin_delete(GROUP, "fw", **POLL).result()
+    policies.begin_delete(GROUP, "policy", **POLL).result()
+    network.public_ip_addresses.begin_delete(GROUP, "fw-ip", **POLL).result()
+    network.subnets.begin_delete(GROUP, "net", "AzureFirewallSubnet", **POLL).result()
+    check("firewall, policy, routes and subnet are deleted", [f.name for f in firewalls.list(GROUP, **PLAIN)] == [])
+
+
 def main():
     group_path = f"/subscriptions/{SUBSCRIPTION}/resourcegroups/{GROUP}"
     check("a resource group is created", arm("PUT", group_path, {"location": LOCATION}) == 201)
@@ -217,6 +340,7 @@ def main():
     effective = network.network_interfaces.begin_list_effective_network_security_groups(GROUP, "nic", **POLL).result()
     found = [r.name for g in effective.value for r in g.effective_security_rules if r.name.startswith("securityRules/")]
     check("effective rules name the rule at both places", found == ["securityRules/ssh"] * 2, found)
+    shapes(nsg, subnet, nic)
     machines.begin_deallocate(GROUP, "vm", **POLL).result()
     check("it is deallocated", power() == ["PowerState/deallocated"], power())
     machines.begin_start(GROUP, "vm", **POLL).result()

@@ -348,6 +348,35 @@ check("an elastic address shows on the instance", public == address["PublicIp"],
 assigned = ec2.assign_ipv6_addresses(NetworkInterfaceId=eni_id, Ipv6AddressCount=1)["AssignedIpv6Addresses"]
 check("AssignIpv6Addresses", len(assigned) == 1 and ":" in assigned[0], assigned)
 
+# More shapes of addresses.
+more = ec2.assign_private_ip_addresses(NetworkInterfaceId=eni_id, SecondaryPrivateIpAddressCount=2)["AssignedPrivateIpAddresses"]
+on = ec2.describe_network_interfaces(NetworkInterfaceIds=[eni_id])["NetworkInterfaces"][0]
+check("AssignPrivateIpAddresses", len(more) == 2 and [a["Primary"] for a in on["PrivateIpAddresses"]] == [True, False, False], on)
+ec2.unassign_private_ip_addresses(NetworkInterfaceId=eni_id, PrivateIpAddresses=[a["PrivateIpAddress"] for a in more])
+six_vpc = ec2.create_vpc(CidrBlock="10.66.0.0/16", AmazonProvidedIpv6CidrBlock=True)["Vpc"]
+block = ec2.describe_vpcs(VpcIds=[six_vpc["VpcId"]])["Vpcs"][0]["Ipv6CidrBlockAssociationSet"][0]["Ipv6CidrBlock"]
+six = ec2.create_subnet(VpcId=six_vpc["VpcId"], Ipv6Native=True, Ipv6CidrBlock=block.replace("/56", "/64"))["Subnet"]
+check("a subnet of IPv6 alone", six["Ipv6Native"] is True and "CidrBlock" not in six, six)
+lone = ec2.run_instances(ImageId="ami-0123456789abcdef0", InstanceType="t3.micro", MinCount=1, MaxCount=1, SubnetId=six["SubnetId"])["Instances"][0]
+seen = ec2.describe_instances(InstanceIds=[lone["InstanceId"]])["Reservations"][0]["Instances"][0]
+check("its instance has an IPv6 address and no other", "PrivateIpAddress" not in seen and ":" in seen["Ipv6Address"], seen)
+states = ec2.describe_instance_status(InstanceIds=[lone["InstanceId"]])["InstanceStatuses"]
+check("DescribeInstanceStatus", [s["InstanceStatus"]["Status"] for s in states] == ["ok"], states)
+ec2.terminate_instances(InstanceIds=[lone["InstanceId"]])
+ec2.get_waiter("instance_terminated").wait(InstanceIds=[lone["InstanceId"]], WaiterConfig={"Delay": 1, "MaxAttempts": 5})
+lingering = ec2.describe_instances(InstanceIds=[lone["InstanceId"]])["Reservations"][0]["Instances"][0]
+check("a terminated instance is still described", lingering["State"]["Name"] == "terminated" and not lingering["NetworkInterfaces"], lingering)
+ec2.delete_subnet(SubnetId=six["SubnetId"])
+ec2.delete_vpc(VpcId=six_vpc["VpcId"])
+optional = ec2.describe_regions(AllRegions=True, Filters=[{"Name": "opt-in-status", "Values": ["not-opted-in"]}])["Regions"]
+check("DescribeRegions tells of regions without opt-in", len(optional) == 1 and optional[0]["RegionName"] not in regions, optional)
+refused("a call to such a region", "AuthFailure", client("ec2", region=optional[0]["RegionName"]).describe_instances, status=401)
+second_list = ec2.create_managed_prefix_list(PrefixListName="moving", AddressFamily="IPv4", MaxEntries=2)["PrefixList"]
+moved = ec2.modify_managed_prefix_list(PrefixListId=second_list["PrefixListId"], CurrentVersion=1, AddEntries=[{"Cidr": "198.51.100.0/24"}])["PrefixList"]
+check("ModifyManagedPrefixList", moved["Version"] == 2, moved)
+refused("a stale version of a prefix list", "PrefixListVersionMismatch", ec2.modify_managed_prefix_list, PrefixListId=second_list["PrefixListId"], CurrentVersion=1, AddEntries=[{"Cidr": "192.0.2.0/24"}])
+ec2.delete_managed_prefix_list(PrefixListId=second_list["PrefixListId"])
+
 # Tags.
 ec2.create_tags(Resources=[db, web, eni_id], Tags=[{"Key": "team", "Value": "a&b <c>"}])
 found = ec2.describe_tags(Filters=[{"Name": "key", "Values": ["team"]}])["Tags"]
