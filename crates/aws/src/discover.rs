@@ -280,3 +280,81 @@ fn interface(
         }],
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+
+    use aws_sdk_ec2::types::{
+        GroupIdentifier, InstanceIpv6Address, InstanceNetworkInterfaceAssociation, InstancePrivateIpAddress,
+    };
+
+    use super::*;
+
+    fn addresses(texts: &[&str]) -> Vec<IpAddr> {
+        texts.iter().map(|text| text.parse().unwrap()).collect()
+    }
+
+    fn private(address: &str, public: Option<&str>) -> InstancePrivateIpAddress {
+        let association = public.map(|public| {
+            InstanceNetworkInterfaceAssociation::builder()
+                .public_ip(public)
+                .build()
+        });
+        InstancePrivateIpAddress::builder()
+            .private_ip_address(address)
+            .set_association(association)
+            .build()
+    }
+
+    fn six(address: &str) -> InstanceIpv6Address {
+        InstanceIpv6Address::builder().ipv6_address(address).build()
+    }
+
+    fn shown() -> aws_sdk_ec2::types::builders::InstanceNetworkInterfaceBuilder {
+        InstanceNetworkInterface::builder()
+            .network_interface_id("eni-1")
+            .vpc_id("vpc-1")
+            .groups(GroupIdentifier::builder().group_id("sg-1").build())
+    }
+
+    fn read(shown: &InstanceNetworkInterface) -> Interface {
+        let group = SecurityGroup {
+            id: "sg-1".to_owned(),
+            name: "web".to_owned(),
+            vpc: "vpc-1".to_owned(),
+            ingress: Vec::new(),
+            egress: Vec::new(),
+            tags: BTreeMap::new(),
+        };
+        let groups = BTreeMap::from([("sg-1".to_owned(), group)]);
+        interface(shown, &groups, &BTreeMap::new()).unwrap()
+    }
+
+    #[test]
+    fn every_address_of_an_interface_is_listed_with_what_leads_to_it() {
+        let shown = shown()
+            .private_ip_addresses(private("10.0.1.4", Some("203.0.113.4")))
+            .private_ip_addresses(private("10.0.1.5", Some("203.0.113.5")))
+            .private_ip_addresses(private("10.0.1.6", None))
+            .ipv6_addresses(six("2001:db8::4"))
+            .build();
+        let interface = read(&shown);
+        assert_eq!(
+            interface.addresses,
+            addresses(&["10.0.1.4", "10.0.1.5", "10.0.1.6", "2001:db8::4"])
+        );
+        assert_eq!(
+            interface.public_addresses,
+            addresses(&["203.0.113.4", "203.0.113.5", "2001:db8::4"])
+        );
+    }
+
+    #[test]
+    fn an_interface_with_ipv6_alone_is_one_like_any_other() {
+        let interface = read(&shown().ipv6_addresses(six("2001:db8::4")).build());
+        assert_eq!(interface.addresses, addresses(&["2001:db8::4"]));
+        assert_eq!(interface.public_addresses, interface.addresses);
+        assert!(matches!(&interface.layers[0], Layer::SecurityGroups { groups } if groups.len() == 1));
+    }
+}

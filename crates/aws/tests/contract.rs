@@ -22,6 +22,8 @@ use postern_sim::{
 mod fleets;
 #[path = "contract/lag.rs"]
 mod lag;
+#[path = "contract/moves.rs"]
+mod moves;
 #[path = "contract/suite.rs"]
 mod suite;
 #[path = "contract/veil.rs"]
@@ -73,6 +75,12 @@ async fn the_enforcer_keeps_its_contract_against_the_simulator() {
 async fn every_shape_of_a_fleet_is_locked_opened_closed_and_restored() {
     let (_handle, endpoint) = simulator().await;
     fleets::run(&endpoint).await;
+}
+
+#[tokio::test]
+async fn what_changes_under_an_open_grant_is_followed() {
+    let (_handle, endpoint) = simulator().await;
+    moves::run(&endpoint).await;
 }
 
 #[tokio::test]

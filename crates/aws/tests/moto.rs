@@ -16,6 +16,8 @@ use std::{
 
 #[path = "contract/fleets.rs"]
 mod fleets;
+#[path = "contract/moves.rs"]
+mod moves;
 #[path = "contract/suite.rs"]
 mod suite;
 
@@ -86,4 +88,5 @@ async fn the_enforcer_keeps_its_contract_against_moto() {
     };
     suite::run(&endpoint).await;
     fleets::run(&endpoint).await;
+    moves::run(&endpoint).await;
 }

@@ -43,19 +43,19 @@ pub(crate) async fn run(endpoint: &Endpoint) {
     }
 }
 
-struct Drawn {
-    machine: AwsInstance,
-    interfaces: Vec<String>,
+pub(crate) struct Drawn {
+    pub(crate) machine: AwsInstance,
+    pub(crate) interfaces: Vec<String>,
 }
 
 /// A VPC with groups and machines, by name.
-struct Fleet {
-    stage: Stage,
+pub(crate) struct Fleet {
+    pub(crate) stage: Stage,
     vpc: String,
     subnet: String,
     ipv6: bool,
     groups: BTreeMap<&'static str, String>,
-    machines: BTreeMap<&'static str, Drawn>,
+    pub(crate) machines: BTreeMap<&'static str, Drawn>,
     /// Names for other ids.
     names: BTreeMap<String, String>,
     displaced: BTreeMap<&'static str, Vec<Displaced>>,
@@ -93,11 +93,11 @@ impl Fleet {
         }
     }
 
-    async fn of(endpoint: &Endpoint) -> Self {
+    pub(crate) async fn of(endpoint: &Endpoint) -> Self {
         Self::draw(Stage::new(endpoint, |_| {}).await, false).await
     }
 
-    async fn group(&mut self, name: &'static str, permissions: Vec<IpPermission>) {
+    pub(crate) async fn group(&mut self, name: &'static str, permissions: Vec<IpPermission>) {
         let made = self
             .stage
             .admin
@@ -123,7 +123,7 @@ impl Fleet {
     }
 
     /// A machine with one interface for each list of groups.
-    async fn machine(&mut self, name: &'static str, interfaces: &[&[&str]]) {
+    pub(crate) async fn machine(&mut self, name: &'static str, interfaces: &[&[&str]]) {
         let mut made = Vec::new();
         for (number, groups) in interfaces.iter().enumerate() {
             let groups: Vec<String> = groups.iter().map(|group| self.groups[*group].clone()).collect();
@@ -173,7 +173,7 @@ impl Fleet {
     }
 
     /// Who has which groups, and what the groups let in.
-    async fn text(&mut self) -> String {
+    pub(crate) async fn text(&mut self) -> String {
         let here = Filter::builder().name("vpc-id").values(&self.vpc).build();
         let admin = &self.stage.admin;
         let shown = admin.describe_security_groups().filters(here.clone());
@@ -199,7 +199,7 @@ impl Fleet {
                     .unwrap();
                 let ports = match (rule.ip_protocol().unwrap(), rule.from_port(), rule.to_port()) {
                     ("-1", ..) => "all traffic".to_owned(),
-                    (protocol, Some(-1), _) | (protocol, None, _) => format!("protocol {protocol}"),
+                    (protocol, Some(-1) | None, _) => format!("protocol {protocol}"),
                     (protocol, Some(from), Some(to)) if from == to => format!("{from}/{protocol}"),
                     (protocol, Some(from), to) => format!("{from}-{}/{protocol}", to.unwrap()),
                 };
@@ -309,7 +309,7 @@ impl Fleet {
         }
     }
 
-    async fn open(&mut self, machine: &str, grants: &[WantedGrant]) -> bool {
+    pub(crate) async fn open(&mut self, machine: &str, grants: &[WantedGrant]) -> bool {
         let point = PointRef::AwsInstance(self.machines[machine].machine.clone());
         let mut desired = Desired {
             installation: installation(),
@@ -362,11 +362,7 @@ impl Fleet {
             + &section("closed", &closed, &past);
         if !self.said.is_empty() {
             story += "== said\n";
-            story += &self
-                .said
-                .iter()
-                .map(|said| format!("{said}\n"))
-                .collect::<String>();
+            story += &self.said.join("\n");
         }
         story
     }
@@ -408,11 +404,11 @@ fn from_group(port: i32, group: &str) -> IpPermission {
         .build()
 }
 
-fn from_list(first: i32, last: i32, list: &str) -> IpPermission {
+fn from_list(first: i32, end: i32, list: &str) -> IpPermission {
     IpPermission::builder()
         .ip_protocol("tcp")
         .from_port(first)
-        .to_port(last)
+        .to_port(end)
         .prefix_list_ids(PrefixListId::builder().prefix_list_id(list).build())
         .build()
 }

@@ -1,0 +1,120 @@
+//! Machines and interfaces that change while a grant is open: nothing of ours stays where it has no business.
+
+use aws_sdk_ec2::types::NetworkInterfaceAttachment;
+
+use crate::{
+    fleets::Fleet,
+    suite::{Endpoint, Flavour, grant, tcp},
+};
+
+/// Runs every case.
+pub(crate) async fn run(endpoint: &Endpoint) {
+    a_stopped_machine_is_opened_and_closed(endpoint).await;
+    a_terminated_machine_leaves_no_holder(endpoint).await;
+    match endpoint.flavour {
+        Flavour::Simulator => {
+            an_interface_that_moves_takes_no_holder_along(endpoint).await;
+            an_interface_that_is_added_is_opened_too(endpoint).await;
+        }
+        // moto does not show at the instance what is attached to it later.
+        Flavour::Moto => {}
+    }
+}
+
+async fn router(endpoint: &Endpoint) -> Fleet {
+    let mut fleet = Fleet::of(endpoint).await;
+    fleet
+        .group("front", vec![tcp(443, 443, "0.0.0.0/0", "web")])
+        .await;
+    fleet.group("back", Vec::new()).await;
+    fleet.machine("router", &[&["front"], &["back"]]).await;
+    fleet.machine("other", &[&["front"]]).await;
+    fleet
+}
+
+fn instance(fleet: &Fleet, name: &str) -> String {
+    fleet.machines[name].machine.instance().to_owned()
+}
+
+async fn a_stopped_machine_is_opened_and_closed(endpoint: &Endpoint) {
+    let mut fleet = router(endpoint).await;
+    let before = fleet.text().await;
+    let id = instance(&fleet, "router");
+    let stop = fleet.stage.admin.stop_instances().instance_ids(id);
+    stop.send().await.unwrap();
+    assert!(fleet.open("router", &[grant(1, "22")]).await);
+    assert!(fleet.text().await.contains("at router/1: back, holder of router"));
+    fleet.open("router", &[]).await;
+    assert_eq!(fleet.text().await, before);
+}
+
+async fn a_terminated_machine_leaves_no_holder(endpoint: &Endpoint) {
+    let mut fleet = router(endpoint).await;
+    assert!(fleet.open("router", &[grant(1, "22")]).await);
+    let id = instance(&fleet, "router");
+    let end = fleet.stage.admin.terminate_instances().instance_ids(id);
+    end.send().await.unwrap();
+    fleet.open("router", &[]).await;
+    let text = fleet.text().await;
+    assert!(!text.contains("holder"), "{text}");
+}
+
+async fn attachment(fleet: &Fleet, interface: &str) -> NetworkInterfaceAttachment {
+    let shown = fleet
+        .stage
+        .admin
+        .describe_network_interfaces()
+        .network_interface_ids(interface);
+    let shown = shown.send().await.unwrap();
+    shown.network_interfaces()[0].attachment().unwrap().clone()
+}
+
+async fn attach(fleet: &Fleet, interface: &str, machine: &str, index: i32) {
+    let attach = fleet
+        .stage
+        .admin
+        .attach_network_interface()
+        .network_interface_id(interface)
+        .instance_id(instance(fleet, machine))
+        .device_index(index);
+    attach.send().await.unwrap();
+}
+
+async fn detach(fleet: &Fleet, interface: &str) {
+    let attached = attachment(fleet, interface).await;
+    let detach = fleet
+        .stage
+        .admin
+        .detach_network_interface()
+        .attachment_id(attached.attachment_id().unwrap());
+    detach.send().await.unwrap();
+}
+
+async fn an_interface_that_moves_takes_no_holder_along(endpoint: &Endpoint) {
+    let grants = [grant(1, "22")];
+    for wanted in [&grants[..], &[]] {
+        let mut fleet = router(endpoint).await;
+        assert!(fleet.open("router", &grants).await);
+        let moved = fleet.machines["router"].interfaces[1].clone();
+        detach(&fleet, &moved).await;
+        attach(&fleet, &moved, "other", 1).await;
+        let is_open = fleet.open("router", wanted).await;
+        assert_eq!(is_open, !wanted.is_empty());
+        let text = fleet.text().await;
+        assert!(text.contains("at router/1: back\n"), "{text}");
+        assert_eq!(text.contains("holder of router: 22/tcp"), is_open, "{text}");
+    }
+}
+
+async fn an_interface_that_is_added_is_opened_too(endpoint: &Endpoint) {
+    let mut fleet = router(endpoint).await;
+    let moved = fleet.machines["router"].interfaces[1].clone();
+    detach(&fleet, &moved).await;
+    let grants = [grant(1, "22")];
+    assert!(fleet.open("router", &grants).await);
+    assert!(fleet.text().await.contains("at router/1: back\n"));
+    attach(&fleet, &moved, "router", 1).await;
+    assert!(fleet.open("router", &grants).await);
+    let text = fleet.text().await;
+    assert!(text.contains("at router/1: back, holder of router\n"), "{text}");
+}
