@@ -245,7 +245,11 @@ pub fn difference(should: &BTreeMap<String, Value>, is: &BTreeMap<String, Value>
                     .get(resource)
                     .map_or_else(|| "nothing".to_owned(), Value::to_string)
             };
-            format!("{resource}\n  should be {}\n  is        {}", show(should), show(is))
+            format!(
+                "{resource}\n  should be {}\n  is        {}",
+                show(should),
+                show(is)
+            )
         })
         .collect()
 }

@@ -2,21 +2,39 @@
 //! twins.
 
 use anyhow::Context as _;
+use chrono::{DateTime, TimeDelta, Utc};
 use postern::demo::fleet::{ACCOUNT, REGION};
 use postern_core::inventory::MARK_TAG;
 use postern_sim::ec2::{Fleet, Ingress, Origin, Snapshot, state::Rule};
 use serde_json::{Value, json};
 
 use crate::{
-    clouds::{Clouds, environment, ingress, nsg_rule},
+    clouds::{Clouds, environment, ingress, is_foreign, nsg_rule},
     script::{Edit, Script},
 };
 
 /// What every mark of the installation under test begins with.
 pub const MARK: &str = "postern:test ";
 
+/// An edit that nobody can tell from what Postern did at the same time.
+#[derive(Debug, Clone)]
+pub enum Contested {
+    /// A foreign rule of a group was revoked. If Postern was at the group just then, the revoke cannot be told from
+    /// one of Postern's own whose answer was lost, and the rule may be put back.
+    Revoked(String, Ingress, DateTime<Utc>),
+    /// A foreign group was put on an interface or taken off. EC2 replaces all groups of an interface at once and on
+    /// no condition: what Postern read before and writes just after undoes it.
+    Toggled(String, String, DateTime<Utc>),
+}
+
 /// Makes the edit; says what came of it. What the clouds refuse is no edit.
-pub fn make(edit: &Edit, script: &Script, real: &Clouds, twin: &Clouds) -> anyhow::Result<String> {
+pub fn make(
+    edit: &Edit,
+    script: &Script,
+    real: &Clouds,
+    twin: &Clouds,
+    contested: &mut Vec<Contested>,
+) -> anyhow::Result<String> {
     match edit {
         Edit::NsgAdd(nsg, rule) => {
             let nsg = nth(&real.built.nsgs, *nsg).context("no NSG")?;
@@ -70,11 +88,17 @@ pub fn make(edit: &Edit, script: &Script, real: &Clouds, twin: &Clouds) -> anyho
             both(real, twin, action, &[("InstanceId.1", instance)])?;
             Ok(format!("{action} {instance}"))
         }
-        _ => groups(edit, script, real, twin),
+        _ => groups(edit, script, real, twin, contested),
     }
 }
 
-fn groups(edit: &Edit, script: &Script, real: &Clouds, twin: &Clouds) -> anyhow::Result<String> {
+fn groups(
+    edit: &Edit,
+    script: &Script,
+    real: &Clouds,
+    twin: &Clouds,
+    contested: &mut Vec<Contested>,
+) -> anyhow::Result<String> {
     let (fleet, shadow) = (ec2(real), ec2(twin));
     match edit {
         Edit::SgAdd(group, rule) => {
@@ -98,6 +122,7 @@ fn groups(edit: &Edit, script: &Script, real: &Clouds, twin: &Clouds) -> anyhow:
             let rule = nth(&rules, *rule).context("no rule")?;
             fleet.revoke(group, std::slice::from_ref(rule))?;
             shadow.revoke(group, std::slice::from_ref(rule))?;
+            contested.push(Contested::Revoked(group.clone(), rule.clone(), real.ec2.now()));
             Ok(format!("{rule:?} revoked in {group}"))
         }
         Edit::SgRevokeOurs(number) => {
@@ -140,7 +165,10 @@ fn groups(edit: &Edit, script: &Script, real: &Clouds, twin: &Clouds) -> anyhow:
                 on(&shadow.snapshot()?).context("the interface is gone")?,
             );
             // Only where both show the same of the group: a group that a lockdown took off is not there to be taken.
-            anyhow::ensure!(here.contains(group) == there.contains(group), "stands differently");
+            anyhow::ensure!(
+                here.contains(group) == there.contains(group),
+                "stands differently"
+            );
             for groups in [&mut here, &mut there] {
                 if groups.contains(group) {
                     groups.retain(|other| other != group);
@@ -151,6 +179,11 @@ fn groups(edit: &Edit, script: &Script, real: &Clouds, twin: &Clouds) -> anyhow:
             }
             fleet.set_groups(interface, &here)?;
             shadow.set_groups(interface, &there)?;
+            contested.push(Contested::Toggled(
+                interface.clone(),
+                group.clone(),
+                real.ec2.now(),
+            ));
             Ok(format!("{group} toggled on {interface}"))
         }
         other => anyhow::bail!("{other:?} is no edit of groups"),
@@ -242,6 +275,62 @@ fn rules_of(clouds: &Clouds, nsg: &str, ours: bool) -> Vec<(String, Value)> {
             id.starts_with(&prefix) && marked == ours && rule.get("leaving").is_none()
         })
         .collect()
+}
+
+/// Does to the twin what Postern undid of edits that it could not tell from its own doing; whether there was anything.
+pub fn concede(real: &Clouds, twin: &Clouds, contested: &mut Vec<Contested>) -> anyhow::Result<bool> {
+    /// How long a restart, a lease and the longest request may keep a write of Postern's undecided.
+    const UNDECIDED: TimeDelta = TimeDelta::seconds(15);
+    /// How long after its reading a pass may still write.
+    const PASS: TimeDelta = TimeDelta::seconds(4);
+
+    let (here, there) = (ec2(real).snapshot()?, ec2(twin).snapshot()?);
+    let changes = real.ec2.truth().all();
+    let touched = |id: &str, from: DateTime<Utc>, to: DateTime<Utc>| {
+        changes.iter().any(|change| {
+            !is_foreign(&change.caller)
+                && change.resource.ends_with(id)
+                && from <= change.at
+                && change.at <= to
+        })
+    };
+    let mut conceded = false;
+    for entry in std::mem::take(contested) {
+        match &entry {
+            Contested::Revoked(group, rule, at)
+                if ingress_of(&here, group).contains(rule)
+                    && !ingress_of(&there, group).contains(rule)
+                    && touched(group, *at - UNDECIDED, *at + UNDECIDED) =>
+            {
+                ec2(twin).allow(group, std::slice::from_ref(rule))?;
+                conceded = true;
+            }
+            Contested::Toggled(interface, group, at)
+                if holds(&here, interface, group) != holds(&there, interface, group)
+                    && touched(interface, *at, *at + PASS) =>
+            {
+                let mut groups = there
+                    .interface(interface)
+                    .map(|found| found.groups.clone())
+                    .unwrap_or_default();
+                if holds(&here, interface, group) {
+                    groups.push(group.clone());
+                } else {
+                    groups.retain(|other| other != group);
+                }
+                ec2(twin).set_groups(interface, &groups)?;
+                conceded = true;
+            }
+            _ => contested.push(entry),
+        }
+    }
+    Ok(conceded)
+}
+
+fn holds(there: &Snapshot, interface: &str, group: &str) -> bool {
+    there
+        .interface(interface)
+        .is_some_and(|found| found.groups.iter().any(|held| held == group))
 }
 
 fn ec2(clouds: &Clouds) -> Fleet {

@@ -45,7 +45,10 @@ impl Disturbances {
             }
             merged
         };
-        let open = self.open.iter().map(|(_, from)| (*from, DateTime::<Utc>::MAX_UTC));
+        let open = self
+            .open
+            .iter()
+            .map(|(_, from)| (*from, DateTime::<Utc>::MAX_UTC));
         let raw = merge(self.past.iter().copied().chain(open).collect());
         merge(
             raw.into_iter()

@@ -46,6 +46,9 @@ struct CampaignArgs {
     /// How many runs.
     #[arg(long, default_value_t = 20)]
     runs: u64,
+    /// Runs of exactly these seeds, instead.
+    #[arg(long, value_delimiter = ',', conflicts_with_all = ["seed", "runs"])]
+    seeds: Vec<u64>,
     /// How many at the same time; most of a run is waiting.
     #[arg(long, default_value_t = 6)]
     parallel: usize,
@@ -93,23 +96,29 @@ async fn campaign(args: CampaignArgs) -> anyhow::Result<bool> {
     let scratch = scratch(args.scratch.clone())?;
     let home = scratch.join("template");
     template::make(&home).await?;
+    let seeds: Vec<u64> = if args.seeds.is_empty() {
+        (0..args.runs)
+            .map(|number| args.seed.saturating_add(number))
+            .collect()
+    } else {
+        args.seeds.clone()
+    };
     let bar = if args.json || !std::io::stderr().is_terminal() {
         ProgressBar::hidden()
     } else {
-        ProgressBar::new(args.runs)
+        ProgressBar::new(u64::try_from(seeds.len()).unwrap_or_default())
     };
     bar.set_style(ProgressStyle::with_template(
         "{bar:40} {pos}/{len} runs, {eta} left, {msg}",
     )?);
     let mut report = Report {
-        seed: args.seed,
+        seed: seeds.first().copied().unwrap_or_default(),
         ..Report::default()
     };
-    let mut verdicts = futures::stream::iter(0..args.runs)
-        .map(|number| {
+    let mut verdicts = futures::stream::iter(seeds)
+        .map(|seed| {
             let (home, scratch) = (home.clone(), scratch.clone());
             let (keep, sabotage) = (args.keep, args.sabotage.clone());
-            let seed = args.seed.saturating_add(number);
             // A task of its own: a run that panics is a finding, and must not end the campaign.
             let task = tokio::spawn(async move { run(seed, &home, &scratch, keep, sabotage).await });
             async move { (seed, task.await) }

@@ -41,8 +41,11 @@ use crate::{
 
 /// The longest that one call of the API may take; a server that hangs is left for the other.
 const CALL: Duration = Duration::from_secs(4);
-/// How long everything may take to come to rest at the end.
-const PATIENCE: Duration = Duration::from_secs(45);
+/// How long everything may take to come to rest at the end: attempts are at most a minute apart, says the closing lag
+/// that is published.
+const PATIENCE: Duration = Duration::from_secs(80);
+/// The same, where the servers are broken on purpose and never will.
+const SHORT_PATIENCE: Duration = Duration::from_secs(15);
 
 /// Everything of one run.
 #[derive(Debug)]
@@ -59,6 +62,8 @@ pub struct Stage {
     /// What was broken when.
     pub disturbances: Disturbances,
     faults: Vec<Fault>,
+    contested: Vec<edit::Contested>,
+    patience: Duration,
     policies: u32,
     turn: usize,
     begun: Instant,
@@ -89,6 +94,8 @@ impl Stage {
     ) -> anyhow::Result<Self> {
         let (real, twin) = (Clouds::start(script).await?, Clouds::start(script).await?);
         anyhow::ensure!(real.built == twin.built, "the twin has other ids");
+        // Instances begin to run a moment after they were launched.
+        tokio::time::sleep(Duration::from_millis(script.transition_ms + 20)).await;
         let apart = clouds::difference(&twin.rules(), &real.rules());
         anyhow::ensure!(
             apart.is_empty(),
@@ -111,6 +118,12 @@ impl Stage {
             database: SecretString::from(url),
             disturbances: Disturbances::default(),
             faults: Vec::new(),
+            contested: Vec::new(),
+            patience: if sabotage.is_some() {
+                SHORT_PATIENCE
+            } else {
+                PATIENCE
+            },
             policies: 0,
             turn: 0,
             begun: now(),
@@ -120,10 +133,14 @@ impl Stage {
             server.start(None)?;
         }
         for server in &mut stage.servers {
-            anyhow::ensure!(
-                server.ready(Duration::from_secs(40)).await,
-                "a server does not start"
-            );
+            if !server.ready(Duration::from_secs(40)).await {
+                // Its port was taken between the choice and the start.
+                server.start(None)?;
+                anyhow::ensure!(
+                    server.ready(Duration::from_secs(40)).await,
+                    "a server does not start"
+                );
+            }
         }
         stage.people().await?;
         stage.discovered().await?;
@@ -184,7 +201,8 @@ impl Stage {
 
     /// Plays every step.
     pub async fn play(&mut self) {
-        for (number, step) in self.script.steps.clone().into_iter().enumerate() {
+        for (number, (after, step)) in self.script.steps.clone().into_iter().enumerate() {
+            tokio::time::sleep(Duration::from_millis(after)).await;
             self.age_faults();
             let result = self.step(number, &step).await;
             let outcome = match result {
@@ -192,7 +210,6 @@ impl Stage {
                 Err(error) => format!("no: {error:#}"),
             };
             self.say(format!("{number}. {step:?} -> {outcome}"));
-            tokio::time::sleep(Duration::from_millis(60)).await;
         }
     }
 
@@ -246,11 +263,7 @@ impl Stage {
                 let deny = AccessRequestDeny {
                     reason: "not now".to_owned(),
                 };
-                call(
-                    self.client("sam")?
-                        .deny_access_request(&request.id, None, &deny),
-                )
-                .await?;
+                call(self.client("sam")?.deny_access_request(&request.id, None, &deny)).await?;
                 Ok(request.id.clone())
             }
             Step::Revoke(nth) => {
@@ -261,7 +274,7 @@ impl Stage {
                 call(client.revoke_grant(&grant.id, None, &GrantRevoke::default())).await?;
                 Ok(grant.id.clone())
             }
-            Step::Edit(edit) => edit::make(edit, &self.script, &self.real, &self.twin),
+            Step::Edit(edit) => edit::make(edit, &self.script, &self.real, &self.twin, &mut self.contested),
             Step::Fault {
                 cloud,
                 operation,
@@ -303,11 +316,11 @@ impl Stage {
                 Ok("dead".to_owned())
             }
             Step::Start(which, crash) => {
-                let server = self.server(*which)?;
-                anyhow::ensure!(!server.runs(), "it runs");
-                server.start(*crash)?;
                 // One that is to die is down from the start, as far as promises go.
                 self.disturbances.begin(&down(*which), now());
+                let server = self.server(*which)?;
+                server.kill().await?;
+                server.start(*crash)?;
                 let ready = self.server(*which)?.ready(Duration::from_secs(20)).await;
                 if ready && crash.is_none() {
                     self.disturbances.end(&down(*which), now());
@@ -539,7 +552,7 @@ impl Stage {
     pub async fn come_to_rest(&mut self) -> Vec<String> {
         self.lift(|_| true);
         self.say("the faults are lifted");
-        let deadline = tokio::time::Instant::now() + PATIENCE;
+        let deadline = tokio::time::Instant::now() + self.patience;
         let mut run_out = self.script.run_out;
         let mut since_quiet: Option<tokio::time::Instant> = None;
         loop {
@@ -554,6 +567,15 @@ impl Stage {
             // Nothing due and nothing under way, and still not as it was: nobody will do anything about it.
             let idle = postern_store::testing::is_quiet(&self.database).await
                 && left.iter().all(|left| left.starts_with("rules:"));
+            if idle
+                && edit::concede(&self.real, &self.twin, &mut self.contested).unwrap_or_else(|error| {
+                    self.say(format!("the twin cannot be changed: {error:#}"));
+                    false
+                })
+            {
+                self.say("what Postern undid without knowing stays undone");
+                continue;
+            }
             let time = tokio::time::Instant::now();
             since_quiet = idle.then(|| since_quiet.unwrap_or(time));
             if time >= deadline || since_quiet.is_some_and(|since| time - since > Duration::from_secs(8)) {
@@ -570,6 +592,7 @@ impl Stage {
             if !server.runs() || server.doomed {
                 server.kill().await?;
                 server.start(None)?;
+                // The next look tries again.
                 anyhow::ensure!(
                     server.ready(Duration::from_secs(20)).await,
                     "a server does not start"

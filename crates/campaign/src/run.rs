@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// The longest that a run may take; one that takes longer hangs.
-const HARD: Duration = Duration::from_secs(150);
+const HARD: Duration = Duration::from_secs(200);
 
 /// How a run went.
 #[derive(Debug, Clone, Serialize)]
@@ -72,11 +72,8 @@ pub async fn run(
     let script = Script::draw(seed);
     let directory = directory(scratch, seed);
     let mut verdict = Verdict::new(seed);
-    let played = tokio::time::timeout(
-        HARD,
-        play(&script, template, &directory, sabotage, &mut verdict),
-    )
-    .await;
+    let played =
+        tokio::time::timeout(HARD, play(&script, template, &directory, sabotage, &mut verdict)).await;
     match played {
         Ok(Ok(())) => {}
         Ok(Err(error)) => verdict
@@ -158,11 +155,11 @@ async fn play(
         .iter()
         .filter(|change| !crate::clouds::is_foreign(&change.caller))
         .count();
-    verdict.struck = stage.real.arm.faults().hits()
-        + stage.real.arm.completions().hits()
-        + stage.real.ec2.faults().hits();
+    verdict.struck =
+        stage.real.arm.faults().hits() + stage.real.arm.completions().hits() + stage.real.ec2.faults().hits();
     write("history.txt", stage.history.join("\n"))?;
-    let evidence = json!({ "violations": violations, "grants": grants, "events": events, "changes": changes });
+    let evidence =
+        json!({ "violations": violations, "grants": grants, "events": events, "changes": changes });
     write("evidence.json", serde_json::to_string_pretty(&evidence)?)?;
     verdict.violations = violations;
     Ok(())

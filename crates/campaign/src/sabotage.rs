@@ -4,9 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use postern_core::{
-    enforcer::{
-        Bindings, Change, Desired, DiscoveryPage, EnforceError, Enforcer, Marked, Observed, Verb,
-    },
+    enforcer::{Bindings, Change, Desired, DiscoveryPage, EnforceError, Enforcer, Marked, Observed, Verb},
     machine::{Account, Cloud},
     mark::Installation,
     point::PointRef,

@@ -55,8 +55,8 @@ pub struct Script {
     pub azure: AzureFleet,
     /// The AWS fleet.
     pub aws: AwsFleet,
-    /// What happens, in order.
-    pub steps: Vec<Step>,
+    /// What happens, in order, each after so many milliseconds.
+    pub steps: Vec<(u64, Step)>,
     /// Whether grants are left to run out at the end before the policies go.
     pub run_out: bool,
 }
@@ -289,7 +289,7 @@ pub enum Step {
     FailCompletions(&'static str, u64),
     /// A server dies.
     Kill(usize),
-    /// A server that is dead is started, perhaps to die at a named point.
+    /// A server is started, killed first if it runs; perhaps to die at a named point.
     Start(usize, Option<(&'static str, u32)>),
     /// A server is stopped in good order and started again.
     Restart(usize),
@@ -299,8 +299,11 @@ pub enum Step {
     Pause(u64),
 }
 
-const AZURE_OPERATIONS: [&str; 12] = [
+const AZURE_OPERATIONS: [&str; 15] = [
     "*",
+    "*",
+    "*.CreateOrUpdate",
+    "*.Delete",
     "SecurityRules.*",
     "SecurityRules.CreateOrUpdate",
     "SecurityRules.Delete",
@@ -313,8 +316,12 @@ const AZURE_OPERATIONS: [&str; 12] = [
     "Tokens.Issue",
     "*.Get",
 ];
-const AWS_OPERATIONS: [&str; 13] = [
+const AWS_OPERATIONS: [&str; 17] = [
     "*",
+    "*",
+    "Authorize*",
+    "Revoke*",
+    "Modify*",
     "Describe*",
     "AuthorizeSecurityGroupIngress",
     "RevokeSecurityGroupIngress",
@@ -465,24 +472,25 @@ impl Dice {
 
     fn policy(&mut self, machines: usize) -> PolicySpec {
         let scope = match self.below(8) {
-            0..=3 => ScopeSpec::All,
-            4 => ScopeSpec::Azure,
-            5 => ScopeSpec::Aws,
+            0..=4 => ScopeSpec::All,
+            5 => ScopeSpec::Azure,
+            6 => ScopeSpec::Aws,
             _ => ScopeSpec::Machine(self.below(machines)),
         };
         let guards = self.pick(
             &[
                 &["22/tcp"][..],
                 &["22/tcp", "3389/tcp"],
+                &["22/tcp", "3389/tcp"],
                 &["22/tcp", "3389/tcp", "5985-5986/tcp"],
                 &["22/tcp", "5985/tcp"],
-                &["20-25/tcp"],
+                &["20-25/tcp", "3389/tcp"],
             ],
             &["22/tcp"],
         );
         PolicySpec {
             scope,
-            prod_only: self.chance(20),
+            prod_only: self.chance(15),
             guards: guards.to_vec(),
             lockdown: if self.chance(20) { "defer" } else { "strict" },
             shared_groups: self.pick(&["refuse", "revoke", "revoke", "isolate"], "revoke"),
@@ -491,7 +499,7 @@ impl Dice {
     }
 
     fn request(&mut self, machines: usize) -> Step {
-        let mut on: Vec<usize> = (0..=self.below(machines.min(3)))
+        let mut on: Vec<usize> = (0..=self.below(machines.min(2)))
             .map(|_| self.below(machines))
             .collect();
         on.sort_unstable();
@@ -501,9 +509,11 @@ impl Dice {
                 &["22/tcp"][..],
                 &["22/tcp"],
                 &["22/tcp"],
-                &["3389/tcp"],
+                &["22/tcp"],
+                &["22/tcp"],
+                &["22/tcp"],
                 &["22/tcp", "3389/tcp"],
-                &["5985-5986/tcp"],
+                &["3389/tcp"],
                 &["5985/tcp"],
             ],
             &["22/tcp"],
@@ -585,7 +595,7 @@ impl Dice {
             3 => Trouble::ResetBefore,
             _ => Trouble::ResetAfter,
         };
-        let steps = if matches!(strikes, Strikes::Always) { 1 } else { 3 };
+        let steps = if matches!(strikes, Strikes::Always) { 2 } else { 4 };
         Step::Fault {
             cloud,
             operation,
@@ -599,16 +609,16 @@ impl Dice {
         let machines = azure + aws;
         let nth = self.below(12);
         match self.below(100) {
-            0..25 => self.request(machines),
-            25..31 => Step::Approve(nth),
-            31..32 => Step::Deny(nth),
-            32..39 => Step::Revoke(nth),
-            39..43 => Step::CreatePolicy(self.policy(machines)),
-            43..48 => Step::UpdatePolicy(nth, self.policy(machines)),
-            48..51 => Step::DeletePolicy(nth),
-            51..67 => Step::Edit(self.edit(azure, aws, number)),
-            67..81 => self.fault(azure, aws),
-            81..83 if azure > 0 => Step::FailCompletions(
+            0..30 => self.request(machines),
+            30..33 => Step::Approve(nth),
+            33..34 => Step::Deny(nth),
+            34..39 => Step::Revoke(nth),
+            39..45 => Step::CreatePolicy(self.policy(machines)),
+            45..48 => Step::UpdatePolicy(nth, self.policy(machines)),
+            48..50 => Step::DeletePolicy(nth),
+            50..66 => Step::Edit(self.edit(azure, aws, number)),
+            66..82 => self.fault(azure, aws),
+            82..84 if azure > 0 => Step::FailCompletions(
                 self.pick(
                     &[
                         "SecurityRules.CreateOrUpdate",
@@ -620,16 +630,16 @@ impl Dice {
                 ),
                 self.between(1, 2),
             ),
-            81..87 => Step::Kill(self.below(2)),
-            87..93 => {
-                let point = (!self.chance(25)).then(|| {
+            82..87 => Step::Kill(self.below(2)),
+            87..94 => {
+                let point = (!self.chance(30)).then(|| {
                     let nth = self.between(1, 4);
                     (self.pick(&POINTS, "after-apply"), u32::try_from(nth).unwrap_or(1))
                 });
                 Step::Start(self.below(2), point)
             }
-            93..94 => Step::Restart(self.below(2)),
-            94..96 => Step::KillPostgres(self.between(0, 800)),
+            94..95 => Step::Restart(self.below(2)),
+            95..97 => Step::KillPostgres(self.between(0, 800)),
             _ => Step::Pause(self.between(200, 1500)),
         }
     }
@@ -649,25 +659,33 @@ impl Script {
             [0; 2].map(|_| i64::try_from(dice.between(0, 6000)).unwrap_or_default() - 3000)
         };
         let mut steps = Vec::new();
-        if dice.chance(85) {
+        if dice.chance(96) {
             let policy = PolicySpec {
                 scope: ScopeSpec::All,
                 prod_only: false,
                 ..dice.policy(1)
             };
-            steps.push(Step::CreatePolicy(policy));
-            if dice.chance(70) {
-                steps.push(Step::Pause(dice.between(200, 900)));
-            }
+            let settled = if dice.chance(70) {
+                dice.between(200, 900)
+            } else {
+                0
+            };
+            steps.extend([(0, Step::CreatePolicy(policy)), (settled, Step::Pause(0))]);
         }
         let (azure_fleet, aws_fleet) = (dice.azure(azure), dice.aws(aws));
         for number in 0..dice.between(8, 25) {
-            steps.push(dice.step(azure, aws, usize::try_from(number).unwrap_or_default()));
+            let step = dice.step(azure, aws, usize::try_from(number).unwrap_or_default());
+            let after = if dice.chance(30) { 0 } else { dice.between(0, 450) };
+            steps.push((after, step));
         }
         Self {
             seed,
             skew_ms,
-            describe_lag_ms: if dice.chance(30) { dice.between(100, 800) } else { 0 },
+            describe_lag_ms: if dice.chance(30) {
+                dice.between(100, 800)
+            } else {
+                0
+            },
             operation_ms: if dice.chance(50) { dice.between(20, 400) } else { 0 },
             transition_ms: dice.between(0, 400),
             azure: azure_fleet,
@@ -693,7 +711,10 @@ mod tests {
     fn every_script_has_a_machine_and_steps() {
         for seed in 0..500 {
             let script = Script::draw(seed);
-            assert!(script.azure.machines.len() + script.aws.machines.len() > 0, "{seed}");
+            assert!(
+                script.azure.machines.len() + script.aws.machines.len() > 0,
+                "{seed}"
+            );
             assert!((8..=27).contains(&script.steps.len()), "{seed}");
         }
     }

@@ -40,8 +40,14 @@ impl Clock for WrongClock {
     }
 }
 
-/// Serves until told to stop, as `postern serve` does, with whatever the environment says is wrong.
+/// Serves until told to stop, as `postern serve` does, with whatever the environment says is wrong. Ends with the
+/// campaign, however that ends: the other end of its standard input is then closed.
 pub async fn serve(config: &Path) -> anyhow::Result<()> {
+    std::thread::spawn(|| {
+        // Nothing is ever sent; an error is an end too.
+        let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
+        std::process::exit(1);
+    });
     if let Ok(text) = std::env::var(CRASH_AT) {
         let (point, nth) = text.split_once('=').context("a point and a number")?;
         postern_engine::crash_at(point, nth.parse()?).map_err(anyhow::Error::msg)?;
@@ -114,7 +120,7 @@ impl Server {
             .env_remove(CRASH_AT)
             .env_remove(sabotage::SABOTAGE)
             .kill_on_drop(true)
-            .stdin(Stdio::null())
+            .stdin(Stdio::piped())
             .stdout(log.try_clone()?)
             .stderr(log);
         if let Some((point, nth)) = crash {

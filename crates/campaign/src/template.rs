@@ -21,7 +21,10 @@ pub async fn make(home: &Path) -> anyhow::Result<()> {
     let path = home.to_owned();
     let server = tokio::task::spawn_blocking(move || LocalPostgres::start(options(&path))).await??;
     let store = Store::connect(&SecretString::from(server.url()), StoreOptions::default()).await?;
-    store.migrate().await.context("the migrations cannot be applied")?;
+    store
+        .migrate()
+        .await
+        .context("the migrations cannot be applied")?;
     store.close().await;
     tokio::task::spawn_blocking(move || server.stop()).await?;
     Ok(())

@@ -215,7 +215,8 @@ mod tests {
     const US: &str = postern::demo::fleet::CLIENT_ID;
     const NSG: &str = "/subscriptions/s/resourcegroups/g/providers/microsoft.network/networksecuritygroups/a";
     const RULE: &str = "/subscriptions/s/resourcegroups/g/providers/microsoft.network/networksecuritygroups/a/securityrules/r";
-    const OTHER: &str = "/subscriptions/s/resourcegroups/g/providers/microsoft.network/networksecuritygroups/b";
+    const OTHER: &str =
+        "/subscriptions/s/resourcegroups/g/providers/microsoft.network/networksecuritygroups/b";
 
     fn announced() -> Vec<AuditEvent> {
         let subject = json!({ "change": "chg_1", "point": "azure:nsg:s/g/a" });
@@ -256,7 +257,10 @@ mod tests {
     #[test]
     fn a_decision_without_its_reason_is_noticed() {
         let mut decided = event("grant.revoke", "succeeded", 1, json!({}));
-        assert_eq!(decisions_name_what_decided(std::slice::from_ref(&decided)).len(), 1);
+        assert_eq!(
+            decisions_name_what_decided(std::slice::from_ref(&decided)).len(),
+            1
+        );
         decided.decision = Some(json!({ "decided_by": "lifecycle" }));
         assert_eq!(decisions_name_what_decided(&[decided]), []);
     }

@@ -1,0 +1,82 @@
+//! A short campaign, the seeds that found something before, and servers that are broken on purpose.
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    reason = "a test may fail by panicking"
+)]
+
+use std::process::Command;
+
+use serde_json::Value;
+
+/// Seeds whose runs broke an invariant when they were met, and what was wrong.
+const MET: &[(u64, &str)] = &[];
+
+/// Runs `postern-campaign campaign` and gives its totals and all that it printed.
+fn campaign(arguments: &[&str]) -> (Value, String) {
+    let output = Command::new(env!("CARGO_BIN_EXE_postern-campaign"))
+        .arg("campaign")
+        .args(arguments)
+        .output()
+        .expect("the campaign starts");
+    let printed = format!(
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let totals = String::from_utf8_lossy(&output.stdout)
+        .lines()
+        .last()
+        .and_then(|line| serde_json::from_str(line).ok())
+        .unwrap_or_else(|| panic_with(&printed));
+    (totals, printed)
+}
+
+fn panic_with(printed: &str) -> Value {
+    assert!(printed.is_empty(), "no totals:\n{printed}");
+    Value::Null
+}
+
+/// How often an invariant was broken in these runs with servers that are broken on purpose.
+fn broken(kind: &str, seeds: &str, invariant: usize) -> u64 {
+    let scratch = tempfile::tempdir().unwrap();
+    let scratch = scratch.path().to_str().unwrap();
+    let (totals, printed) = campaign(&["--seeds", seeds, "--sabotage", kind, "--scratch", scratch]);
+    let count = totals["violations"][invariant].as_u64().unwrap_or_default();
+    assert!(count > 0, "invariant {invariant} held under {kind}:\n{printed}");
+    count
+}
+
+#[test]
+fn no_invariant_breaks_in_a_short_campaign_and_under_the_seeds_that_broke_one_before() {
+    let mut seeds: Vec<String> = (1..=24).map(|seed: u64| seed.to_string()).collect();
+    seeds.extend(MET.iter().map(|(seed, _)| seed.to_string()));
+    let (totals, printed) = campaign(&["--seeds", &seeds.join(","), "--parallel", "6"]);
+    assert_eq!(totals["runs"], seeds.len(), "{printed}");
+    assert_eq!(totals["sound"], totals["runs"], "{printed}");
+    // A campaign in which nothing happens would prove nothing.
+    for busy in ["grants", "opened", "writes", "struck"] {
+        assert!(totals[busy].as_u64().unwrap() > 10, "{busy}: {printed}");
+    }
+}
+
+#[test]
+fn a_rule_that_lets_everybody_in_is_noticed() {
+    broken("opens-to-all", "1,2,3,4", 1);
+}
+
+#[test]
+fn a_lockdown_that_is_never_restored_is_noticed() {
+    broken("never-restores", "1,2,3,4", 2);
+}
+
+#[test]
+fn a_write_after_its_outcome_is_noticed() {
+    broken("writes-late", "1,2,3,4", 3);
+}
+
+#[test]
+fn a_grant_that_never_closes_is_noticed() {
+    broken("never-closes", "1,2,3,4", 5);
+}
