@@ -312,7 +312,8 @@ fn nsg(raw: &Value) -> Result<(String, (PointRef, Vec<NsgRule>)), EnforceError> 
 struct Groups {
     /// Those of every IP configuration.
     every: BTreeSet<String>,
-    /// Those of some.
+    /// Those of some: ARM keeps all configurations in the same groups
+    /// (`AllIpConfigurationsOnANicMustBelongToTheSameApplicationSecurityGroups`), and nothing is built on it.
     some: BTreeSet<String>,
 }
 
@@ -423,5 +424,30 @@ impl Surroundings {
             memberships: groups.every.clone(),
             possible_memberships: groups.some.clone(),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_group_of_some_addresses_is_not_one_of_every_address() {
+        let of = |groups: &[&str]| -> Vec<Reference> {
+            groups
+                .iter()
+                .map(|id| Reference { id: (*id).to_owned() })
+                .collect()
+        };
+        let set = |groups: &[&str]| groups.iter().map(|id| (*id).to_owned()).collect();
+        let configurations = [of(&["/ASG/Web", "/asg/db"]), of(&["/asg/web"])];
+        let found = Groups::of(configurations.iter().map(Vec::as_slice));
+        assert_eq!(
+            found,
+            Groups {
+                every: set(&["/asg/web"]),
+                some: set(&["/asg/db"])
+            }
+        );
     }
 }

@@ -14,6 +14,7 @@ mod arm;
 mod config;
 mod discover;
 mod enforcer;
+pub mod firewall;
 mod observe;
 pub mod operation;
 pub mod plan;
