@@ -15,13 +15,16 @@ use crate::{
     audit_event::{AuditEvent, AuditEventQuery},
     delivery::{Delivery, DeliveryQuery},
     grant::{Grant, GrantQuery, GrantRevoke},
-    jit_policy::{JitPolicy, JitPolicyQuery, JitPolicyWrite},
+    jit_policy::{JitPolicy, JitPolicyChangeQuery, JitPolicyPlan, JitPolicyQuery, JitPolicyWrite},
     machine::{Machine, MachineDetail, MachineQuery},
     page::Page,
+    preflight::AccessRequestDryRun,
     problem::Problem,
     role::{Role, RoleAssignment, RoleAssignmentCreate, RoleAssignmentQuery, RoleCreate},
 };
 
+/// Change nothing, and say what would happen.
+const DRY_RUN: JitPolicyChangeQuery = JitPolicyChangeQuery { dry_run: Some(true) };
 /// The longest that connecting may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// The longest that an answer may take, beyond what the request asks the server to wait.
@@ -222,6 +225,45 @@ impl Client {
         )
         .await
         .map(drop)
+    }
+
+    /// What making the policy would do.
+    pub async fn plan_create_jit_policy(
+        &self,
+        policy: &JitPolicyWrite,
+    ) -> Result<JitPolicyPlan, ClientError> {
+        let call = self.call(Method::POST, &["v1", "jit-policies"]);
+        Self::read(call.query(&DRY_RUN).json(policy)).await
+    }
+
+    /// What replacing version `version` of a JIT policy would do.
+    pub async fn plan_update_jit_policy(
+        &self,
+        id: &str,
+        version: i64,
+        policy: &JitPolicyWrite,
+    ) -> Result<JitPolicyPlan, ClientError> {
+        let call = self
+            .call(Method::PUT, &["v1", "jit-policies", id])
+            .header(header::IF_MATCH, format!("\"{version}\""));
+        Self::read(call.query(&DRY_RUN).json(policy)).await
+    }
+
+    /// What removing version `version` of a JIT policy would do.
+    pub async fn plan_delete_jit_policy(&self, id: &str, version: i64) -> Result<JitPolicyPlan, ClientError> {
+        let call = self
+            .call(Method::DELETE, &["v1", "jit-policies", id])
+            .header(header::IF_MATCH, format!("\"{version}\""));
+        Self::read(call.query(&DRY_RUN)).await
+    }
+
+    /// What asking for ports would come to, and run into.
+    pub async fn dry_run_access_request(
+        &self,
+        request: &AccessRequestCreate,
+    ) -> Result<AccessRequestDryRun, ClientError> {
+        let call = self.call(Method::POST, &["v1", "access-requests"]);
+        Self::read(call.query(&DRY_RUN).json(request)).await
     }
 
     /// Asks for ports. `key` makes a repetition safe.

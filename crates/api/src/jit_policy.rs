@@ -120,3 +120,79 @@ pub struct JitPolicyQuery {
     #[param(minimum = 1, maximum = 200)]
     pub limit: Option<u32>,
 }
+
+/// How to change a JIT policy.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct JitPolicyChangeQuery {
+    /// `true`: change nothing, and answer with what the change would do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dry_run: Option<bool>,
+}
+
+/// A machine that another JIT policy would cover than now.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct CoverageChange {
+    /// Which.
+    pub machine: String,
+    /// The id of the policy that covers it now; none covers it where this is absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub before: Option<String>,
+    /// The id of the policy that would. Where this is absent the machine is released: what was displaced is put back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after: Option<String>,
+}
+
+/// Somebody who gets to a port now and would not any more, without a grant.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ReachLoss {
+    /// At which machine.
+    pub machine: String,
+    /// At which of its private addresses.
+    pub address: String,
+    /// To which ports.
+    pub ports: String,
+    /// From where. `0.0.0.0/0` and `::/0` are the internet.
+    pub sources: Vec<String>,
+    /// The NSG or security group whose rule lets them in now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resource: Option<String>,
+    /// That rule; absent where nothing filters.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rule: Option<String>,
+    /// Whether it is certain. Otherwise the rule names something whose addresses are not known here, and the sources
+    /// are the most that it could be.
+    pub certain: bool,
+}
+
+/// What a change to a JIT policy would do. Nothing of it happened.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct JitPolicyPlan {
+    /// Always true.
+    pub dry_run: bool,
+    /// The policy as it would be; absent when it would be removed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy: Option<JitPolicy>,
+    /// How many machines another policy would cover than now.
+    pub machines: usize,
+    /// Those machines, by id; the first 200 of them.
+    pub coverage: Vec<CoverageChange>,
+    /// How many enforcement points would be looked at.
+    pub points: usize,
+    /// The ids of the grants that would end.
+    pub grants_ended: Vec<String>,
+    /// Who would lose reach, at the first 200 machines that the policy would cover, as last observed and as if every
+    /// lockdown came to stand: a security group that is shared with machines outside every policy may be refused.
+    pub losses: Vec<ReachLoss>,
+}
+
+/// The policy after a change, or what a dry run says of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(untagged)]
+pub enum JitPolicyChanged {
+    /// What the change would do.
+    Plan(Box<JitPolicyPlan>),
+    /// The policy, changed.
+    Policy(JitPolicy),
+}

@@ -12,6 +12,7 @@ pub mod grant;
 pub mod jit_policy;
 pub mod machine;
 pub mod page;
+pub mod preflight;
 pub mod problem;
 pub mod role;
 

@@ -150,6 +150,14 @@ codes! {
     RequesterNotAllowed = "requester_not_allowed", 422, "Requester not allowed";
     /// Nothing filters the way to the machine, so there is nothing to open.
     NothingToOpen = "nothing_to_open", 422, "Nothing to open";
+    /// A rule of somebody else's drops the packets before ours could let them in. `detail` names it.
+    BlockedByRule = "blocked_by_rule", 422, "Blocked by a rule";
+    /// The machine is stopped.
+    MachineStopped = "machine_stopped", 422, "Machine stopped";
+    /// The machine has no address of the family of a source.
+    NoAddress = "no_address", 422, "No address";
+    /// The cloud has no room for the rules: no free priority, too many groups or too many rules.
+    NoCapacity = "no_capacity", 422, "No capacity";
     /// The `Idempotency-Key` was used before with another body.
     IdempotencyKeyReused = "idempotency_key_reused", 422, "Idempotency-Key reused";
     /// The change needs an `If-Match` header.

@@ -70,6 +70,36 @@ pub struct Limits {
     pub open_seconds: u64,
     /// How long a request waits for somebody to decide.
     pub pending_seconds: u64,
+    /// What preflight goes by. Not read from a file: the settings of the loop and of the clouds say it.
+    #[serde(skip)]
+    pub preflight: Preflight,
+}
+
+/// What preflight goes by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Preflight {
+    /// How old an observation may be for a request to be refused by it: the time between two discoveries.
+    pub trust: Duration,
+    /// EC2's quotas. Without them, room in EC2 is left to the loop to find.
+    pub quotas: Option<Quotas>,
+}
+
+/// EC2's quotas, which an account may have raised.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Quotas {
+    /// The most security groups of an interface.
+    pub groups_per_interface: usize,
+    /// The most rules of a security group, for each family of addresses.
+    pub rules_per_group: usize,
+}
+
+impl Default for Preflight {
+    fn default() -> Self {
+        Self {
+            trust: Duration::from_mins(5),
+            quotas: None,
+        }
+    }
 }
 
 impl Default for Limits {
@@ -87,6 +117,7 @@ impl Default for Limits {
             drain_seconds: 20,
             open_seconds: 300,
             pending_seconds: 24 * 60 * 60,
+            preflight: Preflight::default(),
         }
     }
 }

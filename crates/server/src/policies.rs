@@ -2,23 +2,27 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use postern_api::ErrorCode;
+use postern_api::{ErrorCode, jit_policy::JitPolicyPlan};
 use postern_authz::{Authorizer, Context, Decision, Resource, ResourceKind};
 use postern_core::{
-    audit::Subject,
+    audit::{AuditEvent, Subject},
     grant::{EndCause, Grant},
     id::{GrantId, PolicyId},
+    inventory::Machine,
     machine::MachineId,
     policy::{Ask, JitPolicy},
     role::Action,
     scope::Scope,
     time::Instant,
 };
-use postern_store::{Due, Tx, Urgency};
+use postern_store::{CoverageChange, Due, MachineFilter, Tx, Urgency, Visible};
 use serde::Serialize;
 use serde_json::json;
 
-use crate::{decide::Question, failure::Failure, flow::authenticate::Caller, granting, state::App};
+use crate::{
+    decide::Question, failure::Failure, flow::authenticate::Caller, granting, locking, shape::jit_policy,
+    state::App,
+};
 
 /// A change to one policy.
 #[derive(Debug)]
@@ -40,7 +44,13 @@ pub(crate) struct Effect {
     points_marked: usize,
     /// The grants that ended.
     grants_ended: Vec<GrantId>,
+    /// The machines that another policy covers than before, by id.
+    #[serde(skip)]
+    coverage: Vec<CoverageChange>,
 }
+
+/// The most machines that a plan tells of.
+const MOST: usize = 200;
 
 /// The audit subject of a policy.
 pub(crate) fn subject(id: PolicyId) -> Subject {
@@ -130,19 +140,21 @@ impl App {
         change: &Change<'_>,
         now: Instant,
     ) -> Result<Effect, Failure> {
-        let mut moved: BTreeSet<MachineId> = BTreeSet::new();
+        let mut moved: BTreeMap<MachineId, CoverageChange> = BTreeMap::new();
         let mut due: Vec<Due> = Vec::new();
         for scope in change.scopes() {
             let covered = tx.cover(scope, Some(change.policy())).await?;
-            moved.extend(covered.changes.into_iter().map(|change| change.machine));
+            for change in covered.changes {
+                moved.insert(change.machine.clone(), change);
+            }
             due.extend(covered.points.into_iter().map(|point| Due {
                 point,
                 at: now,
                 urgency: Urgency::Opening,
             }));
         }
-        let moved: Vec<MachineId> = moved.into_iter().collect();
-        let live = tx.live_grants_under(change.policy(), &moved).await?;
+        let names: Vec<MachineId> = moved.keys().cloned().collect();
+        let live = tx.live_grants_under(change.policy(), &names).await?;
         let ended = self.end_unallowed(tx, caller, change.policy(), live, now).await?;
         due.extend(tx.points_of(&ended).await?.into_iter().map(|point| Due {
             point,
@@ -152,9 +164,83 @@ impl App {
         let points: BTreeSet<_> = due.iter().map(|due| due.point).collect();
         tx.mark_each_due(&due).await?;
         Ok(Effect {
-            machines_covered_otherwise: moved.len(),
+            machines_covered_otherwise: names.len(),
             points_marked: points.len(),
             grants_ended: ended,
+            coverage: moved.into_values().collect(),
+        })
+    }
+
+    /// The machines that the policy covers now, as a plan tells of them. Asked before a transaction begins, so that
+    /// no request holds two connections.
+    pub(crate) async fn covered_now(&self, id: PolicyId) -> Result<Vec<Machine>, Failure> {
+        let filter = MachineFilter {
+            visible: Visible::everything(),
+            policy: Some(id),
+            ..MachineFilter::default()
+        };
+        let most = u32::try_from(MOST).map_err(Failure::internal)?;
+        let found = self.store.machines(&filter, None, most).await?;
+        Ok(found.items.into_iter().map(|stored| stored.machine).collect())
+    }
+
+    /// What the change in the transaction would do, which then ends without effect; that somebody asked is audited.
+    /// `covered` are machines that the policy covered before.
+    pub(crate) async fn plan_policy_change(
+        &self,
+        mut tx: Tx,
+        mut event: AuditEvent,
+        effect: Effect,
+        after: Option<&JitPolicy>,
+        covered: Vec<Machine>,
+    ) -> Result<JitPolicyPlan, Failure> {
+        let policies = granting::by_id(tx.policies().await?);
+        let mut behind: BTreeMap<PolicyId, BTreeMap<MachineId, Machine>> = BTreeMap::new();
+        let names: Vec<MachineId> = effect
+            .coverage
+            .iter()
+            .take(MOST)
+            .map(|one| one.machine.clone())
+            .collect();
+        let mut moved = tx.machines(&names).await?;
+        for change in &effect.coverage {
+            if let Some((policy, stored)) = change.after.zip(moved.remove(&change.machine)) {
+                behind
+                    .entry(policy)
+                    .or_default()
+                    .insert(stored.machine.id.clone(), stored.machine);
+            }
+        }
+        if let Some(policy) = after {
+            let gone: BTreeSet<&MachineId> = effect.coverage.iter().map(|one| &one.machine).collect();
+            let stay = covered.into_iter().filter(|machine| !gone.contains(&machine.id));
+            let all = behind.entry(policy.id).or_default();
+            all.extend(stay.map(|machine| (machine.id.clone(), machine)));
+        }
+        event.action = "jit_policy.dry_run".to_owned();
+        self.write_alone(tx, event).await?;
+        let losses = behind
+            .into_iter()
+            .filter_map(|(id, machines)| Some((policies.get(&id)?, machines)));
+        Ok(JitPolicyPlan {
+            dry_run: true,
+            policy: after.map(jit_policy::show),
+            machines: effect.machines_covered_otherwise,
+            coverage: effect
+                .coverage
+                .iter()
+                .take(MOST)
+                .map(jit_policy::coverage)
+                .collect(),
+            points: effect.points_marked,
+            grants_ended: effect.grants_ended.iter().map(ToString::to_string).collect(),
+            losses: losses
+                .flat_map(|(policy, machines)| {
+                    let machines: Vec<Machine> = machines.into_values().collect();
+                    locking::losses(&machines, policy, &self.config.installation)
+                })
+                .map(|loss| jit_policy::loss(&loss))
+                .collect(),
         })
     }
 

@@ -40,7 +40,7 @@ use crate::{
         (status = 403, description = "`forbidden`, `own_request`, `not_a_person`", body = Problem, content_type = "application/problem+json"),
         (status = 404, description = "`not_found`, `machine_not_found`", body = Problem, content_type = "application/problem+json"),
         (status = 409, description = "`already_decided`, `request_lapsed`, `too_many_grants`, `idempotency_in_flight`", body = Problem, content_type = "application/problem+json"),
-        (status = 422, description = "`no_policy`, `port_not_guarded`, `source_not_allowed`, `duration_too_long`, `nothing_to_open`, `requester_not_allowed`: the policies or the requester's roles changed since it was asked", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "`no_policy`, `port_not_guarded`, `source_not_allowed`, `duration_too_long`, `nothing_to_open`, `requester_not_allowed`: the policies or the requester's roles changed since it was asked; `blocked_by_rule`, `machine_stopped`, `no_address`, `no_capacity`: the way to the machine did", body = Problem, content_type = "application/problem+json"),
         (status = "default", description = "Any other problem.", body = Problem,
          content_type = "application/problem+json")
     )
@@ -83,6 +83,9 @@ pub(crate) async fn approve_access_request(
             .filter(|machine| machine.gone_at.is_none())
             .ok_or_else(|| granting::no_machine(&target.machine, at))?;
         terms.push(granting::terms(&approved, target, at, machine, &policies)?);
+        if let Some(refusal) = app.preflight(target, machine, now).refusal(at) {
+            return Err(refusal);
+        }
     }
     tx.save_request(&approved.clone().into()).await?;
     let grants = app.grant_all(&mut tx, &approved, &terms, now).await?;

@@ -12,6 +12,7 @@ use http::StatusCode;
 use postern_api::{
     ErrorCode, Problem,
     access_request::{AccessRequest as Shown, AccessRequestCreate, AccessRequestCreateQuery},
+    preflight::AccessRequestDryRun,
 };
 use postern_authz::{Context, Decision, Resource};
 use postern_core::{
@@ -45,8 +46,9 @@ const EVENT: &str = "access_request.create";
 /// Asks for ports on machines, from sources, for a time, with a reason.
 ///
 /// When the machines' JIT policies ask for nobody's approval, the answer holds a grant per machine. With `wait`,
-/// the answer comes when every grant is open or has ended, or when the time is over. With `dry_run`, nothing is
-/// made.
+/// the answer comes when every grant is open or has ended, or when the time is over. What the last observation shows
+/// to stand in the way of a grant is refused at once. With `dry_run`, nothing is made, and the answer tells what
+/// stands in the way of each target.
 #[utoipa::path(
     post, path = "/v1/access-requests", tag = "access-requests", operation_id = "createAccessRequest",
     params(
@@ -55,14 +57,14 @@ const EVENT: &str = "access_request.create";
     ),
     request_body = AccessRequestCreate,
     responses(
-        (status = 200, description = "What a dry run would have made.", body = Shown),
+        (status = 200, description = "What a dry run would have made.", body = AccessRequestDryRun),
         (status = 201, description = "The request.", body = Shown),
         (status = 400, description = "`invalid_machine_id`, `invalid_ports`, `invalid_source`, `invalid_duration`, `invalid_reason`, `invalid_targets`, `unknown_field`, `malformed_json`, …", body = Problem, content_type = "application/problem+json"),
         (status = 401, description = "`step_up_required` (RFC 9470), and the token's problems", body = Problem, content_type = "application/problem+json"),
         (status = 403, description = "`forbidden`: names what is missing or forbids", body = Problem, content_type = "application/problem+json"),
         (status = 404, description = "`machine_not_found`", body = Problem, content_type = "application/problem+json"),
         (status = 409, description = "`too_many_grants`, `idempotency_in_flight`", body = Problem, content_type = "application/problem+json"),
-        (status = 422, description = "`no_policy`, `port_not_guarded`, `source_not_allowed`, `duration_too_long`, `nothing_to_open`, `idempotency_key_reused`", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "`no_policy`, `port_not_guarded`, `source_not_allowed`, `duration_too_long`, `nothing_to_open`, `idempotency_key_reused`; by preflight: `blocked_by_rule`, `machine_stopped`, `no_address`, `no_capacity`", body = Problem, content_type = "application/problem+json"),
         (status = "default", description = "Any other problem.", body = Problem,
          content_type = "application/problem+json")
     )
@@ -112,6 +114,7 @@ pub(crate) async fn create_access_request(
     let policies = granting::by_id(tx.policies().await?);
     let mut machines = tx.machines(&machines_of(&request)).await?;
     let mut decided = Vec::with_capacity(request.targets.len());
+    let mut ways = Vec::with_capacity(request.targets.len());
     for (at, target) in request.targets.iter().enumerate() {
         let machine = machines.remove(&target.machine);
         let decision;
@@ -130,6 +133,11 @@ pub(crate) async fn create_access_request(
             return Err(granting::no_machine(&target.machine, at));
         };
         let terms = granting::terms(&request, target, at, &machine, &policies)?;
+        let way = app.preflight(target, &machine, now);
+        if !dry_run && let Some(refusal) = way.refusal(at) {
+            return Err(refusal);
+        }
+        ways.push(way.show(target));
         decided.push((decision, terms));
     }
     let by_policy = decided
@@ -148,6 +156,10 @@ pub(crate) async fn create_access_request(
         };
         let mut shown = access_request::show(&decided, Vec::new(), now);
         shown.dry_run = true;
+        let shown = AccessRequestDryRun {
+            request: shown,
+            preflight: ways,
+        };
         return Ok(Json(shown).into_response());
     }
     let id = request.id;

@@ -10,26 +10,31 @@ use axum::{
 use http::{StatusCode, header::ETAG};
 use postern_api::{
     Problem,
-    jit_policy::{JitPolicy, JitPolicyWrite},
+    jit_policy::{JitPolicy, JitPolicyChangeQuery, JitPolicyPlan, JitPolicyWrite},
 };
 use postern_core::role::Action;
 use serde_json::json;
 
 use crate::{
     failure::Failure,
-    flow::{authenticate::Caller, body::Command, precondition::etag},
+    flow::{authenticate::Caller, body::Command, precondition::etag, query::Parameters},
     idempotency,
     policies::{Change, question, subject},
     shape::jit_policy,
     state::App,
 };
 
-/// Makes a JIT policy. The machines that it covers are locked down.
+/// Makes a JIT policy. The machines that it covers are locked down. With `dry_run`, nothing is made, and the answer
+/// tells what that would do.
 #[utoipa::path(
     post, path = "/v1/jit-policies", tag = "jit-policies", operation_id = "createJitPolicy",
-    params(("Idempotency-Key" = Option<String>, Header, description = "Makes a repetition safe.")),
+    params(
+        JitPolicyChangeQuery,
+        ("Idempotency-Key" = Option<String>, Header, description = "Makes a repetition safe.")
+    ),
     request_body = JitPolicyWrite,
     responses(
+        (status = 200, description = "What a dry run would have done.", body = JitPolicyPlan),
         (status = 201, description = "It is made.", body = JitPolicy,
          headers(("ETag" = String, description = "The version, in quotes."))),
         (status = 400, description = "`invalid_policy`, `invalid_scope`, `invalid_ports`, `invalid_source`, `invalid_duration`, `unknown_field`, `malformed_json`, …", body = Problem, content_type = "application/problem+json"),
@@ -42,13 +47,16 @@ use crate::{
 pub(crate) async fn create_jit_policy(
     State(app): State<Arc<App>>,
     caller: Caller,
+    Parameters(query): Parameters<JitPolicyChangeQuery>,
     command: Command<JitPolicyWrite>,
 ) -> Result<Response, Failure> {
     let now = app.now();
+    let dry_run = query.dry_run.unwrap_or(false);
+    let key = command.key.as_ref().filter(|_| !dry_run);
     let policy = jit_policy::read(&command.body, app.ids.next(now), now)?;
     let authorizer = app.authorizer().await?;
     let mut tx = app.store.begin().await?;
-    if let Some(replay) = idempotency::claim(&mut tx, &caller, command.key.as_ref(), now).await? {
+    if let Some(replay) = idempotency::claim(&mut tx, &caller, key, now).await? {
         return Ok(([(ETAG, etag(jit_policy::FIRST_VERSION)?)], replay).into_response());
     }
     let asked = question(
@@ -71,16 +79,15 @@ pub(crate) async fn create_jit_policy(
         Some(&decision),
         json!({ "before": null, "after": policy, "effect": effect }),
     );
+    if dry_run {
+        let plan = app
+            .plan_policy_change(tx, event, effect, Some(&policy), Vec::new())
+            .await?;
+        return Ok(Json(plan).into_response());
+    }
     tx.audit(&[event]).await?;
     let shown = jit_policy::show(&policy);
-    idempotency::store(
-        &mut tx,
-        &caller,
-        command.key.as_ref(),
-        StatusCode::CREATED,
-        &shown,
-    )
-    .await?;
+    idempotency::store(&mut tx, &caller, key, StatusCode::CREATED, &shown).await?;
     tx.commit().await?;
     Ok((StatusCode::CREATED, [(ETAG, etag(policy.version)?)], Json(shown)).into_response())
 }

@@ -2,27 +2,37 @@
 
 use std::sync::Arc;
 
-use axum::extract::State;
+use axum::{
+    Json,
+    extract::State,
+    response::{IntoResponse, Response},
+};
 use http::StatusCode;
-use postern_api::Problem;
+use postern_api::{
+    Problem,
+    jit_policy::{JitPolicyChangeQuery, JitPolicyPlan},
+};
 use postern_core::id::PolicyKind;
 use serde_json::json;
 
 use crate::{
     failure::Failure,
-    flow::{authenticate::Caller, path::PathId, precondition::IfMatch},
+    flow::{authenticate::Caller, path::PathId, precondition::IfMatch, query::Parameters},
     policies::{Change, subject},
     state::App,
 };
 
-/// Removes a JIT policy. Its live grants end, and what its lockdown displaced is put back.
+/// Removes a JIT policy. Its live grants end, and what its lockdown displaced is put back. With `dry_run`,
+/// nothing changes, and the answer tells what that would do.
 #[utoipa::path(
     delete, path = "/v1/jit-policies/{id}", tag = "jit-policies", operation_id = "deleteJitPolicy",
     params(
+        JitPolicyChangeQuery,
         ("id" = String, Path, description = "The policy's id."),
         ("If-Match" = String, Header, description = "The `ETag` of the version that you saw.")
     ),
     responses(
+        (status = 200, description = "What a dry run would have done.", body = JitPolicyPlan),
         (status = 204, description = "It is removed."),
         (status = 403, description = "`forbidden`", body = Problem, content_type = "application/problem+json"),
         (status = 404, description = "`not_found`", body = Problem, content_type = "application/problem+json"),
@@ -37,7 +47,8 @@ pub(crate) async fn delete_jit_policy(
     caller: Caller,
     PathId(id): PathId<PolicyKind>,
     IfMatch(version): IfMatch,
-) -> Result<StatusCode, Failure> {
+    Parameters(query): Parameters<JitPolicyChangeQuery>,
+) -> Result<Response, Failure> {
     let now = app.now();
     let authorizer = app.authorizer().await?;
     let (mut tx, before, decision) = app
@@ -55,7 +66,13 @@ pub(crate) async fn delete_jit_policy(
         Some(&decision),
         json!({ "before": before, "after": null, "effect": effect }),
     );
+    if query.dry_run.unwrap_or(false) {
+        let plan = app
+            .plan_policy_change(tx, event, effect, None, Vec::new())
+            .await?;
+        return Ok(Json(plan).into_response());
+    }
     tx.audit(&[event]).await?;
     tx.commit().await?;
-    Ok(StatusCode::NO_CONTENT)
+    Ok(StatusCode::NO_CONTENT.into_response())
 }

@@ -10,7 +10,7 @@ use axum::{
 use http::header::ETAG;
 use postern_api::{
     ErrorCode, Problem,
-    jit_policy::{JitPolicy, JitPolicyWrite},
+    jit_policy::{JitPolicyChangeQuery, JitPolicyChanged, JitPolicyWrite},
 };
 use postern_core::{id::PolicyKind, role::Action};
 use serde_json::json;
@@ -22,6 +22,7 @@ use crate::{
         body::Command,
         path::PathId,
         precondition::{IfMatch, etag},
+        query::Parameters,
     },
     policies::{Change, question, subject},
     shape::jit_policy,
@@ -30,17 +31,19 @@ use crate::{
 
 const EVENT: &str = "jit_policy.update";
 
-/// Replaces a JIT policy. Live grants that the policies would no longer allow end.
+/// Replaces a JIT policy. Live grants that the policies would no longer allow end. With `dry_run`, nothing
+/// changes, and the answer tells what that would do.
 #[utoipa::path(
     put, path = "/v1/jit-policies/{id}", tag = "jit-policies", operation_id = "updateJitPolicy",
     params(
+        JitPolicyChangeQuery,
         ("id" = String, Path, description = "The policy's id."),
         ("If-Match" = String, Header, description = "The `ETag` of the version that you saw.")
     ),
     request_body = JitPolicyWrite,
     responses(
-        (status = 200, description = "It is replaced.", body = JitPolicy,
-         headers(("ETag" = String, description = "The new version, in quotes."))),
+        (status = 200, description = "It is replaced; or, of a dry run, what would have been done.", body = JitPolicyChanged,
+         headers(("ETag" = String, description = "The new version, in quotes. Not of a dry run."))),
         (status = 403, description = "`forbidden`", body = Problem, content_type = "application/problem+json"),
         (status = 404, description = "`not_found`", body = Problem, content_type = "application/problem+json"),
         (status = 412, description = "`version_mismatch`: somebody changed it meanwhile", body = Problem, content_type = "application/problem+json"),
@@ -54,6 +57,7 @@ pub(crate) async fn update_jit_policy(
     caller: Caller,
     PathId(id): PathId<PolicyKind>,
     IfMatch(version): IfMatch,
+    Parameters(query): Parameters<JitPolicyChangeQuery>,
     command: Command<JitPolicyWrite>,
 ) -> Result<Response, Failure> {
     let now = app.now();
@@ -68,6 +72,10 @@ pub(crate) async fn update_jit_policy(
     // Where it was and where it will be: moving a policy away opens what it guarded.
     let moved = question(&app, Action::Configure, EVENT, id, policy.scope.clone());
     let is_allowed = app.allow_read(&authorizer, &caller, moved).await?;
+    let covered = match query.dry_run {
+        Some(true) => Some(app.covered_now(id).await?),
+        _ => None,
+    };
     let (mut tx, before, was_allowed) = app
         .policy_to_change(&authorizer, &caller, (id, version), EVENT)
         .await?;
@@ -88,6 +96,12 @@ pub(crate) async fn update_jit_policy(
         json!({ "before": before, "after": policy, "effect": effect }),
     );
     event.decision = Some(json!({ "before": was_allowed, "after": is_allowed }));
+    if let Some(covered) = covered {
+        let plan = app
+            .plan_policy_change(tx, event, effect, Some(&policy), covered)
+            .await?;
+        return Ok(Json(plan).into_response());
+    }
     tx.audit(&[event]).await?;
     tx.commit().await?;
     Ok(([(ETAG, etag(policy.version)?)], Json(jit_policy::show(&policy))).into_response())

@@ -6,8 +6,10 @@ use postern_api::{ErrorCode, jit_policy as api};
 use postern_core::{
     id::PolicyId,
     policy::{Approval, GuardedPorts, InvalidPolicy, JitPolicy, Lockdown, SharedGroups},
+    preview::ReachChange,
     time::Instant,
 };
+use postern_store::CoverageChange;
 
 use crate::failure::Failure;
 
@@ -148,5 +150,27 @@ pub(crate) fn show(policy: &JitPolicy) -> api::JitPolicy {
         version: policy.version,
         created_at: policy.created_at,
         updated_at: policy.updated_at,
+    }
+}
+
+/// A machine that another policy would cover.
+pub(crate) fn coverage(change: &CoverageChange) -> api::CoverageChange {
+    api::CoverageChange {
+        machine: change.machine.to_string(),
+        before: change.before.map(|id| id.to_string()),
+        after: change.after.map(|id| id.to_string()),
+    }
+}
+
+/// Somebody who would lose reach.
+pub(crate) fn loss(change: &ReachChange) -> api::ReachLoss {
+    api::ReachLoss {
+        machine: change.machine.to_string(),
+        address: change.destination.to_string(),
+        ports: change.ports.to_string(),
+        sources: change.sources.iter().map(ToString::to_string).collect(),
+        resource: change.rule.as_ref().map(|rule| rule.resource.clone()),
+        rule: change.rule.as_ref().map(|rule| rule.rule.clone()),
+        certain: change.certain,
     }
 }

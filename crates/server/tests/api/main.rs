@@ -13,6 +13,7 @@ mod deliveries;
 mod document;
 mod idempotency;
 mod issuer;
+mod preflight;
 mod rig;
 mod separation;
 mod serving;

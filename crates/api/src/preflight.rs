@@ -1,0 +1,60 @@
+//! Preflight, as the API shows it: what a grant would run into, from the last observation.
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::access_request::AccessRequest;
+
+/// A rule, by name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct PreflightRule {
+    /// The NSG or security group that holds it.
+    #[schema(example = "azure:nsg:00000000-0000-0000-0000-000000000001/prod/web-nsg")]
+    pub resource: String,
+    /// Its name or id.
+    pub rule: String,
+    /// Its number, in an NSG.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub priority: Option<u16>,
+}
+
+/// Something that was seen on the way to a machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct PreflightNote {
+    /// A stable word. An obstacle's is the error code that the request would get: `blocked_by_rule`,
+    /// `machine_stopped`, `no_address` or `no_capacity`. A warning's may also be `may_be_blocked`, `not_running`,
+    /// `observation_old`, `rules_may_not_fit` or `unfiltered_interface`.
+    #[schema(example = "blocked_by_rule")]
+    pub code: String,
+    /// What was seen, for people.
+    pub detail: String,
+    /// The rule that it is about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rule: Option<PreflightRule>,
+}
+
+/// What a grant on one machine would run into.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Preflight {
+    /// Which machine.
+    pub machine: String,
+    /// Whether nothing certain stands in the way.
+    pub opens: bool,
+    /// When the way was observed.
+    pub observed_at: DateTime<Utc>,
+    /// What stands in the way, for certain.
+    pub obstacles: Vec<PreflightNote>,
+    /// What may stand in the way, or is worth knowing.
+    pub warnings: Vec<PreflightNote>,
+}
+
+/// What a request would be, and run into.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct AccessRequestDryRun {
+    /// The request as it would be.
+    #[serde(flatten)]
+    pub request: AccessRequest,
+    /// One for each target, in their order.
+    pub preflight: Vec<Preflight>,
+}
