@@ -231,7 +231,7 @@ async fn a_firewall_is_one_write_at_a_time_and_in_force_when_it_completes() {
     let scene = Scene::with(&from_the_firewall()).await;
     let address = scene.reserve();
     let (id, _) = scene.firewall(json!({}));
-    scene.sim.set_firewall_duration(Duration::from_secs(180));
+    scene.sim.set_firewall_duration(Duration::from_mins(3));
     let before = scene.client.get(&id).await;
     let body =
         scene.body(json!({"natRuleCollections": [collection("nat", 100, "Dnat", &[translation(&address)])]}));
@@ -402,7 +402,7 @@ async fn a_policys_groups_are_written_apart_and_lock_it_while_they_change() {
     let policy = scene.fleet.firewall_policy("policy").unwrap();
     let address = scene.reserve();
     let (id, _) = scene.firewall(json!({"firewallPolicy": {"id": policy}}));
-    scene.sim.set_firewall_duration(Duration::from_secs(180));
+    scene.sim.set_firewall_duration(Duration::from_mins(3));
     let (ours, theirs) = (
         format!("{policy}/ruleCollectionGroups/ours"),
         format!("{policy}/ruleCollectionGroups/theirs"),
