@@ -27,8 +27,6 @@ use crate::{
     message::Message,
 };
 
-/// How long a subscriber is leased at a time: longer than the longest attempt.
-const LEASE: Duration = Duration::from_mins(1);
 /// The most messages under one lease, so that a busy subscriber is given back now and then.
 const BATCH: u32 = 50;
 /// The backstop of the wake-ups.
@@ -84,6 +82,7 @@ pub struct Notifier {
     clock: Arc<dyn Clock>,
     ids: Arc<dyn IdSource>,
     owner: String,
+    lease: Duration,
     installation: Installation,
     base_url: Option<Url>,
     give_up_after: TimeDelta,
@@ -94,7 +93,8 @@ pub struct Notifier {
 }
 
 impl Notifier {
-    /// A notifier for this configuration; `owner` names this process among the replicas.
+    /// A notifier for this configuration; `owner` names this process among the replicas. A subscriber is leased for
+    /// `lease` at a time, renewed while it is told: after a crash it hears nothing for so long.
     pub fn new(
         config: &NotifyConfig,
         installation: Installation,
@@ -102,6 +102,7 @@ impl Notifier {
         clock: Arc<dyn Clock>,
         ids: Arc<dyn IdSource>,
         owner: String,
+        lease: Duration,
         metrics: NotifyMetrics,
     ) -> Result<Self, InvalidNotify> {
         let (subscriptions, channels): (Vec<Subscription>, Vec<Box<dyn Channel>>) =
@@ -114,6 +115,7 @@ impl Notifier {
             clock,
             ids,
             owner,
+            lease,
             installation,
             base_url: config.base_url.clone(),
             give_up_after: TimeDelta::from_std(config.give_up_after()).unwrap_or(TimeDelta::MAX),
@@ -164,7 +166,7 @@ impl Notifier {
 
     async fn lease(&self) -> Option<SubscriberLease> {
         self.store
-            .lease_subscriber(&self.owner, LEASE, BATCH, self.clock.now())
+            .lease_subscriber(&self.owner, self.lease, BATCH, self.clock.now())
             .await
             .inspect_err(|error| tracing::warn!(%error, "no subscriber could be leased"))
             .ok()
@@ -202,11 +204,17 @@ impl Notifier {
             if stop.is_cancelled() {
                 break;
             }
-            let attempted = self.attempt(&lease.subscriber, waiting).await;
+            let attempted = tokio::select! {
+                attempted = self.attempt(&lease.subscriber, waiting) => attempted,
+                () = self.until_lost(&lease) => {
+                    tracing::warn!(subscriber = lease.subscriber, "another server delivers now");
+                    return;
+                }
+            };
             let go_on = matches!(attempted, Attempted::Delivered | Attempted::Dead { .. });
             let held = self
                 .store
-                .attempted(&lease, waiting.id, &attempted, LEASE, self.clock.now())
+                .attempted(&lease, waiting.id, &attempted, self.lease, self.clock.now())
                 .await;
             match held {
                 Ok(true) if go_on => {}
@@ -223,6 +231,19 @@ impl Notifier {
         }
         if let Err(error) = self.store.release_subscriber(&lease).await {
             tracing::debug!(%error, "lease of a subscriber left to run out");
+        }
+    }
+
+    /// Renews the lease until it is lost.
+    async fn until_lost(&self, lease: &SubscriberLease) {
+        loop {
+            tokio::time::sleep(self.lease / 3).await;
+            match self.store.renew_subscriber(lease, self.lease).await {
+                Ok(true) => {}
+                Ok(false) => return,
+                // A database that does not answer now may answer before the lease runs out.
+                Err(error) => tracing::warn!(%error, "the lease of a subscriber was not renewed"),
+            }
         }
     }
 

@@ -33,6 +33,8 @@ const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 struct Receiver {
     script: Arc<Mutex<VecDeque<StatusCode>>>,
     taken: Arc<Mutex<Vec<Value>>>,
+    /// How long each answer takes.
+    delay: Arc<Mutex<Duration>>,
 }
 
 impl Receiver {
@@ -46,7 +48,10 @@ impl Receiver {
                 "/hook",
                 post(
                     async |State(receiver): State<Self>, headers: HeaderMap, body: Bytes| {
-                        receiver.take(&headers, &body)
+                        let status = receiver.take(&headers, &body);
+                        let delay = *receiver.delay.lock().unwrap();
+                        tokio::time::sleep(delay).await;
+                        status
                     },
                 ),
             )
@@ -118,6 +123,10 @@ impl World {
     }
 
     async fn notify(&mut self, webhooks: Value, owner: &str) {
+        self.notify_with(webhooks, owner, Duration::from_secs(30)).await;
+    }
+
+    async fn notify_with(&mut self, webhooks: Value, owner: &str, lease: Duration) {
         let config: NotifyConfig = serde_json::from_value(json!({
             "allow_private": true, "give_up_after_hours": 1, "webhooks": webhooks,
         }))
@@ -129,6 +138,7 @@ impl World {
             Arc::new(self.clock.clone()),
             Arc::new(CountingIds::new(1)),
             owner.to_owned(),
+            lease,
             NotifyMetrics::default(),
         )
         .unwrap();
@@ -284,6 +294,24 @@ async fn two_servers_tell_once_and_in_order() {
         .await;
     world.end().await;
     assert_eq!(receiver.taken.lock().unwrap().len(), 30, "none twice");
+}
+
+#[tokio::test]
+async fn a_receiver_that_takes_longer_than_a_lease_is_told_once() {
+    let (receiver, url) = Receiver::listen(&[]).await;
+    *receiver.delay.lock().unwrap() = Duration::from_secs(2);
+    let mut world = World::new().await;
+    for owner in ["a", "b"] {
+        world
+            .notify_with(json!([webhook("one", &url)]), owner, Duration::from_secs(1))
+            .await;
+    }
+    world.happens([1]).await;
+    world
+        .until("one", |found| found[0].0 == DeliveryStatus::Delivered)
+        .await;
+    world.end().await;
+    assert_eq!(receiver.taken.lock().unwrap().len(), 1);
 }
 
 #[tokio::test]

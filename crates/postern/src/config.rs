@@ -25,6 +25,7 @@ use postern_aws::AwsLimits;
 use postern_azure::PriorityBand;
 use postern_core::{mark::Installation, principal::PrincipalRef};
 use postern_engine::EngineConfig;
+use postern_notify::NotifyConfig;
 use postern_server::config::{IssuerConfig, Limits, ServerConfig, TlsConfig};
 use secrecy::SecretString;
 use serde::{Deserialize, de::DeserializeOwned};
@@ -60,6 +61,9 @@ pub struct Config {
     /// What the organisation forbids whatever a role allows.
     #[serde(default)]
     pub guardrails: Guardrails,
+    /// Whom to tell of what.
+    #[serde(default)]
+    pub notify: NotifyConfig,
     /// What holds until somebody has a role.
     #[serde(default)]
     pub bootstrap: Bootstrap,

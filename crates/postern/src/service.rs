@@ -11,6 +11,7 @@ use postern_core::{
     time::{Clock, IdSource},
 };
 use postern_engine::{Engine, EngineConfig, Metrics};
+use postern_notify::{Notifier, NotifyConfig, NotifyMetrics};
 use postern_server::{Dependencies, Running, Server, config::ServerConfig};
 use postern_store::{Store, StoreOptions};
 use prometheus_client::registry::Registry;
@@ -41,6 +42,8 @@ pub struct Parts {
     pub server: ServerConfig,
     /// What forbids whatever roles allow.
     pub guardrails: GuardrailSet,
+    /// Whom to tell of what.
+    pub notify: NotifyConfig,
 }
 
 /// A running service.
@@ -49,6 +52,7 @@ pub struct Service {
     server: Running,
     store: Store,
     engine: JoinHandle<()>,
+    notifier: JoinHandle<()>,
     stop: CancellationToken,
 }
 
@@ -95,10 +99,27 @@ impl Service {
             engine,
             server,
             guardrails,
+            notify,
         } = parts;
         let mut registry = Registry::default();
         let metrics = Arc::new(Metrics::register(&mut registry));
         let stop = CancellationToken::new();
+        let notifier = Notifier::new(
+            &notify,
+            engine.installation.clone(),
+            store.clone(),
+            Arc::clone(&clock),
+            Arc::clone(&ids),
+            engine.owner.clone(),
+            engine.lease,
+            NotifyMetrics::register(&mut registry),
+        )
+        .context("the subscribers of `notify` cannot be told")?;
+        // Before anything happens that somebody waits to hear of.
+        notifier
+            .subscribe()
+            .await
+            .context("the subscribers of `notify` cannot be written down")?;
         let engine = Engine::new(
             store.clone(),
             enforcers,
@@ -109,6 +130,7 @@ impl Service {
         );
         let mut engine = tokio::spawn(engine.run(stop.clone()));
         let watch = engine.abort_handle();
+        let notifier = tokio::spawn(notifier.run(stop.clone()));
         let dependencies = Dependencies {
             store: store.clone(),
             clock,
@@ -137,6 +159,7 @@ impl Service {
             server,
             store,
             engine,
+            notifier,
             stop,
         })
     }
@@ -146,13 +169,17 @@ impl Service {
         self.server.addr()
     }
 
-    /// Waits until the API or the loop ends by itself, which is an error.
+    /// Waits until the API, the loop or the notifier ends by itself, which is an error.
     pub async fn ended(&mut self) -> anyhow::Error {
         tokio::select! {
             error = self.server.ended() => anyhow::Error::from(error).context("the API ended"),
             result = &mut self.engine => match result {
                 Ok(()) => anyhow::Error::msg("the reconcile loop ended"),
                 Err(error) => anyhow::Error::from(error).context("the reconcile loop ended"),
+            },
+            result = &mut self.notifier => match result {
+                Ok(()) => anyhow::Error::msg("the notifier ended"),
+                Err(error) => anyhow::Error::from(error).context("the notifier ended"),
             },
         }
     }
@@ -163,6 +190,7 @@ impl Service {
             server,
             store,
             engine,
+            notifier,
             stop,
         } = self;
         let served = server.shutdown().await.context("the API did not stop well");
@@ -170,6 +198,10 @@ impl Service {
         if !engine.is_finished() && tokio::time::timeout(DRAIN, engine).await.is_err() {
             // What they were at is taken over when their leases end.
             tracing::warn!("passes were still under way after {DRAIN:?}");
+        }
+        if !notifier.is_finished() && tokio::time::timeout(DRAIN, notifier).await.is_err() {
+            // Whoever is told twice knows it by the event's id.
+            tracing::warn!("a subscriber was still being told after {DRAIN:?}");
         }
         store.close().await;
         served

@@ -322,6 +322,24 @@ impl Store {
         Ok(true)
     }
 
+    /// Makes the lease last for `lease_for` from now. False when it was lost: another server delivers.
+    pub async fn renew_subscriber(
+        &self,
+        lease: &SubscriberLease,
+        lease_for: Duration,
+    ) -> Result<bool, StoreError> {
+        let held = sqlx::query!(
+            "UPDATE subscribers SET lease_until = clock_timestamp() + make_interval(secs => $3)
+             WHERE name = $1 AND lease_owner = $2 AND lease_until > clock_timestamp()",
+            &lease.subscriber,
+            &lease.owner,
+            lease_for.as_secs_f64(),
+        )
+        .execute(&self.pool)
+        .await?;
+        Ok(held.rows_affected() == 1)
+    }
+
     /// Gives a subscriber back.
     pub async fn release_subscriber(&self, lease: &SubscriberLease) -> Result<(), StoreError> {
         sqlx::query!(

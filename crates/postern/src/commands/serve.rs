@@ -42,6 +42,7 @@ pub async fn until_told(
         engine: config.engine(service::owner(&*clock, &*ids)),
         server: config.server(),
         guardrails,
+        notify: config.notify.clone(),
         clock,
         ids,
     })

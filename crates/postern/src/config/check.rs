@@ -4,6 +4,7 @@ use std::{collections::BTreeSet, path::Path};
 
 use postern_azure::PriorityBand;
 use postern_core::{principal::PrincipalRef, scope::Scope};
+use postern_notify::{InvalidNotify, NotifyConfig};
 use postern_server::config::{ConfigError, IssuerConfig};
 use secrecy::ExposeSecret;
 use url::Url;
@@ -30,6 +31,7 @@ pub(super) fn problems(config: &Config) -> Problems {
     database(&config.database, &mut found);
     clouds(config.azure.as_ref(), config.aws.as_ref(), &mut found);
     engine(&config.engine, &mut found);
+    notify(&config.notify, &mut found);
     for (at, owner) in config.bootstrap.owners.iter().enumerate() {
         let (PrincipalRef::User(name) | PrincipalRef::Group(name) | PrincipalRef::Workload(name)) = owner;
         let issuer = name.split_once('/').map_or(name.as_str(), |(issuer, _)| issuer);
@@ -66,6 +68,14 @@ fn clouds(for_azure: Option<&Azure>, for_aws: Option<&Aws>, found: &mut Problems
     }
     if let Some(section) = for_aws {
         aws(section, found);
+    }
+}
+
+fn notify(section: &NotifyConfig, found: &mut Problems) {
+    match section.check() {
+        Ok(()) | Err(InvalidNotify::Unreadable { .. }) => {}
+        Err(InvalidNotify::Range(key)) => report(found, format!("notify.{key}"), "is not in its range"),
+        Err(error) => report(found, "notify", error.to_string()),
     }
 }
 
@@ -375,5 +385,9 @@ pub(super) fn unreadable(config: &Config) -> Vec<String> {
             .err()
             .map(|error| format!("`{key}`: {} cannot be read: {error}", path.display()))
     });
-    files.chain(guardrails).collect()
+    let notify = match config.notify.check() {
+        Err(error @ InvalidNotify::Unreadable { .. }) => Some(format!("`notify`: {error}")),
+        _ => None,
+    };
+    files.chain(guardrails).chain(notify).collect()
 }
