@@ -104,7 +104,7 @@ fn groups(
         Edit::SgAdd(group, rule) => {
             let group = nth(&real.built.groups, *group).context("no group")?;
             let rule = ingress(rule, &real.built).context("no peer")?;
-            add(&fleet, &shadow, group, rule)
+            add(&fleet, &shadow, group, &rule)
         }
         Edit::SgReAdd(group, rule) => {
             let number = group.checked_rem(real.built.groups.len()).context("no group")?;
@@ -113,7 +113,7 @@ fn groups(
             let rule = nth(rules, *rule)
                 .and_then(|rule| ingress(rule, &real.built))
                 .context("no rule")?;
-            add(&fleet, &shadow, group, rule)
+            add(&fleet, &shadow, group, &rule)
         }
         Edit::SgRevoke(group, rule) => {
             let group = nth(&real.built.groups, *group).context("no group")?;
@@ -191,11 +191,11 @@ fn groups(
 }
 
 /// Adds a rule; in the twin it may stand already, where a lockdown displaced it.
-fn add(fleet: &Fleet, shadow: &Fleet, group: &str, rule: Ingress) -> anyhow::Result<String> {
-    let standing = ingress_of(&shadow.snapshot()?, group).contains(&canonical(&rule));
-    fleet.allow(group, std::slice::from_ref(&rule))?;
+fn add(fleet: &Fleet, shadow: &Fleet, group: &str, rule: &Ingress) -> anyhow::Result<String> {
+    let standing = ingress_of(&shadow.snapshot()?, group).contains(&canonical(rule));
+    fleet.allow(group, std::slice::from_ref(rule))?;
     if !standing {
-        shadow.allow(group, std::slice::from_ref(&rule))?;
+        shadow.allow(group, std::slice::from_ref(rule))?;
     }
     let again = if standing { " again" } else { "" };
     Ok(format!("{rule:?} added{again} in {group}"))
@@ -210,28 +210,23 @@ fn retag(
 ) -> anyhow::Result<String> {
     let id = real.built.machine(machine).context("no machine")?;
     let value = environment(prod);
-    match instance(id) {
-        Some(instance) => both(
-            real,
-            twin,
-            "CreateTags",
-            &[
-                ("ResourceId.1", instance),
-                ("Tag.1.Key", "env"),
-                ("Tag.1.Value", value),
-            ],
-        )?,
-        None => {
-            let number = machine
-                .checked_rem(script.azure.machines.len() + script.aws.machines.len())
-                .context("no machine")?;
-            for clouds in [real, twin] {
-                let fleet = clouds.arm.fleet();
-                // Putting a machine that is gone would make it anew.
-                fleet.get(id)?;
-                let interface = fleet.id(&format!("Microsoft.Network/networkInterfaces/nic-{number}"));
-                fleet.virtual_machine(&format!("vm-{number}"), &[&interface], &json!({ "env": value }))?;
-            }
+    if let Some(instance) = instance(id) {
+        let parameters = [
+            ("ResourceId.1", instance),
+            ("Tag.1.Key", "env"),
+            ("Tag.1.Value", value),
+        ];
+        both(real, twin, "CreateTags", &parameters)?;
+    } else {
+        let number = machine
+            .checked_rem(script.azure.machines.len() + script.aws.machines.len())
+            .context("no machine")?;
+        for clouds in [real, twin] {
+            let fleet = clouds.arm.fleet();
+            // Putting a machine that is gone would make it anew.
+            fleet.get(id)?;
+            let interface = fleet.id(&format!("Microsoft.Network/networkInterfaces/nic-{number}"));
+            fleet.virtual_machine(&format!("vm-{number}"), &[&interface], &json!({ "env": value }))?;
         }
     }
     Ok(format!("{id} tagged {value}"))

@@ -146,19 +146,19 @@ async fn campaign(args: CampaignArgs) -> anyhow::Result<bool> {
 }
 
 fn say(verdict: &Verdict, scratch: &std::path::Path) -> String {
-    let mut text = line(verdict);
+    let mut lines = vec![line(verdict)];
     for violation in &verdict.violations {
         let what: String = violation.what.chars().take(900).collect();
-        text.push_str(&format!("\n  invariant {}: {what}", violation.invariant));
+        lines.push(format!("  invariant {}: {what}", violation.invariant));
     }
     if !verdict.violations.is_empty() {
         let directory = postern_campaign::play::directory(scratch, verdict.seed);
-        text.push_str(&format!(
-            "\n  script, history, evidence and server logs: {}",
-            directory.display()
+        let directory = directory.display();
+        lines.push(format!(
+            "  script, history, evidence and server logs: {directory}"
         ));
     }
-    text
+    lines.join("\n")
 }
 
 /// The directory for the runs' files, which Postgres' own user must be able to enter.

@@ -404,7 +404,7 @@ impl Dice {
         if machines == 0 {
             return AzureFleet::default();
         }
-        let nsgs: Vec<_> = (0..1 + self.below(3))
+        let nsgs: Vec<_> = (0..=self.below(3))
             .map(|number| self.nsg(&format!("rule{number}")))
             .collect();
         let count = nsgs.len();
@@ -446,7 +446,7 @@ impl Dice {
             return AwsFleet::default();
         }
         let mut groups = Vec::new();
-        for number in 0..1 + self.below(3) {
+        for number in 0..=self.below(3) {
             let rules = 1 + self.below(4);
             groups.push((0..rules).map(|_| self.sg_rule(number)).collect());
         }
@@ -543,7 +543,6 @@ impl Dice {
         let on_azure = azure > 0 && (aws == 0 || self.chance(45));
         if self.chance(20) {
             return match self.below(6) {
-                0 | 1 | 2 => Edit::Retag(self.below(machines), self.chance(50)),
                 3 => Edit::Delete(self.below(machines)),
                 4 if aws > 0 => Edit::Stop(self.below(aws)),
                 5 if aws > 0 => Edit::Start(self.below(aws)),

@@ -137,16 +137,14 @@ impl Server {
 
     /// Whether it runs.
     pub fn runs(&mut self) -> bool {
-        match &mut self.child {
-            Some(child) => match child.try_wait() {
-                Ok(None) => true,
-                _ => {
-                    self.child = None;
-                    false
-                }
-            },
-            None => false,
+        let runs = self
+            .child
+            .as_mut()
+            .is_some_and(|child| matches!(child.try_wait(), Ok(None)));
+        if !runs {
+            self.child = None;
         }
+        runs
     }
 
     /// Itself, if it runs.

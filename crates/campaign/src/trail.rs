@@ -190,7 +190,7 @@ mod tests {
         DateTime::UNIX_EPOCH + TimeDelta::seconds(second)
     }
 
-    fn event(action: &str, outcome: &str, second: i64, subject: Value) -> AuditEvent {
+    fn event(action: &str, outcome: &str, second: i64, subject: &Value) -> AuditEvent {
         serde_json::from_value(json!({
             "seq": 1, "id": "evt_1", "at": at(second), "action": action, "outcome": outcome,
             "actor": {}, "scope": "/", "subject": subject, "details": {},
@@ -221,8 +221,8 @@ mod tests {
     fn announced() -> Vec<AuditEvent> {
         let subject = json!({ "change": "chg_1", "point": "azure:nsg:s/g/a" });
         vec![
-            event("change.apply", "intended", 10, subject.clone()),
-            event("change.apply", "succeeded", 12, subject),
+            event("change.apply", "intended", 10, &subject),
+            event("change.apply", "succeeded", 12, &subject),
         ]
     }
 
@@ -256,7 +256,7 @@ mod tests {
 
     #[test]
     fn a_decision_without_its_reason_is_noticed() {
-        let mut decided = event("grant.revoke", "succeeded", 1, json!({}));
+        let mut decided = event("grant.revoke", "succeeded", 1, &json!({}));
         assert_eq!(
             decisions_name_what_decided(std::slice::from_ref(&decided)).len(),
             1
