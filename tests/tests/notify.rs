@@ -148,12 +148,27 @@ actions = ["grant.open"]
     assert_eq!(opened["event"]["data"]["machine"], machine);
     let chat = heard.iter().find(|line| line["kind"] == "chat").unwrap();
     let text = chat["text"].as_str().unwrap();
-    assert!(text.contains("asks for access") && text.contains("the disk is full"), "{text}");
-    assert!(text.contains(&format!("https://postern.example.com/v1/access-requests/{}", request.id)), "{text}");
+    assert!(
+        text.contains("asks for access") && text.contains("the disk is full"),
+        "{text}"
+    );
+    assert!(
+        text.contains(&format!(
+            "https://postern.example.com/v1/access-requests/{}",
+            request.id
+        )),
+        "{text}"
+    );
     let mail = heard.iter().find(|line| line["kind"] == "mail").unwrap();
     assert_eq!(mail["sender"], "postern@example.com");
-    assert_eq!(mail["to"], serde_json::json!(["ops@example.com", "second@example.com"]));
-    assert!(mail["subject"].as_str().unwrap().contains("opened a port"), "{mail}");
+    assert_eq!(
+        mail["to"],
+        serde_json::json!(["ops@example.com", "second@example.com"])
+    );
+    assert!(
+        mail["subject"].as_str().unwrap().contains("opened a port"),
+        "{mail}"
+    );
 
     // It is revoked, and the server dies before anybody can have heard all of it.
     world
@@ -165,7 +180,8 @@ actions = ["grant.open"]
     let _server = world.serve(&[]).await;
     let heard = receivers.hear(|heard| actions(heard).contains(&"grant.rule_closed"));
     let told: Vec<&str> = actions(&heard);
-    let order = ["grant.revoke", "grant.rule_closed"].map(|action| told.iter().position(|told| *told == action));
+    let order =
+        ["grant.revoke", "grant.rule_closed"].map(|action| told.iter().position(|told| *told == action));
     assert!(order[0].is_some() && order[0] < order[1], "{told:?}");
     let ids: BTreeSet<&str> = heard.iter().filter_map(|line| line["id"].as_str()).collect();
     assert!(

@@ -60,6 +60,7 @@ const SERVER: &[Statement] = &[
         why: "discovery, a look at a point before and after each change; these actions know no resources",
         actions: &[
             "ec2:DescribeInstances",
+            "ec2:DescribeManagedPrefixLists",
             "ec2:DescribeNetworkInterfaces",
             "ec2:DescribeRegions",
             "ec2:DescribeSecurityGroupRules",
