@@ -217,7 +217,7 @@ impl App {
             let all = behind.entry(policy.id).or_default();
             all.extend(stay.map(|machine| (machine.id.clone(), machine)));
         }
-        event.action = "jit_policy.dry_run".to_owned();
+        "jit_policy.dry_run".clone_into(&mut event.action);
         self.write_alone(tx, event).await?;
         let losses = behind
             .into_iter()

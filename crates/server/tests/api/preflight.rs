@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use postern_api::ErrorCode;
+use postern_api::{ErrorCode, access_request::AccessRequestCreateQuery, jit_policy::JitPolicyQuery};
 use postern_core::{
     inventory::{Interface, Layer, Machine, Place, Power},
     machine::MachineId,
@@ -101,7 +101,7 @@ async fn a_request_that_a_rule_would_block_is_refused_with_the_rule_named_and_le
     let rig = ready("policy", Power::Running, blocked()).await;
     let error = rig
         .client("ada")
-        .create_access_request(None, &Default::default(), &ask(VM))
+        .create_access_request(None, &AccessRequestCreateQuery::default(), &ask(VM))
         .await
         .unwrap_err();
     let problem = error.problem().unwrap();
@@ -140,7 +140,7 @@ async fn an_observation_older_than_a_discovery_is_told_and_refuses_nobody() {
     assert!(dry.preflight[0].opens);
     assert_eq!(dry.preflight[0].warnings[0].code, "observation_old");
     let request = ada
-        .create_access_request(None, &Default::default(), &ask(VM))
+        .create_access_request(None, &AccessRequestCreateQuery::default(), &ask(VM))
         .await
         .unwrap();
     assert_eq!(request.status, "approved");
@@ -152,7 +152,7 @@ async fn an_approval_is_refused_when_the_way_was_blocked_meanwhile() {
     rig.assign("bob", "approver", "/azure").await;
     let request = rig
         .client("ada")
-        .create_access_request(None, &Default::default(), &ask(VM))
+        .create_access_request(None, &AccessRequestCreateQuery::default(), &ask(VM))
         .await
         .unwrap();
     rig.advance(1);
@@ -222,11 +222,11 @@ async fn a_dry_run_of_a_change_or_a_removal_names_the_grants_that_would_end() {
     let machine = rig.ready_for_requests("policy").await;
     let (owner, ada) = (rig.owner(), rig.client("ada"));
     let request = ada
-        .create_access_request(None, &Default::default(), &ask(&machine))
+        .create_access_request(None, &AccessRequestCreateQuery::default(), &ask(&machine))
         .await
         .unwrap();
     let made = owner
-        .jit_policies(&Default::default())
+        .jit_policies(&JitPolicyQuery::default())
         .await
         .unwrap()
         .items
