@@ -18,4 +18,4 @@ mod web;
 
 pub use channel::{Channel, DeliveryError};
 pub use config::{InvalidNotify, MailConfig, MailTls, NotifyConfig, SlackConfig, WebhookConfig};
-pub use notifier::{Notifier, NotifyMetrics};
+pub use notifier::{Notifier, NotifyMetrics, Setting};

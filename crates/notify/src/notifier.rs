@@ -75,6 +75,26 @@ impl NotifyMetrics {
     }
 }
 
+/// Where a notifier works.
+#[derive(Debug)]
+pub struct Setting {
+    /// Whose events these are.
+    pub installation: Installation,
+    /// Where they are.
+    pub store: Store,
+    /// Where the time comes from.
+    pub clock: Arc<dyn Clock>,
+    /// Where randomness comes from.
+    pub ids: Arc<dyn IdSource>,
+    /// The name of this process among the replicas.
+    pub owner: String,
+    /// How long a subscriber is leased at a time, renewed while it is told: after a crash it hears nothing for so
+    /// long.
+    pub lease: Duration,
+    /// What can be watched.
+    pub metrics: NotifyMetrics,
+}
+
 /// Tells subscribers what happened.
 #[derive(Debug, Clone)]
 pub struct Notifier {
@@ -93,18 +113,17 @@ pub struct Notifier {
 }
 
 impl Notifier {
-    /// A notifier for this configuration; `owner` names this process among the replicas. A subscriber is leased for
-    /// `lease` at a time, renewed while it is told: after a crash it hears nothing for so long.
-    pub fn new(
-        config: &NotifyConfig,
-        installation: Installation,
-        store: Store,
-        clock: Arc<dyn Clock>,
-        ids: Arc<dyn IdSource>,
-        owner: String,
-        lease: Duration,
-        metrics: NotifyMetrics,
-    ) -> Result<Self, InvalidNotify> {
+    /// A notifier for this configuration.
+    pub fn new(config: &NotifyConfig, setting: Setting) -> Result<Self, InvalidNotify> {
+        let Setting {
+            installation,
+            store,
+            clock,
+            ids,
+            owner,
+            lease,
+            metrics,
+        } = setting;
         let (subscriptions, channels): (Vec<Subscription>, Vec<Box<dyn Channel>>) =
             config.channels()?.into_iter().unzip();
         let names = subscriptions.iter().map(|one| one.name.clone());

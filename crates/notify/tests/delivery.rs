@@ -19,7 +19,7 @@ use postern_core::{
     testing::an_id,
     time::{Clock, CountingIds, ManualClock, SystemClock},
 };
-use postern_notify::{Notifier, NotifyConfig, NotifyMetrics};
+use postern_notify::{Notifier, NotifyConfig, NotifyMetrics, Setting};
 use postern_store::{DeliveryFilter, DeliveryStatus, Store, testing::fresh_store};
 use serde_json::{Value, json};
 use standardwebhooks::Webhook;
@@ -131,17 +131,16 @@ impl World {
             "allow_private": true, "give_up_after_hours": 1, "webhooks": webhooks,
         }))
         .unwrap();
-        let notifier = Notifier::new(
-            &config,
-            "test".parse().unwrap(),
-            self.store.clone(),
-            Arc::new(self.clock.clone()),
-            Arc::new(CountingIds::new(1)),
-            owner.to_owned(),
+        let setting = Setting {
+            installation: "test".parse().unwrap(),
+            store: self.store.clone(),
+            clock: Arc::new(self.clock.clone()),
+            ids: Arc::new(CountingIds::new(1)),
+            owner: owner.to_owned(),
             lease,
-            NotifyMetrics::default(),
-        )
-        .unwrap();
+            metrics: NotifyMetrics::default(),
+        };
+        let notifier = Notifier::new(&config, setting).unwrap();
         notifier.subscribe().await.unwrap();
         self.running.push(tokio::spawn(notifier.run(self.stop.clone())));
     }

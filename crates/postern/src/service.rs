@@ -104,17 +104,17 @@ impl Service {
         let mut registry = Registry::default();
         let metrics = Arc::new(Metrics::register(&mut registry));
         let stop = CancellationToken::new();
-        let notifier = Notifier::new(
-            &notify,
-            engine.installation.clone(),
-            store.clone(),
-            Arc::clone(&clock),
-            Arc::clone(&ids),
-            engine.owner.clone(),
-            engine.lease,
-            NotifyMetrics::register(&mut registry),
-        )
-        .context("the subscribers of `notify` cannot be told")?;
+        let setting = postern_notify::Setting {
+            installation: engine.installation.clone(),
+            store: store.clone(),
+            clock: Arc::clone(&clock),
+            ids: Arc::clone(&ids),
+            owner: engine.owner.clone(),
+            lease: engine.lease,
+            metrics: NotifyMetrics::register(&mut registry),
+        };
+        let notifier =
+            Notifier::new(&notify, setting).context("the subscribers of `notify` cannot be told")?;
         // Before anything happens that somebody waits to hear of.
         notifier
             .subscribe()
