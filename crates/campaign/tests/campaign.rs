@@ -12,10 +12,31 @@ use postern_campaign::script::Script;
 use serde_json::Value;
 
 /// How many fresh seeds; with six at a time, about a minute on two cores.
-const RUNS: usize = 20;
+const RUNS: usize = 12;
 
 /// Seeds whose runs broke an invariant when they were met, and what was wrong.
-const MET: &[(u64, &str)] = &[];
+///
+/// Met and not settled yet, so not here: 61, 2022 and 2033, where one server confirms on a describe that lags behind
+/// what the other wrote; and 3035, where a whole-NSG write that failed afterwards is taken for done.
+const MET: [(u64, &str); 5] = [
+    (
+        99,
+        "a rule revoked while its restoring had no outcome was put back; nobody can know better",
+    ),
+    (
+        2037,
+        "groups set on an interface a moment after somebody else set them undid that edit",
+    ),
+    (
+        2057,
+        "a rule revoked while it was being displaced was restored; nobody can know better",
+    ),
+    (2059, "as 2037, half a second apart"),
+    (
+        2118,
+        "the judge took a deletion under way for a rewrite of what somebody had widened",
+    ),
+];
 
 /// Runs `postern-campaign campaign` and gives its totals and all that it printed.
 fn campaign(arguments: &[&str]) -> (Value, String) {
