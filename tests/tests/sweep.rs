@@ -1,6 +1,10 @@
 //! The day on which the server and its database are gone: what is past the end in its own mark is closed with nothing
 //! but cloud credentials.
-#![expect(clippy::unwrap_used, reason = "a test may fail by panicking")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test may fail by panicking"
+)]
 
 use std::{
     path::{Path, PathBuf},

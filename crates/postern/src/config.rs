@@ -26,7 +26,7 @@ use postern_azure::PriorityBand;
 use postern_core::{mark::Installation, principal::PrincipalRef};
 use postern_engine::EngineConfig;
 use postern_notify::NotifyConfig;
-use postern_server::config::{IssuerConfig, Limits, ServerConfig, TlsConfig};
+use postern_server::config::{IssuerConfig, Limits, Preflight, Quotas, ServerConfig, TlsConfig};
 use secrecy::SecretString;
 use serde::{Deserialize, de::DeserializeOwned};
 use url::Url;
@@ -428,7 +428,16 @@ impl Config {
             installation: self.installation.name.clone(),
             issuers: self.issuers.clone(),
             first_owners: self.bootstrap.owners.clone(),
-            limits: self.limits.clone(),
+            limits: Limits {
+                preflight: Preflight {
+                    trust: Duration::from_secs(self.engine.discovery_interval_seconds.into()),
+                    quotas: self.aws.as_ref().map(|aws| Quotas {
+                        groups_per_interface: aws.limits.groups_per_interface,
+                        rules_per_group: aws.limits.rules_per_group,
+                    }),
+                },
+                ..self.limits.clone()
+            },
         }
     }
 
