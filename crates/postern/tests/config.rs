@@ -69,8 +69,9 @@ fn every_default_that_the_shipped_file_shows_is_the_default() {
 
 /// Commented-out settings whose value is the default; examples of optional settings are not among them.
 fn is_setting(line: &str) -> bool {
-    const EXAMPLES: [&str; 12] = [
+    const EXAMPLES: [&str; 13] = [
         "url ",
+        "base_url",
         "jwks_uri",
         "tenant_id",
         "client_id",
@@ -103,6 +104,41 @@ fn the_environment_overrides_the_file() {
     assert_eq!(config.listen.address.port(), 9);
     assert_eq!(config.engine.workers, 7);
     assert_eq!(config.aws.unwrap().regions, ["us-east-1", "eu-west-1"]);
+}
+
+#[test]
+fn whom_to_tell_is_checked_like_everything_else() {
+    let subscriber = |line: &str| {
+        let text = format!(
+            "{SHIPPED}\n[[notify.webhooks]]\nname = \"siem\"\nactions = [\"grant\"]\n\
+             secret_file = \"/run/secrets/nowhere\"\n{line}\n"
+        );
+        read(&text, &[])
+    };
+    let config = subscriber("url = \"https://siem.example.com/\"").unwrap();
+    assert!(
+        config
+            .check_files()
+            .iter()
+            .any(|problem| problem.contains("/run/secrets/nowhere")),
+        "{:?}",
+        config.check_files()
+    );
+    for (line, expected) in [
+        ("url = \"http://siem.example.com/\"", "https://"),
+        ("url = \"https://169.254.169.254/\"", "not public"),
+        ("url = \"https://siem.example.com/\"\ncolour = \"red\"", "colour"),
+        (
+            "url = \"https://siem.example.com/\"\noutcomes = [\"maybe\"]",
+            "maybe",
+        ),
+    ] {
+        let error = subscriber(line).unwrap_err().to_string();
+        assert!(
+            error.contains(expected) && error.contains("notify"),
+            "{line}: {error}"
+        );
+    }
 }
 
 #[test]
