@@ -5,12 +5,12 @@ use std::sync::Arc;
 use http::HeaderMap;
 use jsonwebtoken::Validation;
 use postern_core::{principal::Principal, time::Clock};
-use serde_json::Value;
 
 use super::{
     claims,
     config::IssuerConfig,
     fetch::{FetchError, Fetcher},
+    json::Unambiguous,
     keys::{KeyCache, LookupError},
     token::{self, BadClaims, Presented},
 };
@@ -118,9 +118,10 @@ impl Authenticator {
         validation.validate_nbf = false;
         validation.validate_aud = false;
         validation.required_spec_claims.clear();
-        let claims = jsonwebtoken::decode::<Value>(token, key.decoding(), &validation)
+        let claims = jsonwebtoken::decode::<Unambiguous>(token, key.decoding(), &validation)
             .map_err(|_| invalid("the signature does not match"))?
-            .claims;
+            .claims
+            .0;
         token::check(config, &claims, self.clock.now()).map_err(|bad| match bad {
             BadClaims::Expired => Rejected::Expired {
                 issuer: config.name.clone(),

@@ -113,6 +113,10 @@ pub struct IssuerConfig {
     pub issuer: String,
     /// What `aud` must name one of.
     pub audiences: Vec<String>,
+    /// Which clients' tokens are accepted, by `azp`, `client_id` or `appid`. Without it, those of every client that
+    /// the issuer gives a token with our audience.
+    #[serde(default)]
+    pub authorized_parties: Option<Vec<String>>,
     /// Which algorithms its tokens may use.
     pub algorithms: Vec<SigningAlgorithm>,
     /// Where its keys are. Without it, its discovery document says (`/.well-known/openid-configuration`).
@@ -164,6 +168,15 @@ impl IssuerConfig {
         }
         if self.audiences.is_empty() || self.audiences.iter().any(String::is_empty) {
             return Err("`audiences` names at least one, none of them empty".to_owned());
+        }
+        if self
+            .authorized_parties
+            .as_ref()
+            .is_some_and(|parties| parties.is_empty() || parties.iter().any(String::is_empty))
+        {
+            return Err(
+                "`authorized_parties`, where it is set, names at least one, none of them empty".to_owned(),
+            );
         }
         if self.algorithms.is_empty() {
             return Err("`algorithms` names at least one".to_owned());

@@ -123,6 +123,8 @@ impl KeySet {
             document
                 .keys
                 .into_iter()
+                // A key whose private part is shown is everybody's (RFC 7518, sections 6.2.2 and 6.3.2; RFC 8037).
+                .filter(|key| key.get("d").is_none())
                 .filter_map(|key| serde_json::from_value::<Jwk>(key).ok())
                 .filter_map(|jwk| Key::from_jwk(&jwk))
                 .map(Arc::new)

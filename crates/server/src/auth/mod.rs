@@ -5,6 +5,7 @@ pub(crate) mod claims;
 pub(crate) mod config;
 pub(crate) mod failed;
 pub(crate) mod fetch;
+pub(crate) mod json;
 pub(crate) mod keys;
 pub(crate) mod token;
 

@@ -4,15 +4,27 @@ use chrono::TimeDelta;
 use http::{HeaderMap, header::AUTHORIZATION};
 use jsonwebtoken::Header;
 use postern_core::time::Instant;
-use serde::Deserialize;
 use serde_json::Value;
 
-use super::config::IssuerConfig;
+use super::{config::IssuerConfig, json::Unambiguous};
 
 /// The largest token that is looked at, in bytes.
 pub(crate) const MAX_TOKEN: usize = 16 * 1024;
 /// The longest key id that is looked up, in bytes.
 const MAX_KID: usize = 512;
+/// The types of tokens that say who somebody is: RFC 7519, section 5.1, and RFC 9068, section 2.1. Others, such as
+/// `logout+jwt`, `secevent+jwt` or `dpop+jwt`, may be of the same issuer and are for something else (RFC 8725,
+/// section 3.11).
+const TYPES: [&str; 2] = ["jwt", "at+jwt"];
+/// Claims of tokens that are not for presenting as they are, with what they mean: RFC 8417, section 2.2, and
+/// RFC 7800, section 3.1, whose proof of possession nobody asks for here, so that a thief would need none.
+const FOR_SOMETHING_ELSE: [(&str, &str); 2] = [
+    ("events", "it tells of an event and not of somebody"),
+    ("cnf", "it is bound to a key, which cannot be proven here"),
+];
+/// The claims that name the client which asked the issuer for the token: `OpenID` Connect Core 1.0, section 2;
+/// RFC 9068, section 2.2; and `appid`, as version 1.0 tokens of Microsoft Entra have it.
+const PARTIES: [&str; 3] = ["azp", "client_id", "appid"];
 
 /// What the `Authorization` header holds.
 #[derive(Debug, PartialEq, Eq)]
@@ -61,6 +73,15 @@ pub(crate) fn header(token: &str) -> Result<Header, &'static str> {
     if header.enc.is_some() || header.zip.is_some() {
         return Err("the token is encrypted or compressed");
     }
+    if header.typ.as_deref().is_some_and(|typ| {
+        let typ = typ.to_ascii_lowercase();
+        !TYPES.contains(&typ.strip_prefix("application/").unwrap_or(&typ))
+    }) {
+        return Err("the token is of another type");
+    }
+    if header.cty.is_some() {
+        return Err("the token holds another one");
+    }
     if header.kid.as_ref().is_some_and(|kid| kid.len() > MAX_KID) {
         return Err("the key id is too long");
     }
@@ -69,13 +90,13 @@ pub(crate) fn header(token: &str) -> Result<Header, &'static str> {
 
 /// The issuer that a token names. Not verified: it only says whose keys to verify with.
 pub(crate) fn claimed_issuer(token: &str) -> Result<String, &'static str> {
-    #[derive(Deserialize)]
-    struct Claimed {
-        iss: String,
-    }
-    jsonwebtoken::dangerous::insecure_decode_claims::<Claimed>(token)
-        .map(|claimed| claimed.iss)
-        .map_err(|_| "malformed claims or no issuer")
+    let Unambiguous(claims) = jsonwebtoken::dangerous::insecure_decode_claims(token)
+        .map_err(|_| "malformed or ambiguous claims")?;
+    claims
+        .get("iss")
+        .and_then(Value::as_str)
+        .map(str::to_owned)
+        .ok_or("no issuer")
 }
 
 /// Why verified claims are not accepted.
@@ -106,7 +127,31 @@ fn date(claims: &Value, name: &str) -> Result<Option<Instant>, BadClaims> {
         .ok_or(BadClaims::Invalid("a date is not one"))
 }
 
-/// Checks issuer, audience and times of verified claims.
+/// Where the configuration says which clients' tokens are accepted: every claim that names the client names one of
+/// them, and at least one claim does.
+fn authorized_party(issuer: &IssuerConfig, claims: &Value) -> Result<(), BadClaims> {
+    let Some(accepted) = &issuer.authorized_parties else {
+        return Ok(());
+    };
+    let mut named = PARTIES.iter().filter_map(|name| claims.get(name)).peekable();
+    if named.peek().is_none() {
+        return Err(BadClaims::Invalid(
+            "it does not say which client it was issued to",
+        ));
+    }
+    let is_accepted = |party: &Value| {
+        party
+            .as_str()
+            .is_some_and(|party| accepted.iter().any(|a| a == party))
+    };
+    if named.all(is_accepted) {
+        Ok(())
+    } else {
+        Err(BadClaims::Invalid("it was issued to another client"))
+    }
+}
+
+/// Checks issuer, audience, client, kind and times of verified claims.
 pub(crate) fn check(issuer: &IssuerConfig, claims: &Value, now: Instant) -> Result<(), BadClaims> {
     if claims.get("iss").and_then(Value::as_str) != Some(issuer.issuer.as_str()) {
         return Err(BadClaims::Invalid("the issuer is another one"));
@@ -123,6 +168,13 @@ pub(crate) fn check(issuer: &IssuerConfig, claims: &Value, now: Instant) -> Resu
     };
     if !for_us {
         return Err(BadClaims::Invalid("the audience is another one"));
+    }
+    authorized_party(issuer, claims)?;
+    if let Some((_, reason)) = FOR_SOMETHING_ELSE
+        .iter()
+        .find(|(name, _)| claims.get(name).is_some())
+    {
+        return Err(BadClaims::Invalid(reason));
     }
     let leeway = TimeDelta::seconds(issuer.leeway_seconds.into());
     let soon = now + leeway;
@@ -214,6 +266,37 @@ mod tests {
         ] {
             let claims = claims(|claims| claims["aud"] = audience.clone());
             assert_eq!(check(&issuer, &claims, at(0)).is_ok(), good, "{audience}");
+        }
+    }
+
+    #[test]
+    fn the_client_is_asked_for_where_the_configuration_names_clients() {
+        let mut issuer = issuer();
+        let from = |party: Value| {
+            claims(|claims| {
+                claims
+                    .as_object_mut()
+                    .unwrap()
+                    .extend(party.as_object().unwrap().clone());
+            })
+        };
+        assert_eq!(check(&issuer, &from(json!({ "azp": "anything" })), at(0)), Ok(()));
+        issuer.authorized_parties = Some(vec!["cli".to_owned(), "console".to_owned()]);
+        for (party, good) in [
+            (json!({ "azp": "cli" }), true),
+            (json!({ "client_id": "console" }), true),
+            (json!({ "azp": "cli", "client_id": "console" }), true),
+            (json!({ "azp": "cli", "client_id": "other" }), false),
+            (json!({ "appid": "other" }), false),
+            (json!({ "azp": null }), false),
+            (json!({ "azp": ["cli"] }), false),
+            (json!({}), false),
+        ] {
+            assert_eq!(
+                check(&issuer, &from(party.clone()), at(0)).is_ok(),
+                good,
+                "{party}"
+            );
         }
     }
 

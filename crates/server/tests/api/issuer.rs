@@ -41,6 +41,15 @@ impl TestKey {
         }
     }
 
+    /// The P-256 key of these tests.
+    pub(crate) fn p256(kid: &str) -> Self {
+        Self {
+            kid: Some(kid.to_owned()),
+            algorithm: Algorithm::ES256,
+            encoding: EncodingKey::from_ec_pem(include_bytes!("material/issuer-p256.pem")).unwrap(),
+        }
+    }
+
     pub(crate) fn without_kid(mut self) -> Self {
         self.kid = None;
         self
@@ -57,6 +66,18 @@ impl TestKey {
         jwk
     }
 
+    /// Exactly these texts, signed.
+    pub(crate) fn sign_text(&self, header: &str, claims: &str) -> String {
+        let message = format!(
+            "{}.{}",
+            base64url(header.as_bytes()),
+            base64url(claims.as_bytes())
+        );
+        let signature =
+            jsonwebtoken::crypto::sign(message.as_bytes(), &self.encoding, self.algorithm).unwrap();
+        format!("{message}.{signature}")
+    }
+
     /// The token with these claims.
     pub(crate) fn sign(&self, claims: &Value) -> String {
         self.sign_with(claims, |_| ())
@@ -69,6 +90,20 @@ impl TestKey {
         change(&mut header);
         jsonwebtoken::encode(&header, claims, &self.encoding).unwrap()
     }
+}
+
+/// RFC 4648, section 5, without padding, as JWS has it.
+pub(crate) fn base64url(bytes: &[u8]) -> String {
+    const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+    let mut text = String::new();
+    for chunk in bytes.chunks(3) {
+        let group = [0, 1, 2].map(|at| u32::from(chunk.get(at).copied().unwrap_or(0)));
+        let group = group[0] << 16 | group[1] << 8 | group[2];
+        for at in 0..=chunk.len() {
+            text.push(char::from(LETTERS[(group >> (18 - 6 * at) & 63) as usize]));
+        }
+    }
+    text
 }
 
 #[derive(Default)]

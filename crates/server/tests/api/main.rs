@@ -11,6 +11,7 @@ mod bad_input;
 mod contention;
 mod deliveries;
 mod document;
+mod forged;
 mod idempotency;
 mod issuer;
 mod preflight;
