@@ -69,7 +69,8 @@ fn every_default_that_the_shipped_file_shows_is_the_default() {
 
 /// Commented-out settings whose value is the default; examples of optional settings are not among them.
 fn is_setting(line: &str) -> bool {
-    const EXAMPLES: [&str; 13] = [
+    const EXAMPLES: [&str; 14] = [
+        "authorized_parties",
         "url ",
         "base_url",
         "jwks_uri",
