@@ -259,7 +259,12 @@ impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} ({})", self.detail, self.code)?;
         for error in &self.errors {
-            write!(f, "; {}: {}", error.pointer, error.detail)?;
+            // The only error is often the problem itself; its place is then all that is new.
+            if error.detail == self.detail {
+                write!(f, " at {}", error.pointer)?;
+            } else {
+                write!(f, "; {}: {}", error.pointer, error.detail)?;
+            }
         }
         Ok(())
     }
@@ -270,6 +275,25 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
+
+    #[test]
+    fn a_problem_does_not_say_the_same_thing_twice() {
+        let mut problem = Problem::new(ErrorCode::InvalidPorts, "`0` is not a port", "1");
+        problem.errors = vec![
+            FieldError {
+                pointer: "/targets/0/ports/0".to_owned(),
+                detail: "`0` is not a port".to_owned(),
+            },
+            FieldError {
+                pointer: "/targets/1/ports/0".to_owned(),
+                detail: "`x` is not a port".to_owned(),
+            },
+        ];
+        assert_eq!(
+            problem.to_string(),
+            "`0` is not a port (invalid_ports) at /targets/0/ports/0; /targets/1/ports/0: `x` is not a port"
+        );
+    }
 
     #[test]
     fn every_code_is_its_own_word_and_an_error_status() {

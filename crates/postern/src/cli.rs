@@ -37,7 +37,7 @@ pub enum Command {
     /// Asks for ports on machines
     #[command(after_help = REQUEST_EXAMPLES)]
     Request(RequestArgs),
-    /// Lists access requests, or shows one
+    /// Lists access requests, or shows one (`get`)
     #[command(
         after_help = "Examples:\n  postern requests --status pending\n  postern requests get req_0199…"
     )]
@@ -48,7 +48,7 @@ pub enum Command {
     Deny(DenyArgs),
     /// Takes back one's own access request
     Withdraw(DecideArgs),
-    /// Lists grants, or shows one with the truth of each hop
+    /// Lists grants, or shows one with the truth of each hop (`get`)
     #[command(
         after_help = "Examples:\n  postern grants --status opening,open\n  postern grants get grt_0199… --json"
     )]
@@ -56,7 +56,7 @@ pub enum Command {
     /// Ends a grant now
     #[command(after_help = "Example:\n  postern revoke grt_0199… --reason \"job done\" --wait")]
     Revoke(RevokeArgs),
-    /// Lists machines with their posture, or shows one
+    /// Lists machines with their posture, or shows one (`get`)
     #[command(
         after_help = "Examples:\n  postern machines --posture recommended\n  postern machines get web-1\n  \
                       postern machines --scope /aws/123456789012 --tag env=prod"
@@ -128,7 +128,7 @@ const PERMISSIONS_EXAMPLES: &str = "\
 Examples:
   postern permissions aws --account 123456789012 --installation prod
   postern permissions aws --for sweeper --json | jq .permissions_policy
-  postern permissions azure --account 00000000-0000-0000-0000-000000000001 --json | jq .role_definition";
+  postern permissions azure --account 00000000-0000-0000-0000-000000000001 --json";
 
 const AUDIT_EXAMPLES: &str = "\
 Examples:
@@ -200,6 +200,10 @@ mod tests {
             "postern sweep --cloud gcp --config x.toml",
         ] {
             assert_eq!(parse(wrong).unwrap_err().exit_code(), 2, "{wrong}");
+        }
+        if std::env::var_os("POSTERN_CONFIG").is_none() {
+            let said = parse("postern sweep").unwrap_err().to_string();
+            assert!(said.contains("<--config <FILE>|--installation <NAME>>"), "{said}");
         }
     }
 

@@ -35,8 +35,11 @@ pub fn client(remote: &Remote) -> Result<Client, Failure> {
         Some(path) => read_token(path)?,
         None => std::env::var(TOKEN).map_err(|_| {
             Failure::new(
-                Exit::Usage,
-                format!("there is no token: use --token-file, or set {TOKEN}"),
+                Exit::Denied,
+                format!(
+                    "there is no token: use --token-file, or set {TOKEN}; while `postern demo` runs, \
+                     `postern token --user ada` prints one"
+                ),
             )
         })?,
     };

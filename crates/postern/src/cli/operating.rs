@@ -3,7 +3,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use clap::{
-    Args, Subcommand,
+    ArgGroup, Args, Subcommand,
     builder::{PossibleValuesParser, TypedValueParser as _},
 };
 use postern_core::{
@@ -55,15 +55,10 @@ pub struct TokenArgs {
 
 /// `postern sweep`.
 #[derive(Debug, Args)]
+#[command(group = ArgGroup::new("whose").args(["config", "installation"]).required(true).multiple(true))]
 pub struct SweepArgs {
     /// The configuration file; only its installation and its clouds are read
-    #[arg(
-        long,
-        value_name = "FILE",
-        hide_env_values = true,
-        env = "POSTERN_CONFIG",
-        required_unless_present = "installation"
-    )]
+    #[arg(long, value_name = "FILE", hide_env_values = true, env = "POSTERN_CONFIG")]
     pub config: Option<PathBuf>,
     /// Without a configuration file: whose marks, with the credentials that are at hand
     #[arg(long, value_name = "NAME", requires = "cloud")]

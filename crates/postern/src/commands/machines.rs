@@ -50,6 +50,9 @@ async fn list(args: MachinesListArgs) -> Result<(), Failure> {
         output::json(&machines)?;
         return Ok(());
     }
+    if machines.is_empty() {
+        output::note("no machine that you may see fits")?;
+    }
     let rows = machines.into_iter().map(|machine| {
         [
             machine.name,
