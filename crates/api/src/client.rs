@@ -16,6 +16,7 @@ use crate::{
     delivery::{Delivery, DeliveryQuery},
     grant::{Grant, GrantQuery, GrantRevoke},
     jit_policy::{JitPolicy, JitPolicyChangeQuery, JitPolicyPlan, JitPolicyQuery, JitPolicyWrite},
+    lease::{Lease, LeaseCreate, LeaseCreateQuery},
     machine::{Machine, MachineDetail, MachineQuery},
     page::Page,
     preflight::AccessRequestDryRun,
@@ -349,6 +350,37 @@ impl Client {
         revoke: &GrantRevoke,
     ) -> Result<Grant, ClientError> {
         self.post(&["v1", "grants", id, "revoke"], key, revoke).await
+    }
+
+    /// Makes a lease, or finds the one that the caller holds under the same key.
+    pub async fn create_lease(
+        &self,
+        key: Option<&str>,
+        query: &LeaseCreateQuery,
+        lease: &LeaseCreate,
+    ) -> Result<Lease, ClientError> {
+        let wait = Duration::from_secs(query.wait.unwrap_or(0).into());
+        let call = self
+            .call(Method::POST, &["v1", "leases"])
+            .query(query)
+            .json(lease)
+            .timeout(REQUEST_TIMEOUT.saturating_add(wait));
+        Self::read(keyed(call, key)).await
+    }
+
+    /// One lease.
+    pub async fn lease(&self, id: &str) -> Result<Lease, ClientError> {
+        self.get(&["v1", "leases", id], &()).await
+    }
+
+    /// Tells that the holder of a lease is still there.
+    pub async fn heartbeat_lease(&self, id: &str) -> Result<Lease, ClientError> {
+        Self::read(self.call(Method::POST, &["v1", "leases", id, "heartbeat"])).await
+    }
+
+    /// Gives a lease back: what it opened is closed. One that has ended is answered as it is.
+    pub async fn release_lease(&self, id: &str) -> Result<Lease, ClientError> {
+        Self::read(self.call(Method::POST, &["v1", "leases", id, "release"])).await
     }
 
     /// Every role, built in and custom.

@@ -10,6 +10,7 @@ pub mod client;
 pub mod delivery;
 pub mod grant;
 pub mod jit_policy;
+pub mod lease;
 pub mod machine;
 pub mod page;
 pub mod preflight;

@@ -92,6 +92,8 @@ codes! {
     InvalidCursor = "invalid_cursor", 400, "Invalid cursor";
     /// Outside 1 to 200.
     InvalidLimit = "invalid_limit", 400, "Invalid limit";
+    /// Not a lease key, or not a time between two heartbeats.
+    InvalidLease = "invalid_lease", 400, "Invalid lease";
     /// Outside 0 to 60 seconds.
     InvalidWait = "invalid_wait", 400, "Invalid wait";
     /// Empty, longer than 255 characters, or with characters beyond visible ASCII.
@@ -114,6 +116,8 @@ codes! {
     NotAPerson = "not_a_person", 403, "Not a person";
     /// Only who made a request withdraws it.
     NotTheRequester = "not_the_requester", 403, "Not the requester";
+    /// Only who holds a lease heartbeats and releases it.
+    NotTheHolder = "not_the_holder", 403, "Not the holder";
     /// There is nothing here, or nothing that you may see.
     NotFound = "not_found", 404, "Not found";
     /// No such machine was discovered.
@@ -128,6 +132,10 @@ codes! {
     RequestLapsed = "request_lapsed", 409, "Request lapsed";
     /// The requester has as many live grants on the machine as one may have.
     TooManyGrants = "too_many_grants", 409, "Too many grants";
+    /// You hold a lease with this key, for something else.
+    LeaseKeyInUse = "lease_key_in_use", 409, "Lease key in use";
+    /// The lease has ended: it was released, its heartbeat was missed, or its access is over.
+    LeaseEnded = "lease_ended", 409, "Lease ended";
     /// The last owner of the installation cannot be removed.
     LastOwner = "last_owner", 409, "Last owner";
     /// A request with the same `Idempotency-Key` is still being worked on.

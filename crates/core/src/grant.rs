@@ -110,6 +110,10 @@ pub enum EndCause {
     PolicyRemoved,
     /// The machine is gone.
     MachineGone,
+    /// Its lease was given back.
+    Released,
+    /// Whoever held its lease was not heard of in time.
+    HeartbeatMissed,
 }
 
 impl EndCause {
@@ -121,6 +125,8 @@ impl EndCause {
             Self::OpenFailed { .. } => "open_failed",
             Self::PolicyRemoved => "policy_removed",
             Self::MachineGone => "machine_gone",
+            Self::Released => "released",
+            Self::HeartbeatMissed => "heartbeat_missed",
         }
     }
 }

@@ -150,6 +150,8 @@ ids! {
     RequestId = RequestKind("req", "access request");
     /// A grant: one machine's share of an approved request.
     GrantId = GrantKind("grt", "grant");
+    /// An access lease: an access request that lasts as long as its holder is heard of.
+    LeaseId = LeaseKind("lse", "lease");
     /// A JIT policy.
     PolicyId = PolicyKind("pol", "JIT policy");
     /// An enforcement point.

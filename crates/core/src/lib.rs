@@ -11,6 +11,7 @@ pub mod firewall;
 pub mod grant;
 pub mod id;
 pub mod inventory;
+pub mod lease;
 pub mod machine;
 pub mod mark;
 pub mod net;

@@ -26,9 +26,13 @@ impl Engine {
             .unwrap_or_default()
     }
 
-    /// Runs until `stop`: discovery beside the loop. Passes that are under way are finished first.
+    /// Runs until `stop`: discovery and the leases' heartbeats beside the loop. Passes that are under way are finished first.
     pub async fn run(self, stop: CancellationToken) {
-        tokio::join!(self.dispatch(&stop), self.discover_forever(&stop));
+        tokio::join!(
+            self.dispatch(&stop),
+            self.discover_forever(&stop),
+            self.watch_leases(&stop)
+        );
     }
 
     async fn dispatch(&self, stop: &CancellationToken) {

@@ -5,6 +5,7 @@ use postern_core::{
     enforcer::{Change, Finding, Obstacle},
     grant::{Closed, Closing, EndCause, Grant, Open},
     id::{ChangeId, PassId},
+    lease::AccessLease,
     machine::MachineId,
     point::PointRef,
     request::{AccessRequest, Lapsed},
@@ -67,6 +68,8 @@ impl<'a> Events<'a> {
                 EndCause::MachineGone => "the machine is gone",
                 EndCause::PolicyRemoved => "the policy does not cover the machine any more",
                 EndCause::Revoked { .. } => "the grant was revoked",
+                EndCause::Released => "the lease was released",
+                EndCause::HeartbeatMissed => "heartbeat missed",
             },
             "created_at": grant.created_at,
             "duration_seconds": grant.duration.as_secs(),
@@ -111,6 +114,37 @@ impl<'a> Events<'a> {
             grant_subject(grant),
             json!({ "ended_at": grant.state.since, "error": error }),
         )
+    }
+
+    /// The holder of a lease was not heard of in time.
+    pub(crate) fn heartbeat_missed(
+        &self,
+        lease: &AccessLease,
+        ended: &[Grant],
+        withdrawn: bool,
+    ) -> AuditEvent {
+        let scope = match ended {
+            [one] => one.machine.scope(),
+            _ => Scope::root(),
+        };
+        let subject = Subject {
+            request: Some(lease.request),
+            ..Subject::default()
+        };
+        let details = json!({
+            "lease": lease.id,
+            "key": lease.key,
+            "holder": lease.holder,
+            "heard_at": lease.heard_at,
+            "heartbeat_by": lease.deadline,
+            "heartbeat_every_seconds": lease.heartbeat_every.as_secs(),
+            "grants_ended": ended.iter().map(|grant| grant.id).collect::<Vec<_>>(),
+            "request_withdrawn": withdrawn,
+        });
+        let mut event = self.event("lease.end", Outcome::Succeeded, scope, subject, details);
+        event.reason = Some("heartbeat missed".to_owned());
+        event.decision = Some(json!({ "decided_by": "lifecycle", "rule": "heartbeat missed" }));
+        event
     }
 
     /// A change is about to be made.

@@ -12,6 +12,7 @@ mod dispatch;
 mod events;
 mod failpoint;
 mod heartbeat;
+mod leases;
 pub mod metrics;
 mod outcome;
 pub mod pass;

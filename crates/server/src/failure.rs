@@ -113,6 +113,7 @@ impl From<StoreError> for Failure {
                 }
                 Conflict::RoleInUse(_) | Conflict::Assignment | Conflict::GrantState => ErrorCode::Conflict,
                 Conflict::Version { .. } => ErrorCode::VersionMismatch,
+                Conflict::LeaseEnded => ErrorCode::LeaseEnded,
                 Conflict::Decided => ErrorCode::AlreadyDecided,
                 Conflict::NoHop(_) => ErrorCode::NothingToOpen,
                 Conflict::Answered => ErrorCode::IdempotencyInFlight,

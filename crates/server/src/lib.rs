@@ -14,6 +14,7 @@ mod failure;
 mod flow;
 mod granting;
 mod idempotency;
+mod leasing;
 mod locking;
 mod metrics;
 mod policies;

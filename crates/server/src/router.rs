@@ -46,6 +46,7 @@ impl Modify for BearerScheme {
         (name = "jit-policies", description = "Which machines are guarded, on which ports, on what terms."),
         (name = "access-requests", description = "Who asks for which ports, from where, how long and why."),
         (name = "grants", description = "One machine's share of an approved request, with the truth of each hop."),
+        (name = "leases", description = "Requests that last as long as their holder is heard of, for pipelines."),
         (name = "access", description = "Roles, role assignments and the explanation of decisions."),
         (name = "audit", description = "Who did what, why, decided by what, with which outcome, when."),
         (name = "health", description = "For those who run the server. Needs no token."),
@@ -78,6 +79,10 @@ fn guarded() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(e::grants_list::list_grants))
         .routes(routes!(e::grants_get::get_grant))
         .routes(routes!(e::grants_revoke::revoke_grant))
+        .routes(routes!(e::leases_create::create_lease))
+        .routes(routes!(e::leases_get::get_lease))
+        .routes(routes!(e::leases_heartbeat::heartbeat_lease))
+        .routes(routes!(e::leases_release::release_lease))
         .routes(routes!(e::roles_list::list_roles, e::roles_create::create_role))
         .routes(routes!(e::roles_delete::delete_role))
         .routes(routes!(

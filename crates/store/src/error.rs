@@ -82,6 +82,9 @@ pub enum Conflict {
     /// An answer was stored for the key before.
     #[error("the idempotency key has an answer already")]
     Answered,
+    /// A lease ends once.
+    #[error("the lease has ended")]
+    LeaseEnded,
 }
 
 impl StoreError {

@@ -274,6 +274,18 @@ impl Tx {
         )
     }
 
+    /// The grants of a request, by id, locked until the transaction ends.
+    pub async fn grants_of_request(&mut self, request: RequestId) -> Result<Vec<Grant>, StoreError> {
+        read(
+            grants!(
+                "WHERE g.request_id = $1 ORDER BY g.id FOR NO KEY UPDATE",
+                request.uuid(),
+            )
+            .fetch_all(&mut *self.inner)
+            .await?,
+        )
+    }
+
     /// The grants that have a hop at the point and are not closed, by id, locked until the transaction ends.
     pub async fn grants_at(&mut self, point: PointId) -> Result<Vec<Grant>, StoreError> {
         read(

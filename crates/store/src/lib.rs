@@ -4,10 +4,10 @@
 //! until the end of it. Every statement is checked against the schema at build time (`.sqlx/`, refreshed by
 //! `scripts/sqlx-prepare`).
 //!
-//! **Time.** Every timestamp comes from the caller's clock, in whole microseconds, except leases: they live in
-//! the database's own time, the one clock that all replicas share.
+//! **Time.** Every timestamp comes from the caller's clock, in whole microseconds, except leases, of points and of
+//! access: they live in the database's own time, the one clock that all replicas share.
 //!
-//! **Locks.** A transaction locks rows in this order, so that no two wait for each other: policies, requests,
+//! **Locks.** A transaction locks rows in this order, so that no two wait for each other: access leases, policies, requests,
 //! grants (by id), points (by id). [`Tx::mark_due`] and [`Tx::finish`] therefore come last. [`Tx::intend`] takes a
 //! lock that only the leasing of a point collides with, and after [`Tx::lease`] nothing else may be locked.
 
@@ -23,6 +23,7 @@ mod grants;
 mod hops;
 mod idempotency;
 mod journal;
+mod leases;
 mod look;
 mod machines;
 mod outbox;
@@ -49,6 +50,7 @@ pub use crate::{
     hops::{Hop, HopUpdate},
     idempotency::Claim,
     journal::{JournalEntry, NewPass, SettledChange},
+    leases::NewAccessLease,
     look::{GrantHere, Look},
     machines::{MachineFilter, PointOfMachine, StoredMachine},
     outbox::{

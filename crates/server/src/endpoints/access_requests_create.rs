@@ -1,6 +1,6 @@
 //! `POST /v1/access-requests`: asks for ports.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use axum::{
     Json,
@@ -10,7 +10,7 @@ use axum::{
 use chrono::TimeDelta;
 use http::StatusCode;
 use postern_api::{
-    ErrorCode, Problem,
+    Problem,
     access_request::{AccessRequest as Shown, AccessRequestCreate, AccessRequestCreateQuery},
     preflight::AccessRequestDryRun,
 };
@@ -32,11 +32,12 @@ use crate::{
     flow::{
         authenticate::Caller,
         body::Command,
-        limits::{MAX_WAIT, Place},
+        limits::{Place, wait_of},
         query::Parameters,
     },
     granting::{self, Terms, machines_of},
-    idempotency,
+    idempotency::{self, Replay},
+    leasing::WantedLease,
     shape::access_request,
     state::App,
 };
@@ -76,15 +77,47 @@ pub(crate) async fn create_access_request(
     Parameters(query): Parameters<AccessRequestCreateQuery>,
     command: Command<AccessRequestCreate>,
 ) -> Result<Response, Failure> {
-    let now = app.now();
-    let wait = query.wait.unwrap_or(0);
-    if wait > MAX_WAIT {
-        return Err(Failure::new(
-            ErrorCode::InvalidWait,
-            format!("`wait` is 0 to {MAX_WAIT} seconds"),
-        ));
+    let wait = wait_of(query.wait)?;
+    let dry_run = query.dry_run.unwrap_or(false);
+    match ask(&app, &caller, dry_run, &command, None).await? {
+        Asked::Tried(shown) => Ok(Json(shown).into_response()),
+        Asked::Again(id, replay) => replay.with_body(app.wait_for_request(id, wait, &place).await?),
+        Asked::Held(id) => {
+            let shown = app.wait_for_request(id, wait, &place).await?;
+            Ok((StatusCode::OK, Json(shown)).into_response())
+        }
+        Asked::Made(id, shown) => {
+            let shown = if wait.is_zero() {
+                *shown
+            } else {
+                app.wait_for_request(id, wait, &place).await?
+            };
+            Ok((StatusCode::CREATED, Json(shown)).into_response())
+        }
     }
-    let wait = Duration::from_secs(wait.into());
+}
+
+/// What came of asking.
+pub(crate) enum Asked {
+    /// Nothing but an answer: it was a dry run.
+    Tried(Box<AccessRequestDryRun>),
+    /// It was asked before, under the same idempotency key.
+    Again(RequestId, Replay),
+    /// The caller holds a lease of it already.
+    Held(RequestId),
+    /// The request.
+    Made(RequestId, Box<Shown>),
+}
+
+/// Asks, and has the request held by a lease where one is wanted.
+pub(crate) async fn ask(
+    app: &App,
+    caller: &Caller,
+    dry_run: bool,
+    command: &Command<AccessRequestCreate>,
+    lease: Option<&WantedLease>,
+) -> Result<Asked, Failure> {
+    let now = app.now();
     let lapses_at =
         now + TimeDelta::from_std(app.config.limits.pending_timeout()).map_err(Failure::internal)?;
     let request = access_request::read(
@@ -94,12 +127,11 @@ pub(crate) async fn create_access_request(
         now,
         lapses_at,
     )?;
-    let dry_run = query.dry_run.unwrap_or(false);
     let key = command.key.as_ref().filter(|_| !dry_run);
 
     let authorizer = app.authorizer().await?;
     let mut tx = app.store.begin().await?;
-    if let Some(replay) = idempotency::claim(&mut tx, &caller, key, now).await? {
+    if let Some(replay) = idempotency::claim(&mut tx, caller, key, now).await? {
         tx.rollback().await?;
         let id: RequestId = replay
             .body
@@ -107,8 +139,14 @@ pub(crate) async fn create_access_request(
             .cloned()
             .ok_or_else(|| Failure::internal("a stored access request has no id"))
             .and_then(|id| serde_json::from_value(id).map_err(Failure::internal))?;
-        let shown = app.wait_for_request(id, wait, &place).await?;
-        return replay.with_body(shown);
+        return Ok(Asked::Again(id, replay));
+    }
+    if let Some(wanted) = lease
+        && let Some(held) = app.held_lease(&mut tx, caller, wanted, now).await?
+    {
+        idempotency::store(&mut tx, caller, key, StatusCode::OK, &json!({ "id": held })).await?;
+        tx.commit().await?;
+        return Ok(Asked::Held(held));
     }
     // Policies before machines, as everybody locks them.
     let policies = granting::by_id(tx.policies().await?);
@@ -122,13 +160,13 @@ pub(crate) async fn create_access_request(
             .allow(
                 tx,
                 &authorizer,
-                &caller,
+                caller,
                 question(Action::Request, &request, target, machine.as_ref(), now),
             )
             .await?;
         let Some(machine) = machine.filter(|machine| machine.gone_at.is_none()) else {
             let read = question(Action::Read, &request, target, None, now);
-            let (tx, _) = app.allow(tx, &authorizer, &caller, read).await?;
+            let (tx, _) = app.allow(tx, &authorizer, caller, read).await?;
             tx.rollback().await?;
             return Err(granting::no_machine(&target.machine, at));
         };
@@ -144,7 +182,7 @@ pub(crate) async fn create_access_request(
         .iter()
         .all(|(_, terms)| terms.approval == Approval::Policy);
     let (decisions, terms): (Vec<Decision>, Vec<Terms>) = decided.into_iter().unzip();
-    let mut events: Vec<AuditEvent> = asked(&app, &caller, &request, &decisions, dry_run);
+    let mut events: Vec<AuditEvent> = asked(app, caller, &request, &decisions, dry_run);
 
     if dry_run {
         tx.audit(&events).await?;
@@ -160,21 +198,14 @@ pub(crate) async fn create_access_request(
             request: shown,
             preflight: ways,
         };
-        return Ok(Json(shown).into_response());
+        return Ok(Asked::Tried(Box::new(shown)));
     }
     let id = request.id;
     let shown = if by_policy {
         let approved: AccessRequest<Approved> = request.approve_by_policy(now);
         tx.insert_request(&approved.clone().into()).await?;
         let grants = app.grant_all(&mut tx, &approved, &terms, now).await?;
-        events.extend(app.granted(
-            &caller,
-            "access_request.approve",
-            &approved,
-            &terms,
-            &grants,
-            None,
-        ));
+        events.extend(app.granted(caller, "access_request.approve", &approved, &terms, &grants, None));
         let hops = tx
             .hops_of(&grants.iter().map(|grant| grant.id).collect::<Vec<_>>())
             .await?;
@@ -184,15 +215,13 @@ pub(crate) async fn create_access_request(
         tx.insert_request(&pending).await?;
         access_request::show(&pending, Vec::new(), now)
     };
+    if let Some(wanted) = lease {
+        events.push(app.make_lease(&mut tx, caller, wanted, &shown, id, now).await?);
+    }
     tx.audit(&events).await?;
-    idempotency::store(&mut tx, &caller, key, StatusCode::CREATED, &shown).await?;
+    idempotency::store(&mut tx, caller, key, StatusCode::CREATED, &shown).await?;
     tx.commit().await?;
-    let shown = if wait.is_zero() {
-        shown
-    } else {
-        app.wait_for_request(id, wait, &place).await?
-    };
-    Ok((StatusCode::CREATED, Json(shown)).into_response())
+    Ok(Asked::Made(id, Box::new(shown)))
 }
 
 /// The question whether somebody may do something about one target of a request.

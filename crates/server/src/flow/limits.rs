@@ -27,6 +27,18 @@ use crate::{config::Limits, failure::Failure, state::App};
 /// The longest that a request may ask to wait, in seconds.
 pub(crate) const MAX_WAIT: u32 = 60;
 
+/// The `wait` of a query, within its bounds.
+pub(crate) fn wait_of(seconds: Option<u32>) -> Result<Duration, Failure> {
+    let seconds = seconds.unwrap_or(0);
+    if seconds > MAX_WAIT {
+        return Err(Failure::new(
+            ErrorCode::InvalidWait,
+            format!("`wait` is 0 to {MAX_WAIT} seconds"),
+        ));
+    }
+    Ok(Duration::from_secs(seconds.into()))
+}
+
 /// How long the request asks to wait itself.
 fn asked_to_wait(uri: &Uri) -> Duration {
     let seconds = form_urlencoded::parse(uri.query().unwrap_or_default().as_bytes())

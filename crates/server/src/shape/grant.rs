@@ -70,7 +70,11 @@ fn cause(cause: &EndCause) -> api::EndCause {
     let (by, reason) = match cause {
         EndCause::Revoked { by, reason } => (Some(by.to_string()), reason.clone()),
         EndCause::OpenFailed { reason } => (None, Some(reason.clone())),
-        EndCause::Expired | EndCause::PolicyRemoved | EndCause::MachineGone => (None, None),
+        EndCause::Expired
+        | EndCause::PolicyRemoved
+        | EndCause::MachineGone
+        | EndCause::Released
+        | EndCause::HeartbeatMissed => (None, None),
     };
     api::EndCause {
         kind: cause.kind().to_owned(),

@@ -5,5 +5,6 @@ pub(crate) mod audit_event;
 pub(crate) mod delivery;
 pub(crate) mod grant;
 pub(crate) mod jit_policy;
+pub(crate) mod lease;
 pub(crate) mod machine;
 pub(crate) mod role;

@@ -14,6 +14,7 @@ mod document;
 mod forged;
 mod idempotency;
 mod issuer;
+mod leases;
 mod preflight;
 mod rig;
 mod separation;

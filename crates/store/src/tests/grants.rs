@@ -84,6 +84,8 @@ fn causes() -> impl Strategy<Value = EndCause> {
         }),
         Just(EndCause::PolicyRemoved),
         Just(EndCause::MachineGone),
+        Just(EndCause::Released),
+        Just(EndCause::HeartbeatMissed),
     ]
 }
 

@@ -7,6 +7,7 @@ mod faults;
 mod grants;
 mod inventory;
 mod journal;
+mod leases;
 mod look;
 mod outbox;
 mod progress;
