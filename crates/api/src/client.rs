@@ -16,7 +16,7 @@ use crate::{
     delivery::{Delivery, DeliveryQuery},
     grant::{Grant, GrantQuery, GrantRevoke},
     jit_policy::{JitPolicy, JitPolicyChangeQuery, JitPolicyPlan, JitPolicyQuery, JitPolicyWrite},
-    lease::{Lease, LeaseCreate, LeaseCreateQuery},
+    lease::{Lease, LeaseCreate, LeaseWaitQuery},
     machine::{Machine, MachineDetail, MachineQuery},
     page::Page,
     preflight::AccessRequestDryRun,
@@ -356,7 +356,7 @@ impl Client {
     pub async fn create_lease(
         &self,
         key: Option<&str>,
-        query: &LeaseCreateQuery,
+        query: &LeaseWaitQuery,
         lease: &LeaseCreate,
     ) -> Result<Lease, ClientError> {
         let wait = Duration::from_secs(query.wait.unwrap_or(0).into());
@@ -373,9 +373,14 @@ impl Client {
         self.get(&["v1", "leases", id], &()).await
     }
 
-    /// Tells that the holder of a lease is still there.
-    pub async fn heartbeat_lease(&self, id: &str) -> Result<Lease, ClientError> {
-        Self::read(self.call(Method::POST, &["v1", "leases", id, "heartbeat"])).await
+    /// Tells that the holder of a lease is still there, and waits for its ports where the query says so.
+    pub async fn heartbeat_lease(&self, id: &str, query: &LeaseWaitQuery) -> Result<Lease, ClientError> {
+        let wait = Duration::from_secs(query.wait.unwrap_or(0).into());
+        let call = self
+            .call(Method::POST, &["v1", "leases", id, "heartbeat"])
+            .query(query)
+            .timeout(REQUEST_TIMEOUT.saturating_add(wait));
+        Self::read(call).await
     }
 
     /// Gives a lease back: what it opened is closed. One that has ended is answered as it is.

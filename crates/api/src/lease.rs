@@ -31,11 +31,11 @@ pub struct LeaseCreate {
     pub heartbeat_every_seconds: Option<i64>,
 }
 
-/// How to make or find a lease.
+/// How long to wait for the ports of a lease.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
-pub struct LeaseCreateQuery {
+pub struct LeaseWaitQuery {
     /// Wait at most this many seconds, 0 to 60, until every grant is open or has ended. You need not be heard of
     /// meanwhile.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -24,7 +24,7 @@ use sha2::{Digest, Sha256};
 
 use crate::{
     failure::Failure,
-    flow::authenticate::Caller,
+    flow::{authenticate::Caller, limits::Place},
     granting::machines_of,
     shape::{access_request, lease},
     state::App,
@@ -229,6 +229,26 @@ impl App {
         let points = tx.points_of(&ids).await?;
         tx.mark_due(&points, now, Urgency::Closing).await?;
         Ok(())
+    }
+
+    /// The lease, when each of its grants is open or has ended, or when the time is over. Its holder waits meanwhile,
+    /// and is late again from the answer on.
+    pub(crate) async fn await_lease(
+        &self,
+        lease: &AccessLease,
+        wait: Duration,
+        place: &Place,
+    ) -> Result<api::Lease, Failure> {
+        if !wait.is_zero() {
+            let shown = self.wait_for_request(lease.request, wait, place).await?;
+            let settled =
+                shown.status != "pending" && shown.grants.iter().all(|grant| grant.status != "opening");
+            // While it is not settled, another call of the holder's may wait on.
+            if settled {
+                self.store.answered_lease(lease).await?;
+            }
+        }
+        self.show_lease(lease.id).await
     }
 
     /// The lease as it is, with what it holds and where that is reached.

@@ -11,7 +11,7 @@ use http::StatusCode;
 use postern_api::{
     ErrorCode, Problem,
     access_request::AccessRequestCreate,
-    lease::{Lease as Shown, LeaseCreate, LeaseCreateQuery},
+    lease::{Lease as Shown, LeaseCreate, LeaseWaitQuery},
 };
 
 use crate::{
@@ -37,7 +37,7 @@ use crate::{
 #[utoipa::path(
     post, path = "/v1/leases", tag = "leases", operation_id = "createLease",
     params(
-        LeaseCreateQuery,
+        LeaseWaitQuery,
         ("Idempotency-Key" = Option<String>, Header, description = "Makes a repetition safe, also after the lease ended. The lease's key, where the body names none.")
     ),
     request_body = LeaseCreate,
@@ -58,7 +58,7 @@ pub(crate) async fn create_lease(
     State(app): State<Arc<App>>,
     caller: Caller,
     place: Place,
-    Parameters(query): Parameters<LeaseCreateQuery>,
+    Parameters(query): Parameters<LeaseWaitQuery>,
     command: Command<LeaseCreate>,
 ) -> Result<Response, Failure> {
     let wait = wait_of(query.wait)?;
@@ -96,14 +96,6 @@ pub(crate) async fn create_lease(
         .lease_of_request(request)
         .await?
         .ok_or_else(|| Failure::new(ErrorCode::LeaseEnded, "the request was not held by a lease"))?;
-    if !wait.is_zero() {
-        let shown = app.wait_for_request(request, wait, &place).await?;
-        // Somebody else may still wait for the same lease while it is not settled.
-        let settled = shown.status != "pending" && shown.grants.iter().all(|grant| grant.status != "opening");
-        if settled {
-            app.store.answered_lease(&held).await?;
-        }
-    }
-    let shown = app.show_lease(held.id).await?;
+    let shown = app.await_lease(&held, wait, &place).await?;
     Ok((status, Json(shown)).into_response())
 }

@@ -1,9 +1,12 @@
 //! `POST /v1/leases/{id}/heartbeat`: the holder is still there.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use axum::{Json, extract::State};
-use postern_api::{ErrorCode, Problem, lease::Lease as Shown};
+use postern_api::{
+    ErrorCode, Problem,
+    lease::{Lease as Shown, LeaseWaitQuery},
+};
 use postern_core::{id::LeaseKind, lease::Held};
 
 use crate::{
@@ -11,16 +14,22 @@ use crate::{
     flow::{
         authenticate::Caller,
         body::{NoFields, OptionalCommand},
+        limits::{Place, wait_of},
         path::PathId,
+        query::Parameters,
     },
     state::App,
 };
 
 /// Says that you, who hold the lease, are still there. Safe to repeat. A lease that has ended, or whose grants have,
-/// is refused: stop what you do with it.
+/// is refused: stop what you do with it. With `wait`, the answer comes when every grant is open or has ended, or when
+/// the time is over: so a holder waits on for the opening.
 #[utoipa::path(
     post, path = "/v1/leases/{id}/heartbeat", tag = "leases", operation_id = "heartbeatLease",
-    params(("id" = String, Path, description = "The lease's id.")),
+    params(
+        LeaseWaitQuery,
+        ("id" = String, Path, description = "The lease's id.")
+    ),
     responses(
         (status = 200, description = "The lease, which lasts until the next heartbeat is missed.", body = Shown),
         (status = 403, description = "`not_the_holder`", body = Problem, content_type = "application/problem+json"),
@@ -33,10 +42,13 @@ use crate::{
 pub(crate) async fn heartbeat_lease(
     State(app): State<Arc<App>>,
     caller: Caller,
+    place: Place,
     PathId(id): PathId<LeaseKind>,
+    Parameters(query): Parameters<LeaseWaitQuery>,
     command: OptionalCommand<NoFields>,
 ) -> Result<Json<Shown>, Failure> {
     let NoFields {} = command.body;
+    let wait = wait_of(query.wait)?;
     let tx = app.store.begin().await?;
     let (mut tx, lease) = app.own_lease(tx, &caller, id, "lease.heartbeat").await?;
     if let Some((at, cause)) = lease.ended {
@@ -45,9 +57,9 @@ pub(crate) async fn heartbeat_lease(
             format!("the lease ended at {}: {}", at.to_rfc3339(), cause.as_str()),
         ));
     }
-    tx.hear_lease(&lease, Duration::ZERO).await?;
+    tx.hear_lease(&lease, wait).await?;
     tx.commit().await?;
-    let shown = app.show_lease(id).await?;
+    let shown = app.await_lease(&lease, wait, &place).await?;
     let nothing_left = [Held::Refused, Held::Closing, Held::Closed];
     if nothing_left.iter().any(|held| held.as_str() == shown.status) {
         let why = shown

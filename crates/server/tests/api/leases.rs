@@ -4,7 +4,7 @@ use postern_api::{
     Client, ErrorCode,
     access_request::AccessRequestCreateQuery,
     grant::GrantQuery,
-    lease::{Lease, LeaseCreate, LeaseCreateQuery},
+    lease::{Lease, LeaseCreate, LeaseWaitQuery},
 };
 use postern_core::{
     grant::{EndCause, Grant},
@@ -14,8 +14,8 @@ use serde_json::json;
 
 use crate::rig::{Answer, INSTANCE_POINT, Rig, ask, code, http};
 
-fn now() -> LeaseCreateQuery {
-    LeaseCreateQuery::default()
+fn now() -> LeaseWaitQuery {
+    LeaseWaitQuery::default()
 }
 
 fn a_lease(machine: &str, key: Option<&str>) -> LeaseCreate {
@@ -194,17 +194,17 @@ async fn a_heartbeat_puts_the_deadline_off_and_none_is_taken_after_the_end() {
     let machine = rig.ready_for_requests("policy").await;
     let ada = rig.client("ada");
     let made = lease(&ada, &machine, "run-1").await;
-    let heard = ada.heartbeat_lease(&made.id).await.unwrap();
+    let heard = ada.heartbeat_lease(&made.id, &now()).await.unwrap();
     assert!(heard.heard_at > made.heard_at && heard.heartbeat_by > made.heartbeat_by);
     ada.release_lease(&made.id).await.unwrap();
-    let refused = ada.heartbeat_lease(&made.id).await.unwrap_err();
+    let refused = ada.heartbeat_lease(&made.id, &now()).await.unwrap_err();
     let problem = refused.problem().unwrap();
     assert_eq!((problem.status, problem.code), (409, ErrorCode::LeaseEnded));
     assert!(problem.detail.contains("released"), "{}", problem.detail);
 
     let made = lease(&ada, &machine, "run-2").await;
     expire(&rig, &made).await;
-    let refused = ada.heartbeat_lease(&made.id).await.unwrap_err();
+    let refused = ada.heartbeat_lease(&made.id, &now()).await.unwrap_err();
     let problem = refused.problem().unwrap();
     assert_eq!(problem.code, ErrorCode::LeaseEnded);
     assert!(problem.detail.contains("expired"), "{}", problem.detail);
@@ -219,7 +219,7 @@ async fn nobody_else_heartbeats_or_releases_a_lease_and_the_attempt_is_on_record
     // Not even who owns everything: an operator revokes the grant, under their own name.
     for (who, client) in [("bob", rig.client("bob")), ("root", rig.owner())] {
         assert_eq!(
-            code(client.heartbeat_lease(&made.id).await),
+            code(client.heartbeat_lease(&made.id, &now()).await),
             ErrorCode::NotTheHolder,
             "{who}"
         );
@@ -320,7 +320,7 @@ async fn a_wait_counts_as_being_heard_of_until_it_is_answered() {
     let rig = Rig::start().await;
     let machine = rig.ready_for_requests("policy").await;
     let ada = rig.client("ada");
-    let query = LeaseCreateQuery { wait: Some(30) };
+    let query = LeaseWaitQuery { wait: Some(30) };
     let body = a_lease(&machine, Some("run-1"));
     let (waited, ()) = tokio::join!(ada.create_lease(None, &query, &body), async {
         let made = loop {
@@ -365,7 +365,10 @@ async fn what_is_no_lease_is_refused_with_its_place() {
     assert_eq!(code(ada.lease("grt_1").await), ErrorCode::InvalidId);
     let absent = "lse_01990000000070008000000000000001";
     assert_eq!(code(ada.lease(absent).await), ErrorCode::NotFound);
-    assert_eq!(code(ada.heartbeat_lease(absent).await), ErrorCode::NotFound);
+    assert_eq!(
+        code(ada.heartbeat_lease(absent, &now()).await),
+        ErrorCode::NotFound
+    );
     assert_eq!(code(ada.release_lease(absent).await), ErrorCode::NotFound);
 }
 
