@@ -19,6 +19,21 @@ pub struct AccessCheckQuery {
     /// Where; a machine's own scope to have its tags considered.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scope: Option<String>,
+    /// The ports that would be asked for, such as `22`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<String>,
+    /// From where, such as `203.0.113.7`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<String>,
+    /// For how long, in seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub duration_seconds: Option<u64>,
+    /// Whether a reason would be given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<bool>,
+    /// Whether to look for what would allow it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub remedies: Option<bool>,
 }
 
 /// The decision, with what made it.
@@ -37,4 +52,8 @@ pub struct AccessCheck {
     pub explanation: String,
     /// The same for programs.
     pub decision: Value,
+    /// What would allow it, where that was asked for: each line a way of its own past the guardrails, and the role
+    /// assignment that is needed besides.
+    #[serde(default)]
+    pub remedies: Vec<String>,
 }

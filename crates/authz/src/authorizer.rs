@@ -218,7 +218,8 @@ impl Authorizer {
         if !self.guardrails.is_empty() {
             for (ports, source) in context.pairs() {
                 pairs += 1;
-                let request = request(context.cedar(ports, source)?)?;
+                let request =
+                    request(context.cedar(ports, source, &self.names, self.guardrails.networks())?)?;
                 let answer = self
                     .cedar
                     .is_authorized(&request, &self.guardrails.policies, &entities);

@@ -14,7 +14,7 @@ use postern_core::{
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::AuthzError;
+use crate::{AuthzError, network::Networks};
 
 /// What a resource is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -127,6 +127,8 @@ impl Context {
         &self,
         ports: Option<Ports>,
         source: Option<Source>,
+        names: &Names,
+        networks: &Networks,
     ) -> Result<cedar_policy::Context, AuthzError> {
         let failed = |error: &dyn std::fmt::Display| AuthzError::Cedar(error.to_string());
         let mut pairs = vec![
@@ -145,6 +147,14 @@ impl Context {
             (
                 "reason_present".to_owned(),
                 RestrictedExpression::new_bool(self.reason_present),
+            ),
+            (
+                "networks".to_owned(),
+                RestrictedExpression::new_set(source.into_iter().flat_map(|source| {
+                    networks
+                        .around(source)
+                        .map(|name| RestrictedExpression::new_entity_uid(uid(&names.network, name)))
+                })),
             ),
         ];
         if let Some(ports) = ports {
@@ -182,6 +192,9 @@ impl Context {
     }
 }
 
+/// The entity type of named networks.
+pub(crate) const NETWORK: &str = "Network";
+
 /// The names of the schema, parsed once.
 #[derive(Debug, Clone)]
 pub(crate) struct Names {
@@ -190,6 +203,7 @@ pub(crate) struct Names {
     workload: EntityTypeName,
     scope: EntityTypeName,
     action: EntityTypeName,
+    network: EntityTypeName,
 }
 
 impl Names {
@@ -204,6 +218,7 @@ impl Names {
             workload: name("Workload")?,
             scope: name("Scope")?,
             action: name("Action")?,
+            network: name(NETWORK)?,
         })
     }
 
@@ -237,7 +252,15 @@ impl Names {
                 ("issuer".to_owned(), string(&principal.issuer)),
                 ("subject".to_owned(), string(&principal.subject)),
                 ("mfa".to_owned(), RestrictedExpression::new_bool(principal.mfa)),
-            ],
+            ]
+            .into_iter()
+            .chain(principal.authenticated_at.map(|at| {
+                let text = at.to_rfc3339_opts(SecondsFormat::Millis, true);
+                (
+                    "authenticated_at".to_owned(),
+                    RestrictedExpression::new_datetime(text),
+                )
+            })),
             principal.references().skip(1).map(|group| self.principal(&group)),
             claims
                 .into_iter()
@@ -320,6 +343,7 @@ mod tests {
             name: None,
             groups: ["deployers".to_owned()].into(),
             mfa: false,
+            authenticated_at: Some(at(-60)),
             claims: BTreeMap::from([
                 ("ref".to_owned(), json!("refs/heads/main")),
                 ("amr".to_owned(), json!(["pwd", "otp", null])),
@@ -354,6 +378,11 @@ mod tests {
     #[test]
     fn what_cedar_is_given_fits_the_schema() {
         let schema = schema().unwrap();
+        let networks = Networks::new(BTreeMap::from([(
+            "everywhere".to_owned(),
+            vec!["::/0".parse().unwrap()],
+        )]))
+        .unwrap();
         let names = Names::new().unwrap();
         let context = Context {
             now: at(0),
@@ -381,7 +410,7 @@ mod tests {
                             names.principal(&principal.reference()),
                             names.action(*action),
                             names.scope(&resource.scope),
-                            context.cedar(ports, source).unwrap(),
+                            context.cedar(ports, source, &names, &networks).unwrap(),
                             Some(&schema),
                         )
                         .unwrap();

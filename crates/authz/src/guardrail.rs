@@ -6,6 +6,8 @@ use cedar_policy::{Effect, Policy, PolicyId, PolicySet, Schema, ValidationError,
 use miette::Diagnostic;
 use serde::Serialize;
 
+use crate::{entities::NETWORK, network::Networks};
+
 /// The Cedar schema that guardrails are checked against.
 pub const SCHEMA: &str = include_str!("../../../config/cedar/postern.cedarschema");
 
@@ -27,6 +29,30 @@ pub struct Guardrail {
 pub struct GuardrailSet {
     pub(crate) policies: PolicySet,
     guardrails: BTreeMap<String, Guardrail>,
+    networks: Networks,
+}
+
+/// How one set of guardrails differs from another, by their ids.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Difference {
+    /// Those that are new.
+    pub added: Vec<String>,
+    /// Those that are gone.
+    pub removed: Vec<String>,
+    /// Those that say something else, to Cedar or to the refused.
+    pub changed: Vec<String>,
+    /// The named networks that are new, gone or have other ranges.
+    pub networks: Vec<String>,
+}
+
+impl Difference {
+    /// Whether there is none.
+    pub const fn is_empty(&self) -> bool {
+        self.added.is_empty()
+            && self.removed.is_empty()
+            && self.changed.is_empty()
+            && self.networks.is_empty()
+    }
 }
 
 /// Why guardrails are refused. Lines and columns count from 1.
@@ -75,6 +101,16 @@ pub enum GuardrailError {
         file: String,
         /// The id.
         id: String,
+    },
+    /// It names a network that is not configured, so that it could never apply, or always would.
+    #[error("{file}: guardrail `{id}` names network `{network}`, which is not configured")]
+    UnknownNetwork {
+        /// The file.
+        file: String,
+        /// The guardrail's id.
+        id: String,
+        /// The network's name.
+        network: String,
     },
     /// It does not fit the schema, or could never apply.
     #[error("{file}:{line}:{column}: guardrail `{id}`: {message}")]
@@ -141,6 +177,7 @@ impl GuardrailSet {
             );
         }
         check(file, text, &policies)?;
+        self.check_networks(file, &policies)?;
         let mut all = self.policies.clone();
         for policy in policies.policies() {
             add(&mut all, policy, policy.id().as_ref(), file)?;
@@ -148,6 +185,69 @@ impl GuardrailSet {
         self.policies = all;
         self.guardrails.extend(added);
         Ok(())
+    }
+
+    /// A set without guardrails, whose guardrails may use these networks.
+    pub fn with_networks(networks: Networks) -> Self {
+        Self {
+            networks,
+            ..Self::default()
+        }
+    }
+
+    /// The networks that have names.
+    pub const fn networks(&self) -> &Networks {
+        &self.networks
+    }
+
+    /// How this set differs from one before it.
+    pub fn difference(&self, before: &Self) -> Difference {
+        let says_else = |new: &Guardrail, old: &Guardrail| new.text != old.text || new.message != old.message;
+        let only_in = |one: &Self, other: &Self| -> Vec<String> {
+            let ids = one.guardrails.keys();
+            ids.filter(|id| !other.guardrails.contains_key(*id))
+                .cloned()
+                .collect()
+        };
+        Difference {
+            added: only_in(self, before),
+            removed: only_in(before, self),
+            changed: self
+                .guardrails
+                .values()
+                .filter(|new| {
+                    before
+                        .guardrails
+                        .get(&new.id)
+                        .is_some_and(|old| says_else(new, old))
+                })
+                .map(|new| new.id.clone())
+                .collect(),
+            networks: self.networks.difference(&before.networks),
+        }
+    }
+
+    fn check_networks(&self, file: &str, policies: &PolicySet) -> Result<(), GuardrailError> {
+        let mut unknown: Vec<(String, String)> = policies
+            .policies()
+            .flat_map(|policy| {
+                let id = policy.id().to_string();
+                let literals = policy.entity_literals().into_iter();
+                literals.map(move |literal| (id.clone(), literal))
+            })
+            .filter(|(_, literal)| literal.type_name().to_string() == NETWORK)
+            .map(|(id, literal)| (id, literal.id().unescaped().to_owned()))
+            .filter(|(_, name)| !self.networks.contains(name))
+            .collect();
+        unknown.sort();
+        match unknown.into_iter().next() {
+            None => Ok(()),
+            Some((id, network)) => Err(GuardrailError::UnknownNetwork {
+                file: file.to_owned(),
+                id,
+                network,
+            }),
+        }
     }
 
     /// The guardrails, in the order of their ids.

@@ -8,14 +8,22 @@
 //!   assignment is a link of it. A decision looks only at the links of the principal and its groups that stand
 //!   at the resource's scope or above.
 //! - A [`GuardrailSet`] holds `forbid` policies, checked against the schema when they are loaded.
+//! - [`Networks`] are ranges of addresses with a name that guardrails may use.
+//! - [`Authorizer::remedies`] says what would turn a denial into an allowance.
+//! - [`cases`] holds guardrails to what they were written for.
 //! - Denied by default. A guardrail that cannot be evaluated is a denial, where Cedar alone would leave it out.
 
 mod authorizer;
+pub mod cases;
 mod decision;
 mod entities;
 mod guardrail;
+mod network;
+mod remedy;
 
 pub use authorizer::{Authorizer, AuthzError, UnknownRole};
 pub use decision::{AllowedBy, Decision, Failure, ForbiddenBy, Missing};
 pub use entities::{Context, Resource, ResourceKind};
-pub use guardrail::{Guardrail, GuardrailError, GuardrailSet, SCHEMA};
+pub use guardrail::{Difference, Guardrail, GuardrailError, GuardrailSet, SCHEMA};
+pub use network::{InvalidNetworks, Networks};
+pub use remedy::{Change, Remedies};

@@ -8,6 +8,8 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
+use crate::time::Instant;
+
 /// Whether a person or a program asks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -33,6 +35,9 @@ pub struct Principal {
     pub groups: BTreeSet<String>,
     /// Whether the token proves a second factor.
     pub mfa: bool,
+    /// When they proved who they are to the issuer, where the token says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub authenticated_at: Option<Instant>,
     /// Other claims that guardrails may look at, as configured.
     pub claims: BTreeMap<String, serde_json::Value>,
 }
@@ -148,6 +153,7 @@ mod tests {
             name: None,
             groups: ["sre".to_owned()].into(),
             mfa: false,
+            authenticated_at: None,
             claims: BTreeMap::new(),
         };
         let names: Vec<String> = principal.references().map(|r| r.to_string()).collect();

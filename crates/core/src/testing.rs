@@ -70,6 +70,7 @@ pub fn a_principal() -> Principal {
         name: None,
         groups: BTreeSet::new(),
         mfa: true,
+        authenticated_at: None,
         claims: BTreeMap::new(),
     }
 }

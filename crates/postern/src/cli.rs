@@ -1,6 +1,7 @@
 //! The command line: what can be said, with its help.
 
 mod asking;
+mod deciding;
 mod governing;
 mod operating;
 mod remote;
@@ -10,6 +11,7 @@ use clap::{Parser, Subcommand};
 use crate::exit::EXIT_CODES;
 
 pub use asking::*;
+pub use deciding::*;
 pub use governing::*;
 pub use operating::*;
 pub use remote::*;
@@ -68,6 +70,9 @@ pub enum Command {
     /// Reads the audit log
     #[command(after_help = AUDIT_EXAMPLES)]
     Audit(AuditArgs),
+    /// Tests guardrails, and explains who may do what
+    #[command(after_help = AUTHZ_EXAMPLES)]
+    Authz(AuthzArgs),
     /// Prints a token of the demo's identity provider
     ///
     /// The identity provider runs while `postern demo` does.

@@ -1,6 +1,7 @@
 //! The commands of the command line, one room each.
 
 pub mod audit;
+pub mod authz;
 pub mod completions;
 pub mod config;
 pub mod doctor;

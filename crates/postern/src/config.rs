@@ -31,6 +31,8 @@ use secrecy::SecretString;
 use serde::{Deserialize, de::DeserializeOwned};
 use url::Url;
 
+use crate::guardrails::Texts;
+
 pub use clouds::Clouds;
 pub use place::{Invalid, Problem};
 
@@ -236,11 +238,25 @@ impl Default for EngineSection {
 }
 
 /// Section `guardrails`.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Guardrails {
     /// A Cedar file, or a directory of `.cedar` files.
     pub path: Option<PathBuf>,
+    /// A TOML file of networks that guardrails may name: `office = ["203.0.113.0/24"]`.
+    pub networks: Option<PathBuf>,
+    /// How often the files are looked at for changes, 1 to 3600.
+    pub reload_seconds: u32,
+}
+
+impl Default for Guardrails {
+    fn default() -> Self {
+        Self {
+            path: None,
+            networks: None,
+            reload_seconds: 10,
+        }
+    }
 }
 
 /// Section `bootstrap`.
@@ -317,24 +333,7 @@ fn secret(path: &Path) -> anyhow::Result<SecretString> {
 impl Guardrails {
     /// The guardrails of the file, or of every `.cedar` file of the directory, by name.
     pub fn read(&self) -> anyhow::Result<GuardrailSet> {
-        let mut set = GuardrailSet::default();
-        let Some(path) = &self.path else {
-            return Ok(set);
-        };
-        let unreadable = |path: &Path| format!("the guardrails at {} cannot be read", path.display());
-        let mut files = vec![path.clone()];
-        if path.is_dir() {
-            files = std::fs::read_dir(path)
-                .and_then(|entries| entries.map(|entry| entry.map(|entry| entry.path())).collect())
-                .with_context(|| unreadable(path))?;
-            files.retain(|file| file.extension().is_some_and(|extension| extension == "cedar"));
-            files.sort();
-        }
-        for file in files {
-            let text = std::fs::read_to_string(&file).with_context(|| unreadable(&file))?;
-            set.add(&file.display().to_string(), &text)?;
-        }
-        Ok(set)
+        Texts::read(self)?.parse()
     }
 }
 

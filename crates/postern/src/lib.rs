@@ -8,6 +8,7 @@ pub mod demo;
 pub mod doctor;
 pub mod enforcers;
 pub mod exit;
+pub mod guardrails;
 pub mod logging;
 pub mod output;
 pub mod permissions;
@@ -52,6 +53,7 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Revoke(args) => commands::grants::revoke(args).await,
         Command::Machines(args) => commands::machines::run(args).await,
         Command::Policies(args) => commands::policies::run(args).await,
+        Command::Authz(args) => commands::authz::run(args).await,
         Command::Audit(args) => commands::audit::run(args).await,
         Command::Token(args) => commands::token::run(args).await,
         Command::Sweep(args) => commands::sweep::run(args).await,

@@ -22,6 +22,8 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+use crate::guardrails::Watch;
+
 /// How long passes that are under way may take when the service stops.
 const DRAIN: Duration = Duration::from_secs(25);
 
@@ -42,6 +44,8 @@ pub struct Parts {
     pub server: ServerConfig,
     /// What forbids whatever roles allow.
     pub guardrails: GuardrailSet,
+    /// What looks whether that has become something else, if anything does.
+    pub watch: Option<Watch>,
     /// Whom to tell of what.
     pub notify: NotifyConfig,
 }
@@ -99,6 +103,7 @@ impl Service {
             engine,
             server,
             guardrails,
+            watch: guardrail_files,
             notify,
         } = parts;
         let mut registry = Registry::default();
@@ -155,6 +160,9 @@ impl Service {
                 return Err(error).context("the API cannot be served");
             }
         };
+        if let Some(files) = guardrail_files {
+            drop(tokio::spawn(files.run(server.guardrails(), stop.clone())));
+        }
         Ok(Self {
             server,
             store,

@@ -69,10 +69,11 @@ fn every_default_that_the_shipped_file_shows_is_the_default() {
 
 /// Commented-out settings whose value is the default; examples of optional settings are not among them.
 fn is_setting(line: &str) -> bool {
-    const EXAMPLES: [&str; 14] = [
-        "authorized_parties",
+    const EXAMPLES: [&str; 15] = [
         "url ",
         "base_url",
+        "authorized_parties",
+        "networks",
         "jwks_uri",
         "tenant_id",
         "client_id",

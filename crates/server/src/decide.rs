@@ -19,44 +19,87 @@ use serde_json::{Value, json};
 
 use crate::{failure::Failure, flow::authenticate::Caller, state::App};
 
-/// Keeps the authorizer of the roles and assignments as they are.
+/// An authorizer, with the versions of what it was made of.
+#[derive(Debug)]
+struct Made {
+    version: i64,
+    generation: u64,
+    authorizer: Arc<Authorizer>,
+}
+
+/// Keeps the authorizer of the roles, assignments and guardrails as they are.
 #[derive(Debug)]
 pub(crate) struct Decider {
-    guardrails: GuardrailSet,
-    current: RwLock<Option<(i64, Arc<Authorizer>)>>,
+    /// The guardrails, and how often they were replaced.
+    guardrails: RwLock<(u64, GuardrailSet)>,
+    current: RwLock<Option<Made>>,
+    /// The turn of whoever wants to know what would allow something, which costs many decisions.
+    pub(crate) remedies: tokio::sync::Semaphore,
 }
 
 impl Decider {
     pub(crate) fn new(guardrails: GuardrailSet) -> Self {
         Self {
-            guardrails,
+            guardrails: RwLock::new((0, guardrails)),
             current: RwLock::new(None),
+            remedies: tokio::sync::Semaphore::new(1),
         }
+    }
+
+    /// The guardrails as of now.
+    pub(crate) fn guardrails(&self) -> GuardrailSet {
+        self.guardrails
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .1
+            .clone()
+    }
+
+    /// Other guardrails, for every decision whose authorizer is asked for from now on.
+    pub(crate) fn replace(&self, set: GuardrailSet) {
+        let mut guardrails = self.guardrails.write().unwrap_or_else(PoisonError::into_inner);
+        *guardrails = (guardrails.0 + 1, set);
+    }
+
+    fn generation(&self) -> u64 {
+        self.guardrails.read().unwrap_or_else(PoisonError::into_inner).0
     }
 
     /// The authorizer as of now. Asked before a transaction begins, so that no request holds two connections.
     pub(crate) async fn current(&self, store: &Store) -> Result<Arc<Authorizer>, Failure> {
         let version = store.authz_version().await?;
         {
+            let generation = self.generation();
             let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
-            if let Some((known, authorizer)) = &*current
-                && *known == version
+            if let Some(made) = &*current
+                && made.version == version
+                && made.generation == generation
             {
-                return Ok(Arc::clone(authorizer));
+                return Ok(Arc::clone(&made.authorizer));
             }
         }
         let authz = store.authz().await?;
+        let (generation, guardrails) = self
+            .guardrails
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
         let roles = Role::built_in().into_iter().chain(authz.roles);
-        let authorizer = Authorizer::new(roles, authz.assignments, self.guardrails.clone())
+        let authorizer = Authorizer::new(roles, authz.assignments, guardrails)
             .map(Arc::new)
             .map_err(Failure::internal)?;
         for unknown in authorizer.unknown_roles() {
             tracing::warn!("{unknown}");
         }
         let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
-        // Another request may have read a later version meanwhile.
-        if current.as_ref().is_none_or(|(known, _)| *known < authz.version) {
-            *current = Some((authz.version, Arc::clone(&authorizer)));
+        // Another request may have read something later meanwhile.
+        let is_earlier = |made: &Made| made.version <= authz.version && made.generation <= generation;
+        if current.as_ref().is_none_or(is_earlier) {
+            *current = Some(Made {
+                version: authz.version,
+                generation,
+                authorizer: Arc::clone(&authorizer),
+            });
         }
         Ok(authorizer)
     }

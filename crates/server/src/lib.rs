@@ -13,6 +13,7 @@ mod endpoints;
 mod failure;
 mod flow;
 mod granting;
+mod guardrails;
 mod idempotency;
 mod leasing;
 mod locking;
@@ -27,6 +28,7 @@ mod state;
 mod waiting;
 
 pub use config::ServerConfig;
+pub use guardrails::Guardrails;
 pub use router::openapi;
 pub use serve::{Dependencies, Running, Server, StartError};
 pub use state::EngineHealth;

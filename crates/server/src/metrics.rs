@@ -7,6 +7,7 @@ use prometheus_client::{
     metrics::{
         counter::Counter,
         family::Family,
+        gauge::Gauge,
         histogram::{Histogram, exponential_buckets},
     },
     registry::Registry,
@@ -37,6 +38,9 @@ pub(crate) struct Metrics {
     durations: Family<RouteLabels, Histogram>,
     failed_authentications: Counter,
     decisions: Family<DecisionLabels, Counter>,
+    guardrails: Gauge,
+    guardrails_replaced: Counter,
+    guardrails_refused: Gauge,
 }
 
 fn durations() -> Histogram {
@@ -52,6 +56,9 @@ impl Metrics {
             durations: Family::new_with_constructor(durations),
             failed_authentications: Counter::default(),
             decisions: Family::default(),
+            guardrails: Gauge::default(),
+            guardrails_replaced: Counter::default(),
+            guardrails_refused: Gauge::default(),
         };
         let registry = registry.sub_registry_with_prefix("postern_http");
         registry.register("requests", "Answered HTTP requests", metrics.requests.clone());
@@ -69,6 +76,21 @@ impl Metrics {
             "decisions",
             "Access decisions by action",
             metrics.decisions.clone(),
+        );
+        registry.register(
+            "guardrails",
+            "Guardrails that decisions go by",
+            metrics.guardrails.clone(),
+        );
+        registry.register(
+            "guardrails_replaced",
+            "Changes of the guardrails since the start",
+            metrics.guardrails_replaced.clone(),
+        );
+        registry.register(
+            "guardrails_refused",
+            "1 while the files hold guardrails that are refused, so that those of before stay",
+            metrics.guardrails_refused.clone(),
         );
         metrics
     }
@@ -107,5 +129,21 @@ impl Metrics {
                 allowed: allowed.to_string(),
             })
             .inc();
+    }
+
+    /// Decisions go by so many guardrails, which are those of the files.
+    pub(crate) fn guardrails_hold(&self, count: usize) {
+        self.guardrails.set(i64::try_from(count).unwrap_or(i64::MAX));
+        self.guardrails_refused.set(0);
+    }
+
+    /// The guardrails were replaced by others.
+    pub(crate) fn guardrails_replaced(&self) {
+        self.guardrails_replaced.inc();
+    }
+
+    /// The files hold guardrails that are refused.
+    pub(crate) fn guardrails_refused(&self) {
+        self.guardrails_refused.set(1);
     }
 }

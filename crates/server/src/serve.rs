@@ -25,6 +25,7 @@ use crate::{
     config::{ConfigError, Limits, ServerConfig, TlsConfig},
     decide::Decider,
     flow::limits::PrincipalRate,
+    guardrails::Guardrails,
     metrics::Metrics,
     router,
     state::{App, EngineHealth},
@@ -104,6 +105,7 @@ impl Server {
             guardrails,
             engine,
         } = dependencies;
+        let count = guardrails.iter().count();
         let decider = Decider::new(guardrails);
         let authenticator = Authenticator::new(&config.issuers, Arc::clone(&clock))
             .map_err(|error| StartError::Client(Box::new(error)))?;
@@ -137,6 +139,8 @@ impl Server {
             registry,
             engine,
         });
+        app.metrics.guardrails_hold(count);
+        let guardrails = Guardrails(Arc::clone(&app));
         drop(tokio::spawn(waiting::listen(Arc::clone(&app))));
         let handle = Handle::new();
         let task = serve(listener, tls, router::router(app), &limits, handle.clone()).map_err(failed)?;
@@ -145,6 +149,7 @@ impl Server {
             address,
             handle,
             task,
+            guardrails,
             stopping,
             drain: Duration::from_secs(limits.drain_seconds),
         })
@@ -157,6 +162,7 @@ pub struct Running {
     address: SocketAddr,
     handle: Handle<SocketAddr>,
     task: JoinHandle<io::Result<()>>,
+    guardrails: Guardrails,
     stopping: CancellationToken,
     drain: Duration,
 }
@@ -165,6 +171,11 @@ impl Running {
     /// Where it listens; with port 0 asked for, the port that it got.
     pub fn addr(&self) -> SocketAddr {
         self.address
+    }
+
+    /// The guardrails, which may be replaced while it serves.
+    pub fn guardrails(&self) -> Guardrails {
+        self.guardrails.clone()
     }
 
     /// Waits until serving ends by itself, which is an error.

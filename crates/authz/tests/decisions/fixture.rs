@@ -20,6 +20,7 @@ pub(crate) fn ada(groups: &[&str]) -> Principal {
         name: None,
         groups: groups.iter().map(|group| (*group).to_owned()).collect(),
         mfa: false,
+        authenticated_at: None,
         claims: BTreeMap::new(),
     }
 }

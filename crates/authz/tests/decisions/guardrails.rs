@@ -6,8 +6,6 @@ use crate::fixture::{ada, assignment, authorizer, context, machine, pipeline};
 use postern_authz::{Context, Decision, GuardrailError, GuardrailSet, Resource};
 use postern_core::{principal::Principal, role::Action, testing::at};
 
-const EXAMPLES: &str = include_str!("../../../../config/cedar/guardrails.example.cedar");
-
 /// Decides a request by somebody who is an owner, so that only the guardrail can be in the way.
 fn decide(guardrail: &str, principal: &Principal, resource: &Resource, context: &Context) -> Decision {
     let owner = vec![
@@ -292,66 +290,4 @@ fn a_file_that_is_refused_leaves_the_set_as_it_was() {
             .all(|rail| rail.message.as_deref() == Some("No.") && rail.file == "c")
     );
     assert_eq!(set.iter().count(), 2);
-}
-
-#[test]
-fn the_examples_hold_and_do_what_they_say() {
-    let ids: Vec<String> = GuardrailSet::parse("guardrails.example.cedar", EXAMPLES)
-        .unwrap()
-        .iter()
-        .map(|rail| {
-            assert!(rail.message.is_some(), "{} has no message", rail.id);
-            rail.id.clone()
-        })
-        .collect();
-    assert_eq!(
-        ids,
-        [
-            "mfa",
-            "one-port-per-pipeline",
-            "pipeline-duration",
-            "prod-deployments",
-            "prod-hours",
-            "rdp-from-the-office",
-            "reason"
-        ]
-    );
-    let by = |principal: &Principal, resource: &Resource, context: &Context| {
-        decide(EXAMPLES, principal, resource, context)
-            .forbidden_by
-            .into_iter()
-            .map(|by| by.guardrail)
-            .collect::<Vec<_>>()
-    };
-    let mut strong = ada(&[]);
-    strong.mfa = true;
-    let aws = Resource::scope("/aws/123456789012/eu-west-1/i-0123456789abcdef0".parse().unwrap());
-    let long = Context {
-        ports: vec!["22-23".parse().unwrap(), "3389".parse().unwrap()],
-        sources: vec!["198.51.100.1".parse().unwrap()],
-        duration_seconds: Some(3600),
-        reason_present: false,
-        ..context()
-    };
-    assert_eq!(by(&strong, &machine(&[]), &context()), Vec::<String>::new());
-    assert_eq!(
-        by(&ada(&[]), &machine(&[("env", "prod")]), &context()),
-        ["mfa", "prod-hours"]
-    );
-    assert_eq!(
-        by(&strong, &machine(&[]), &long),
-        ["rdp-from-the-office", "reason"]
-    );
-    assert_eq!(
-        by(&pipeline(&[("ref", "refs/heads/x")]), &aws, &long),
-        [
-            "one-port-per-pipeline",
-            "pipeline-duration",
-            "prod-deployments",
-            "rdp-from-the-office",
-            "reason"
-        ]
-    );
-    let main = pipeline(&[("repository", "acme/deploy"), ("ref", "refs/heads/main")]);
-    assert_eq!(by(&main, &aws, &context()), Vec::<String>::new());
 }

@@ -2,8 +2,11 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may fail by panicking")]
 
+mod cases;
 mod explanations;
 mod fixture;
 mod guardrails;
 mod matrix;
+mod networks;
 mod properties;
+mod remedies;

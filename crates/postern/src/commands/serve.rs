@@ -12,6 +12,7 @@ use crate::{
     config::Config,
     enforcers,
     exit::Failure,
+    guardrails::{Texts, Watch},
     logging,
     service::{self, Parts, Service, StopSignal},
 };
@@ -33,7 +34,12 @@ pub async fn until_told(
     ids: Arc<dyn IdSource>,
 ) -> Result<(), Failure> {
     let mut stop = StopSignal::listen()?;
-    let guardrails = config.guardrails.read()?;
+    let texts = Texts::read(&config.guardrails)?;
+    let guardrails = texts.parse()?;
+    let watched = config.guardrails.path.is_some();
+    let watch = watched
+        .then(|| Watch::new(config.guardrails.clone(), texts))
+        .transpose()?;
     let store = service::connect(&config.database.url()?, config.database.max_connections).await?;
     service::prepare(&store, &config.installation.name).await?;
     let mut service = Service::start(Parts {
@@ -42,6 +48,7 @@ pub async fn until_told(
         engine: config.engine(service::owner(&*clock, &*ids)),
         server: config.server(),
         guardrails,
+        watch,
         notify: config.notify.clone(),
         clock,
         ids,

@@ -43,6 +43,13 @@ pub(super) fn problems(config: &Config) -> Problems {
             );
         }
     }
+    within(
+        &mut found,
+        "guardrails.reload_seconds",
+        config.guardrails.reload_seconds,
+        1,
+        3600,
+    );
     logging(&config.logging, &mut found);
     found
 }

@@ -125,6 +125,7 @@ impl Stage {
             },
             server: server(&installation, port, issuer.url())?,
             guardrails: GuardrailSet::default(),
+            watch: None,
             notify: postern_notify::NotifyConfig::default(),
             clock,
             ids,

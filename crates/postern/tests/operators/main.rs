@@ -5,6 +5,7 @@
     reason = "a test may fail by panicking"
 )]
 
+mod authz;
 mod demo;
 mod doctor;
 mod iam;

@@ -80,7 +80,9 @@ pub struct ClaimMapping {
     pub workload_when: Vec<ClaimMatch>,
     /// What proves a second factor.
     pub mfa_when: Vec<ClaimMatch>,
-    /// Other claims that guardrails may look at, by name.
+    /// When the person proved who they are, in seconds since 1970; `auth_time` unless told otherwise.
+    pub authenticated_at: Option<String>,
+    /// Other claims that guardrails may look at, by name. All of them together may hold 256 values, each of 1 KiB.
     pub extra: Vec<String>,
 }
 
@@ -97,6 +99,8 @@ impl Default for ClaimMapping {
                 claim: "amr".to_owned(),
                 values: vec!["mfa".to_owned()],
             }],
+            // `OpenID` Connect Core 1.0, section 2.
+            authenticated_at: Some("auth_time".to_owned()),
             extra: Vec::new(),
         }
     }

@@ -109,12 +109,12 @@ pub(crate) enum BadClaims {
 }
 
 /// A `NumericDate` (RFC 7519): seconds since 1970, perhaps with a fraction.
-fn date(claims: &Value, name: &str) -> Result<Option<Instant>, BadClaims> {
+pub(crate) fn date(claim: Option<&Value>) -> Result<Option<Instant>, BadClaims> {
     #[expect(
         clippy::cast_possible_truncation,
         reason = "fractions of a second do not matter here, and the value is checked to be in range"
     )]
-    let seconds = match claims.get(name) {
+    let seconds = match claim {
         None => return Ok(None),
         Some(Value::Number(number)) => number
             .as_i64()
@@ -178,13 +178,13 @@ pub(crate) fn check(issuer: &IssuerConfig, claims: &Value, now: Instant) -> Resu
     }
     let leeway = TimeDelta::seconds(issuer.leeway_seconds.into());
     let soon = now + leeway;
-    if date(claims, "nbf")?.is_some_and(|not_before| not_before > soon) {
+    if date(claims.get("nbf"))?.is_some_and(|not_before| not_before > soon) {
         return Err(BadClaims::Invalid("it is not valid yet"));
     }
-    if date(claims, "iat")?.is_some_and(|issued_at| issued_at > soon) {
+    if date(claims.get("iat"))?.is_some_and(|issued_at| issued_at > soon) {
         return Err(BadClaims::Invalid("it was issued in the future"));
     }
-    match date(claims, "exp")? {
+    match date(claims.get("exp"))? {
         None => Err(BadClaims::Invalid("it has no end")),
         Some(end) if end <= now - leeway => Err(BadClaims::Expired),
         Some(_) => Ok(()),

@@ -11,9 +11,11 @@ use postern_authz::{Context, Resource};
 use postern_core::{
     audit::Subject,
     machine::{MachineId, partition},
+    net::{Ports, Source},
     principal::{Principal, PrincipalKind, PrincipalRef},
     role::Action,
     scope::Scope,
+    time::Instant,
 };
 use serde_json::json;
 
@@ -33,7 +35,8 @@ use crate::{
     params(AccessCheckQuery),
     responses(
         (status = 200, description = "The decision, explained.", body = AccessCheck),
-        (status = 400, description = "`invalid_query`, `invalid_principal`, `invalid_action`, `invalid_scope`",
+        (status = 400, description = "`invalid_query`, `invalid_principal`, `invalid_action`, `invalid_scope`, \
+                       `invalid_ports`, `invalid_source`",
          body = Problem, content_type = "application/problem+json"),
         (status = "default", description = "Any other problem.", body = Problem,
          content_type = "application/problem+json")
@@ -45,12 +48,24 @@ pub(crate) async fn check_access(
     Parameters(query): Parameters<AccessCheckQuery>,
 ) -> Result<Json<AccessCheck>, Failure> {
     let required = |name: &str| Failure::new(ErrorCode::InvalidQuery, format!("`{name}` is needed"));
-    let action: Action = query.action.ok_or_else(|| required("action"))?.parse().map_err(
-        |error: postern_core::role::UnknownAction| Failure::new(ErrorCode::InvalidAction, error.to_string()),
-    )?;
-    let scope: Scope = query.scope.ok_or_else(|| required("scope"))?.parse().map_err(
-        |error: postern_core::scope::InvalidScope| Failure::new(ErrorCode::InvalidScope, error.to_string()),
-    )?;
+    let action: Action = query
+        .action
+        .as_deref()
+        .ok_or_else(|| required("action"))?
+        .parse()
+        .map_err(|error: postern_core::role::UnknownAction| {
+            Failure::new(ErrorCode::InvalidAction, error.to_string())
+        })?;
+    let scope: Scope = query
+        .scope
+        .as_deref()
+        .ok_or_else(|| required("scope"))?
+        .parse()
+        .map_err(|error: postern_core::scope::InvalidScope| {
+            Failure::new(ErrorCode::InvalidScope, error.to_string())
+        })?;
+    let asked = circumstances(&query, app.now())?;
+    let wants_remedies = query.remedies.unwrap_or(false);
     let other = query
         .principal
         .as_deref()
@@ -93,7 +108,7 @@ pub(crate) async fn check_access(
         Some(tags) => Resource::machine(scope.clone(), tags),
         None => Resource::scope(scope.clone()),
     };
-    let decision = authorizer.decide(&principal, action, &resource, &Context::at(now));
+    let decision = authorizer.decide(&principal, action, &resource, &asked);
     let checked = principal.reference();
     if other.is_some() {
         let details = json!({ "principal": checked, "action": action, "decision": decision });
@@ -108,6 +123,19 @@ pub(crate) async fn check_access(
         tx.audit(&[event]).await?;
     }
     tx.commit().await?;
+    let remedies = if wants_remedies && !decision.allowed {
+        // One at a time, and off the threads that answer requests: it costs hundreds of decisions.
+        let _turn = app.decider.remedies.acquire().await.map_err(Failure::internal)?;
+        tokio::task::spawn_blocking(move || {
+            authorizer
+                .remedies(&principal, action, &resource, &asked)
+                .explain()
+        })
+        .await
+        .map_err(Failure::internal)?
+    } else {
+        Vec::new()
+    };
     Ok(Json(AccessCheck {
         principal: checked.to_string(),
         action: action.to_string(),
@@ -115,7 +143,27 @@ pub(crate) async fn check_access(
         allowed: decision.allowed,
         explanation: decision.explain(),
         decision: json!(decision),
+        remedies,
     }))
+}
+
+/// The circumstances that the query speaks of.
+fn circumstances(query: &AccessCheckQuery, now: Instant) -> Result<Context, Failure> {
+    let ports = query.port.as_deref().map(str::parse::<Ports>).transpose();
+    let source = query.source.as_deref().map(str::parse::<Source>).transpose();
+    Ok(Context {
+        now,
+        ports: ports
+            .map_err(|error| Failure::new(ErrorCode::InvalidPorts, error.to_string()))?
+            .into_iter()
+            .collect(),
+        sources: source
+            .map_err(|error| Failure::new(ErrorCode::InvalidSource, error.to_string()))?
+            .into_iter()
+            .collect(),
+        duration_seconds: query.duration_seconds,
+        reason_present: query.reason.unwrap_or(false),
+    })
 }
 
 /// What is known of somebody by name alone.
@@ -138,6 +186,7 @@ fn by_name(reference: &PrincipalRef) -> Result<Principal, Failure> {
         name: None,
         groups: std::collections::BTreeSet::new(),
         mfa: false,
+        authenticated_at: None,
         claims: BTreeMap::new(),
     })
 }

@@ -11,7 +11,7 @@ use crate::rig::{Rig, code};
 const MINUTE: Duration = Duration::from_mins(1);
 
 /// Somebody wants to hear of role assignments, one is made, and they do not take the message.
-async fn with_a_dead_delivery(rig: &Rig) -> i64 {
+pub(crate) async fn with_a_dead_delivery(rig: &Rig) -> i64 {
     let subscription = Subscription {
         name: "siem".into(),
         actions: vec!["role_assignment".into()],
@@ -23,6 +23,11 @@ async fn with_a_dead_delivery(rig: &Rig) -> i64 {
         .await
         .unwrap();
     rig.assign("eve", "auditor", "/aws").await;
+    give_up(rig).await
+}
+
+/// The subscriber does not take the message that it is told next.
+pub(crate) async fn give_up(rig: &Rig) -> i64 {
     let lease = rig
         .store
         .lease_subscriber("rig", MINUTE, 10, rig.clock.now())

@@ -3,6 +3,7 @@
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::indexing_slicing,
+    clippy::panic,
     reason = "a test may fail by panicking"
 )]
 
@@ -12,9 +13,11 @@ mod contention;
 mod deliveries;
 mod document;
 mod forged;
+mod guardrails;
 mod idempotency;
 mod issuer;
 mod leases;
+mod matrix;
 mod preflight;
 mod rig;
 mod separation;

@@ -555,6 +555,7 @@ async fn the_access_check_explains_and_is_not_for_the_curious() {
         principal: principal.map(str::to_owned),
         action: Some(action.into()),
         scope: Some("/aws/123456789012".into()),
+        ..AccessCheckQuery::default()
     };
     let ada = rig.client("ada");
     let own = ada.access_check(&query(None, "request")).await.unwrap();
