@@ -36,7 +36,6 @@ use postern_core::{
     machine::MachineId,
     nsg::{Direction, NsgRule},
     point::PointRef,
-    policy::Lockdown,
     preview::{Filters, PointPreview},
 };
 use serde_json::{Value, json};
@@ -45,7 +44,6 @@ use crate::{config::PriorityBand, operation::Operation};
 pub(crate) use label::Label;
 pub use rule::{ReadRule, State};
 pub(crate) use share::{Rest, without};
-use wanted::Stance;
 
 /// An NSG as it was read.
 #[derive(Debug, Clone)]
@@ -58,8 +56,6 @@ pub struct ObservedNsg {
     seats: BTreeMap<MachineId, Seat>,
     band: PriorityBand,
     bulk_threshold: usize,
-    /// Where the denies of a lockdown stand.
-    stance: fn(Lockdown) -> Stance,
 }
 
 /// Where a machine is, by its interfaces as read.
@@ -110,7 +106,6 @@ impl ObservedNsg {
             seats: BTreeMap::new(),
             band,
             bulk_threshold: bulk_threshold.max(2),
-            stance: Stance::of,
         })
     }
 

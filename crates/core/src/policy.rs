@@ -18,6 +18,9 @@ pub enum Lockdown {
     /// The guarded ports are closed whatever others' rules say.
     #[default]
     Strict,
+    /// Others' rules win: what they allow stays open, and the posture names it. Only what they leave unsaid is closed
+    /// (Azure: a deny below their allows; AWS: nothing is displaced, since a security group closes what it doesn't allow).
+    Defer,
 }
 
 /// What a lockdown does with a security group that machines outside every policy share.

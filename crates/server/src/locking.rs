@@ -12,7 +12,7 @@ use postern_core::{
     net::{Ports, Protocol},
     nsg::{Access, AddressPrefix, Direction, NsgPorts, NsgProtocol, NsgRule, SharedMark, Side},
     point::PointRef,
-    policy::JitPolicy,
+    policy::{JitPolicy, Lockdown},
     preview::{Filters, PointPreview, Preview, ReachChange},
     sg::{SecurityGroup, SgProtocol, SgRule},
 };
@@ -52,10 +52,13 @@ pub(crate) fn losses(
             }
         }
         if let MachineId::Aws(instance) = &machine.id {
-            let after = before
-                .iter()
-                .map(|(interface, groups)| (interface.clone(), without(groups, &ports, installation)))
-                .collect();
+            let after = match policy.lockdown {
+                Lockdown::Strict => before
+                    .iter()
+                    .map(|(interface, groups)| (interface.clone(), without(groups, &ports, installation)))
+                    .collect(),
+                Lockdown::Defer => before.clone(),
+            };
             points.push(point(
                 PointRef::AwsInstance(instance.clone()),
                 Filters::SecurityGroups { before, after },
@@ -63,7 +66,7 @@ pub(crate) fn losses(
         }
     }
     points.extend(nsgs.into_iter().map(|(at, (before, addresses))| {
-        let after = locked(&before, &addresses, &ports, installation);
+        let after = locked(&before, &addresses, &ports, policy.lockdown, installation);
         point(at, Filters::Nsg { before, after })
     }));
     Preview::of(machines, points, &ports).losses
@@ -84,17 +87,22 @@ fn written(rules: &[NsgRule]) -> Vec<NsgRule> {
     rules.iter().filter(inbound).cloned().collect()
 }
 
-/// The rules with a deny above everything but the rules of grants. The numbers say the order, and nothing else.
+/// The rules with a deny above everything but the rules of grants, or, where it defers, below everything but Azure's
+/// defaults. The numbers say the order, and nothing else.
 fn locked(
     rules: &[NsgRule],
     addresses: &[AddressPrefix],
     ports: &[Ports],
+    lockdown: Lockdown,
     installation: &Installation,
 ) -> Vec<NsgRule> {
     let denies = ports.iter().map(|ports| NsgRule {
         name: format!("lockdown of {ports}"),
         description: None,
-        priority: 1,
+        priority: match lockdown {
+            Lockdown::Strict => 1,
+            Lockdown::Defer => FIRST_DEFAULT - 1,
+        },
         direction: Direction::Inbound,
         access: Access::Deny,
         protocol: match ports.protocol() {

@@ -3,7 +3,7 @@
 //! Pure. It follows the planners: a grant's allow stands right above our own deny (or where that would be put, above
 //! every foreign allow for the port), and nobody's deny is overruled but our own. Where it cannot be sure, it warns.
 
-use std::{collections::BTreeSet, slice, time::Duration};
+use std::{collections::BTreeSet, net::IpAddr, slice, time::Duration};
 
 use chrono::TimeDelta;
 use postern_api::{ErrorCode, preflight as api};
@@ -202,7 +202,7 @@ impl Preflight {
             return;
         };
         for ports in &target.ports {
-            let place = Place::of(rules, *ports, installation);
+            let place = Place::of(rules, *ports, &interface.addresses, installation);
             self.numbers(point, rules, &place, installation);
             for source in &target.sources {
                 let family = source.net().addr().is_ipv4();
@@ -341,7 +341,7 @@ struct Place {
 }
 
 impl Place {
-    fn of(rules: &[NsgRule], ports: Ports, installation: &Installation) -> Self {
+    fn of(rules: &[NsgRule], ports: Ports, addresses: &[IpAddr], installation: &Installation) -> Self {
         let inbound = || rules.iter().filter(|rule| rule.direction == Direction::Inbound);
         let about = |rule: &&NsgRule| {
             let mut all = rule.ports.iter();
@@ -350,6 +350,8 @@ impl Place {
         let lockdown = inbound()
             .filter(|rule| whose(rule, installation) == Some(Access::Deny))
             .filter(about)
+            // The NSG may hold the denies of other machines, at quite other numbers.
+            .filter(|rule| names_any(&rule.destination, addresses))
             .min_by_key(|rule| rule.priority);
         let first_allow = || {
             inbound()
@@ -368,6 +370,14 @@ impl Place {
                 .collect(),
         }
     }
+}
+
+/// Whether the side names one of the addresses. A word stands for all.
+fn names_any(side: &Side, addresses: &[IpAddr]) -> bool {
+    side.prefixes.iter().any(|prefix| match prefix {
+        AddressPrefix::Net(net) => addresses.iter().any(|address| net.contains(address)),
+        AddressPrefix::Tag(_) => true,
+    })
 }
 
 /// What a rule of ours does: a lockdown denies, a grant allows. `None` for a rule that is not ours.

@@ -26,7 +26,7 @@ use postern_core::{
     mark::{Installation, Mark, Purpose},
     net::Ports,
     point::PointRef,
-    policy::SharedGroups,
+    policy::{Lockdown, SharedGroups},
     sg::{SecurityGroup, SgRule},
 };
 use serde::{Deserialize, Serialize};
@@ -113,7 +113,7 @@ struct Locked<'a> {
 struct Wish {
     ports: Vec<Ports>,
     policies: BTreeSet<PolicyId>,
-    /// The interfaces of machines that no policy covers, by name.
+    /// The interfaces of machines that no policy covers, or one that defers, by name.
     others: Vec<String>,
     /// Whether rules may be taken out of others' way too.
     may_displace: bool,
@@ -121,7 +121,7 @@ struct Wish {
 
 impl Wish {
     fn of(observed: &ObservedGroup, desired: &Desired) -> Self {
-        let guards: Vec<&Guard> = desired.members.iter().filter_map(|m| m.guard.as_ref()).collect();
+        let guards: Vec<&Guard> = desired.members.iter().filter_map(overruling).collect();
         let mut ports: Vec<Ports> = guards
             .iter()
             .flat_map(|guard| guard.ports.iter().copied())
@@ -151,10 +151,19 @@ impl Wish {
     }
 }
 
+/// The member's lockdown, where it overrules others' rules. One that defers asks nothing of a group: what no rule
+/// allows is closed by itself, and a rule that is displaced for the sake of another machine is missed like anywhere.
+fn overruling(member: &Member) -> Option<&Guard> {
+    member
+        .guard
+        .as_ref()
+        .filter(|guard| guard.lockdown == Lockdown::Strict)
+}
+
 fn is_guarded(attached: &Attached, members: &[Member]) -> bool {
     members
         .iter()
-        .filter(|member| member.guard.is_some())
+        .filter(|member| overruling(member).is_some())
         .any(|member| match (&member.machine, &attached.instance) {
             (MachineId::Aws(machine), Some(instance)) => machine.instance() == instance,
             _ => member.interfaces.contains(&attached.interface),

@@ -166,7 +166,7 @@ impl<'a> Ground<'a> {
     }
 
     fn place_denies(&mut self, allowed: &BTreeMap<GrantId, Vec<Wanted>>) {
-        let all: Vec<_> = denies(self.desired, self.observed.stance)
+        let all: Vec<_> = denies(self.desired)
             .into_iter()
             .flat_map(|deny| {
                 let (policy, stance) = (deny.policy, deny.stance);

@@ -14,7 +14,7 @@ use postern_core::{
 };
 use serde_json::{Value, json};
 
-use super::{ObservedNsg, ReadRule, wanted::Stance};
+use super::{ObservedNsg, ReadRule};
 use crate::{config::PriorityBand, operation::Operation};
 
 pub(super) fn point() -> PointRef {
@@ -27,8 +27,6 @@ pub(super) struct Model {
     pub(super) raw: Value,
     pub(super) band: PriorityBand,
     pub(super) bulk: usize,
-    /// Whether lockdowns defer to others' allows.
-    pub(super) defers: bool,
 }
 
 /// A concrete packet.
@@ -80,16 +78,11 @@ impl Model {
             }),
             band: PriorityBand::default(),
             bulk: 1000,
-            defers: false,
         }
     }
 
     pub(super) fn observed(&self) -> ObservedNsg {
-        let mut observed = ObservedNsg::read(point(), self.raw.clone(), self.band, self.bulk).unwrap();
-        if self.defers {
-            observed.stance = |_| Stance::Below;
-        }
-        observed
+        ObservedNsg::read(point(), self.raw.clone(), self.band, self.bulk).unwrap()
     }
 
     pub(super) fn plan(&self, desired: &Desired) -> Plan {
@@ -245,6 +238,13 @@ pub(super) fn guard(policy: u128, guarded: &[&str]) -> Guard {
         ports: guarded,
         lockdown: Lockdown::Strict,
         shared_groups: SharedGroups::Refuse,
+    }
+}
+
+pub(super) fn deferring(policy: u128, guarded: &[&str]) -> Guard {
+    Guard {
+        lockdown: Lockdown::Defer,
+        ..guard(policy, guarded)
     }
 }
 

@@ -7,14 +7,15 @@ use postern_core::{
     id::GrantId,
     net::Source,
     nsg::{Memberships, NsgRule},
-    reach::{Flow, Verdict, evaluate_nsg},
+    policy::Lockdown,
+    reach::{Flow, RuleRef, Verdict, evaluate_nsg},
 };
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::{
     ReadRule,
-    model::{Model, converge, desired, foreign, grant, guard, member, point},
+    model::{Model, converge, deferring, desired, foreign, grant, guard, member, point},
 };
 use crate::config::PriorityBand;
 
@@ -94,7 +95,7 @@ fn a_wish() -> impl Strategy<Value = Desired> {
         let own = addresses[at].clone();
         (
             prop::sample::subsequence(own.clone(), 1..=own.len()),
-            prop::option::weighted(0.8, prop::sample::select(vec![1u128, 2])),
+            prop::option::weighted(0.8, prop::sample::select(vec![1u128, 2, 3])),
             prop::collection::btree_map(
                 0u128..4,
                 (
@@ -111,6 +112,7 @@ fn a_wish() -> impl Strategy<Value = Desired> {
                 let mut one = member(at, &addresses);
                 one.guard = policy.map(|policy| match policy {
                     1 => guard(1, &["22", "3389"]),
+                    3 => deferring(3, &["22", "3389"]),
                     _ => guard(2, &["20-30", "53/udp"]),
                 });
                 one.grants = grants
@@ -153,15 +155,16 @@ fn check_at_rest(model: &Model, wanted: &Desired) {
         .chain(&observed.defaults)
         .map(|rule| rule.rule.clone())
         .collect();
-    let verdict = |source: Source, destination: IpAddr, ports| {
+    let hop = |source: Source, destination: IpAddr, ports| {
         let flow = Flow {
             source,
             destination,
             ports,
         };
         let network = ["10.0.0.0/16".parse().unwrap(), "fd00::/16".parse().unwrap()];
-        evaluate_nsg(&point(), &rules, Memberships::Unknown, &network, &flow).verdict
+        evaluate_nsg(&point(), &rules, Memberships::Unknown, &network, &flow)
     };
+    let verdict = |source, destination, ports| hop(source, destination, ports).verdict;
     let troubled = |policy| plan.obstacles.iter().any(|o| o.policies.contains(&policy));
     for member in &wanted.members {
         for grant in &member.grants {
@@ -194,6 +197,13 @@ fn check_at_rest(model: &Model, wanted: &Desired) {
                 for to in &member.addresses {
                     let any = if to.is_ipv6() { "::/0" } else { "0.0.0.0/0" };
                     for ports in &guard.ports {
+                        if guard.lockdown == Lockdown::Defer {
+                            let hop = hop(any.parse().unwrap(), *to, *ports);
+                            let by_default =
+                                |rule: &RuleRef| rule.priority.is_none_or(|number| number >= 65_000);
+                            assert!(!hop.allowed_by.iter().any(by_default), "{to} {ports} {hop:?}");
+                            continue;
+                        }
                         assert_eq!(
                             verdict(any.parse().unwrap(), *to, *ports),
                             Verdict::Denied,

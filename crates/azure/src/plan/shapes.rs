@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::{
     ReadRule,
-    model::{Model, converge, desired, foreign, grant, guard, member},
+    model::{Model, converge, deferring, desired, foreign, grant, guard, member},
 };
 use crate::config::PriorityBand;
 
@@ -269,23 +269,21 @@ fn foreign_denies_that_stop_packets_or_may() {
 
 #[test]
 fn a_lockdown_that_defers() {
-    let mut model = Model::new(&[
+    let model = Model::new(&[
         ssh(),
         foreign("late", 4090, "Allow", "Tcp", "10.0.0.0/8", "*", "3389"),
     ]);
-    model.defers = true;
     let mut vm = member(1, &["10.0.0.4"]);
-    vm.guard = Some(guard(1, &["22", "3389"]));
+    vm.guard = Some(deferring(1, &["22", "3389"]));
     vm.grants = vec![grant(1, &["3389"], &["203.0.113.7"])];
     insta::assert_snapshot!(play(model, &desired(vec![vm])));
 }
 
 #[test]
 fn a_lockdown_that_defers_and_has_no_number_below() {
-    let mut model = Model::new(&[foreign("last", 4096, "Allow", "Tcp", "*", "*", "22")]);
-    model.defers = true;
+    let model = Model::new(&[foreign("last", 4096, "Allow", "Tcp", "*", "*", "22")]);
     let mut vm = member(1, &["10.0.0.4"]);
-    vm.guard = Some(guard(1, &["22"]));
+    vm.guard = Some(deferring(1, &["22"]));
     insta::assert_snapshot!(play(model, &desired(vec![vm])));
 }
 

@@ -45,14 +45,14 @@ pub(super) enum Stance {
     /// Above others' allows, which it overrules.
     Above,
     /// Below others' allows, which win.
-    #[cfg_attr(not(test), expect(dead_code, reason = "policies cannot say so yet"))]
     Below,
 }
 
 impl Stance {
-    pub(super) const fn of(lockdown: Lockdown) -> Self {
+    const fn of(lockdown: Lockdown) -> Self {
         match lockdown {
             Lockdown::Strict => Self::Above,
+            Lockdown::Defer => Self::Below,
         }
     }
 }
@@ -66,13 +66,13 @@ pub(super) struct Deny {
 }
 
 /// The lockdowns' rules, in the order of the policies.
-pub(super) fn denies(desired: &Desired, stance: fn(Lockdown) -> Stance) -> Vec<Deny> {
+pub(super) fn denies(desired: &Desired) -> Vec<Deny> {
     let mut guards: BTreeMap<PolicyId, (Stance, BTreeSet<IpAddr>, BTreeSet<Ports>)> = BTreeMap::new();
     for member in &desired.members {
         if let Some(guard) = &member.guard {
             let (_, addresses, ports) = guards
                 .entry(guard.policy)
-                .or_insert_with(|| (stance(guard.lockdown), BTreeSet::new(), BTreeSet::new()));
+                .or_insert_with(|| (Stance::of(guard.lockdown), BTreeSet::new(), BTreeSet::new()));
             addresses.extend(&member.addresses);
             ports.extend(&guard.ports);
         }

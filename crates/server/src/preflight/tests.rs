@@ -169,6 +169,22 @@ fn before_the_lockdown_stands_its_place_is_above_the_first_allow() {
 }
 
 #[test]
+fn the_denies_of_other_machines_in_the_nsg_are_not_the_place() {
+    let elsewhere = NsgRule {
+        destination: rule("any", 100, Access::Deny, "10.0.0.5").source,
+        ..lockdown(150)
+    };
+    let ours = NsgRule {
+        destination: rule("any", 100, Access::Deny, "10.0.0.4").source,
+        ..lockdown(4096)
+    };
+    // The machine's own lockdown defers: a grant stands right above it, and so under others' denies.
+    let machine = behind(vec![elsewhere, rule("no-ssh", 200, Access::Deny, "*"), ours]);
+    let (codes, _) = codes(&seen(&machine, "203.0.113.7"));
+    assert_eq!(codes, [ErrorCode::BlockedByRule]);
+}
+
+#[test]
 fn a_deny_for_a_part_or_for_a_name_that_is_not_known_is_a_warning() {
     let part = behind(vec![
         rule("part", 200, Access::Deny, "203.0.113.128/25"),

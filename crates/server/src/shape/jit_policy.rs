@@ -38,6 +38,7 @@ pub(crate) fn read(document: &api::JitPolicyWrite, id: PolicyId, now: Instant) -
         guards,
         lockdown: match document.lockdown {
             api::Lockdown::Strict => Lockdown::Strict,
+            api::Lockdown::Defer => Lockdown::Defer,
         },
         shared_groups: match document.shared_groups {
             api::SharedGroups::Refuse => SharedGroups::Refuse,
@@ -138,6 +139,7 @@ pub(crate) fn show(policy: &JitPolicy) -> api::JitPolicy {
             .collect(),
         lockdown: match policy.lockdown {
             Lockdown::Strict => api::Lockdown::Strict,
+            Lockdown::Defer => api::Lockdown::Defer,
         },
         shared_groups: match policy.shared_groups {
             SharedGroups::Refuse => api::SharedGroups::Refuse,

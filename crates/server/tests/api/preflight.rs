@@ -2,7 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use postern_api::{ErrorCode, access_request::AccessRequestCreateQuery, jit_policy::JitPolicyQuery};
+use postern_api::{
+    ErrorCode,
+    access_request::AccessRequestCreateQuery,
+    jit_policy::{JitPolicyQuery, JitPolicyWrite, Lockdown},
+};
 use postern_core::{
     inventory::{Interface, Layer, Machine, Place, Power},
     machine::MachineId,
@@ -204,6 +208,19 @@ async fn a_dry_run_of_a_policy_tells_whom_it_locks_and_changes_nothing() {
         plan.losses
             .iter()
             .any(|loss| loss.sources.contains(&"0.0.0.0/0".to_owned()))
+    );
+    let deferring = JitPolicyWrite {
+        lockdown: Lockdown::Defer,
+        ..policy("ssh", "/azure", "policy")
+    };
+    let nothing_lost = owner.plan_create_jit_policy(&deferring).await.unwrap();
+    assert!(
+        !nothing_lost
+            .losses
+            .iter()
+            .any(|loss| loss.rule.as_deref() == Some("ssh")),
+        "{:?}",
+        nothing_lost.losses
     );
     let stored = rig.store.machine(&machine).await.unwrap().unwrap();
     assert_eq!(stored.policy, None);

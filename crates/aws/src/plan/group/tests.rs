@@ -335,6 +335,32 @@ fn a_group_shared_with_unguarded_machines_is_refused_with_their_names_or_revoked
 }
 
 #[test]
+fn a_lockdown_that_defers_displaces_nothing_and_puts_back_what_a_strict_one_displaced() {
+    let mut world = World::new(vec![rule("20-30", "0.0.0.0/0"), rule("443", "0.0.0.0/0")]);
+    let before = world.texts();
+    let mut deferring = member(INSTANCE, &["22"], SharedGroups::Revoke);
+    if let Some(guard) = &mut deferring.guard {
+        guard.lockdown = Lockdown::Defer;
+    }
+    assert_eq!(world.plan(vec![deferring.clone()]), Plan::default());
+
+    world.pass(&["22"], usize::MAX);
+    assert_ne!(world.texts(), before);
+    let lifted = world.plan(vec![deferring.clone()]);
+    world.model.run(&lifted.changes, usize::MAX).unwrap();
+    assert_eq!(world.texts(), before);
+
+    // To a strict lockdown the other machine is one that keeps its rules.
+    let mut strict = member("i-00000000000000002", &["22"], SharedGroups::Refuse);
+    strict.interfaces.clear();
+    let mut fresh = World::new(vec![rule("22", "0.0.0.0/0")]);
+    fresh.displaced.clear();
+    let both = fresh.plan(vec![deferring, strict]);
+    assert_eq!(both.changes, []);
+    assert_eq!(both.obstacles[0].code, "shared_group");
+}
+
+#[test]
 fn a_group_that_lets_nothing_in_on_guarded_ports_may_be_shared() {
     let mut world = World::new(vec![rule("443", "0.0.0.0/0")]);
     world.others = vec![Attached {
