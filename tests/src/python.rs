@@ -19,8 +19,23 @@ pub fn workspace() -> PathBuf {
 /// # Panics
 /// If it cannot be made; the message is the script's, which says what to install.
 pub fn python() -> PathBuf {
+    made(&[])
+}
+
+/// The `python` of the identity provider and of the prober of the API, made in the same way.
+///
+/// # Panics
+/// If it cannot be made; the message is the script's, which says what to install.
+pub fn python_for_api() -> PathBuf {
+    made(&["api"])
+}
+
+fn made(list: &[&str]) -> PathBuf {
     let script = workspace().join("scripts/python-venv");
-    let output = Command::new(&script).output().expect("the script can be run");
+    let output = Command::new(&script)
+        .args(list)
+        .output()
+        .expect("the script can be run");
     assert!(
         output.status.success(),
         "{} failed:\n{}{}",
@@ -44,8 +59,16 @@ pub fn python() -> PathBuf {
 /// # Panics
 /// If it fails; the message has all that it printed.
 pub fn run(script: &str, arguments: &[&str]) -> String {
+    run_with(&python(), script, arguments)
+}
+
+/// As [`run`], with another environment's `python`.
+///
+/// # Panics
+/// If it fails; the message has all that it printed.
+pub fn run_with(python: &Path, script: &str, arguments: &[&str]) -> String {
     let path = workspace().join("tests/python").join(script);
-    let output = Command::new(python())
+    let output = Command::new(python)
         .arg(&path)
         .args(arguments)
         .output()

@@ -228,8 +228,16 @@ filter = "info,postern_engine=debug"
 
     /// A client that acts for somebody.
     pub fn client(&self, person: Person) -> Client {
-        let token = self.issuer.token(person.user(), 3600).expect("a token");
+        let token = self.token(person);
         Client::new(&self.server_url).expect("a client").with_token(token)
+    }
+
+    /// A token of somebody's, good for an hour.
+    ///
+    /// # Panics
+    /// If it cannot be made.
+    pub fn token(&self, person: Person) -> String {
+        self.issuer.token(person.user(), 3600).expect("a token")
     }
 
     /// The private Postgres of this world, where it has one of its own.
