@@ -195,7 +195,7 @@ impl Authorizer {
             .map_err(|error| AuthzError::Cedar(error.to_string()))
         };
 
-        let (links, linked) = self.links(references, &resource.scope)?;
+        let (links, linked) = self.links(references, decision.action, &resource.scope)?;
         let answer = self
             .cedar
             .is_authorized(&request(cedar_policy::Context::empty())?, &links, &entities);
@@ -255,10 +255,12 @@ impl Authorizer {
         Ok(())
     }
 
-    /// The links of these principals' assignments at `scope` and above, and which assignment each is.
+    /// The links of these principals' assignments at `scope` and above, and which assignment each is. Those whose
+    /// role has nothing to do with `action` could not permit it, and linking is what costs.
     fn links(
         &self,
         references: &[PrincipalRef],
+        action: Action,
         scope: &Scope,
     ) -> Result<(PolicySet, HashMap<PolicyId, &RoleAssignment>), AuthzError> {
         let failed = |error: cedar_policy::PolicySetError| AuthzError::Cedar(error.to_string());
@@ -271,7 +273,10 @@ impl Authorizer {
                 continue;
             };
             let standing = above.iter().filter_map(|scope| scopes.get(scope)).flatten();
-            for assignment in standing.filter_map(|id| self.assignments.get(id)) {
+            let able = standing
+                .filter_map(|id| self.assignments.get(id))
+                .filter(|assignment| self.allows(assignment, action));
+            for assignment in able {
                 let Some(template) = self.templates.get(&assignment.role) else {
                     continue;
                 };
