@@ -24,7 +24,7 @@ use crate::{
 /// Guards machines in Azure subscriptions.
 #[derive(Debug)]
 pub struct AzureEnforcer {
-    arm: Arm,
+    pub(crate) arm: Arm,
     config: AzureConfig,
 }
 

@@ -4,6 +4,13 @@
 //! Firewall Policy Rule Collection Groups (`FirewallPolicyRuleCollectionGroupProperties`). A rule of a kind or in words
 //! that this version does not know is read as the widest that it could be; words are compared without regard to case.
 
+pub mod document;
+mod layout;
+pub mod plan;
+#[cfg(test)]
+mod properties;
+mod wire;
+
 use std::net::IpAddr;
 
 use ipnet::IpNet;

@@ -1,0 +1,208 @@
+//! Reads a firewall with all that decides about its packets, and makes the one write that a plan asks for.
+//!
+//! The write is the whole document as it stands, edited, with `If-Match`: neither somebody's edit nor a member that this
+//! version does not know is lost. It ends when its operation does, which takes minutes in Azure.
+//!
+//! Sources: Azure REST reference, Azure Firewalls, Firewall Policies, Firewall Policy Rule Collection Groups.
+
+use std::{net::IpAddr, time::Duration};
+
+use ipnet::IpNet;
+use postern_core::{
+    enforcer::{Change, EnforceError},
+    mark::Installation,
+};
+use reqwest::Method;
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use super::{
+    document::{Edit, Form},
+    list,
+    plan::{Bands, ObservedFirewall, has_settled},
+    text, texts,
+};
+use crate::{
+    AzureEnforcer,
+    arm::{Arm, ArmId, NotWritten},
+    observe::NETWORK_VERSION,
+};
+
+const READ: &str = "Microsoft.Network/azureFirewalls/read";
+const WRITE: &str = "Microsoft.Network/azureFirewalls/write";
+const READ_POLICY: &str = "Microsoft.Network/firewallPolicies/read";
+const READ_GROUP: &str = "Microsoft.Network/firewallPolicies/ruleCollectionGroups/read";
+const WRITE_GROUP: &str = "Microsoft.Network/firewallPolicies/ruleCollectionGroups/write";
+const DELETE_GROUP: &str = "Microsoft.Network/firewallPolicies/ruleCollectionGroups/delete";
+const READ_PUBLIC: &str = "Microsoft.Network/publicIPAddresses/read";
+const READ_SUBNET: &str = "Microsoft.Network/virtualNetworks/subnets/read";
+
+/// The most policies above one another that are followed; Azure allows one above another.
+const MOST_PARENTS: usize = 8;
+
+impl AzureEnforcer {
+    /// Reads a firewall by its resource id: itself when it is a classic one, otherwise our group of its policy among
+    /// the others and the inherited ones.
+    ///
+    /// # Errors
+    /// [`EnforceError::Gone`] when it does not exist, [`EnforceError::Malformed`] when the id is not one of a firewall
+    /// or a document cannot be read, and those of the calls.
+    pub async fn read_firewall(
+        &self,
+        firewall: &str,
+        installation: &Installation,
+        bands: Bands,
+    ) -> Result<ObservedFirewall, EnforceError> {
+        let arm = &self.arm;
+        let id = read_id(firewall)?;
+        if !id.is("microsoft.network/azurefirewalls") {
+            return Err(EnforceError::Malformed(format!("`{id}` is no firewall")));
+        }
+        let document = arm.get(&id, NETWORK_VERSION, READ).await?;
+        let (public, inside) = surroundings(arm, &document).await?;
+        let Some(policy) = document
+            .pointer("/properties/firewallPolicy/id")
+            .and_then(Value::as_str)
+        else {
+            return ObservedFirewall::classic(document, public, inside, bands);
+        };
+        let edge = super::firewall(&document, public, inside)?;
+        let own = read_id(policy)?;
+        let (mut levels, mut policies, mut next) = (Vec::new(), Vec::new(), Some(own.clone()));
+        while let Some(policy) = next.take() {
+            if levels.len() >= MOST_PARENTS {
+                return Err(EnforceError::Malformed(format!("`{own}` inherits without end")));
+            }
+            let document = arm.get(&policy, NETWORK_VERSION, READ_POLICY).await?;
+            levels.push(groups(arm, &policy).await?);
+            next = document
+                .pointer("/properties/basePolicy/id")
+                .and_then(Value::as_str)
+                .map(read_id)
+                .transpose()?;
+            policies.push(document);
+        }
+        let around: Vec<&Value> = policies.iter().chain([&document]).collect();
+        let group = format!("{own}/rulecollectiongroups/{}", group_name(installation));
+        Ok(ObservedFirewall::group(&group, &edge, &levels, &around, bands))
+    }
+
+    /// Carries out a change that [`ObservedFirewall::plan`] made, and waits until it is in force, no longer than
+    /// `within`. Safe to repeat.
+    ///
+    /// # Errors
+    /// [`EnforceError::Conflict`] when the document is not the one any more that was planned for: read and plan again.
+    /// [`EnforceError::Unavailable`] when it was not done in time, and those of the calls.
+    pub async fn write_firewall(&self, change: &Change, within: Duration) -> Result<Value, EnforceError> {
+        let start = Instant::now();
+        let arm = &self.arm;
+        let id = read_id(&change.target)?;
+        let edit: Edit = serde_json::from_value(change.operation.clone()).map_err(|error| {
+            EnforceError::Malformed(format!("the change of `{id}` cannot be read: {error}"))
+        })?;
+        let standing = match edit.form {
+            Form::Classic => arm.get(&id, NETWORK_VERSION, READ).await?,
+            Form::Group => {
+                let policy = id
+                    .parent()
+                    .ok_or_else(|| EnforceError::Malformed(format!("`{id}` is of no policy")))?;
+                let all = groups(arm, &policy).await?;
+                let own = |group: &Value| text(group, "name").eq_ignore_ascii_case(id.name());
+                all.into_iter().find(own).unwrap_or_default()
+            }
+        };
+        let etag = standing.get("etag").and_then(Value::as_str).map(str::to_owned);
+        if etag.is_none() && !standing.is_null() {
+            return Err(EnforceError::Malformed(format!(
+                "`{id}` was answered without an etag"
+            )));
+        }
+        let body = edit
+            .apply(standing.clone())
+            .ok_or_else(|| EnforceError::Malformed(format!("`{id}` cannot be edited")))?;
+        let planned = change.before.as_ref().and_then(|before| before.get("etag"));
+        if planned.and_then(Value::as_str) != etag.as_deref() {
+            if body == standing && has_settled(&standing) {
+                return Ok(json!({ "status": 200, "note": "it was so already", "etag": etag }));
+            }
+            return Err(EnforceError::Conflict {
+                resource: id.to_string(),
+                code: "EtagChanged".to_owned(),
+            });
+        }
+        if body.is_null() && standing.is_null() {
+            return Ok(json!({ "status": 404, "note": "it was so already" }));
+        }
+        let (method, action) = match (edit.form, body.is_null()) {
+            (Form::Classic, _) => (Method::PUT, WRITE),
+            (Form::Group, false) => (Method::PUT, WRITE_GROUP),
+            (Form::Group, true) => (Method::DELETE, DELETE_GROUP),
+        };
+        let call = arm.call(method, &id, NETWORK_VERSION, action)?;
+        let body = (!body.is_null()).then_some(&body);
+        let left = within.saturating_sub(start.elapsed());
+        match arm.write(&call, body, etag.as_deref(), left).await {
+            Ok(answer) => Ok(json!({ "status": answer.status, "etag": etag })),
+            // What is shown is not what filters: look again, and write again.
+            Err(NotWritten {
+                accepted: true,
+                error: EnforceError::Refused { code, message, .. },
+            }) => {
+                tracing::warn!(firewall = %id, code, message, "an accepted write failed");
+                Err(EnforceError::Conflict {
+                    resource: id.to_string(),
+                    code,
+                })
+            }
+            Err(not) => Err(not.error),
+        }
+    }
+}
+
+/// The name of our group of a policy.
+fn group_name(installation: &Installation) -> String {
+    format!("postern-{installation}")
+}
+
+fn read_id(text: &str) -> Result<ArmId, EnforceError> {
+    ArmId::parse(text).map_err(|error| EnforceError::Malformed(error.to_string()))
+}
+
+/// A policy's groups, with their rules.
+async fn groups(arm: &Arm, policy: &ArmId) -> Result<Vec<Value>, EnforceError> {
+    let segments = policy.segments().chain(["ruleCollectionGroups"]);
+    arm.list(arm.address(segments, NETWORK_VERSION, &[])?, READ_GROUP)
+        .await
+}
+
+/// The addresses that clients connect to, and the prefixes that the machines see them come from.
+async fn surroundings(arm: &Arm, firewall: &Value) -> Result<(Vec<IpAddr>, Vec<IpNet>), EnforceError> {
+    let (mut public, mut inside) = (Vec::new(), Vec::new());
+    for configuration in list(firewall.get("properties"), "ipConfigurations") {
+        let reference = |member: &str| {
+            let path = format!("/properties/{member}/id");
+            configuration
+                .pointer(&path)
+                .and_then(Value::as_str)
+                .map(read_id)
+                .transpose()
+        };
+        if let Some(id) = reference("publicIPAddress")? {
+            let address = arm.get(&id, NETWORK_VERSION, READ_PUBLIC).await?;
+            let text = address.pointer("/properties/ipAddress").and_then(Value::as_str);
+            public.extend(text.and_then(|text| text.parse::<IpAddr>().ok()));
+        }
+        if let Some(id) = reference("subnet")? {
+            let subnet = arm.get(&id, NETWORK_VERSION, READ_SUBNET).await?;
+            let properties = subnet.get("properties").unwrap_or(&Value::Null);
+            let all = std::iter::once(text(properties, "addressPrefix"))
+                .chain(texts(properties, "addressPrefixes"));
+            inside.extend(all.filter_map(|prefix| prefix.parse::<IpNet>().ok()));
+        }
+    }
+    public.sort_unstable();
+    public.dedup();
+    inside.sort_unstable();
+    inside.dedup();
+    Ok((public, inside))
+}
