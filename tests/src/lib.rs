@@ -8,6 +8,7 @@
 )]
 
 pub mod crash;
+pub mod github;
 pub mod process;
 pub mod python;
 pub mod soundness;

@@ -3,6 +3,7 @@
 mod asking;
 mod deciding;
 mod governing;
+mod leasing;
 mod operating;
 mod remote;
 
@@ -13,6 +14,7 @@ use crate::exit::EXIT_CODES;
 pub use asking::*;
 pub use deciding::*;
 pub use governing::*;
+pub use leasing::*;
 pub use operating::*;
 pub use remote::*;
 
@@ -58,6 +60,23 @@ pub enum Command {
     /// Ends a grant now
     #[command(after_help = "Example:\n  postern revoke grt_0199… --reason \"job done\" --wait")]
     Revoke(RevokeArgs),
+    /// Runs a command while ports are open for it, and closes them when it ends
+    ///
+    /// Asks for the ports, waits until they are open, runs the command, tells the server that it still runs, and
+    /// gives the ports back when it ends or is told to. When this machine dies, the missed heartbeat closes them.
+    #[command(after_help = LEASE_HELP)]
+    Lease(LeaseArgs),
+    /// Opens SSH on a machine, runs ssh to it, and closes it again
+    #[command(after_help = SSH_HELP)]
+    Ssh(SshArgs),
+    /// Opens a port and passes standard input and output to it: for `ProxyCommand` in `ssh_config`
+    #[command(
+        after_help = "Example, in ~/.ssh/config:\n  Host web-1\n    ProxyCommand postern connect %n --port %p --source 203.0.113.7"
+    )]
+    Connect(ConnectArgs),
+    /// Prints sections for `ssh_config`, so that `ssh <machine>` opens the port by itself
+    #[command(after_help = "Example:\n  postern ssh-config web-1 --source 203.0.113.7 >> ~/.ssh/config")]
+    SshConfig(SshConfigArgs),
     /// Lists machines with their posture, or shows one (`get`)
     #[command(
         after_help = "Examples:\n  postern machines --posture recommended\n  postern machines get web-1\n  \
@@ -112,6 +131,37 @@ Examples:
   postern request web-1 --port 22 --source 203.0.113.7 --for 30m --reason \"disk full\" --wait
   postern request web-1 db-1 --port 22 --port 5432 --source 203.0.113.0/28 --for 1h --reason \"migration 42\"
   postern request web-1 --port 22 --source 203.0.113.7 --for 30m --reason \"would this do?\" --dry-run";
+
+const LEASE_HELP: &str = "\
+The token is in --token-file (read again before it ends) or POSTERN_TOKEN; in a GitHub Actions job with
+`permissions: id-token: write` it is asked of GitHub, again before it ends.
+
+The command finds POSTERN_HOST, POSTERN_PORT, POSTERN_HOSTS (all machines), POSTERN_MACHINE and POSTERN_LEASE in its
+environment. SIGINT, SIGTERM and SIGHUP are passed on to it.
+
+Exit codes:
+  the command's own; 128 and the signal's number when one ended it
+  110 + what other commands end with when the ports did not open:
+  111  failure
+  112  wrong usage, or a request that is wrong in itself
+  113  denied: not signed in, not allowed, or turned down
+  114  not found
+  115  conflict: too many grants, or the key is used for something else
+  116  timed out waiting; nothing stays open
+  117  the lease was lost while the command ran, and the command was ended
+  126  the command cannot be executed
+  127  the command is not found
+
+Examples:
+  postern lease web-1 --port 22 --source 203.0.113.7 -- ./deploy.sh
+  postern lease web-1 web-2 --port 5432 --duration 30m --reason \"migration 42\" -- sh -c 'psql -h \"$POSTERN_HOST\"'";
+
+const SSH_HELP: &str = "\
+The host key is known by the machine, not by its address. Exit codes are ssh's, and those of `postern lease`.
+
+Examples:
+  postern ssh ubuntu@web-1 --source 203.0.113.7
+  postern ssh web-1 --source 203.0.113.7 -- -i key.pem uptime";
 
 const POLICY_EXAMPLES: &str = "\
 Examples:

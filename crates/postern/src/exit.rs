@@ -48,6 +48,16 @@ impl Failure {
         }
     }
 
+    /// The server's problem, if that is what it is.
+    pub fn problem(&self) -> Option<&postern_api::Problem> {
+        self.cause::<ClientError>()?.problem()
+    }
+
+    /// The error of this type that it comes from, if it does.
+    pub fn cause<E: std::error::Error + Send + Sync + 'static>(&self) -> Option<&E> {
+        self.error.downcast_ref()
+    }
+
     /// The exit code.
     pub fn exit(&self) -> Exit {
         self.exit

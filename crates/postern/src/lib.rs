@@ -9,6 +9,8 @@ pub mod doctor;
 pub mod enforcers;
 pub mod exit;
 pub mod guardrails;
+pub mod identity;
+pub mod lease;
 pub mod logging;
 pub mod output;
 pub mod permissions;
@@ -28,7 +30,7 @@ pub fn main(cli: Cli) -> ExitCode {
         .map_err(|error| Failure::new(Exit::Failure, format!("the runtime cannot start: {error}")))
         .and_then(|runtime| runtime.block_on(run(cli)));
     match outcome {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(failure) => {
             // Nobody is left to tell when standard error is closed.
             let _closed = output::note(&format!("error: {failure}"));
@@ -37,9 +39,14 @@ pub fn main(cli: Cli) -> ExitCode {
     }
 }
 
-/// Does what the command line says.
-pub async fn run(cli: Cli) -> Result<(), Failure> {
+/// Does what the command line says; gives the exit code where it is not a failure's.
+pub async fn run(cli: Cli) -> Result<ExitCode, Failure> {
     match cli.command {
+        // These end as what they run does.
+        Command::Lease(args) => return Ok(commands::lease::run(args).await),
+        Command::Ssh(args) => return Ok(commands::ssh::run(args).await),
+        Command::Connect(args) => return Ok(commands::ssh::connect(args).await),
+        Command::SshConfig(args) => commands::ssh::config(args).await,
         Command::Serve(args) => commands::serve::run(args).await,
         // On the heap: it is by far the largest of these.
         Command::Demo(args) => Box::pin(demo::run(args)).await,
@@ -64,4 +71,5 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Config(args) => commands::config::run(args),
         Command::Completions(args) => commands::completions::run(&args),
     }
+    .map(|()| ExitCode::SUCCESS)
 }

@@ -1,0 +1,61 @@
+//! What the leasing commands say themselves: on standard error, because standard output is the command's.
+
+use serde_json::{Value, json};
+
+use crate::output;
+
+/// How to say it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Say {
+    /// Lines for people.
+    People,
+    /// A JSON object per line: `event`, `message`, and what it is about.
+    Programs,
+    /// Nothing but what went wrong: standard error belongs to somebody else's terminal.
+    Quiet,
+}
+
+/// Events that tell of something that went wrong.
+const LOUD: [&str; 4] = ["error", "lost", "unheard", "unreleased"];
+
+impl Say {
+    /// As `--json` says.
+    pub const fn of(json: bool) -> Self {
+        if json { Self::Programs } else { Self::People }
+    }
+
+    /// Says it. Nobody is left to tell when standard error is closed.
+    pub fn say(self, event: &str, message: &str, about: &Value) {
+        if let Some(line) = self.line(event, message, about) {
+            let _closed = output::note(&line);
+        }
+    }
+
+    fn line(self, event: &str, message: &str, about: &Value) -> Option<String> {
+        match self {
+            Self::People => Some(format!("postern: {message}")),
+            Self::Quiet => LOUD.contains(&event).then(|| format!("postern: {message}")),
+            Self::Programs => Some(json!({ "event": event, "message": message, "about": about }).to_string()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn programs_get_a_line_of_json_and_who_is_quiet_tells_only_of_trouble() {
+        let line = Say::Programs
+            .line("open", "open:\nweb", &json!({ "id": 1 }))
+            .unwrap();
+        assert!(!line.contains('\n'));
+        let value: Value = serde_json::from_str(&line).unwrap();
+        assert_eq!(
+            (&value["event"], &value["about"]["id"]),
+            (&json!("open"), &json!(1))
+        );
+        assert_eq!(Say::Quiet.line("open", "x", &Value::Null), None);
+        assert_eq!(Say::Quiet.line("lost", "x", &Value::Null).unwrap(), "postern: x");
+    }
+}
