@@ -83,6 +83,14 @@ impl Failure {
         problem
     }
 
+    /// Whether the request met another one's locks and left nothing behind, so that it may be done again.
+    pub(crate) fn is_contention(&self) -> bool {
+        self.source
+            .as_deref()
+            .and_then(|source| source.downcast_ref::<StoreError>())
+            .is_some_and(StoreError::is_contention)
+    }
+
     /// The headers that go with it.
     pub(crate) fn headers(&self) -> &[(HeaderName, HeaderValue)] {
         &self.headers

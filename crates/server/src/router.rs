@@ -13,7 +13,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::{
     endpoints as e,
-    flow::{authenticate, fallback, limits, respond},
+    flow::{again, authenticate, fallback, limits, respond},
     state::App,
 };
 
@@ -128,6 +128,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         limits::limit_open,
     ));
     guarded
+        .layer(middleware::from_fn_with_state(Arc::clone(&app), again::again))
         .layer(middleware::from_fn_with_state(
             Arc::clone(&app),
             authenticate::authenticate,

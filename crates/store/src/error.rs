@@ -98,12 +98,17 @@ impl StoreError {
         matches!(self, Self::NotFound { .. })
     }
 
+    /// Whether it met another one's locks or writes: the database took all of it back, so that it can be tried again.
+    pub fn is_contention(&self) -> bool {
+        // Source: PostgreSQL, appendix A: 40001 serialization_failure, 40P01 deadlock_detected,
+        // 55P03 lock_not_available.
+        matches!(self.code().as_deref(), Some("40001" | "40P01" | "55P03"))
+    }
+
     /// Whether the same thing, tried again as a whole, may go through: it met another one's locks or writes, or the
     /// database went away meanwhile. Whether a commit whose answer was lost took effect is not known.
     pub fn is_transient(&self) -> bool {
-        // Source: PostgreSQL, appendix A: 40001 serialization_failure, 40P01 deadlock_detected,
-        // 55P03 lock_not_available.
-        matches!(self.code().as_deref(), Some("40001" | "40P01" | "55P03")) || self.is_unavailable()
+        self.is_contention() || self.is_unavailable()
     }
 
     /// Whether the database cannot be reached, or takes no more connections.

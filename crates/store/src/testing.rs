@@ -62,6 +62,31 @@ async fn create(statement: String) {
     connection.close().await.expect("the test server");
 }
 
+/// Has the next `times` audit events of this action fail as the loser of a deadlock does.
+///
+/// # Panics
+/// If the database fails.
+#[expect(clippy::expect_used, reason = "for tests, which fail by panicking")]
+pub async fn contend(store: &Store, action: &str, times: u32) {
+    // A sequence keeps its number when the transaction is taken back.
+    let statement = format!(
+        "CREATE SEQUENCE lost_deadlocks;
+         CREATE FUNCTION lose_a_deadlock() RETURNS trigger LANGUAGE plpgsql AS $$
+         BEGIN
+             IF NEW.action = '{action}' AND nextval('lost_deadlocks') <= {times} THEN
+                 RAISE EXCEPTION 'deadlock detected' USING ERRCODE = '40P01';
+             END IF;
+             RETURN NEW;
+         END $$;
+         CREATE TRIGGER contention BEFORE INSERT ON audit_events
+             FOR EACH ROW EXECUTE FUNCTION lose_a_deadlock();"
+    );
+    sqlx::raw_sql(sqlx::AssertSqlSafe(statement))
+        .execute(&store.pool)
+        .await
+        .expect("a trigger");
+}
+
 /// How many changes of the journal have no outcome.
 ///
 /// # Panics

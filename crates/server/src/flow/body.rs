@@ -81,7 +81,13 @@ async fn read<S: Send + Sync>(request: Request, state: &S) -> Result<(KeyOf, Hea
         path: request.uri().path().to_owned(),
     };
     let headers = request.headers().clone();
-    let bytes = Bytes::from_request(request, state).await.map_err(|rejection| {
+    let bytes = whole(request, state).await?;
+    Ok((key_of, headers, bytes))
+}
+
+/// The body, within its bound.
+pub(crate) async fn whole<S: Send + Sync>(request: Request, state: &S) -> Result<Bytes, Failure> {
+    Bytes::from_request(request, state).await.map_err(|rejection| {
         if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
             Failure::new(
                 ErrorCode::BodyTooLarge,
@@ -90,8 +96,7 @@ async fn read<S: Send + Sync>(request: Request, state: &S) -> Result<(KeyOf, Hea
         } else {
             Failure::new(ErrorCode::MalformedJson, "the body could not be read to its end")
         }
-    })?;
-    Ok((key_of, headers, bytes))
+    })
 }
 
 fn check_media_type(headers: &HeaderMap) -> Result<(), Failure> {

@@ -1,5 +1,6 @@
 //! What every request passes through: its id, its span, limits, who asks, and how problems are written.
 
+pub(crate) mod again;
 pub(crate) mod authenticate;
 pub(crate) mod body;
 pub(crate) mod fallback;

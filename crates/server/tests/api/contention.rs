@@ -136,3 +136,34 @@ async fn a_policy_that_is_made_again_under_its_key_is_answered_with_its_version(
         );
     }
 }
+
+#[tokio::test]
+async fn who_loses_a_deadlock_is_served_all_the_same_and_once() {
+    let rig = Rig::start().await;
+    let machine = rig.ready_for_requests("policy").await;
+    postern_store::testing::contend(&rig.store, "access_request.create", 2).await;
+    let ada = rig.client("ada");
+    ada.create_access_request(None, &AccessRequestCreateQuery::default(), &ask(&machine))
+        .await
+        .unwrap();
+    assert_eq!(rig.audit("access_request.create").await.len(), 1);
+    assert_eq!(ada.grants(&GrantQuery::default()).await.unwrap().items.len(), 1);
+}
+
+#[tokio::test]
+async fn who_loses_every_time_is_told_to_come_again_and_nothing_is_left() {
+    let rig = Rig::start().await;
+    let machine = rig.ready_for_requests("policy").await;
+    postern_store::testing::contend(&rig.store, "access_request.create", 3).await;
+    let ada = rig.client("ada");
+    let refused = ada
+        .create_access_request(None, &AccessRequestCreateQuery::default(), &ask(&machine))
+        .await;
+    assert_eq!(code(refused), ErrorCode::Unavailable);
+    assert!(rig.audit("access_request.create").await.is_empty());
+    assert!(ada.grants(&GrantQuery::default()).await.unwrap().items.is_empty());
+    // The fourth time is the first that goes through.
+    ada.create_access_request(None, &AccessRequestCreateQuery::default(), &ask(&machine))
+        .await
+        .unwrap();
+}
