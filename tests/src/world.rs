@@ -389,6 +389,7 @@ pub fn a_policy(name: &str, scope: &str) -> JitPolicyWrite {
         lockdown: Lockdown::default(),
         shared_groups: SharedGroups::default(),
         approval: Approval::default(),
+        pending_for_seconds: None,
     }
 }
 

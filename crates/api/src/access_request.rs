@@ -62,6 +62,45 @@ pub struct RequestDecision {
     pub reason: Option<String>,
 }
 
+/// That somebody agreed to a request.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct RequestAgreement {
+    /// Who.
+    #[schema(example = "user:corp/bob")]
+    pub by: String,
+    /// When.
+    pub at: DateTime<Utc>,
+    /// What they said to it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub comment: Option<String>,
+    /// Whether they narrowed what was asked for.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub narrowed: bool,
+}
+
+/// Whom a pending request waits for under one JIT policy.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct RequestAwaited {
+    /// The policy's id.
+    pub policy: String,
+    /// The policy's name.
+    pub policy_name: String,
+    /// The stage that is due, from 1.
+    pub stage: usize,
+    /// How many stages there are.
+    pub of: usize,
+    /// How many people the stage needs.
+    pub needs: u8,
+    /// How many agreed in it.
+    pub have: u8,
+    /// Who counts; where neither this nor `role` says, everybody who may approve at every machine.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub approvers: Vec<String>,
+    /// Those count, too, whom an assignment of this role allows to approve.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub role: Option<String>,
+}
+
 /// An access request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct AccessRequest {
@@ -84,6 +123,12 @@ pub struct AccessRequest {
     /// While pending: when nobody can approve it any more.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lapses_at: Option<DateTime<Utc>>,
+    /// While pending: whom it waits for, an entry per policy, as the policies were when somebody last spoke.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub awaits: Vec<RequestAwaited>,
+    /// Who agreed so far, the first first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub agreements: Vec<RequestAgreement>,
     /// How it was decided, once it was.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub decision: Option<RequestDecision>,
@@ -92,6 +137,24 @@ pub struct AccessRequest {
     /// Whether this is the answer to a dry run: nothing of it exists.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub dry_run: bool,
+}
+
+/// How a request is approved: as asked for, or for less. What is not set stays as asked for.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AccessRequestApprove {
+    /// Shorter than asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 10, maximum = 86400)]
+    pub duration_seconds: Option<i64>,
+    /// Fewer machines, ports or sources than asked for: what is not listed here is not granted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(min_items = 1, max_items = 20)]
+    pub targets: Option<Vec<Target>>,
+    /// What to say to it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(min_length = 1, max_length = 1000)]
+    pub comment: Option<String>,
 }
 
 /// Why a request is turned down.

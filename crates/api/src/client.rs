@@ -10,7 +10,8 @@ use url::Url;
 use crate::{
     access_check::{AccessCheck, AccessCheckQuery},
     access_request::{
-        AccessRequest, AccessRequestCreate, AccessRequestCreateQuery, AccessRequestDeny, AccessRequestQuery,
+        AccessRequest, AccessRequestApprove, AccessRequestCreate, AccessRequestCreateQuery,
+        AccessRequestDeny, AccessRequestQuery,
     },
     audit_event::{AuditEvent, AuditEventQuery},
     delivery::{Delivery, DeliveryQuery},
@@ -307,6 +308,17 @@ impl Client {
             key,
         ))
         .await
+    }
+
+    /// Approves somebody else's request, or less of it.
+    pub async fn approve_access_request_for(
+        &self,
+        id: &str,
+        key: Option<&str>,
+        approve: &AccessRequestApprove,
+    ) -> Result<AccessRequest, ClientError> {
+        self.post(&["v1", "access-requests", id, "approve"], key, approve)
+            .await
     }
 
     /// Turns a request down.

@@ -30,14 +30,37 @@ pub enum SharedGroups {
 }
 
 /// Who must agree before a request under the policy is granted.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Approval {
     /// Nobody: the policy itself approves.
     #[default]
     Policy,
-    /// One person with the `approve` action at the machine, who is not the requester.
+    /// One person with the `approve` action at the machine, who is not the requester: one stage that needs one.
     One,
+    /// These, one after the other: 1 to 5.
+    Stages(Vec<ApprovalStage>),
+}
+
+/// So many people who must agree before the next stage begins. Each needs the `approve` action at every machine of the
+/// request; a stage narrows who of them counts. Where it names neither approvers nor a role, all of them count.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ApprovalStage {
+    /// How many people.
+    #[schema(example = 2, minimum = 1, maximum = 10)]
+    pub needs: u8,
+    /// Those count: `user:<issuer>/<subject>`, or the members of `group:<issuer>/<group>`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(example = json!(["group:corp/security"]), max_items = 50)]
+    pub approvers: Vec<String>,
+    /// Those count, too, whom an assignment of this role allows to approve.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(example = "approver")]
+    pub role: Option<String>,
+    /// Whether those who counted in a stage before count here again.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub again: bool,
 }
 
 /// Ports that a policy guards, and on what terms they open.
@@ -80,6 +103,10 @@ pub struct JitPolicyWrite {
     /// Who must agree.
     #[serde(default)]
     pub approval: Approval,
+    /// How long a request waits for that before it lapses; as configured when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(example = 3600, minimum = 60, maximum = 2_592_000)]
+    pub pending_for_seconds: Option<i64>,
 }
 
 /// A JIT policy.
@@ -102,6 +129,9 @@ pub struct JitPolicy {
     pub shared_groups: SharedGroups,
     /// Who must agree.
     pub approval: Approval,
+    /// How long a request waits for that before it lapses; as configured when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pending_for_seconds: Option<i64>,
     /// Counts the changes; the `ETag`, in quotes, that a change must name in `If-Match`.
     pub version: i64,
     /// When it was made.

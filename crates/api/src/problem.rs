@@ -114,6 +114,8 @@ codes! {
     OwnRequest = "own_request", 403, "Own request";
     /// A request is approved by a person.
     NotAPerson = "not_a_person", 403, "Not a person";
+    /// The approval waits for others.
+    NotAnApprover = "not_an_approver", 403, "Not an approver";
     /// Only who made a request withdraws it.
     NotTheRequester = "not_the_requester", 403, "Not the requester";
     /// Only who holds a lease heartbeats and releases it.
@@ -136,6 +138,8 @@ codes! {
     LeaseKeyInUse = "lease_key_in_use", 409, "Lease key in use";
     /// The lease has ended: it was released, its heartbeat was missed, or its access is over.
     LeaseEnded = "lease_ended", 409, "Lease ended";
+    /// A person agrees once.
+    AlreadyAgreed = "already_agreed", 409, "Already agreed";
     /// The last owner of the installation cannot be removed.
     LastOwner = "last_owner", 409, "Last owner";
     /// A request with the same `Idempotency-Key` is still being worked on.
@@ -154,6 +158,8 @@ codes! {
     DurationTooLong = "duration_too_long", 422, "Duration too long";
     /// No JIT policy covers the machine.
     NoPolicy = "no_policy", 422, "No JIT policy";
+    /// An approval grants no more than was asked for.
+    WiderThanAsked = "wider_than_asked", 422, "Wider than asked for";
     /// Whoever made the request would not be allowed to make it now.
     RequesterNotAllowed = "requester_not_allowed", 422, "Requester not allowed";
     /// Nothing filters the way to the machine, so there is nothing to open.

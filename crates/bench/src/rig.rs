@@ -156,6 +156,7 @@ impl Rig {
             lockdown: Lockdown::default(),
             shared_groups: SharedGroups::default(),
             approval: Approval::default(),
+            pending_for_seconds: None,
         };
         Ok(self.olga.create_jit_policy(None, &policy).await?)
     }

@@ -5,11 +5,14 @@ use std::{collections::BTreeMap, time::Duration};
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    approval::InvalidApproval,
     id::PolicyId,
     net::{Ports, Source},
     scope::Scope,
     time::Instant,
 };
+
+pub use crate::approval::Approval;
 
 /// How a lockdown deals with rules that already allow a guarded port.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,17 +35,6 @@ pub enum SharedGroups {
     Refuse,
     /// Displace the rules all the same: the others lose them too.
     Revoke,
-}
-
-/// Who must agree before a request under the policy is granted.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Approval {
-    /// Nobody: the policy itself approves.
-    #[default]
-    Policy,
-    /// One person with the `approve` action at the machine, who is not the requester.
-    One,
 }
 
 /// Ports that a policy guards, and on what terms they open.
@@ -77,6 +69,14 @@ pub struct JitPolicy {
     pub shared_groups: SharedGroups,
     /// Who must agree.
     pub approval: Approval,
+    /// How long a request waits for that before it lapses, in whole seconds; as configured when absent.
+    #[serde(
+        default,
+        rename = "pending_for_seconds",
+        with = "maybe_seconds",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub pending_for: Option<Duration>,
     /// Counts the changes; the document's `ETag`.
     pub version: i64,
     /// When it was made.
@@ -89,6 +89,10 @@ pub struct JitPolicy {
 pub const MIN_DURATION: Duration = Duration::from_secs(10);
 /// The longest grant that a policy may allow: one day.
 pub const MAX_DURATION: Duration = Duration::from_hours(24);
+/// The shortest time that a request may wait for approval.
+pub const MIN_PENDING: Duration = Duration::from_mins(1);
+/// The longest time that a request may wait for approval: thirty days.
+pub const MAX_PENDING: Duration = Duration::from_hours(30 * 24);
 /// The most port entries in a policy, and in a request.
 pub const MAX_PORTS: usize = 50;
 /// The most sources in a policy entry, and in a request.
@@ -119,6 +123,12 @@ pub enum InvalidPolicy {
         "`tags` has at most {MAX_TAGS} entries, with keys of 1 to 128 and values of at most 256 characters"
     )]
     Tags,
+    /// An approval that nobody could give.
+    #[error(transparent)]
+    Approval(#[from] InvalidApproval),
+    /// Outside the bounds.
+    #[error("`pending_for_seconds` is between {min} and {max}", min = MIN_PENDING.as_secs(), max = MAX_PENDING.as_secs())]
+    Pending,
 }
 
 /// What one request asks of one machine.
@@ -226,6 +236,13 @@ impl JitPolicy {
                 return Err(InvalidPolicy::Overlap(guard.ports, other.ports));
             }
         }
+        self.approval.validate()?;
+        if self
+            .pending_for
+            .is_some_and(|pending_for| !(MIN_PENDING..=MAX_PENDING).contains(&pending_for))
+        {
+            return Err(InvalidPolicy::Pending);
+        }
         Ok(())
     }
 
@@ -289,6 +306,23 @@ pub mod whole_seconds {
     /// Reads whole seconds.
     pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
         u64::deserialize(deserializer).map(Duration::from_secs)
+    }
+}
+
+/// Durations as whole seconds, where there are any.
+pub mod maybe_seconds {
+    use std::time::Duration;
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    /// Writes the whole seconds of `duration`.
+    pub fn serialize<S: Serializer>(duration: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
+        duration.map(|duration| duration.as_secs()).serialize(serializer)
+    }
+
+    /// Reads whole seconds.
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+        Ok(Option::<u64>::deserialize(deserializer)?.map(Duration::from_secs))
     }
 }
 

@@ -20,6 +20,9 @@ pub enum PrincipalKind {
     Workload,
 }
 
+/// Claims that name the same person at any issuer, where the issuer's configuration keeps them.
+const NAMES_A_PERSON: [&str; 3] = ["email", "preferred_username", "upn"];
+
 /// Who asks. Comes from a verified token, never from a request's body.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Principal {
@@ -50,6 +53,22 @@ impl Principal {
             PrincipalKind::Human => PrincipalRef::User(name),
             PrincipalKind::Workload => PrincipalRef::Workload(name),
         }
+    }
+
+    /// Whether the two could be one and the same: the same subject, whatever the issuer or kind, or the same value of a
+    /// claim that names a person. Errs towards yes, because it guards against somebody agreeing with themselves.
+    pub fn may_be(&self, other: &Self) -> bool {
+        let same = |one: &str, two: &str| one.to_lowercase() == two.to_lowercase();
+        same(&self.subject, &other.subject)
+            || NAMES_A_PERSON.iter().any(|claim| {
+                let text = |principal: &Self| {
+                    let value = principal.claims.get(*claim)?.as_str()?;
+                    Some(value.to_owned()).filter(|text| !text.trim().is_empty())
+                };
+                text(self)
+                    .zip(text(other))
+                    .is_some_and(|(one, two)| same(&one, &two))
+            })
     }
 
     /// Everything that a role assignment may name to reach this principal: itself and its groups.

@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    approval::{Agreement, Awaited},
     id::RequestId,
     machine::MachineId,
     net::{Ports, Source},
@@ -51,6 +52,9 @@ pub struct AccessRequest<S = RequestState> {
     pub reason: String,
     /// When it was made.
     pub created_at: Instant,
+    /// Who agreed so far, the first first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub agreements: Vec<Agreement>,
     /// Where it stands.
     pub state: S,
 }
@@ -60,6 +64,9 @@ pub struct AccessRequest<S = RequestState> {
 pub struct Pending {
     /// When nobody can approve it any more.
     pub lapses_at: Instant,
+    /// Whom it waits for, a policy each, as the policies were when somebody last spoke.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub awaits: Vec<Awaited>,
 }
 
 /// Agreed to; each target has a grant.
@@ -107,6 +114,32 @@ pub enum Decider {
         /// Who.
         principal: PrincipalRef,
     },
+}
+
+/// What an approver makes of a request; what is not set stays.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Narrowing {
+    /// A shorter time.
+    pub duration: Option<Duration>,
+    /// Fewer machines, ports or sources.
+    pub targets: Option<Vec<Target>>,
+}
+
+/// What was not asked for.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Wider {
+    /// A longer time.
+    #[error("{0} s were asked for, and an approval may only shorten them")]
+    Duration(u64),
+    /// Another machine.
+    #[error("machine `{0}` was not asked for")]
+    Machine(MachineId),
+    /// Other ports.
+    #[error("{0} was not asked for on machine `{1}`")]
+    Ports(Ports, MachineId),
+    /// Another source.
+    #[error("{0} was not asked for as a source for machine `{1}`")]
+    Source(Source, MachineId),
 }
 
 /// Where a request stands, for storage and display; code that acts holds an [`AccessRequest`] of one state.
@@ -176,6 +209,17 @@ pub enum InvalidTransition {
     /// A program tried to approve it.
     #[error("a request is approved by a person, and `{0}` is none")]
     NotAPerson(PrincipalRef),
+    /// Somebody tried to approve it who agreed before.
+    #[error("`{0}` agreed before, and counts once")]
+    AgreedBefore(PrincipalRef),
+    /// Somebody tried to approve it whom the stage does not ask.
+    #[error("`{by}` is not among those whom the approval waits for: {awaits}")]
+    NotAnApprover {
+        /// Who.
+        by: PrincipalRef,
+        /// Whom it waits for, for the message.
+        awaits: String,
+    },
     /// Somebody else tried to withdraw it.
     #[error("a request is withdrawn by who made it")]
     NotTheRequester,
@@ -237,6 +281,7 @@ impl<S> AccessRequest<S> {
             duration: self.duration,
             reason: self.reason,
             created_at: self.created_at,
+            agreements: self.agreements,
             state,
         }
     }
@@ -274,23 +319,76 @@ impl AccessRequest<Pending> {
         })
     }
 
-    /// Agreed to by a person who did not make it. A program has no judgement to add, and may be the requester's own;
-    /// the same issuer's same subject is the requester, as whatever kind it comes.
-    pub fn approve(
-        self,
-        by: PrincipalRef,
-        now: Instant,
-    ) -> Result<AccessRequest<Approved>, InvalidTransition> {
-        if by.name() == self.requester.name() {
+    /// Whether somebody is a person who did not make the request. A program has no judgement to add, and may be the
+    /// requester's own; see [`Principal::may_be`] for who counts as the requester.
+    pub fn check_approver(&self, by: &Principal) -> Result<(), InvalidTransition> {
+        if by.reference().name() == self.requester.name() || by.may_be(&self.principal) {
             return Err(InvalidTransition::OwnRequest);
         }
-        if !by.is_person() {
-            return Err(InvalidTransition::NotAPerson(by));
+        if !by.reference().is_person() {
+            return Err(InvalidTransition::NotAPerson(by.reference()));
         }
-        Ok(self.with(Approved {
-            by: Decider::Principal { principal: by },
-            at: now,
-        }))
+        Ok(())
+    }
+
+    /// Agreed to by a person who did not make it, while others must agree too.
+    pub fn agree(
+        mut self,
+        agreement: Agreement,
+        awaits: Vec<Awaited>,
+    ) -> Result<AccessRequest<Pending>, InvalidTransition> {
+        self.check_approver(&agreement.by)?;
+        self.agreements.push(agreement);
+        self.state.awaits = awaits;
+        Ok(self)
+    }
+
+    /// Agreed to by a person who did not make it, and who is the last that it waited for.
+    pub fn approve(mut self, agreement: Agreement) -> Result<AccessRequest<Approved>, InvalidTransition> {
+        self.check_approver(&agreement.by)?;
+        let approved = Approved {
+            by: Decider::Principal {
+                principal: agreement.by.reference(),
+            },
+            at: agreement.at,
+        };
+        self.agreements.push(agreement);
+        Ok(self.with(approved))
+    }
+
+    /// The same request for less. More is refused: it was not asked for.
+    pub fn narrow(mut self, to: &Narrowing) -> Result<Self, Wider> {
+        if let Some(duration) = to.duration {
+            if duration > self.duration {
+                return Err(Wider::Duration(self.duration.as_secs()));
+            }
+            self.duration = duration;
+        }
+        if let Some(targets) = &to.targets {
+            for target in targets {
+                let asked = self
+                    .targets
+                    .iter()
+                    .find(|asked| asked.machine == target.machine)
+                    .ok_or_else(|| Wider::Machine(target.machine.clone()))?;
+                if let Some(ports) = target
+                    .ports
+                    .iter()
+                    .find(|ports| !asked.ports.iter().any(|asked| asked.contains(**ports)))
+                {
+                    return Err(Wider::Ports(*ports, target.machine.clone()));
+                }
+                if let Some(source) = target
+                    .sources
+                    .iter()
+                    .find(|source| !asked.sources.iter().any(|asked| asked.contains(**source)))
+                {
+                    return Err(Wider::Source(*source, target.machine.clone()));
+                }
+            }
+            self.targets.clone_from(targets);
+        }
+        Ok(self)
     }
 
     /// Turned down, with what the requester is told.
@@ -326,14 +424,33 @@ into_any_state!(Pending, Approved, Denied, Withdrawn, Lapsed);
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{a_request, at};
+    use crate::{
+        principal::PrincipalKind,
+        testing::{a_principal, a_request, at},
+    };
+
+    fn someone(subject: &str) -> Principal {
+        Principal {
+            subject: subject.into(),
+            ..a_principal()
+        }
+    }
+
+    fn agreed(by: Principal) -> Agreement {
+        Agreement {
+            by,
+            at: at(1),
+            comment: None,
+            narrowed: false,
+        }
+    }
 
     #[test]
     fn nobody_approves_their_own_request() {
         let request = a_request().pending(at(0)).unwrap();
-        let requester = request.requester.clone();
+        let requester = request.principal.clone();
         assert_eq!(
-            request.approve(requester, at(1)).unwrap_err(),
+            request.approve(agreed(requester)).unwrap_err(),
             InvalidTransition::OwnRequest
         );
     }
@@ -342,23 +459,84 @@ mod tests {
     fn nobody_approves_their_own_request_in_another_guise() {
         let mut request = a_request();
         request.requester = "workload:corp/ada".parse().unwrap();
+        request.principal.kind = PrincipalKind::Workload;
+        request
+            .principal
+            .claims
+            .insert("email".into(), "Ada@example.com".into());
         let request = request.pending(at(0)).unwrap();
-        assert_eq!(
-            request
-                .approve("user:corp/ada".parse().unwrap(), at(1))
-                .unwrap_err(),
-            InvalidTransition::OwnRequest
-        );
+        let elsewhere = Principal {
+            issuer: "partner".into(),
+            ..a_principal()
+        };
+        let mut by_mail = someone("3f0c");
+        by_mail.claims.insert("email".into(), "ada@example.com".into());
+        for guise in [a_principal(), elsewhere, by_mail] {
+            assert_eq!(
+                request.clone().approve(agreed(guise)).unwrap_err(),
+                InvalidTransition::OwnRequest
+            );
+        }
+        assert!(request.approve(agreed(someone("bob"))).is_ok());
     }
 
     #[test]
     fn a_program_approves_nothing() {
         let request = a_request().pending(at(0)).unwrap();
-        let program: PrincipalRef = "workload:ci/bot".parse().unwrap();
+        let program = Principal {
+            kind: PrincipalKind::Workload,
+            ..someone("bot")
+        };
         assert_eq!(
-            request.approve(program.clone(), at(1)).unwrap_err(),
-            InvalidTransition::NotAPerson(program)
+            request.approve(agreed(program.clone())).unwrap_err(),
+            InvalidTransition::NotAPerson(program.reference())
         );
+    }
+
+    #[test]
+    fn an_approver_narrows_and_never_widens() {
+        let mut request = a_request();
+        request.targets[0].ports = vec!["20-25".parse().unwrap()];
+        request.targets[0].sources = vec!["203.0.113.0/24".parse().unwrap()];
+        let request = request.pending(at(0)).unwrap();
+        let target = |ports: &str, source: &str| Narrowing {
+            targets: Some(vec![Target {
+                machine: request.targets[0].machine.clone(),
+                ports: vec![ports.parse().unwrap()],
+                sources: vec![source.parse().unwrap()],
+            }]),
+            duration: None,
+        };
+        let narrowed = request.clone().narrow(&target("22", "203.0.113.7")).unwrap();
+        assert_eq!(narrowed.targets[0].ports, ["22".parse().unwrap()]);
+        assert_eq!(narrowed.duration, request.duration);
+        let shorter = |seconds| Narrowing {
+            duration: Some(Duration::from_secs(seconds)),
+            targets: None,
+        };
+        let narrowed = request.clone().narrow(&shorter(60)).unwrap();
+        assert_eq!(narrowed.duration, Duration::from_mins(1));
+        assert_eq!(narrowed.targets, request.targets);
+        let refused = |to: &Narrowing| request.clone().narrow(to).unwrap_err();
+        assert_eq!(refused(&shorter(601)), Wider::Duration(600));
+        assert!(matches!(
+            refused(&target("22-26", "203.0.113.7")),
+            Wider::Ports(..)
+        ));
+        assert!(matches!(
+            refused(&target("22/udp", "203.0.113.7")),
+            Wider::Ports(..)
+        ));
+        assert!(matches!(
+            refused(&target("22", "203.0.112.0/23")),
+            Wider::Source(..)
+        ));
+        let mut elsewhere = target("22", "203.0.113.7");
+        elsewhere.targets.as_mut().unwrap()[0].machine =
+            "arn:aws:ec2:eu-west-1:123456789012:instance/i-0fedcba9876543210"
+                .parse()
+                .unwrap();
+        assert!(matches!(refused(&elsewhere), Wider::Machine(_)));
     }
 
     #[test]

@@ -55,6 +55,7 @@ pub fn a_policy(scope: &str) -> JitPolicy {
         lockdown: Lockdown::Strict,
         shared_groups: SharedGroups::Refuse,
         approval: Approval::Policy,
+        pending_for: None,
         version: 1,
         created_at: at(0),
         updated_at: at(0),
@@ -95,8 +96,10 @@ pub fn a_request() -> AccessRequest {
         duration: Duration::from_mins(10),
         reason: "disk full".to_owned(),
         created_at: at(0),
+        agreements: Vec::new(),
         state: RequestState::Pending(Pending {
             lapses_at: at(86_400),
+            awaits: Vec::new(),
         }),
     }
 }

@@ -110,6 +110,7 @@ fn summary(event: &AuditEvent) -> String {
     let did = match (event.action.as_str(), event.outcome) {
         ("access_request.create", Outcome::Succeeded) => "asks for access",
         ("access_request.approve", Outcome::Succeeded) => "approved access",
+        ("access_request.agree", Outcome::Succeeded) => "agreed to a request that waits for others",
         ("access_request.deny", Outcome::Succeeded) => "denied access",
         ("access_request.withdraw", Outcome::Succeeded) => "withdrew a request for access",
         ("access_request.lapse", Outcome::Succeeded) => "let a request lapse that nobody decided on",

@@ -47,7 +47,7 @@ pub enum Command {
     )]
     Requests(RequestsArgs),
     /// Approves somebody else's access request
-    Approve(DecideArgs),
+    Approve(ApproveArgs),
     /// Turns an access request down
     Deny(DenyArgs),
     /// Takes back one's own access request

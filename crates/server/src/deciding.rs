@@ -1,6 +1,6 @@
 //! Deciding on access requests: who may, what stands in the way, and the events of it.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use postern_api::ErrorCode;
 use postern_authz::{Authorizer, Context, Decision, Resource, ResourceKind};
@@ -9,9 +9,10 @@ use postern_core::{
     grant::Grant,
     id::RequestId,
     machine::MachineId,
-    request::{AccessRequest, Approved, InvalidTransition, Pending},
+    request::{AccessRequest, Approved, InvalidTransition, Narrowing, Pending, Target},
     role::Action,
     scope::Scope,
+    time::Instant,
 };
 use postern_store::{StoredMachine, Tx};
 use serde_json::json;
@@ -35,74 +36,122 @@ pub(crate) struct Approval<'a> {
     pub(crate) requester: &'a [Decision],
 }
 
+/// The audit event of an approval.
+pub(crate) const APPROVE: &str = "access_request.approve";
+
 /// What somebody wants to say to a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Verdict {
-    Approve,
-    Deny,
+pub(crate) enum Verdict<'a> {
+    Approve {
+        comment: Option<&'a str>,
+        narrowing: &'a Narrowing,
+    },
+    Deny {
+        reason: &'a str,
+    },
 }
 
-impl Verdict {
+impl Verdict<'_> {
     const fn event(self) -> &'static str {
         match self {
-            Self::Approve => "access_request.approve",
-            Self::Deny => "access_request.deny",
+            Self::Approve { .. } => APPROVE,
+            Self::Deny { .. } => "access_request.deny",
+        }
+    }
+
+    fn reason(self) -> Option<String> {
+        match self {
+            Self::Approve { comment, .. } => comment.map(str::to_owned),
+            Self::Deny { reason } => Some(reason.to_owned()),
         }
     }
 }
 
+/// The question whether somebody may decide on one target of a request.
+pub(crate) fn approving(
+    id: RequestId,
+    target: &Target,
+    machine: Option<&StoredMachine>,
+    duration: Duration,
+    reason: Option<String>,
+    now: Instant,
+) -> Question {
+    Question {
+        action: Action::Approve,
+        resource: Resource {
+            scope: target.machine.scope(),
+            tags: machine
+                .map(|stored| stored.machine.tags.clone())
+                .unwrap_or_default(),
+            kind: ResourceKind::AccessRequest,
+        },
+        context: Context {
+            now,
+            ports: target.ports.clone(),
+            sources: target.sources.clone(),
+            duration_seconds: Some(duration.as_secs()),
+            reason_present: reason.is_some(),
+        },
+        event: APPROVE,
+        subject: Subject {
+            request: Some(id),
+            machine: Some(target.machine.clone()),
+            ..Subject::default()
+        },
+        reason,
+    }
+}
+
 impl App {
-    /// The request, locked and pending, if the caller may decide on it: `approve` at every machine.
+    /// The request, locked, pending and narrowed, if the caller may decide on it: `approve` at every machine that was
+    /// asked for. The decisions go with the targets that are left.
     pub(crate) async fn may_decide(
         &self,
         mut tx: Tx,
         authorizer: &Authorizer,
         caller: &Caller,
         id: RequestId,
-        verdict: Verdict,
-        reason: Option<String>,
+        verdict: Verdict<'_>,
     ) -> Result<(Tx, AccessRequest<Pending>, Vec<Decision>), Failure> {
         let request = tx
             .request(id)
             .await?
             .ok_or_else(|| Failure::not_found("such access request"))?;
         let machines = tx.machines(&machines_of(&request)).await?;
-        let mut decisions = Vec::with_capacity(request.targets.len());
-        for target in &request.targets {
-            let tags = machines
-                .get(&target.machine)
-                .map(|stored| stored.machine.tags.clone())
-                .unwrap_or_default();
-            let question = Question {
-                action: Action::Approve,
-                resource: Resource {
-                    scope: target.machine.scope(),
-                    tags,
-                    kind: ResourceKind::AccessRequest,
-                },
-                context: Context {
-                    now: self.now(),
-                    ports: target.ports.clone(),
-                    sources: target.sources.clone(),
-                    duration_seconds: Some(request.duration.as_secs()),
-                    reason_present: reason.is_some(),
-                },
-                event: verdict.event(),
-                subject: Subject {
-                    request: Some(id),
-                    machine: Some(target.machine.clone()),
-                    ..Subject::default()
-                },
-                reason: reason.clone(),
+        let narrowed = request.clone().pending(self.now()).map(|pending| {
+            let Verdict::Approve { narrowing, .. } = verdict else {
+                return Ok(pending);
             };
+            let narrowed = pending
+                .narrow(narrowing)
+                .map_err(|error| access_request::wider(&error))?;
+            access_request::check(&narrowed).map(|()| narrowed)
+        });
+        // What stands in the way is told only to who may decide.
+        let (left, duration) = match &narrowed {
+            Ok(Ok(narrowed)) => (&narrowed.targets, narrowed.duration),
+            Ok(Err(_)) | Err(_) => (&request.targets, request.duration),
+        };
+        // Somebody who leaves a machine out decides on it, too.
+        let gone = request
+            .targets
+            .iter()
+            .filter(|asked| !left.iter().any(|target| target.machine == asked.machine));
+        let mut decisions = Vec::with_capacity(request.targets.len());
+        for target in left.iter().chain(gone) {
+            let machine = machines.get(&target.machine);
+            let mut question = approving(id, target, machine, duration, verdict.reason(), self.now());
+            question.event = verdict.event();
             let decision;
             (tx, decision) = self.allow(tx, authorizer, caller, question).await?;
             decisions.push(decision);
         }
-        match request.pending(self.now()) {
-            Ok(pending) => Ok((tx, pending, decisions)),
-            Err(error) => Err(self.impossible(tx, caller, id, verdict.event(), &error).await),
-        }
+        decisions.truncate(left.len());
+        let pending = match narrowed {
+            Ok(narrowed) => narrowed?,
+            Err(error) => return Err(self.impossible(tx, caller, id, verdict.event(), &error).await),
+        };
+        Ok((tx, pending, decisions))
     }
 
     /// Whether whoever made the request would be allowed to make it now: roles may have been taken and guardrails
@@ -128,7 +177,7 @@ impl App {
                     ..question.subject
                 };
                 let scope = target.machine.scope();
-                let action = Verdict::Approve.event();
+                let action = APPROVE;
                 let mut event = self.event(caller, action, scope, subject, Some(&decision), json!({}));
                 event.outcome = Outcome::Denied;
                 self.write_alone(tx, event).await?;
@@ -159,6 +208,7 @@ impl App {
         match error {
             InvalidTransition::OwnRequest
             | InvalidTransition::NotAPerson(_)
+            | InvalidTransition::NotAnApprover { .. }
             | InvalidTransition::NotTheRequester => {
                 let subject = Subject {
                     request: Some(id),
@@ -172,7 +222,9 @@ impl App {
                     Err(unwritten) => unwritten,
                 }
             }
-            InvalidTransition::AlreadyDecided(_) | InvalidTransition::Lapsed(_) => failure,
+            InvalidTransition::AlreadyDecided(_)
+            | InvalidTransition::AgreedBefore(_)
+            | InvalidTransition::Lapsed(_) => failure,
         }
     }
 

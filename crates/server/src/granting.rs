@@ -1,14 +1,15 @@
 //! From an approved request to grants: what is checked of each machine, and what is written.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use chrono::TimeDelta;
 use postern_api::{ErrorCode, grant as api_grant};
 use postern_core::{
+    approval::Stage,
     grant::{Grant, GrantState, Opening},
     id::{GrantId, PolicyId},
     machine::MachineId,
-    policy::{Approval, Ask, JitPolicy},
+    policy::{Ask, JitPolicy},
     request::{AccessRequest, Target},
     time::Instant,
 };
@@ -28,7 +29,9 @@ pub(crate) struct Terms {
     /// Its name.
     pub(crate) policy_name: String,
     /// Who must agree.
-    pub(crate) approval: Approval,
+    pub(crate) stages: Vec<Stage>,
+    /// How long the request waits for them, if the policy says.
+    pub(crate) pending_for: Option<Duration>,
 }
 
 /// What the policy of the machine says to the target at `at`.
@@ -67,7 +70,8 @@ pub(crate) fn terms<S>(
     Ok(Terms {
         policy: policy.id,
         policy_name: policy.name.clone(),
-        approval: policy.approval,
+        stages: policy.approval.stages(),
+        pending_for: policy.pending_for,
     })
 }
 

@@ -4,6 +4,7 @@
 //! points due, all in one transaction with its audit events; the reconcile loop does the rest. Nothing here
 //! talks to a cloud.
 
+mod agreeing;
 mod auth;
 mod bootstrap;
 pub mod config;

@@ -64,7 +64,33 @@ pub struct RequestsListArgs {
     pub remote: Remote,
 }
 
-/// `postern approve` and `postern withdraw`.
+/// `postern approve`.
+#[derive(Debug, Args)]
+pub struct ApproveArgs {
+    /// The access request
+    #[arg(value_name = "REQUEST")]
+    pub id: String,
+    /// For a shorter time than asked for
+    #[arg(long = "for", value_name = "DURATION", value_parser = humantime::parse_duration)]
+    pub duration: Option<Duration>,
+    /// Only these of the machines
+    #[arg(long = "machine", value_name = "MACHINE")]
+    pub machines: Vec<String>,
+    /// Only these ports, on each of the machines
+    #[arg(long = "port", value_name = "PORT")]
+    pub ports: Vec<String>,
+    /// Only from these sources
+    #[arg(long = "source", value_name = "CIDR")]
+    pub sources: Vec<String>,
+    /// What to say to it
+    #[arg(long)]
+    pub comment: Option<String>,
+    /// The server.
+    #[command(flatten)]
+    pub remote: Remote,
+}
+
+/// `postern withdraw`.
 #[derive(Debug, Args)]
 pub struct DecideArgs {
     /// The access request

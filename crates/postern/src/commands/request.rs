@@ -52,7 +52,7 @@ pub async fn run(args: RequestArgs) -> Result<(), Failure> {
     }
 }
 
-fn whole_seconds(duration: Duration) -> Result<i64, Failure> {
+pub(super) fn whole_seconds(duration: Duration) -> Result<i64, Failure> {
     if duration.subsec_nanos() != 0 {
         return Err(Failure::new(Exit::Usage, "--for is a whole number of seconds"));
     }
@@ -169,6 +169,38 @@ pub fn show(request: &AccessRequest, json: bool) -> Result<(), Failure> {
     if let Some(lapses) = request.lapses_at {
         rows.push(("Lapses", output::instant(lapses)));
     }
+    for agreement in &request.agreements {
+        let narrowed = if agreement.narrowed { ", for less" } else { "" };
+        let comment = agreement.comment.as_ref().map(|comment| format!(": {comment}"));
+        rows.push((
+            "Agreed",
+            format!(
+                "{} by {}{narrowed}{}",
+                output::instant(agreement.at),
+                agreement.by,
+                comment.unwrap_or_default()
+            ),
+        ));
+    }
+    for awaited in &request.awaits {
+        let mut who = awaited.approvers.clone();
+        who.extend(awaited.role.as_ref().map(|role| format!("the role {role}")));
+        if who.is_empty() {
+            who.push("anybody who may approve".to_owned());
+        }
+        rows.push((
+            "Waits for",
+            format!(
+                "{} of {} (stage {} of {}, policy {}; {} agreed)",
+                awaited.needs,
+                who.join(", "),
+                awaited.stage,
+                awaited.of,
+                awaited.policy_name,
+                awaited.have
+            ),
+        ));
+    }
     if let Some(decision) = &request.decision {
         let reason = decision
             .reason
@@ -214,6 +246,8 @@ mod tests {
             status: status.to_owned(),
             created_at: DateTime::UNIX_EPOCH,
             lapses_at: None,
+            awaits: Vec::new(),
+            agreements: Vec::new(),
             decision: None,
             grants: Vec::new(),
             dry_run: false,

@@ -1,12 +1,15 @@
 //! `postern requests`, `approve`, `deny` and `withdraw`.
 
-use postern_api::access_request::{AccessRequestDeny, AccessRequestQuery};
+use postern_api::access_request::{AccessRequestApprove, AccessRequestDeny, AccessRequestQuery};
 
-use super::request::show;
+use super::{
+    machines,
+    request::{show, whole_seconds},
+};
 use crate::{
-    cli::{DecideArgs, DenyArgs, GetCommand, RequestsArgs, RequestsListArgs},
+    cli::{ApproveArgs, DecideArgs, DenyArgs, GetCommand, RequestsArgs, RequestsListArgs},
     connect,
-    exit::Failure,
+    exit::{Exit, Failure},
     output,
 };
 
@@ -65,11 +68,43 @@ async fn list(args: RequestsListArgs) -> Result<(), Failure> {
 }
 
 /// Approves a request.
-pub async fn approve(args: DecideArgs) -> Result<(), Failure> {
+pub async fn approve(args: ApproveArgs) -> Result<(), Failure> {
     let client = connect::client(&args.remote)?;
+    let narrows = !(args.machines.is_empty() && args.ports.is_empty() && args.sources.is_empty());
+    let targets = if narrows {
+        let mut machines = Vec::with_capacity(args.machines.len());
+        for machine in &args.machines {
+            machines.push(machines::resolve(&client, machine).await?);
+        }
+        let mut targets = client.access_request(&args.id).await?.targets;
+        if let Some(other) = machines
+            .iter()
+            .find(|machine| !targets.iter().any(|target| target.machine == **machine))
+        {
+            let message = format!("machine `{other}` is not in request `{}`", args.id);
+            return Err(Failure::new(Exit::Usage, message));
+        }
+        targets.retain(|target| machines.is_empty() || machines.contains(&target.machine));
+        for target in &mut targets {
+            if !args.ports.is_empty() {
+                target.ports.clone_from(&args.ports);
+            }
+            if !args.sources.is_empty() {
+                target.sources.clone_from(&args.sources);
+            }
+        }
+        Some(targets)
+    } else {
+        None
+    };
+    let approve = AccessRequestApprove {
+        duration_seconds: args.duration.map(whole_seconds).transpose()?,
+        targets,
+        comment: args.comment,
+    };
     let request = connect::keyed(|key| {
-        let (client, id) = (&client, &args.id);
-        async move { client.approve_access_request(id, Some(&key)).await }
+        let (client, id, approve) = (&client, &args.id, &approve);
+        async move { client.approve_access_request_for(id, Some(&key), approve).await }
     })
     .await?;
     show(&request, args.remote.json)

@@ -18,7 +18,6 @@ use postern_authz::{Context, Decision, Resource};
 use postern_core::{
     audit::{AuditEvent, Subject},
     id::RequestId,
-    policy::Approval,
     request::{AccessRequest, Approved, Pending, Target},
     role::Action,
     time::Instant,
@@ -27,6 +26,7 @@ use postern_store::StoredMachine;
 use serde_json::json;
 
 use crate::{
+    agreeing,
     decide::Question,
     failure::Failure,
     flow::{
@@ -178,10 +178,13 @@ pub(crate) async fn ask(
         ways.push(way.show(target));
         decided.push((decision, terms));
     }
-    let by_policy = decided
-        .iter()
-        .all(|(_, terms)| terms.approval == Approval::Policy);
     let (decisions, terms): (Vec<Decision>, Vec<Terms>) = decided.into_iter().unzip();
+    let mut request = request;
+    request.state.awaits = agreeing::awaited(&terms);
+    let by_policy = request.state.awaits.is_empty();
+    if let Some(pending_for) = terms.iter().filter_map(|terms| terms.pending_for).min() {
+        request.state.lapses_at = now + TimeDelta::from_std(pending_for).map_err(Failure::internal)?;
+    }
     let mut events: Vec<AuditEvent> = asked(app, caller, &request, &decisions, dry_run);
 
     if dry_run {
@@ -276,7 +279,11 @@ fn asked(
                 machine: Some(target.machine.clone()),
                 ..Subject::default()
             };
-            let details = json!({ "target": target, "duration_seconds": request.duration.as_secs() });
+            let details = json!({
+                "target": target,
+                "duration_seconds": request.duration.as_secs(),
+                "awaits": request.state.awaits,
+            });
             let mut event = app.event(
                 caller,
                 action,

@@ -56,7 +56,7 @@ pub(crate) async fn deny_access_request(
         return Ok(replay.into_response());
     }
     let (mut tx, pending, decisions) = app
-        .may_decide(tx, &authorizer, &caller, id, Verdict::Deny, Some(reason.clone()))
+        .may_decide(tx, &authorizer, &caller, id, Verdict::Deny { reason: &reason })
         .await?;
     let denied: AccessRequest = pending.deny(caller.reference(), reason.clone(), now).into();
     tx.save_request(&denied).await?;

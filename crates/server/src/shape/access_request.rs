@@ -4,11 +4,13 @@ use std::time::Duration;
 
 use postern_api::{ErrorCode, access_request as api, grant};
 use postern_core::{
+    approval::Awaited,
     id::RequestId,
     policy::Refusal,
     principal::Principal,
     request::{
-        AccessRequest, Decider, InvalidRequest, InvalidTransition, MAX_REASON, Pending, RequestState, Target,
+        AccessRequest, Decider, InvalidRequest, InvalidTransition, MAX_REASON, Narrowing, Pending,
+        RequestState, Target, Wider,
     },
     time::Instant,
 };
@@ -38,8 +40,46 @@ pub(crate) fn read(
         duration: Duration::from_secs(u64::try_from(body.duration_seconds).unwrap_or(0)),
         reason: body.reason.clone(),
         created_at: now,
-        state: Pending { lapses_at },
+        agreements: Vec::new(),
+        state: Pending {
+            lapses_at,
+            awaits: Vec::new(),
+        },
     };
+    check(&request)?;
+    Ok(request)
+}
+
+/// What an approver makes of a request.
+pub(crate) fn read_narrowing(body: &api::AccessRequestApprove) -> Result<Narrowing, Failure> {
+    if let Some(comment) = &body.comment {
+        check_text(comment, "comment")?;
+    }
+    let targets = body.targets.as_ref().map(|targets| {
+        let targets = targets.iter().enumerate();
+        targets
+            .map(|(at, target)| read_target(target, at))
+            .collect::<Result<Vec<_>, Failure>>()
+    });
+    Ok(Narrowing {
+        duration: body
+            .duration_seconds
+            .map(|seconds| Duration::from_secs(u64::try_from(seconds).unwrap_or(0))),
+        targets: targets.transpose()?,
+    })
+}
+
+/// The failure that an approval for more than was asked for is.
+pub(crate) fn wider(error: &Wider) -> Failure {
+    let pointer = match error {
+        Wider::Duration(_) => "/duration_seconds",
+        Wider::Machine(_) | Wider::Ports(..) | Wider::Source(..) => "/targets",
+    };
+    Failure::field(ErrorCode::WiderThanAsked, pointer, error.to_string())
+}
+
+/// Checks the bounds that hold whatever the policy.
+pub(crate) fn check(request: &AccessRequest<Pending>) -> Result<(), Failure> {
     request.validate().map_err(|error| {
         let (code, pointer) = match &error {
             InvalidRequest::Targets | InvalidRequest::Pairs => {
@@ -75,8 +115,7 @@ pub(crate) fn read(
             InvalidRequest::Reason => (ErrorCode::InvalidReason, "/reason".to_owned()),
         };
         Failure::field(code, pointer, error.to_string())
-    })?;
-    Ok(request)
+    })
 }
 
 fn read_target(target: &api::Target, at: usize) -> Result<Target, Failure> {
@@ -124,6 +163,10 @@ fn read_target(target: &api::Target, at: usize) -> Result<Target, Failure> {
 
 /// A reason that somebody gives for a decision.
 pub(crate) fn check_reason(reason: &str) -> Result<(), Failure> {
+    check_text(reason, "reason")
+}
+
+fn check_text(reason: &str, field: &str) -> Result<(), Failure> {
     let fits = !reason.trim().is_empty()
         && reason.chars().count() <= MAX_REASON
         && !reason.chars().any(|c| c.is_control() && c != '\n' && c != '\t');
@@ -132,8 +175,8 @@ pub(crate) fn check_reason(reason: &str) -> Result<(), Failure> {
     } else {
         Err(Failure::field(
             ErrorCode::InvalidReason,
-            "/reason",
-            format!("`reason` has 1 to {MAX_REASON} characters and no control characters"),
+            format!("/{field}"),
+            format!("`{field}` has 1 to {MAX_REASON} characters and no control characters"),
         ))
     }
 }
@@ -154,6 +197,8 @@ pub(crate) fn impossible(error: &InvalidTransition) -> Failure {
         InvalidTransition::AlreadyDecided(_) => ErrorCode::AlreadyDecided,
         InvalidTransition::OwnRequest => ErrorCode::OwnRequest,
         InvalidTransition::NotAPerson(_) => ErrorCode::NotAPerson,
+        InvalidTransition::AgreedBefore(_) => ErrorCode::AlreadyAgreed,
+        InvalidTransition::NotAnApprover { .. } => ErrorCode::NotAnApprover,
         InvalidTransition::NotTheRequester => ErrorCode::NotTheRequester,
         InvalidTransition::Lapsed(_) => ErrorCode::RequestLapsed,
     };
@@ -167,11 +212,14 @@ pub(crate) fn show(request: &AccessRequest, grants: Vec<grant::Grant>, now: Inst
         |by: String, at: Instant, reason: Option<String>| Some(api::RequestDecision { by, at, reason });
     let mut status = request.state.status();
     let mut until = None;
+    let mut awaits = Vec::new();
     let decision = match &request.state {
         RequestState::Pending(pending) => {
             until = Some(pending.lapses_at);
             if pending.lapses_at <= now {
                 status = "lapsed";
+            } else {
+                awaits = pending.awaits.iter().map(show_awaited).collect();
             }
             None
         }
@@ -208,8 +256,32 @@ pub(crate) fn show(request: &AccessRequest, grants: Vec<grant::Grant>, now: Inst
         status: status.to_owned(),
         created_at: request.created_at,
         lapses_at: until,
+        awaits,
+        agreements: request
+            .agreements
+            .iter()
+            .map(|agreement| api::RequestAgreement {
+                by: agreement.by.reference().to_string(),
+                at: agreement.at,
+                comment: agreement.comment.clone(),
+                narrowed: agreement.narrowed,
+            })
+            .collect(),
         decision,
         grants,
         dry_run: false,
+    }
+}
+
+fn show_awaited(awaited: &Awaited) -> api::RequestAwaited {
+    api::RequestAwaited {
+        policy: awaited.policy.to_string(),
+        policy_name: awaited.policy_name.clone(),
+        stage: awaited.stage,
+        of: awaited.of,
+        needs: awaited.needs,
+        have: awaited.have,
+        approvers: awaited.approvers.iter().map(ToString::to_string).collect(),
+        role: awaited.role.clone(),
     }
 }

@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use postern_api::{ErrorCode, jit_policy as api};
 use postern_core::{
+    approval::{Approval, InvalidApproval, Stage},
     id::PolicyId,
-    policy::{Approval, GuardedPorts, InvalidPolicy, JitPolicy, Lockdown, SharedGroups},
+    policy::{GuardedPorts, InvalidPolicy, JitPolicy, Lockdown, SharedGroups},
     preview::ReachChange,
     time::Instant,
 };
@@ -44,10 +45,11 @@ pub(crate) fn read(document: &api::JitPolicyWrite, id: PolicyId, now: Instant) -
             api::SharedGroups::Refuse => SharedGroups::Refuse,
             api::SharedGroups::Revoke => SharedGroups::Revoke,
         },
-        approval: match document.approval {
-            api::Approval::Policy => Approval::Policy,
-            api::Approval::One => Approval::One,
-        },
+        approval: read_approval(&document.approval)?,
+        // Zero is out of bounds, which `validate` says with the bounds.
+        pending_for: document
+            .pending_for_seconds
+            .map(|seconds| Duration::from_secs(u64::try_from(seconds).unwrap_or(0))),
         version: FIRST_VERSION,
         created_at: now,
         updated_at: now,
@@ -80,6 +82,20 @@ pub(crate) fn read(document: &api::JitPolicyWrite, id: PolicyId, now: Instant) -
                     |at| format!("/guards/{at}/max_duration_seconds"),
                 ),
             ),
+            InvalidPolicy::Approval(error) => (
+                ErrorCode::InvalidPolicy,
+                match error {
+                    InvalidApproval::Stages => "/approval/stages".to_owned(),
+                    InvalidApproval::Needs(number) | InvalidApproval::Unreachable(number) => {
+                        format!("/approval/stages/{}/needs", number - 1)
+                    }
+                    InvalidApproval::Approvers(number) => {
+                        format!("/approval/stages/{}/approvers", number - 1)
+                    }
+                    InvalidApproval::Role(number) => format!("/approval/stages/{}/role", number - 1),
+                },
+            ),
+            InvalidPolicy::Pending => (ErrorCode::InvalidDuration, "/pending_for_seconds".to_owned()),
             InvalidPolicy::Overlap(_, other) => (
                 ErrorCode::InvalidPolicy,
                 place(other).map_or_else(|| "/guards".to_owned(), |at| format!("/guards/{at}/ports")),
@@ -88,6 +104,48 @@ pub(crate) fn read(document: &api::JitPolicyWrite, id: PolicyId, now: Instant) -
         Failure::field(code, pointer, error.to_string())
     })?;
     Ok(policy)
+}
+
+fn read_approval(approval: &api::Approval) -> Result<Approval, Failure> {
+    let stages = match approval {
+        api::Approval::Policy => return Ok(Approval::Policy),
+        api::Approval::One => return Ok(Approval::One),
+        api::Approval::Stages(stages) => stages,
+    };
+    let stages = stages.iter().enumerate().map(|(at, stage)| {
+        let approvers = stage.approvers.iter().enumerate().map(|(one_at, one)| {
+            one.parse()
+                .map_err(|error: postern_core::principal::InvalidPrincipalRef| {
+                    let pointer = format!("/approval/stages/{at}/approvers/{one_at}");
+                    Failure::field(ErrorCode::InvalidPrincipal, pointer, error.to_string())
+                })
+        });
+        Ok(Stage {
+            needs: stage.needs,
+            approvers: approvers.collect::<Result<_, Failure>>()?,
+            role: stage.role.clone(),
+            again: stage.again,
+        })
+    });
+    Ok(Approval::Stages(stages.collect::<Result<_, Failure>>()?))
+}
+
+fn show_approval(approval: &Approval) -> api::Approval {
+    match approval {
+        Approval::Policy => api::Approval::Policy,
+        Approval::One => api::Approval::One,
+        Approval::Stages(stages) => api::Approval::Stages(
+            stages
+                .iter()
+                .map(|stage| api::ApprovalStage {
+                    needs: stage.needs,
+                    approvers: stage.approvers.iter().map(ToString::to_string).collect(),
+                    role: stage.role.clone(),
+                    again: stage.again,
+                })
+                .collect(),
+        ),
+    }
 }
 
 fn read_guard(guard: &api::GuardedPorts, at: usize) -> Result<GuardedPorts, Failure> {
@@ -145,10 +203,10 @@ pub(crate) fn show(policy: &JitPolicy) -> api::JitPolicy {
             SharedGroups::Refuse => api::SharedGroups::Refuse,
             SharedGroups::Revoke => api::SharedGroups::Revoke,
         },
-        approval: match policy.approval {
-            Approval::Policy => api::Approval::Policy,
-            Approval::One => api::Approval::One,
-        },
+        approval: show_approval(&policy.approval),
+        pending_for_seconds: policy
+            .pending_for
+            .and_then(|pending_for| i64::try_from(pending_for.as_secs()).ok()),
         version: policy.version,
         created_at: policy.created_at,
         updated_at: policy.updated_at,

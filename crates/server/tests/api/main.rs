@@ -7,6 +7,7 @@
     reason = "a test may fail by panicking"
 )]
 
+mod approval;
 mod authentication;
 mod bad_input;
 mod contention;

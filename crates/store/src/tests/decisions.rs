@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use postern_core::{
+    approval::Stage,
     policy::{Approval, GuardedPorts, JitPolicy, SharedGroups},
     request::{AccessRequest, Approved, Decider, Denied, Lapsed, Pending, RequestState, Withdrawn},
     testing::{a_policy, a_request, an_id, at},
@@ -26,7 +27,10 @@ fn states() -> impl Strategy<Value = RequestState> {
     (0..5u8, texts(), 0i64..1_000_000).prop_map(|(state, reason, seconds)| {
         let at = at(seconds) + Duration::from_micros(seconds.unsigned_abs());
         match state {
-            0 => RequestState::Pending(Pending { lapses_at: at }),
+            0 => RequestState::Pending(Pending {
+                lapses_at: at,
+                awaits: Vec::new(),
+            }),
             1 => RequestState::Approved(Approved {
                 by: Decider::Policy,
                 at,
@@ -79,7 +83,17 @@ async fn every_policy_reads_back_as_it_was_written() {
             } else {
                 SharedGroups::Refuse
             },
-            approval: if approval { Approval::One } else { Approval::Policy },
+            approval: if approval {
+                Approval::Stages(vec![Stage {
+                    needs: 2,
+                    approvers: vec!["group:corp/leads".parse().unwrap()],
+                    role: Some(name.clone()),
+                    again: true,
+                }])
+            } else {
+                Approval::Policy
+            },
+            pending_for: approval.then(|| Duration::from_secs(seconds)),
             guards: vec![GuardedPorts {
                 ports: port.to_string().parse().unwrap(),
                 allowed_sources: vec!["::/0".parse().unwrap(), "0.0.0.0/0".parse().unwrap()],
