@@ -25,6 +25,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(15);
 /// The most of an answer that is kept to explain a failure, in bytes.
 const MAX_ANSWER: usize = 500;
+/// A part of an address with as many bytes or fewer is a word and no secret.
+const SHORT: usize = 8;
 
 /// An HTTP client for receivers: no redirects, no proxies of the environment, and only public addresses unless
 /// `allow_private`.
@@ -84,6 +86,7 @@ fn is_refusal(status: StatusCode) -> bool {
 
 /// The beginning of what the receiver said.
 async fn beginning(mut answer: reqwest::Response) -> String {
+    let url = answer.url().clone();
     let mut body = Vec::new();
     while body.len() < MAX_ANSWER {
         match answer.chunk().await {
@@ -96,11 +99,41 @@ async fn beginning(mut answer: reqwest::Response) -> String {
         .chars()
         .map(|c| if c.is_control() { ' ' } else { c })
         .collect();
+    let text = without_address(text, &url);
     if text.trim().is_empty() {
         String::new()
     } else {
         format!(": {}", text.trim())
     }
+}
+
+/// The text without the parts of the address, which a receiver may echo: who reads about deliveries is not thereby
+/// somebody who may send to the receiver. Short words, such as `services`, are no secrets.
+fn without_address(mut text: String, url: &Url) -> String {
+    let query = url.query_pairs().map(|(_, value)| value.into_owned());
+    let secrets: Vec<String> = url
+        .path_segments()
+        .into_iter()
+        .flatten()
+        .map(ToOwned::to_owned)
+        .chain(query)
+        .filter(|part| part.len() > SHORT)
+        .collect();
+    for secret in &secrets {
+        text = text.replace(secret, "…");
+    }
+    // The text may end in the middle of one.
+    for secret in &secrets {
+        let begun = (SHORT..secret.len())
+            .rev()
+            .filter_map(|length| secret.get(..length))
+            .find(|begun| text.ends_with(begun));
+        if let Some(begun) = begun {
+            text.truncate(text.len() - begun.len());
+            text.push('…');
+        }
+    }
+    text
 }
 
 fn explain(error: &dyn std::error::Error) -> String {
@@ -212,6 +245,23 @@ fn slack_text(message: &Message) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_receiver_echoes_of_its_address_is_not_kept() {
+        let url: Url = "https://hooks.example/services/T0000000000/abcdefghijkl?key=0123456789"
+            .parse()
+            .unwrap();
+        let seen = |text: &str| without_address(text.to_owned(), &url);
+        assert_eq!(
+            seen("no hook at /services/T0000000000/abcdefghijkl?key=0123456789"),
+            "no hook at /services/…/…?key=…"
+        );
+        assert_eq!(
+            seen("no hook at /services/T0000000000/abcdefghij"),
+            "no hook at /services/…/…"
+        );
+        assert_eq!(seen("no_service"), "no_service");
+    }
 
     #[test]
     fn what_a_requester_writes_is_text_in_a_chat_and_never_markup() {

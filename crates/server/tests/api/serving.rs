@@ -256,6 +256,20 @@ async fn one_requester_has_only_so_many_live_grants_on_a_machine() {
 }
 
 #[tokio::test]
+async fn requests_at_once_do_not_share_the_last_place() {
+    let rig = with_limits(json!({ "grants_per_machine": 1 })).await;
+    let machine = rig.ready_for_requests("policy").await;
+    let ada = rig.client("ada");
+    let create = async || {
+        let query = AccessRequestCreateQuery::default();
+        ada.create_access_request(None, &query, &ask(&machine)).await
+    };
+    let (a, b, c, d) = tokio::join!(create(), create(), create(), create());
+    let made = [a, b, c, d].into_iter().filter(Result::is_ok).count();
+    assert_eq!(made, 1);
+}
+
+#[tokio::test]
 async fn a_head_that_is_too_large_is_refused_before_anything_is_read() {
     let rig = Rig::start().await;
     let mut stream = tokio::net::TcpStream::connect(rig.address).await.unwrap();

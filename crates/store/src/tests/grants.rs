@@ -417,6 +417,23 @@ async fn closings_count_as_overdue_from_their_end() {
 }
 
 #[tokio::test]
+async fn a_grant_that_is_still_open_after_its_end_is_overdue_too() {
+    let store = fresh_store().await;
+    let grants = with_grants(&store, 2).await;
+    let opened = Grant {
+        state: GrantState::Open(Open {
+            opened_at: at(10),
+            ends_at: at(60),
+        }),
+        ..grants[0].clone()
+    };
+    try_save(&store, std::slice::from_ref(&opened)).await.unwrap();
+    let mut tx = store.begin().await.unwrap();
+    assert_eq!(tx.count_overdue(at(60)).await.unwrap(), 0);
+    assert_eq!(tx.count_overdue(at(61)).await.unwrap(), 1);
+}
+
+#[tokio::test]
 async fn a_policy_concerns_its_grants_and_those_on_its_machines() {
     let store = fresh_store().await;
     let grants = with_grants(&store, 2).await;
