@@ -15,6 +15,7 @@ use crate::{
     },
     audit_event::{AuditEvent, AuditEventQuery},
     delivery::{Delivery, DeliveryQuery},
+    freeze::{Freeze, FreezeCreate, FreezeLift, FreezeMade, FreezeQuery},
     grant::{Grant, GrantQuery, GrantRevoke},
     jit_policy::{JitPolicy, JitPolicyChangeQuery, JitPolicyPlan, JitPolicyQuery, JitPolicyWrite},
     lease::{Lease, LeaseCreate, LeaseWaitQuery},
@@ -398,6 +399,30 @@ impl Client {
     /// Gives a lease back: what it opened is closed. One that has ended is answered as it is.
     pub async fn release_lease(&self, id: &str) -> Result<Lease, ClientError> {
         Self::read(self.call(Method::POST, &["v1", "leases", id, "release"])).await
+    }
+
+    /// Lists freezes.
+    pub async fn freezes(&self, query: &FreezeQuery) -> Result<Page<Freeze>, ClientError> {
+        self.get(&["v1", "freezes"], query).await
+    }
+
+    /// Closes everything at a scope, and keeps it closed.
+    pub async fn create_freeze(
+        &self,
+        key: Option<&str>,
+        freeze: &FreezeCreate,
+    ) -> Result<FreezeMade, ClientError> {
+        self.post(&["v1", "freezes"], key, freeze).await
+    }
+
+    /// Lifts a freeze.
+    pub async fn lift_freeze(
+        &self,
+        id: &str,
+        key: Option<&str>,
+        lift: &FreezeLift,
+    ) -> Result<Freeze, ClientError> {
+        self.post(&["v1", "freezes", id, "lift"], key, lift).await
     }
 
     /// Every role, built in and custom.

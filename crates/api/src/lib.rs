@@ -8,6 +8,7 @@ pub mod access_request;
 pub mod audit_event;
 pub mod client;
 pub mod delivery;
+pub mod freeze;
 pub mod grant;
 pub mod jit_policy;
 pub mod lease;

@@ -140,6 +140,9 @@ codes! {
     LeaseEnded = "lease_ended", 409, "Lease ended";
     /// A person agrees once.
     AlreadyAgreed = "already_agreed", 409, "Already agreed";
+    /// A freeze is in force there: nothing is asked for, approved or opened until it is lifted. `detail` has its
+    /// reason.
+    Frozen = "frozen", 409, "Frozen";
     /// The last owner of the installation cannot be removed.
     LastOwner = "last_owner", 409, "Last owner";
     /// A request with the same `Idempotency-Key` is still being worked on.

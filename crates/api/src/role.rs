@@ -11,7 +11,8 @@ use utoipa::{IntoParams, ToSchema};
 pub struct Role {
     /// Lower-case letters, digits and hyphens, 1 to 40.
     pub name: String,
-    /// What it allows: `read`, `request`, `approve`, `revoke`, `configure`, `audit`, `assign`, `break_glass`.
+    /// What it allows: `read`, `request`, `approve`, `revoke`, `configure`, `audit`, `assign`, `break_glass`,
+    /// `freeze`.
     pub actions: BTreeSet<String>,
     /// Whether it ships with Postern and cannot be changed.
     pub built_in: bool,

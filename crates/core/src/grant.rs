@@ -11,7 +11,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    id::{GrantId, PolicyId, RequestId},
+    id::{FreezeId, GrantId, PolicyId, RequestId},
     machine::MachineId,
     net::{Ports, Source},
     policy::whole_seconds,
@@ -114,6 +114,15 @@ pub enum EndCause {
     Released,
     /// Whoever held its lease was not heard of in time.
     HeartbeatMissed,
+    /// A freeze closed everything at its scope.
+    Frozen {
+        /// Which.
+        freeze: FreezeId,
+        /// Who froze.
+        by: PrincipalRef,
+        /// Why.
+        reason: String,
+    },
 }
 
 impl EndCause {
@@ -127,6 +136,7 @@ impl EndCause {
             Self::MachineGone => "machine_gone",
             Self::Released => "released",
             Self::HeartbeatMissed => "heartbeat_missed",
+            Self::Frozen { .. } => "frozen",
         }
     }
 }

@@ -9,6 +9,7 @@ pub mod approval;
 pub mod audit;
 pub mod enforcer;
 pub mod firewall;
+pub mod freeze;
 pub mod grant;
 pub mod id;
 pub mod inventory;

@@ -49,6 +49,8 @@ actions! {
     Assign = "assign",
     /// Act in an emergency.
     BreakGlass = "break_glass",
+    /// Close everything at a scope and keep it closed, and lift that.
+    Freeze = "freeze",
 }
 
 impl fmt::Display for Action {
@@ -76,7 +78,7 @@ pub struct Role {
 impl Role {
     /// The roles that every installation has.
     pub fn built_in() -> Vec<Self> {
-        use Action::{Approve, Assign, Audit, BreakGlass, Configure, Read, Request, Revoke};
+        use Action::{Approve, Assign, Audit, BreakGlass, Configure, Freeze, Read, Request, Revoke};
         let role = |name: &str, actions: &[Action]| Self {
             name: name.to_owned(),
             actions: actions.iter().copied().collect(),
@@ -86,12 +88,12 @@ impl Role {
             role("reader", &[Read]),
             role("requester", &[Read, Request]),
             role("approver", &[Read, Approve]),
-            role("operator", &[Read, Revoke, Configure]),
+            role("operator", &[Read, Revoke, Configure, Freeze]),
             role("auditor", &[Read, Audit]),
             role(
                 "owner",
                 &[
-                    Read, Request, Approve, Revoke, Configure, Audit, Assign, BreakGlass,
+                    Read, Request, Approve, Revoke, Configure, Audit, Assign, BreakGlass, Freeze,
                 ],
             ),
         ]

@@ -70,6 +70,7 @@ impl<'a> Events<'a> {
                 EndCause::Revoked { .. } => "the grant was revoked",
                 EndCause::Released => "the lease was released",
                 EndCause::HeartbeatMissed => "heartbeat missed",
+                EndCause::Frozen { .. } => "the scope was frozen",
             },
             "created_at": grant.created_at,
             "duration_seconds": grant.duration.as_secs(),

@@ -91,6 +91,7 @@ impl Engine {
         let mut changed: Vec<Grant> = Vec::new();
         let mut next: Option<(Instant, Urgency)> = None;
         let mut unconfirmed = false;
+        let mut frozen = false;
         let cloud = CloudLabels {
             cloud: pass.point.cloud().as_str(),
         };
@@ -159,6 +160,7 @@ impl Engine {
                     }
                     let absent_here = !evidence.contains_key(&id) && known && doubt.is_none();
                     unconfirmed |= !absent_here;
+                    frozen |= !absent_here && matches!(state.cause, EndCause::Frozen { .. });
                     if let Ok(grant) = grant.closing() {
                         if of_grant.iter().all(|hop| hop.state == HopState::Absent) {
                             let closed = grant.confirm_closed(now);
@@ -206,7 +208,9 @@ impl Engine {
                 // A cloud that asks for a day does not get a day in which a rule outlives its grant.
                 |after| after.min(TimeDelta::from_std(self.config.backoff_max).unwrap_or_default()),
             );
-            let urgency = if unconfirmed {
+            let urgency = if frozen {
+                Urgency::Freeze
+            } else if unconfirmed {
                 Urgency::Closing
             } else {
                 Urgency::Opening

@@ -2,6 +2,7 @@
 
 mod asking;
 mod deciding;
+mod emergency;
 mod governing;
 mod leasing;
 mod operating;
@@ -13,6 +14,7 @@ use crate::exit::EXIT_CODES;
 
 pub use asking::*;
 pub use deciding::*;
+pub use emergency::*;
 pub use governing::*;
 pub use leasing::*;
 pub use operating::*;
@@ -77,6 +79,19 @@ pub enum Command {
     /// Prints sections for `ssh_config`, so that `ssh <machine>` opens the port by itself
     #[command(after_help = "Example:\n  postern ssh-config web-1 --source 203.0.113.7 >> ~/.ssh/config")]
     SshConfig(SshConfigArgs),
+    /// Closes everything at a scope, and keeps it closed until that is lifted
+    ///
+    /// Ends every grant there, turns down every pending request, and refuses new ones. What it closes is closed
+    /// before everything else. Connections that are already established are not cut.
+    #[command(
+        after_help = "Examples:\n  postern freeze /aws/123456789012 --reason \"credentials leaked\"\n  postern freeze / --reason \"intruder in production\""
+    )]
+    Freeze(FreezeArgs),
+    /// Lists freezes, or lifts one
+    #[command(
+        after_help = "Examples:\n  postern freezes --in-force\n  postern freezes lift frz_0199… --reason \"keys rotated\""
+    )]
+    Freezes(FreezesArgs),
     /// Lists machines with their posture, or shows one (`get`)
     #[command(
         after_help = "Examples:\n  postern machines --posture recommended\n  postern machines get web-1\n  \

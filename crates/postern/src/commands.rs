@@ -5,6 +5,7 @@ pub mod authz;
 pub mod completions;
 pub mod config;
 pub mod doctor;
+pub mod freezes;
 pub mod grants;
 pub mod health;
 pub mod lease;

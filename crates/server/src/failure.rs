@@ -122,6 +122,7 @@ impl From<StoreError> for Failure {
                 Conflict::RoleInUse(_) | Conflict::Assignment | Conflict::GrantState => ErrorCode::Conflict,
                 Conflict::Version { .. } => ErrorCode::VersionMismatch,
                 Conflict::LeaseEnded => ErrorCode::LeaseEnded,
+                Conflict::Frozen(_) => ErrorCode::Frozen,
                 Conflict::Decided => ErrorCode::AlreadyDecided,
                 Conflict::NoHop(_) => ErrorCode::NothingToOpen,
                 Conflict::Answered => ErrorCode::IdempotencyInFlight,

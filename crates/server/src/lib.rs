@@ -13,6 +13,7 @@ mod deciding;
 mod endpoints;
 mod failure;
 mod flow;
+mod freezing;
 mod granting;
 mod guardrails;
 mod idempotency;

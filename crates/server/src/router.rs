@@ -47,6 +47,7 @@ impl Modify for BearerScheme {
         (name = "access-requests", description = "Who asks for which ports, from where, how long and why."),
         (name = "grants", description = "One machine's share of an approved request, with the truth of each hop."),
         (name = "leases", description = "Requests that last as long as their holder is heard of, for pipelines."),
+        (name = "freezes", description = "Emergencies: close everything at a scope, and keep it closed until lifted."),
         (name = "access", description = "Roles, role assignments and the explanation of decisions."),
         (name = "audit", description = "Who did what, why, decided by what, with which outcome, when."),
         (name = "health", description = "For those who run the server. Needs no token."),
@@ -83,6 +84,11 @@ fn guarded() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(e::leases_get::get_lease))
         .routes(routes!(e::leases_heartbeat::heartbeat_lease))
         .routes(routes!(e::leases_release::release_lease))
+        .routes(routes!(
+            e::freezes_list::list_freezes,
+            e::freezes_create::create_freeze
+        ))
+        .routes(routes!(e::freezes_lift::lift_freeze))
         .routes(routes!(e::roles_list::list_roles, e::roles_create::create_role))
         .routes(routes!(e::roles_delete::delete_role))
         .routes(routes!(

@@ -14,6 +14,8 @@ const ALL_CLOUDS: [Cloud; 2] = [Cloud::Azure, Cloud::Aws];
 /// What a look is for; the smaller goes first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Urgency {
+    /// A freeze closed it: before everything else.
+    Freeze,
     /// Something must be closed.
     Closing,
     /// Somebody waits for an opening or for a lockdown.
@@ -25,6 +27,7 @@ pub enum Urgency {
 impl Urgency {
     const fn number(self) -> i16 {
         match self {
+            Self::Freeze => -1,
             Self::Closing => 0,
             Self::Opening => 1,
             Self::Look => 2,
@@ -260,7 +263,8 @@ impl Store {
 }
 
 impl Tx {
-    /// Leases up to `limit` points that are due at `now`, closings first, then openings, then by due time. The leases
+    /// Leases up to `limit` points that are due at `now`, what a freeze closed first, then
+    /// closings, then openings, then by due time. The leases
     /// are ours once the transaction commits.
     pub async fn lease(
         &mut self,

@@ -79,6 +79,9 @@ pub enum Conflict {
     /// The same principal has the same role at the same scope.
     #[error("the same role assignment is there already")]
     Assignment,
+    /// A freeze is in force there, for this reason.
+    #[error("the scope is frozen: {0}")]
+    Frozen(String),
     /// An answer was stored for the key before.
     #[error("the idempotency key has an answer already")]
     Answered,
@@ -146,6 +149,16 @@ impl StoreError {
         Self::NotFound {
             what: format!("{what} `{id}`"),
         }
+    }
+}
+
+/// `error`, or [`Conflict::Frozen`] where it is a trigger's refusal (PF001, see the migration of freezes).
+pub(crate) fn frozen(error: sqlx::Error) -> StoreError {
+    match &error {
+        sqlx::Error::Database(inner) if inner.code().as_deref() == Some("PF001") => {
+            Conflict::Frozen(inner.message().to_owned()).into()
+        }
+        _ => error.into(),
     }
 }
 

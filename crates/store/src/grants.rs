@@ -9,6 +9,7 @@ use postern_core::{
     machine::MachineId,
     net::{Ports, Source},
     principal::PrincipalRef,
+    scope::Scope,
     time::Instant,
 };
 use serde::{Deserialize, Serialize};
@@ -19,6 +20,7 @@ use crate::{
     Conflict, Page, Store, StoreError, Tx, Visible,
     batch::{clean, document},
     decode,
+    error::frozen,
     page::scope_text,
 };
 
@@ -220,7 +222,8 @@ fn read(rows: Vec<Row>) -> Result<Vec<Grant>, StoreError> {
 
 impl Tx {
     /// Adds grants with a hop at each point on the way to their machines, and returns these points, to be marked
-    /// due. [`Conflict::NoHop`] when there is none before a machine.
+    /// due. [`Conflict::NoHop`] when there is none before a machine, [`Conflict::Frozen`] where a freeze is in
+    /// force.
     pub async fn insert_grants(&mut self, grants: &[Grant]) -> Result<Vec<PointId>, StoreError> {
         let new: Vec<NewGrant<'_>> = grants.iter().map(NewGrant::of).collect();
         let hops = sqlx::query!(
@@ -246,7 +249,8 @@ impl Tx {
             document(&new)?,
         )
         .fetch_all(&mut *self.inner)
-        .await?;
+        .await
+        .map_err(frozen)?;
         let with_hops: BTreeSet<Uuid> = hops.iter().map(|hop| hop.grant_id).collect();
         if let Some(grant) = grants.iter().find(|grant| !with_hops.contains(&grant.id.uuid())) {
             return Err(Conflict::NoHop(grant.machine.to_string()).into());
@@ -306,6 +310,20 @@ impl Tx {
             grants!(
                 "WHERE g.machine_id = ANY ($1) AND g.status IN ('opening', 'open') ORDER BY g.id FOR NO KEY UPDATE",
                 &machines,
+            )
+            .fetch_all(&mut *self.inner)
+            .await?,
+        )
+    }
+
+    /// The wanted grants at or below the scope, by id, locked until the transaction ends.
+    pub async fn live_grants_in(&mut self, scope: &Scope) -> Result<Vec<Grant>, StoreError> {
+        read(
+            grants!(
+                "WHERE g.status IN ('opening', 'open')
+                   AND ($1::text IS NULL OR g.scope = $1 OR starts_with(g.scope, $1 || '/'))
+                 ORDER BY g.id FOR NO KEY UPDATE",
+                scope_text(Some(scope)),
             )
             .fetch_all(&mut *self.inner)
             .await?,

@@ -7,8 +7,8 @@
 //! **Time.** Every timestamp comes from the caller's clock, in whole microseconds, except leases, of points and of
 //! access: they live in the database's own time, the one clock that all replicas share.
 //!
-//! **Locks.** A transaction locks rows in this order, so that no two wait for each other: access leases, policies, requests,
-//! grants (by id), points (by id). [`Tx::mark_due`] and [`Tx::finish`] therefore come last. [`Tx::intend`] takes a
+//! **Locks.** A transaction locks rows in this order, so that no two wait for each other: access leases, freezes,
+//! policies, requests, grants (by id), points (by id). [`Tx::mark_due`] and [`Tx::finish`] therefore come last. [`Tx::intend`] takes a
 //! lock that only the leasing of a point collides with, and after [`Tx::lease`] nothing else may be locked.
 
 mod audit;
@@ -19,6 +19,7 @@ mod discovered;
 mod displaced;
 mod due;
 mod error;
+mod freezes;
 mod grants;
 mod hops;
 mod idempotency;
@@ -46,6 +47,7 @@ pub use crate::{
     discovered::{Gone, MachineRow, SavedMachines},
     due::{Due, DueListener, Lease, Lessee, Next, Urgency},
     error::{Conflict, StoreError},
+    freezes::FreezeFilter,
     grants::GrantFilter,
     hops::{Hop, HopUpdate},
     idempotency::Claim,

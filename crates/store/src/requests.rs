@@ -13,6 +13,7 @@ use crate::{
     Conflict, Page, Store, StoreError, Tx, Visible,
     batch::{clean, document},
     decode,
+    error::frozen,
 };
 
 /// Which requests to list; what is not set does not matter.
@@ -28,12 +29,12 @@ pub struct RequestFilter {
     pub machine: Option<MachineId>,
 }
 
-fn read(document: Value) -> Result<AccessRequest, StoreError> {
+pub(crate) fn read(document: Value) -> Result<AccessRequest, StoreError> {
     decode::json("access_requests", "document", document)
 }
 
 /// When a request lapses, while it is pending, and when it was decided, afterwards.
-fn times(state: &RequestState) -> (Option<Instant>, Option<Instant>) {
+pub(crate) fn times(state: &RequestState) -> (Option<Instant>, Option<Instant>) {
     match state {
         RequestState::Pending(pending) => (Some(pending.lapses_at), None),
         RequestState::Approved(approved) => (None, Some(approved.at)),
@@ -45,6 +46,7 @@ fn times(state: &RequestState) -> (Option<Instant>, Option<Instant>) {
 
 impl Tx {
     /// Adds a request, in whatever state: one that the policy approves is decided when it is made.
+    /// [`Conflict::Frozen`] where a freeze is in force.
     pub async fn insert_request(&mut self, request: &AccessRequest) -> Result<(), StoreError> {
         let machines: Vec<String> = request
             .targets
@@ -72,7 +74,8 @@ impl Tx {
             decided_at,
         )
         .execute(&mut *self.inner)
-        .await?;
+        .await
+        .map_err(frozen)?;
         Ok(())
     }
 

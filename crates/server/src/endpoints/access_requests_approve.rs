@@ -24,7 +24,7 @@ use crate::{
     deciding::{APPROVE, Approval, Verdict},
     failure::Failure,
     flow::{authenticate::Caller, body::OptionalCommand, path::PathId},
-    granting, idempotency,
+    freezing, granting, idempotency,
     shape::access_request,
     state::App,
 };
@@ -66,7 +66,7 @@ fn granted_for(request: &AccessRequest, target: &Target) -> Value {
         (status = 400, description = "`invalid_machine_id`, `invalid_ports`, `invalid_source`, `invalid_duration`, `invalid_targets`, `invalid_reason`, …", body = Problem, content_type = "application/problem+json"),
         (status = 403, description = "`forbidden`, `own_request`, `not_a_person`, `not_an_approver`", body = Problem, content_type = "application/problem+json"),
         (status = 404, description = "`not_found`, `machine_not_found`", body = Problem, content_type = "application/problem+json"),
-        (status = 409, description = "`already_decided`, `already_agreed`, `request_lapsed`, `too_many_grants`, `idempotency_in_flight`", body = Problem, content_type = "application/problem+json"),
+        (status = 409, description = "`already_decided`, `already_agreed`, `request_lapsed`, `frozen`, `too_many_grants`, `idempotency_in_flight`", body = Problem, content_type = "application/problem+json"),
         (status = 422, description = "`wider_than_asked`; `no_policy`, `port_not_guarded`, `source_not_allowed`, `duration_too_long`, `nothing_to_open`, `requester_not_allowed`: the policies or the requester's roles changed since it was asked; `blocked_by_rule`, `machine_stopped`, `no_address`, `no_capacity`: the way to the machine did", body = Problem, content_type = "application/problem+json"),
         (status = "default", description = "Any other problem.", body = Problem,
          content_type = "application/problem+json")
@@ -86,13 +86,19 @@ pub(crate) async fn approve_access_request(
     if let Some(replay) = idempotency::claim(&mut tx, &caller, command.key.as_ref(), now).await? {
         return Ok(replay.into_response());
     }
-    // Policies before requests, as everybody locks them; the request's row lock makes two approvals one.
+    // Freezes before policies before requests, as everybody locks them; the request's row lock makes two approvals one.
+    let freezes = tx.freezes_in_force().await?;
     let policies = granting::by_id(tx.policies().await?);
     let verdict = Verdict::Approve {
         comment: comment.as_deref(),
         narrowing: &narrowing,
     };
     let (mut tx, pending, decisions) = app.may_decide(tx, &authorizer, &caller, id, verdict).await?;
+    for target in &pending.targets {
+        if let Some(freeze) = freezing::over(&freezes, target) {
+            return Err(app.frozen(tx, &caller, APPROVE, Some(id), target, freeze).await);
+        }
+    }
     let machines = tx.machines(&granting::machines_of(&pending)).await?;
     if let Err(error) = pending.check_approver(&caller.principal) {
         return Err(app.impossible(tx, &caller, id, APPROVE, &error).await);

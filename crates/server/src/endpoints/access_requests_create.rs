@@ -35,6 +35,7 @@ use crate::{
         limits::{Place, wait_of},
         query::Parameters,
     },
+    freezing,
     granting::{self, Terms, machines_of},
     idempotency::{self, Replay},
     leasing::WantedLease,
@@ -64,7 +65,7 @@ const EVENT: &str = "access_request.create";
         (status = 401, description = "`step_up_required` (RFC 9470), and the token's problems", body = Problem, content_type = "application/problem+json"),
         (status = 403, description = "`forbidden`: names what is missing or forbids", body = Problem, content_type = "application/problem+json"),
         (status = 404, description = "`machine_not_found`", body = Problem, content_type = "application/problem+json"),
-        (status = 409, description = "`too_many_grants`, `idempotency_in_flight`", body = Problem, content_type = "application/problem+json"),
+        (status = 409, description = "`frozen`, `too_many_grants`, `idempotency_in_flight`", body = Problem, content_type = "application/problem+json"),
         (status = 422, description = "`no_policy`, `port_not_guarded`, `source_not_allowed`, `duration_too_long`, `nothing_to_open`, `idempotency_key_reused`; by preflight: `blocked_by_rule`, `machine_stopped`, `no_address`, `no_capacity`", body = Problem, content_type = "application/problem+json"),
         (status = "default", description = "Any other problem.", body = Problem,
          content_type = "application/problem+json")
@@ -148,7 +149,8 @@ pub(crate) async fn ask(
         tx.commit().await?;
         return Ok(Asked::Held(held));
     }
-    // Policies before machines, as everybody locks them.
+    // Freezes before policies before machines, as everybody locks them.
+    let freezes = tx.freezes_in_force().await?;
     let policies = granting::by_id(tx.policies().await?);
     let mut machines = tx.machines(&machines_of(&request)).await?;
     let mut decided = Vec::with_capacity(request.targets.len());
@@ -164,6 +166,9 @@ pub(crate) async fn ask(
                 question(Action::Request, &request, target, machine.as_ref(), now),
             )
             .await?;
+        if let Some(freeze) = freezing::over(&freezes, target) {
+            return Err(app.frozen(tx, caller, EVENT, None, target, freeze).await);
+        }
         let Some(machine) = machine.filter(|machine| machine.gone_at.is_none()) else {
             let read = question(Action::Read, &request, target, None, now);
             let (tx, _) = app.allow(tx, &authorizer, caller, read).await?;

@@ -69,6 +69,7 @@ pub(crate) fn hop(hop: Hop) -> api::Hop {
 fn cause(cause: &EndCause) -> api::EndCause {
     let (by, reason) = match cause {
         EndCause::Revoked { by, reason } => (Some(by.to_string()), reason.clone()),
+        EndCause::Frozen { by, reason, .. } => (Some(by.to_string()), Some(reason.clone())),
         EndCause::OpenFailed { reason } => (None, Some(reason.clone())),
         EndCause::Expired
         | EndCause::PolicyRemoved

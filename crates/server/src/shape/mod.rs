@@ -3,6 +3,7 @@
 pub(crate) mod access_request;
 pub(crate) mod audit_event;
 pub(crate) mod delivery;
+pub(crate) mod freeze;
 pub(crate) mod grant;
 pub(crate) mod jit_policy;
 pub(crate) mod lease;

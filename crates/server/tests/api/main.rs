@@ -14,6 +14,7 @@ mod contention;
 mod deliveries;
 mod document;
 mod forged;
+mod freezes;
 mod guardrails;
 mod idempotency;
 mod issuer;

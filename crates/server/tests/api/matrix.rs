@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use postern_api::{
     access_request::AccessRequestCreateQuery,
+    freeze::FreezeCreate,
     jit_policy::JitPolicyQuery,
     lease::LeaseWaitQuery,
     role::{RoleAssignmentCreate, RoleCreate},
@@ -46,6 +47,9 @@ const MATRIX: &[(&str, &[&str])] = &[
     ("getLease", EVERY_ROLE),
     ("heartbeatLease", &[]),
     ("releaseLease", &[]),
+    ("listFreezes", EVERY_ROLE),
+    ("createFreeze", &["operator", "owner"]),
+    ("liftFreeze", &["operator", "owner"]),
     ("listRoles", EVERYBODY),
     ("createRole", &["operator", "owner"]),
     ("deleteRole", &["operator", "owner"]),
@@ -160,6 +164,26 @@ impl Stage {
         approved.grants[0].id.clone()
     }
 
+    /// A freeze's body, of a scope where nothing is.
+    fn freeze(&mut self) -> FreezeCreate {
+        let name = self.name();
+        FreezeCreate {
+            scope: format!("/azure/00000000-0000-0000-0000-000000000001/{name}"),
+            reason: "drill".to_owned(),
+        }
+    }
+
+    async fn a_freeze(&mut self) -> String {
+        let freeze = self.freeze();
+        self.rig
+            .owner()
+            .create_freeze(None, &freeze)
+            .await
+            .unwrap()
+            .freeze
+            .id
+    }
+
     /// A lease's body, of a machine that needs nobody's approval.
     fn lease(&mut self) -> Value {
         let mut lease = json!(ask(LEASED));
@@ -246,6 +270,12 @@ impl Stage {
             "revokeGrant" => Call::of(self.grant().await).with(json!({ "reason": "done" })),
             "createLease" => Call::plain().with(self.lease()),
             "getLease" | "heartbeatLease" | "releaseLease" => Call::of(self.a_lease().await),
+            "listFreezes" => {
+                self.a_freeze().await;
+                Call::plain()
+            }
+            "createFreeze" => Call::plain().with(json!(self.freeze())),
+            "liftFreeze" => Call::of(self.a_freeze().await).with(json!({ "reason": "over" })),
             "createRole" => Call::plain().with(json!({ "name": self.name(), "actions": ["read"] })),
             "deleteRole" => Call::of(self.a_role().await),
             "createRoleAssignment" => Call::plain().with(json!(self.assignment())),

@@ -148,9 +148,10 @@ async fn a_mark_during_a_lease_leaves_the_point_due_whatever_the_pass_says() {
 }
 
 #[tokio::test]
-async fn closings_go_first_then_openings_then_the_longest_due() {
+async fn what_a_freeze_closed_goes_first_then_closings_then_openings_then_the_longest_due() {
     let store = fresh_store().await;
-    let points = some_points(&store, 5).await;
+    let points = some_points(&store, 6).await;
+    mark(&store, &points[5..6], 100, Urgency::Freeze).await;
     mark(&store, &points[0..1], 1, Urgency::Look).await;
     mark(&store, &points[1..2], 3, Urgency::Opening).await;
     mark(&store, &points[2..3], 2, Urgency::Opening).await;
@@ -163,7 +164,7 @@ async fn closings_go_first_then_openings_then_the_longest_due() {
         .collect();
     assert_eq!(
         order,
-        [points[3], points[2], points[1], points[0]],
+        [points[5], points[3], points[2], points[1], points[0]],
         "and never before its time"
     );
     assert_eq!(next_due(&store).await, Some(at(101)));

@@ -84,6 +84,11 @@ fn causes() -> impl Strategy<Value = EndCause> {
         }),
         Just(EndCause::PolicyRemoved),
         Just(EndCause::MachineGone),
+        Just(EndCause::Frozen {
+            freeze: an_id(3),
+            by: "user:corp/sam".parse().unwrap(),
+            reason: "keys leaked".to_owned(),
+        }),
         Just(EndCause::Released),
         Just(EndCause::HeartbeatMissed),
     ]

@@ -1,0 +1,66 @@
+//! What can be said in an emergency.
+
+use clap::{Args, Subcommand};
+
+use super::{Many, Remote};
+
+/// `postern freeze`.
+#[derive(Debug, Args)]
+pub struct FreezeArgs {
+    /// Where: / is everywhere, /aws one cloud, /aws/123456789012 one account
+    #[arg(value_name = "SCOPE")]
+    pub scope: String,
+    /// Why; whoever is refused is told
+    #[arg(long)]
+    pub reason: String,
+    /// The server.
+    #[command(flatten)]
+    pub remote: Remote,
+}
+
+/// `postern freezes`.
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct FreezesArgs {
+    /// What to do; lists when absent.
+    #[command(subcommand)]
+    pub command: Option<FreezesCommand>,
+    /// What to list.
+    #[command(flatten)]
+    pub list: FreezesListArgs,
+}
+
+/// What `postern freezes` lists.
+#[derive(Debug, Args)]
+pub struct FreezesListArgs {
+    /// Only those that are not lifted
+    #[arg(long)]
+    pub in_force: bool,
+    /// How much.
+    #[command(flatten)]
+    pub many: Many,
+    /// The server.
+    #[command(flatten)]
+    pub remote: Remote,
+}
+
+/// What `postern freezes` does.
+#[derive(Debug, Subcommand)]
+pub enum FreezesCommand {
+    /// Lifts one; what it closed stays closed until somebody asks again
+    Lift(FreezeLiftArgs),
+}
+
+/// `postern freezes lift`.
+#[derive(Debug, Args)]
+pub struct FreezeLiftArgs {
+    /// Which
+    #[arg(value_name = "ID")]
+    pub id: String,
+    /// Why it may be
+    #[arg(long)]
+    pub reason: String,
+    /// The server.
+    #[command(flatten)]
+    pub remote: Remote,
+}
