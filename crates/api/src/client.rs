@@ -23,6 +23,7 @@ use crate::{
     page::Page,
     preflight::AccessRequestDryRun,
     problem::Problem,
+    review::{BreakGlassQuery, Review, ReviewClose, ReviewQuery},
     role::{Role, RoleAssignment, RoleAssignmentCreate, RoleAssignmentQuery, RoleCreate},
 };
 
@@ -283,6 +284,37 @@ impl Client {
             .json(request)
             .timeout(REQUEST_TIMEOUT.saturating_add(wait));
         Self::read(keyed(call, key)).await
+    }
+
+    /// Opens ports at once, without approval, in an emergency.
+    pub async fn break_glass(
+        &self,
+        key: Option<&str>,
+        query: &BreakGlassQuery,
+        request: &AccessRequestCreate,
+    ) -> Result<AccessRequest, ClientError> {
+        let wait = Duration::from_secs(query.wait.unwrap_or(0).into());
+        let call = self
+            .call(Method::POST, &["v1", "break-glass"])
+            .query(query)
+            .json(request)
+            .timeout(REQUEST_TIMEOUT.saturating_add(wait));
+        Self::read(keyed(call, key)).await
+    }
+
+    /// Lists reviews of what was opened by breaking the glass.
+    pub async fn reviews(&self, query: &ReviewQuery) -> Result<Page<Review>, ClientError> {
+        self.get(&["v1", "reviews"], query).await
+    }
+
+    /// Closes a review.
+    pub async fn close_review(
+        &self,
+        id: &str,
+        key: Option<&str>,
+        close: &ReviewClose,
+    ) -> Result<Review, ClientError> {
+        self.post(&["v1", "reviews", id, "close"], key, close).await
     }
 
     /// Lists access requests.

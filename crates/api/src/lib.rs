@@ -16,6 +16,7 @@ pub mod machine;
 pub mod page;
 pub mod preflight;
 pub mod problem;
+pub mod review;
 pub mod role;
 
 pub use client::{Client, ClientError};

@@ -164,6 +164,8 @@ ids! {
     PassId = PassKind("pass", "pass");
     /// One intended change in the journal.
     ChangeId = ChangeKindId("chg", "change");
+    /// A review of what was opened by breaking the glass.
+    ReviewId = ReviewKind("rev", "review");
     /// A freeze of a scope.
     FreezeId = FreezeKind("frz", "freeze");
     /// A rule that a lockdown took out of the way and saved.

@@ -25,6 +25,7 @@ pub mod preview;
 pub mod principal;
 pub mod reach;
 pub mod request;
+pub mod review;
 pub mod role;
 pub mod scope;
 pub mod sg;

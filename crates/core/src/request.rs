@@ -109,6 +109,8 @@ pub struct Lapsed {
 pub enum Decider {
     /// The JIT policies of the machines ask for nobody.
     Policy,
+    /// The requester, in an emergency: the glass was broken.
+    BreakGlass,
     /// A person.
     Principal {
         /// Who.
@@ -315,6 +317,14 @@ impl AccessRequest<Pending> {
     pub fn approve_by_policy(self, now: Instant) -> AccessRequest<Approved> {
         self.with(Approved {
             by: Decider::Policy,
+            at: now,
+        })
+    }
+
+    /// Agreed to by nobody: the requester broke the glass.
+    pub fn break_glass(self, now: Instant) -> AccessRequest<Approved> {
+        self.with(Approved {
+            by: Decider::BreakGlass,
             at: now,
         })
     }

@@ -92,6 +92,11 @@ pub enum Command {
         after_help = "Examples:\n  postern freezes --in-force\n  postern freezes lift frz_0199… --reason \"keys rotated\""
     )]
     Freezes(FreezesArgs),
+    /// Lists what was opened by breaking the glass, or closes the review of one
+    #[command(
+        after_help = "Examples:\n  postern reviews --open\n  postern reviews close rev_0199… --note \"needed: the pager and the log agree\""
+    )]
+    Reviews(ReviewsArgs),
     /// Lists machines with their posture, or shows one (`get`)
     #[command(
         after_help = "Examples:\n  postern machines --posture recommended\n  postern machines get web-1\n  \

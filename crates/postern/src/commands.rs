@@ -15,6 +15,7 @@ pub mod permissions;
 pub mod policies;
 pub mod request;
 pub mod requests;
+pub mod reviews;
 pub mod serve;
 pub mod ssh;
 pub mod sweep;

@@ -23,6 +23,7 @@ mod metrics;
 mod policies;
 mod preflight;
 mod reading;
+mod reviewing;
 mod router;
 mod serve;
 mod shape;

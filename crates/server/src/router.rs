@@ -48,6 +48,7 @@ impl Modify for BearerScheme {
         (name = "grants", description = "One machine's share of an approved request, with the truth of each hop."),
         (name = "leases", description = "Requests that last as long as their holder is heard of, for pipelines."),
         (name = "freezes", description = "Emergencies: close everything at a scope, and keep it closed until lifted."),
+        (name = "break-glass", description = "Emergencies: open at once without approval, to be looked at afterwards."),
         (name = "access", description = "Roles, role assignments and the explanation of decisions."),
         (name = "audit", description = "Who did what, why, decided by what, with which outcome, when."),
         (name = "health", description = "For those who run the server. Needs no token."),
@@ -89,6 +90,9 @@ fn guarded() -> OpenApiRouter<Arc<App>> {
             e::freezes_create::create_freeze
         ))
         .routes(routes!(e::freezes_lift::lift_freeze))
+        .routes(routes!(e::break_glass::break_glass))
+        .routes(routes!(e::reviews_list::list_reviews))
+        .routes(routes!(e::reviews_close::close_review))
         .routes(routes!(e::roles_list::list_roles, e::roles_create::create_role))
         .routes(routes!(e::roles_delete::delete_role))
         .routes(routes!(

@@ -34,6 +34,7 @@ mod policies;
 mod pool;
 mod progress;
 mod requests;
+mod reviews;
 mod roles;
 mod targets;
 #[cfg(any(test, feature = "testing"))]
@@ -64,5 +65,6 @@ pub use crate::{
     pool::{Store, StoreOptions, Tx},
     progress::{Progress, ProgressListener},
     requests::RequestFilter,
+    reviews::ReviewFilter,
     roles::Authz,
 };

@@ -27,6 +27,9 @@ pub struct RequestArgs {
     /// Decide and answer, but change nothing
     #[arg(long, conflicts_with = "wait")]
     pub dry_run: bool,
+    /// In an emergency: open at once, without approval; everybody is told, and somebody else looks at it afterwards
+    #[arg(long, conflicts_with = "dry_run")]
+    pub break_glass: bool,
     /// Whether to wait.
     #[command(flatten)]
     pub waiting: Waiting,

@@ -64,3 +64,50 @@ pub struct FreezeLiftArgs {
     #[command(flatten)]
     pub remote: Remote,
 }
+
+/// `postern reviews`.
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct ReviewsArgs {
+    /// What to do; lists when absent.
+    #[command(subcommand)]
+    pub command: Option<ReviewsCommand>,
+    /// What to list.
+    #[command(flatten)]
+    pub list: ReviewsListArgs,
+}
+
+/// What `postern reviews` lists.
+#[derive(Debug, Args)]
+pub struct ReviewsListArgs {
+    /// Only those that wait for somebody
+    #[arg(long)]
+    pub open: bool,
+    /// How much.
+    #[command(flatten)]
+    pub many: Many,
+    /// The server.
+    #[command(flatten)]
+    pub remote: Remote,
+}
+
+/// What `postern reviews` does.
+#[derive(Debug, Subcommand)]
+pub enum ReviewsCommand {
+    /// Closes one of somebody else's
+    Close(ReviewCloseArgs),
+}
+
+/// `postern reviews close`.
+#[derive(Debug, Args)]
+pub struct ReviewCloseArgs {
+    /// Which
+    #[arg(value_name = "ID")]
+    pub id: String,
+    /// What was found
+    #[arg(long)]
+    pub note: String,
+    /// The server.
+    #[command(flatten)]
+    pub remote: Remote,
+}

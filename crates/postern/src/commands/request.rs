@@ -5,6 +5,7 @@ use std::time::Duration;
 use postern_api::{
     access_request::{AccessRequest, AccessRequestCreate, AccessRequestCreateQuery, Target},
     client::Client,
+    review::BreakGlassQuery,
 };
 
 use super::machines;
@@ -40,7 +41,15 @@ pub async fn run(args: RequestArgs) -> Result<(), Failure> {
     };
     let made = connect::keyed(|key| {
         let (client, query, request) = (&client, &query, &request);
-        async move { client.create_access_request(Some(&key), query, request).await }
+        let break_glass = args.break_glass;
+        async move {
+            if break_glass {
+                let query = BreakGlassQuery::default();
+                client.break_glass(Some(&key), &query, request).await
+            } else {
+                client.create_access_request(Some(&key), query, request).await
+            }
+        }
     })
     .await?;
     if args.waiting.wait {

@@ -39,6 +39,7 @@ use crate::{
     granting::{self, Terms, machines_of},
     idempotency::{self, Replay},
     leasing::WantedLease,
+    reviewing,
     shape::access_request,
     state::App,
 };
@@ -80,7 +81,8 @@ pub(crate) async fn create_access_request(
 ) -> Result<Response, Failure> {
     let wait = wait_of(query.wait)?;
     let dry_run = query.dry_run.unwrap_or(false);
-    match ask(&app, &caller, dry_run, &command, None).await? {
+    let manner = if dry_run { Manner::DryRun } else { Manner::Ask };
+    match ask(&app, &caller, manner, &command, None).await? {
         Asked::Tried(shown) => Ok(Json(shown).into_response()),
         Asked::Again(id, replay) => replay.with_body(app.wait_for_request(id, wait, &place).await?),
         Asked::Held(id) => {
@@ -94,6 +96,33 @@ pub(crate) async fn create_access_request(
                 app.wait_for_request(id, wait, &place).await?
             };
             Ok((StatusCode::CREATED, Json(shown)).into_response())
+        }
+    }
+}
+
+/// How it is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Manner {
+    /// As usual: the policies say who must agree.
+    Ask,
+    /// To see what would be.
+    DryRun,
+    /// In an emergency: nobody must agree, and somebody looks at it afterwards.
+    BreakGlass,
+}
+
+impl Manner {
+    const fn action(self) -> Action {
+        match self {
+            Self::Ask | Self::DryRun => Action::Request,
+            Self::BreakGlass => Action::BreakGlass,
+        }
+    }
+
+    const fn event(self) -> &'static str {
+        match self {
+            Self::Ask | Self::DryRun => EVENT,
+            Self::BreakGlass => reviewing::EVENT,
         }
     }
 }
@@ -114,11 +143,12 @@ pub(crate) enum Asked {
 pub(crate) async fn ask(
     app: &App,
     caller: &Caller,
-    dry_run: bool,
+    manner: Manner,
     command: &Command<AccessRequestCreate>,
     lease: Option<&WantedLease>,
 ) -> Result<Asked, Failure> {
     let now = app.now();
+    let dry_run = manner == Manner::DryRun;
     let lapses_at =
         now + TimeDelta::from_std(app.config.limits.pending_timeout()).map_err(Failure::internal)?;
     let request = access_request::read(
@@ -157,17 +187,14 @@ pub(crate) async fn ask(
     let mut ways = Vec::with_capacity(request.targets.len());
     for (at, target) in request.targets.iter().enumerate() {
         let machine = machines.remove(&target.machine);
+        let asked = Question {
+            event: manner.event(),
+            ..question(manner.action(), &request, target, machine.as_ref(), now)
+        };
         let decision;
-        (tx, decision) = app
-            .allow(
-                tx,
-                &authorizer,
-                caller,
-                question(Action::Request, &request, target, machine.as_ref(), now),
-            )
-            .await?;
+        (tx, decision) = app.allow(tx, &authorizer, caller, asked).await?;
         if let Some(freeze) = freezing::over(&freezes, target) {
-            return Err(app.frozen(tx, caller, EVENT, None, target, freeze).await);
+            return Err(app.frozen(tx, caller, manner.event(), None, target, freeze).await);
         }
         let Some(machine) = machine.filter(|machine| machine.gone_at.is_none()) else {
             let read = question(Action::Read, &request, target, None, now);
@@ -185,8 +212,11 @@ pub(crate) async fn ask(
     }
     let (decisions, terms): (Vec<Decision>, Vec<Terms>) = decided.into_iter().unzip();
     let mut request = request;
-    request.state.awaits = agreeing::awaited(&terms);
-    let by_policy = request.state.awaits.is_empty();
+    // Whoever breaks the glass waits for nobody.
+    if manner != Manner::BreakGlass {
+        request.state.awaits = agreeing::awaited(&terms);
+    }
+    let at_once = request.state.awaits.is_empty();
     if let Some(pending_for) = terms.iter().filter_map(|terms| terms.pending_for).min() {
         request.state.lapses_at = now + TimeDelta::from_std(pending_for).map_err(Failure::internal)?;
     }
@@ -195,7 +225,7 @@ pub(crate) async fn ask(
     if dry_run {
         tx.audit(&events).await?;
         tx.commit().await?;
-        let decided = if by_policy {
+        let decided = if at_once {
             request.approve_by_policy(now).into()
         } else {
             request.into()
@@ -209,11 +239,19 @@ pub(crate) async fn ask(
         return Ok(Asked::Tried(Box::new(shown)));
     }
     let id = request.id;
-    let shown = if by_policy {
-        let approved: AccessRequest<Approved> = request.approve_by_policy(now);
+    let shown = if at_once {
+        let (approved, action): (AccessRequest<Approved>, _) = if manner == Manner::BreakGlass {
+            (request.break_glass(now), reviewing::EVENT)
+        } else {
+            (request.approve_by_policy(now), "access_request.approve")
+        };
         tx.insert_request(&approved.clone().into()).await?;
+        if manner == Manner::BreakGlass {
+            tx.insert_review(&reviewing::of(app.ids.next(now), &approved))
+                .await?;
+        }
         let grants = app.grant_all(&mut tx, &approved, &terms, now).await?;
-        events.extend(app.granted(caller, "access_request.approve", &approved, &terms, &grants, None));
+        events.extend(app.granted(caller, action, &approved, &terms, &grants, None));
         let hops = tx
             .hops_of(&grants.iter().map(|grant| grant.id).collect::<Vec<_>>())
             .await?;

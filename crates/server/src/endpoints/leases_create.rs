@@ -15,7 +15,7 @@ use postern_api::{
 };
 
 use crate::{
-    endpoints::access_requests_create::{Asked, ask},
+    endpoints::access_requests_create::{Asked, Manner, ask},
     failure::Failure,
     flow::{
         authenticate::Caller,
@@ -86,7 +86,7 @@ pub(crate) async fn create_lease(
         body: asked,
         key: command.key,
     };
-    let (request, status) = match ask(&app, &caller, false, &command, Some(&wanted)).await? {
+    let (request, status) = match ask(&app, &caller, Manner::Ask, &command, Some(&wanted)).await? {
         Asked::Made(id, _) => (id, StatusCode::CREATED),
         Asked::Again(id, _) | Asked::Held(id) => (id, StatusCode::OK),
         Asked::Tried(_) => return Err(Failure::internal("a lease was asked for, not tried")),

@@ -166,7 +166,8 @@ pub(crate) fn check_reason(reason: &str) -> Result<(), Failure> {
     check_text(reason, "reason")
 }
 
-fn check_text(reason: &str, field: &str) -> Result<(), Failure> {
+/// A text of a field that is bounded as a reason is.
+pub(crate) fn check_text(reason: &str, field: &str) -> Result<(), Failure> {
     let fits = !reason.trim().is_empty()
         && reason.chars().count() <= MAX_REASON
         && !reason.chars().any(|c| c.is_control() && c != '\n' && c != '\t');
@@ -226,6 +227,7 @@ pub(crate) fn show(request: &AccessRequest, grants: Vec<grant::Grant>, now: Inst
         RequestState::Approved(approved) => {
             let by = match &approved.by {
                 Decider::Policy => "policy".to_owned(),
+                Decider::BreakGlass => "break_glass".to_owned(),
                 Decider::Principal { principal } => principal.to_string(),
             };
             decided(by, approved.at, None)

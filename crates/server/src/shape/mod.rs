@@ -8,4 +8,5 @@ pub(crate) mod grant;
 pub(crate) mod jit_policy;
 pub(crate) mod lease;
 pub(crate) mod machine;
+pub(crate) mod review;
 pub(crate) mod role;

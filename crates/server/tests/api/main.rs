@@ -10,6 +10,7 @@
 mod approval;
 mod authentication;
 mod bad_input;
+mod break_glass;
 mod contention;
 mod deliveries;
 mod document;

@@ -7,6 +7,7 @@ use postern_api::{
     freeze::FreezeCreate,
     jit_policy::JitPolicyQuery,
     lease::LeaseWaitQuery,
+    review::{BreakGlassQuery, ReviewQuery},
     role::{RoleAssignmentCreate, RoleCreate},
 };
 use postern_core::role::Role;
@@ -47,6 +48,9 @@ const MATRIX: &[(&str, &[&str])] = &[
     ("getLease", EVERY_ROLE),
     ("heartbeatLease", &[]),
     ("releaseLease", &[]),
+    ("breakGlass", &["owner"]),
+    ("listReviews", EVERY_ROLE),
+    ("closeReview", &["approver", "owner"]),
     ("listFreezes", EVERY_ROLE),
     ("createFreeze", &["operator", "owner"]),
     ("liftFreeze", &["operator", "owner"]),
@@ -122,6 +126,12 @@ impl Stage {
         for role in Role::built_in().into_iter().filter(|role| role.name != "owner") {
             rig.assign(&as_role(&role.name), &role.name, "/").await;
         }
+        let on_call = RoleCreate {
+            name: "on-call".to_owned(),
+            actions: BTreeSet::from(["break_glass".to_owned()]),
+        };
+        rig.owner().create_role(None, &on_call).await.unwrap();
+        rig.assign("zoe", "on-call", "/").await;
         let policies = rig
             .owner()
             .jit_policies(&JitPolicyQuery::default())
@@ -162,6 +172,23 @@ impl Stage {
             .await
             .unwrap();
         approved.grants[0].id.clone()
+    }
+
+    /// The review of a glass that somebody on call broke.
+    async fn a_review(&self) -> String {
+        let query = BreakGlassQuery::default();
+        let broken = self
+            .rig
+            .client("zoe")
+            .break_glass(None, &query, &ask(MACHINE))
+            .await;
+        let request = broken.unwrap().id;
+        let reviews = self.rig.owner().reviews(&ReviewQuery::default()).await.unwrap();
+        let review = reviews
+            .items
+            .into_iter()
+            .find(|review| review.request_id == request);
+        review.unwrap().id
     }
 
     /// A freeze's body, of a scope where nothing is.
@@ -270,6 +297,12 @@ impl Stage {
             "revokeGrant" => Call::of(self.grant().await).with(json!({ "reason": "done" })),
             "createLease" => Call::plain().with(self.lease()),
             "getLease" | "heartbeatLease" | "releaseLease" => Call::of(self.a_lease().await),
+            "breakGlass" => Call::plain().with(json!(ask(MACHINE))),
+            "listReviews" => {
+                self.a_review().await;
+                Call::plain()
+            }
+            "closeReview" => Call::of(self.a_review().await).with(json!({ "note": "needed" })),
             "listFreezes" => {
                 self.a_freeze().await;
                 Call::plain()

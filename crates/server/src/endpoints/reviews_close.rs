@@ -1,0 +1,131 @@
+//! `POST /v1/reviews/{id}/close`: somebody else has looked at a use of break-glass.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use axum::{
+    Json,
+    extract::State,
+    response::{IntoResponse, Response},
+};
+use http::StatusCode;
+use postern_api::{
+    ErrorCode, Problem,
+    review::{Review as Shown, ReviewClose},
+};
+use postern_authz::{Context, Resource, ResourceKind};
+use postern_core::{
+    audit::{Outcome, Subject},
+    id::ReviewKind,
+    review::{CannotClose, Verdict},
+    role::Action,
+    scope::Scope,
+};
+use serde_json::json;
+
+use crate::{
+    decide::Question,
+    failure::Failure,
+    flow::{authenticate::Caller, body::Command, path::PathId},
+    idempotency,
+    shape::{access_request, review},
+    state::App,
+};
+
+const EVENT: &str = "review.close";
+
+/// Closes a review, with what was found. Needs `approve` at every machine, and is for somebody else than who broke the
+/// glass.
+#[utoipa::path(
+    post, path = "/v1/reviews/{id}/close", tag = "break-glass", operation_id = "closeReview",
+    params(
+        ("id" = String, Path, description = "The review's id."),
+        ("Idempotency-Key" = Option<String>, Header, description = "Makes a repetition safe.")
+    ),
+    request_body = ReviewClose,
+    responses(
+        (status = 200, description = "It is closed.", body = Shown),
+        (status = 400, description = "`invalid_reason`", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "`forbidden`, `own_request`, `not_a_person`", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "`not_found`", body = Problem, content_type = "application/problem+json"),
+        (status = 409, description = "`conflict`: it was closed before; `idempotency_in_flight`", body = Problem, content_type = "application/problem+json"),
+        (status = "default", description = "Any other problem.", body = Problem,
+         content_type = "application/problem+json")
+    )
+)]
+pub(crate) async fn close_review(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    PathId(id): PathId<ReviewKind>,
+    command: Command<ReviewClose>,
+) -> Result<Response, Failure> {
+    let now = app.now();
+    let note = command.body.note;
+    access_request::check_text(&note, "note")?;
+    let authorizer = app.authorizer().await?;
+    let mut tx = app.store.begin().await?;
+    if let Some(replay) = idempotency::claim(&mut tx, &caller, command.key.as_ref(), now).await? {
+        return Ok(replay.into_response());
+    }
+    let before = tx
+        .review(id)
+        .await?
+        .ok_or_else(|| Failure::not_found("such review"))?;
+    let subject = Subject {
+        request: Some(before.request),
+        ..Subject::default()
+    };
+    let mut decisions = Vec::with_capacity(before.scopes.len());
+    for scope in &before.scopes {
+        let question = Question {
+            action: Action::Approve,
+            resource: Resource {
+                scope: scope.clone(),
+                tags: BTreeMap::new(),
+                kind: ResourceKind::AccessRequest,
+            },
+            context: Context {
+                reason_present: true,
+                ..Context::at(now)
+            },
+            event: EVENT,
+            subject: subject.clone(),
+            reason: Some(note.clone()),
+        };
+        let decision;
+        (tx, decision) = app.allow(tx, &authorizer, &caller, question).await?;
+        decisions.push(decision);
+    }
+    let scope = match before.scopes.as_slice() {
+        [one] => one.clone(),
+        _ => Scope::root(),
+    };
+    let mut event = app.event(&caller, EVENT, scope, subject, None, json!({}));
+    event.reason = Some(note.clone());
+    let verdict = Verdict {
+        by: caller.reference(),
+        at: now,
+        note,
+    };
+    let after = match before.clone().close(verdict.clone()) {
+        Ok(after) => after,
+        Err(error) => {
+            let code = match error {
+                CannotClose::Own => ErrorCode::OwnRequest,
+                CannotClose::NotAPerson(_) => ErrorCode::NotAPerson,
+                CannotClose::Closed(_) => return Err(Failure::new(ErrorCode::Conflict, error.to_string())),
+            };
+            event.outcome = Outcome::Denied;
+            event.decision = Some(json!({ "rule": error.to_string() }));
+            app.write_alone(tx, event).await?;
+            return Err(Failure::new(code, error.to_string()));
+        }
+    };
+    tx.close_review(id, &verdict).await?;
+    event.decision = Some(json!({ "authorization": decisions }));
+    event.details = json!({ "before": before, "after": after });
+    tx.audit(&[event]).await?;
+    let shown = review::show(&after);
+    idempotency::store(&mut tx, &caller, command.key.as_ref(), StatusCode::OK, &shown).await?;
+    tx.commit().await?;
+    Ok(Json(shown).into_response())
+}
