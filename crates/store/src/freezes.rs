@@ -65,7 +65,7 @@ impl TryFrom<Row> for Freeze {
 }
 
 #[derive(Serialize)]
-struct Decided<'a> {
+struct DecisionRow<'a> {
     id: Uuid,
     status: &'static str,
     decided_at: Option<Instant>,
@@ -162,9 +162,9 @@ impl Tx {
         if decided.is_empty() {
             return Ok(());
         }
-        let rows: Vec<Decided<'_>> = decided
+        let rows: Vec<DecisionRow<'_>> = decided
             .iter()
-            .map(|request| Decided {
+            .map(|request| DecisionRow {
                 id: request.id.uuid(),
                 status: request.state.status(),
                 decided_at: requests::times(&request.state).1,

@@ -119,7 +119,11 @@ async fn a_freeze_ends_what_is_open_and_refuses_until_it_is_lifted() {
         .unwrap();
 
     let seen = ada.freezes(&in_force()).await.unwrap().items;
-    assert_eq!(seen, [made.freeze.clone()], "who is refused may see why");
+    assert_eq!(
+        seen,
+        std::slice::from_ref(&made.freeze),
+        "who is refused may see why"
+    );
     let lift = FreezeLift {
         reason: "keys rotated".into(),
     };

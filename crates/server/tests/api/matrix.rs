@@ -288,7 +288,7 @@ impl Stage {
                     ..Call::of(id)
                 }
             }
-            "createAccessRequest" => Call::plain().with(json!(ask(MACHINE))),
+            "createAccessRequest" | "breakGlass" => Call::plain().with(json!(ask(MACHINE))),
             "getAccessRequest" | "approveAccessRequest" | "withdrawAccessRequest" => {
                 Call::of(self.request().await)
             }
@@ -297,7 +297,6 @@ impl Stage {
             "revokeGrant" => Call::of(self.grant().await).with(json!({ "reason": "done" })),
             "createLease" => Call::plain().with(self.lease()),
             "getLease" | "heartbeatLease" | "releaseLease" => Call::of(self.a_lease().await),
-            "breakGlass" => Call::plain().with(json!(ask(MACHINE))),
             "listReviews" => {
                 self.a_review().await;
                 Call::plain()
