@@ -1,5 +1,6 @@
 //! Azure Resource Manager on the wire: ids, tokens, calls, long-running operations. Nothing of rules.
 
+mod budget;
 mod client;
 mod failure;
 mod id;
@@ -7,6 +8,7 @@ mod poll;
 mod token;
 mod transport;
 
+pub(crate) use budget::{Budget, spending};
 pub(crate) use client::Arm;
 pub(crate) use id::{ArmId, is_subscription};
 pub(crate) use poll::NotWritten;

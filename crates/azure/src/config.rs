@@ -30,11 +30,14 @@ pub struct AzureConfig {
     pub change_timeout: Duration,
     /// The longest that a look at an NSG waits for somebody's change of it to end.
     pub settle_timeout: Duration,
+    /// How much of ARM's documented request limits may be used, in percent; 0 keeps no budget.
+    pub budget_percent: u32,
 }
 
 impl AzureConfig {
     /// Azure's public cloud with the machine's managed identity, the whole band, whole-NSG writes from 4 rules on,
-    /// 3 s to connect, 15 s a call, 30 s a change, 10 s for others' changes.
+    /// 3 s to connect, 15 s a call, 30 s a change, 10 s for others' changes,
+    /// no budget of calls.
     ///
     /// # Errors
     /// Never: the two addresses are constants.
@@ -50,6 +53,7 @@ impl AzureConfig {
             call_timeout: Duration::from_secs(15),
             change_timeout: Duration::from_secs(30),
             settle_timeout: Duration::from_secs(10),
+            budget_percent: 0,
         })
     }
 }

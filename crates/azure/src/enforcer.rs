@@ -1,9 +1,10 @@
 //! [`AzureEnforcer`]: the `Enforcer` of Azure, which puts the parts of this crate together.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use postern_core::{
+    budget::{Level, Purpose},
     enforcer::{Bindings, Change, Desired, DiscoveryPage, EnforceError, Enforcer, Marked, Observed},
     machine::{Account, Cloud},
     mark::Installation,
@@ -14,7 +15,7 @@ use serde_json::Value;
 
 use crate::{
     apply,
-    arm::{Arm, Tokens, http_client, is_subscription},
+    arm::{Arm, Budget, Tokens, http_client, is_subscription, spending},
     config::{AzureConfig, is_loopback},
     discover, observe,
     operation::Operation,
@@ -58,7 +59,12 @@ impl AzureEnforcer {
         }
         let http = http_client(config.connect_timeout, config.call_timeout)?;
         let tokens = Tokens::new(&config, &http, clock)?;
-        let arm = Arm::new(http, config.endpoint.clone(), tokens);
+        let arm = Arm::new(
+            http,
+            config.endpoint.clone(),
+            tokens,
+            Budget::new(config.budget_percent),
+        );
         Ok(Self { arm, config })
     }
 }
@@ -77,7 +83,7 @@ impl Enforcer for AzureEnforcer {
     }
 
     async fn accounts(&self) -> Result<Vec<Account>, EnforceError> {
-        discover::accounts(&self.arm, &self.config).await
+        spending(Purpose::Look, discover::accounts(&self.arm, &self.config)).await
     }
 
     /// All machines stand on the first page: what surrounds them has to be read as a whole anyway.
@@ -87,11 +93,16 @@ impl Enforcer for AzureEnforcer {
                 "`{cursor}` is no page of {account}"
             )));
         }
-        discover::machines(&self.arm, subscription(account)?).await
+        spending(
+            Purpose::Look,
+            Box::pin(discover::machines(&self.arm, subscription(account)?)),
+        )
+        .await
     }
 
     async fn observe(&self, desired: &Desired) -> Result<Box<dyn Observed>, EnforceError> {
-        let observed = observe::observe(&self.arm, &self.config, desired).await?;
+        let look = observe::observe(&self.arm, &self.config, desired);
+        let observed = spending(desired.purpose(), look).await?;
         Ok(Box::new(observed))
     }
 
@@ -105,7 +116,9 @@ impl Enforcer for AzureEnforcer {
         let operation: Operation = serde_json::from_value(change.operation.clone()).map_err(|error| {
             EnforceError::Malformed(format!("the change at {point} cannot be read: {error}"))
         })?;
-        apply::operation(&self.arm, &nsg, &operation, change, self.config.change_timeout).await
+        let timeout = self.config.change_timeout;
+        let work = apply::operation(&self.arm, &nsg, &operation, change, timeout);
+        spending(change.verb.purpose(), work).await
     }
 
     async fn marked(
@@ -113,14 +126,24 @@ impl Enforcer for AzureEnforcer {
         account: &Account,
         installation: &Installation,
     ) -> Result<Vec<Marked>, EnforceError> {
-        sweep::marked(&self.arm, account, subscription(account)?, installation).await
+        let work = sweep::marked(&self.arm, account, subscription(account)?, installation);
+        spending(Purpose::Close, work).await
     }
 
     async fn remove(&self, marked: &Marked) -> Result<(), EnforceError> {
-        sweep::remove(&self.arm, marked, self.config.change_timeout).await
+        let work = sweep::remove(&self.arm, marked, self.config.change_timeout);
+        spending(Purpose::Close, work).await
     }
 
     fn request_timeout(&self) -> Duration {
         self.config.change_timeout
+    }
+
+    fn budgets(&self) -> Vec<Level> {
+        self.arm.budget.levels()
+    }
+
+    fn stopped_accounts(&self) -> BTreeMap<Account, Duration> {
+        self.arm.budget.stopped()
     }
 }

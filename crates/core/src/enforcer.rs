@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::{
+    budget::{Level, Purpose},
     id::{DisplacedId, GrantId, PolicyId},
     inventory::Machine,
     machine::{Account, Cloud, MachineId},
@@ -37,6 +38,17 @@ pub struct Desired {
     /// without an outcome. A cloud that shows a state which is not in force is then made to settle.
     #[serde(default)]
     pub unsettled: bool,
+}
+
+impl Desired {
+    /// Whose turn the calls that read the point are.
+    pub const fn purpose(&self) -> Purpose {
+        if self.unsettled {
+            Purpose::Close
+        } else {
+            Purpose::Open
+        }
+    }
 }
 
 /// A machine behind the point.
@@ -116,6 +128,14 @@ impl Verb {
             Self::LockDown => "lock_down",
             Self::Restore => "restore",
             Self::Repair => "repair",
+        }
+    }
+
+    /// Whose turn the calls for it are.
+    pub const fn purpose(self) -> Purpose {
+        match self {
+            Self::Close | Self::LockDown => Purpose::Close,
+            Self::Open | Self::Restore | Self::Repair => Purpose::Open,
         }
     }
 }
@@ -340,4 +360,14 @@ pub trait Enforcer: Send + Sync + fmt::Debug {
 
     /// The longest that a call may take; a new owner of a point waits this long before it writes.
     fn request_timeout(&self) -> Duration;
+
+    /// What is left of the call budgets of the accounts that were called. Empty where none are kept.
+    fn budgets(&self) -> Vec<Level> {
+        Vec::new()
+    }
+
+    /// The accounts that refuse calls for their rate, and for how long none makes sense.
+    fn stopped_accounts(&self) -> BTreeMap<Account, Duration> {
+        BTreeMap::new()
+    }
 }

@@ -7,6 +7,7 @@
 
 pub mod approval;
 pub mod audit;
+pub mod budget;
 pub mod enforcer;
 pub mod firewall;
 pub mod freeze;

@@ -13,6 +13,8 @@ pub struct EngineConfig {
     pub owner: String,
     /// Passes at the same time.
     pub workers: u32,
+    /// Passes at the same time in one account. Those that wait for its call budget hold none of the others up.
+    pub account_workers: u32,
     /// How long a point is leased at a time; renewed while a pass runs. After a crash nobody looks at the point
     /// for this long and the enforcers' longest request time.
     pub lease: Duration,
@@ -36,7 +38,8 @@ impl EngineConfig {
         Self {
             installation,
             owner: owner.into(),
-            workers: 32,
+            workers: 64,
+            account_workers: 16,
             lease: Duration::from_secs(30),
             poll: Duration::from_secs(5),
             drift_interval: Duration::from_mins(5),
@@ -45,6 +48,14 @@ impl EngineConfig {
             backoff_max: Duration::from_mins(1),
             overdue_after: Duration::from_mins(1),
         }
+    }
+
+    /// When to look again at a point that holds rules of ours: after three quarters of the interval to all of it, so
+    /// that points that were looked at together do not come back together. `random` is uniform.
+    pub(crate) fn drift_look_after(&self, random: u16) -> Duration {
+        let spread = self.drift_interval / 4;
+        self.drift_interval
+            .saturating_sub(spread.mul_f64(f64::from(random) / f64::from(u16::MAX)))
     }
 
     /// How long to wait after `attempts` failed passes: exponential, with full jitter in the upper half so that
@@ -59,6 +70,13 @@ impl EngineConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn looks_spread_over_the_last_quarter_of_the_interval() {
+        let config = EngineConfig::new("test".parse().unwrap(), "a");
+        assert_eq!(config.drift_look_after(0), config.drift_interval);
+        assert_eq!(config.drift_look_after(u16::MAX), Duration::from_secs(225));
+    }
 
     #[test]
     fn backoff_grows_to_its_ceiling_and_never_past_it() {

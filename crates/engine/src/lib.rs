@@ -18,6 +18,7 @@ mod outcome;
 pub mod pass;
 mod settle;
 mod strays;
+mod turns;
 
 use std::{collections::BTreeMap, sync::Arc};
 

@@ -1,5 +1,8 @@
 //! The loop's metrics, in Prometheus' terms.
 
+use std::sync::atomic::AtomicU64;
+
+use postern_core::budget::Level;
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{
@@ -47,6 +50,15 @@ pub struct CloudLabels {
     pub cloud: &'static str,
 }
 
+/// A call budget.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct BudgetLabels {
+    /// The account's scope, such as `/azure/<subscription>` or `/aws/<account>/<region>`.
+    pub account: String,
+    /// The class of calls: `reads`, `writes`, `deletes` in Azure, the action in AWS.
+    pub class: String,
+}
+
 /// What the loop counts.
 #[derive(Debug)]
 pub struct Metrics {
@@ -58,6 +70,8 @@ pub struct Metrics {
     pub(crate) open_seconds: Family<CloudLabels, Histogram>,
     pub(crate) close_seconds: Family<CloudLabels, Histogram>,
     pub(crate) overdue: Gauge,
+    pub(crate) budget_left: Family<BudgetLabels, Gauge<f64, AtomicU64>>,
+    pub(crate) budget_refusals: Family<BudgetLabels, Counter>,
 }
 
 fn seconds() -> Histogram {
@@ -76,6 +90,8 @@ impl Metrics {
             open_seconds: Family::new_with_constructor(seconds),
             close_seconds: Family::new_with_constructor(seconds),
             overdue: Gauge::default(),
+            budget_left: Family::default(),
+            budget_refusals: Family::default(),
         };
         registry.register(
             "postern_passes",
@@ -115,6 +131,29 @@ impl Metrics {
             "Grants that ended and are not confirmed as closed in time",
             metrics.overdue.clone(),
         );
+        registry.register(
+            "postern_budget_left",
+            "Calls that a cloud's API budget has left at once; below zero where calls wait",
+            metrics.budget_left.clone(),
+        );
+        registry.register(
+            "postern_budget_refusals",
+            "Calls that a cloud refused for their rate",
+            metrics.budget_refusals.clone(),
+        );
         metrics
+    }
+
+    /// Shows what is left of call budgets.
+    pub(crate) fn show_budgets(&self, levels: &[Level]) {
+        for level in levels {
+            let labels = BudgetLabels {
+                account: level.account.to_string(),
+                class: level.class.to_string(),
+            };
+            self.budget_left.get_or_create(&labels).set(level.left);
+            let refusals = self.budget_refusals.get_or_create(&labels);
+            refusals.inc_by(level.refused.saturating_sub(refusals.get()));
+        }
     }
 }

@@ -233,7 +233,9 @@ impl Engine {
             }
             // Also where the point is gone: it may come back under the same name.
             if holds_ours {
-                let look = TimeDelta::from_std(self.config.drift_interval).unwrap_or_default();
+                let [a, b, ..] = self.ids.random();
+                let look = self.config.drift_look_after(u16::from_be_bytes([a, b]));
+                let look = TimeDelta::from_std(look).unwrap_or_default();
                 earliest(&mut next, now + look, Urgency::Look);
             }
             let next = next.map_or(Next::Never, |(at, urgency)| Next::At { at, urgency });

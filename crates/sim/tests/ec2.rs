@@ -603,7 +603,19 @@ async fn throttled_calls_are_refused_until_tokens_come_back() {
         [done.clone(), done.clone(), limited.clone()]
     );
     clock.advance(TimeDelta::seconds(1));
-    assert_eq!(codes(&["3", "4"]).await, [done, limited]);
+    assert_eq!(codes(&["3", "4"]).await, [done.clone(), limited.clone()]);
+    raw.sim.set_throttling(None);
+    assert_eq!(
+        codes(&["4", "5", "6"]).await,
+        [done.clone(), done.clone(), done.clone()]
+    );
+    let one = Bucket {
+        capacity: 1.0,
+        refill: 1.0,
+    };
+    let tight = Throttling::documented().with_class(ActionClass::ResourceIntensive, one);
+    raw.sim.set_throttling(Some(tight));
+    assert_eq!(codes(&["7", "8"]).await, [done, limited]);
 }
 
 #[tokio::test]

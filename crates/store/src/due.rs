@@ -2,7 +2,12 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use postern_core::{id::PointId, machine::Cloud, point::PointRef, time::Instant};
+use postern_core::{
+    id::PointId,
+    machine::{Account, Cloud},
+    point::PointRef,
+    time::Instant,
+};
 use sqlx::postgres::PgListener;
 use uuid::Uuid;
 
@@ -84,6 +89,8 @@ pub struct Lessee<'a> {
     pub owner: &'a str,
     /// Points of these clouds only.
     pub clouds: &'a [Cloud],
+    /// But none of these accounts.
+    pub except: &'a [Account],
     /// How long a lease lasts.
     pub lease_for: Duration,
     /// How long after a lease ran out nobody else takes the point over: no call that its owner had under way can
@@ -97,6 +104,10 @@ impl Lessee<'_> {
             .iter()
             .map(|cloud| cloud.as_str().to_owned())
             .collect()
+    }
+
+    fn except(&self) -> Vec<String> {
+        self.except.iter().map(Account::to_string).collect()
     }
 }
 
@@ -161,7 +172,7 @@ macro_rules! leased {
             r#"WITH candidate AS MATERIALIZED (
                    SELECT id, lease_until IS NOT NULL AS taken_over
                    FROM points
-                   WHERE due_at <= $1 AND cloud = ANY ($6)
+                   WHERE due_at <= $1 AND cloud = ANY ($6) AND account <> ALL ($7)
                      AND (lease_until IS NULL OR lease_until + make_interval(secs => $2) < clock_timestamp())
                    ORDER BY urgency, due_at
                    LIMIT $3
@@ -181,6 +192,7 @@ macro_rules! leased {
             $lessee.owner,
             $lessee.lease_for.as_secs_f64(),
             &$lessee.clouds(),
+            &$lessee.except(),
         )
     };
 }
@@ -205,6 +217,7 @@ impl Store {
         let lessee = Lessee {
             owner,
             clouds: &ALL_CLOUDS,
+            except: &[],
             lease_for,
             grace,
         };
@@ -250,12 +263,15 @@ impl Store {
         Ok(sqlx::query_scalar!(
             "SELECT LEAST(
                  (SELECT min(due_at) FROM points
-                  WHERE due_at IS NOT NULL AND lease_until IS NULL AND cloud = ANY ($2)),
+                  WHERE due_at IS NOT NULL AND lease_until IS NULL AND cloud = ANY ($2)
+                    AND account <> ALL ($3)),
                  (SELECT min(GREATEST(due_at, lease_until + make_interval(secs => $1)))
-                  FROM points WHERE due_at IS NOT NULL AND lease_until IS NOT NULL AND cloud = ANY ($2))
+                  FROM points WHERE due_at IS NOT NULL AND lease_until IS NOT NULL AND cloud = ANY ($2)
+                    AND account <> ALL ($3))
              )",
             lessee.grace.as_secs_f64(),
             &lessee.clouds(),
+            &lessee.except(),
         )
         .fetch_one(&self.pool)
         .await?)

@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use url::Url;
 
-use super::{failure, id::ArmId, token::Tokens};
+use super::{budget::Budget, failure, id::ArmId, token::Tokens};
 
 /// The most bytes of an answer. An NSG of a thousand rules has about one million.
 const MAX_BODY: usize = 32 << 20;
@@ -58,15 +58,17 @@ pub(crate) struct Arm {
     pub(super) http: reqwest::Client,
     pub(super) endpoint: Url,
     pub(super) tokens: Tokens,
+    pub(crate) budget: Budget,
 }
 
 impl Arm {
     /// A client of the resource manager at `endpoint`.
-    pub(crate) fn new(http: reqwest::Client, endpoint: Url, tokens: Tokens) -> Self {
+    pub(crate) fn new(http: reqwest::Client, endpoint: Url, tokens: Tokens, budget: Budget) -> Self {
         Self {
             http,
             endpoint,
             tokens,
+            budget,
         }
     }
 
@@ -119,13 +121,14 @@ impl Arm {
         }
     }
 
-    /// Makes a call. A token that is refused is replaced once.
+    /// Makes a call when the budget allows. A token that is refused is replaced once.
     pub(crate) async fn send(
         &self,
         call: &Call<'_>,
         body: Option<&Value>,
         if_match: Option<&str>,
     ) -> Result<Answer, EnforceError> {
+        self.budget.pay(call).await?;
         let token = self.tokens.bearer().await?;
         let answer = self.once(call, body, if_match, token.expose_secret()).await?;
         if answer.0 != 401 {
@@ -170,6 +173,9 @@ impl Arm {
         let mut response: Response = request.send().await.map_err(silent)?;
         let status = response.status().as_u16();
         let headers = response.headers().clone();
+        if status == 429 {
+            self.budget.refused(call, asked_to_wait(&headers));
+        }
         let mut bytes = Vec::new();
         while let Some(chunk) = response.chunk().await.map_err(silent)? {
             bytes.extend_from_slice(&chunk);
@@ -265,7 +271,7 @@ fn read(call: &Call<'_>, (status, headers, body): (u16, HeaderMap, Value)) -> Re
             .and_then(|value| value.to_str().ok())
             .map(str::to_owned)
     };
-    let retry_after = text(RETRY_AFTER.as_str()).and_then(|text| retry_after(&text));
+    let retry_after = asked_to_wait(&headers);
     if !(200..300).contains(&status) {
         return Err(failure::of_status(
             call.action,
@@ -282,6 +288,13 @@ fn read(call: &Call<'_>, (status, headers, body): (u16, HeaderMap, Value)) -> Re
         location: text(LOCATION.as_str()),
         retry_after,
     })
+}
+
+fn asked_to_wait(headers: &HeaderMap) -> Option<Duration> {
+    headers
+        .get(RETRY_AFTER)
+        .and_then(|value| value.to_str().ok())
+        .and_then(retry_after)
 }
 
 /// Reads a `Retry-After` in seconds, however many digits it has. A date is as good as nothing.

@@ -54,6 +54,8 @@ pub(crate) fn config(sim: &ArmHandle) -> AzureConfig {
         client_id: "postern".to_owned(),
         client_secret: "secret".to_owned().into(),
     };
+    // Calls are told from each other here, and none waits for its turn.
+    config.budget_percent = 0;
     config
 }
 

@@ -245,6 +245,60 @@ async fn a_small_budget_is_a_delay_and_no_failure() {
 }
 
 #[tokio::test]
+async fn calls_within_the_budget_are_never_refused_and_those_without_one_are() {
+    for (percent, refused) in [(10, false), (0, true)] {
+        let scene = Scene::new().await;
+        let mut paying = config(&scene.sim);
+        paying.budget_percent = percent;
+        let enforcer = enforcer(paying);
+        let mut wanted = scene.desired().await.remove(1);
+        wanted.unsettled = true;
+        enforcer.observe(&wanted).await.unwrap();
+        // A tenth of what is documented, and a little more: a call is counted later than it is paid for.
+        scene.sim.set_limits(Some(RequestLimits {
+            reads: BucketSize { size: 28, refill: 3 },
+            ..RequestLimits::default()
+        }));
+        let looks = (0..36).map(|_| enforcer.observe(&wanted));
+        let answers = futures::future::join_all(looks).await;
+        let throttled = answers
+            .iter()
+            .any(|answer| matches!(answer, Err(EnforceError::Throttled { .. })));
+        let levels = enforcer.budgets();
+        assert_eq!(throttled, refused, "{percent} %: {levels:?} {answers:?}");
+        assert!(levels.iter().all(|level| level.refused == 0), "{levels:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_refusal_stops_the_subscription_for_as_long_as_arm_says() {
+    let scene = Scene::new().await;
+    let mut paying = config(&scene.sim);
+    paying.budget_percent = 100;
+    let enforcer = enforcer(paying);
+    let wanted = scene.desired().await.remove(1);
+    scene.sim.faults().add(fault(
+        "NetworkSecurityGroups.Get",
+        When::Next(1),
+        status(429, "SubscriptionRequestsThrottled", Some(3600)),
+    ));
+    enforcer.observe(&wanted).await.unwrap_err();
+    let stopped = enforcer.stopped_accounts();
+    assert_eq!(stopped.keys().collect::<Vec<_>>(), [&wanted.point.account()]);
+    scene.sim.calls().reset();
+    let error = enforcer.observe(&wanted).await.unwrap_err();
+    assert!(
+        matches!(error, EnforceError::Throttled { retry_after: Some(after), .. } if after <= Duration::from_mins(1)),
+        "{error}"
+    );
+    assert_eq!(
+        scene.sim.calls().of("NetworkSecurityGroups.Get"),
+        0,
+        "nobody was asked"
+    );
+}
+
+#[tokio::test]
 async fn a_connection_that_breaks_at_any_call_costs_a_repetition_and_nothing_else() {
     for operation in [
         "Tokens.Issue",

@@ -471,6 +471,7 @@ impl World {
                 let lessee = Lessee {
                     owner: "a",
                     clouds: &[Cloud::Aws],
+                    except: &[],
                     lease_for: Duration::from_millis(600),
                     grace: Duration::from_millis(50),
                 };

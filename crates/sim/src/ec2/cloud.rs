@@ -53,6 +53,7 @@ type Past = VecDeque<(DateTime<Utc>, Arc<Region>)>;
 struct Core {
     keyring: Keyring,
     regions: BTreeMap<Place, Region>,
+    throttling: Option<Throttling>,
     levels: Levels,
     /// Earlier states, oldest first; kept only where describes lag.
     past: BTreeMap<Place, Past>,
@@ -73,6 +74,7 @@ impl Ec2Cloud {
         let core = Core {
             keyring,
             regions: BTreeMap::new(),
+            throttling: settings.throttling.clone(),
             levels: Levels::default(),
             past: BTreeMap::new(),
         };
@@ -283,6 +285,13 @@ impl Ec2Cloud {
         }
     }
 
+    /// Puts other request limits in force, or none, with every bucket full.
+    pub(crate) fn set_throttling(&self, throttling: Option<Throttling>) {
+        let mut core = self.lock();
+        core.throttling = throttling;
+        core.levels = Levels::default();
+    }
+
     fn ec2(&self, request: &Request<Bytes>, params: &Params, request_id: &str) -> Result<String> {
         let name = params
             .peek("Action")
@@ -295,8 +304,11 @@ impl Ec2Cloud {
             let message = format!("The action {name} is not valid for this web service.");
             Ec2Error::new("InvalidAction", message)
         })?;
-        if let Some(throttling) = &self.settings.throttling {
-            core.levels.pay(throttling, &price(&caller, name, params), now)?;
+        let Core {
+            throttling, levels, ..
+        } = &mut *core;
+        if let Some(throttling) = throttling {
+            levels.pay(throttling, &price(&caller, name, params), now)?;
         }
         self.furnish(&mut core, &caller, now)?;
         let job = Job {

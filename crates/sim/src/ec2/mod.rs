@@ -201,6 +201,11 @@ impl Ec2Handle {
         self.cloud.state()
     }
 
+    /// Puts other request limits in force from now on, or none, with every bucket full.
+    pub fn set_throttling(&self, throttling: Option<Throttling>) {
+        self.cloud.set_throttling(throttling);
+    }
+
     /// Builds and changes machines in one account and region, without the wire.
     pub fn fleet(&self, account: &str, region: &str) -> Fleet {
         Fleet::new(Arc::clone(&self.cloud), account, region)

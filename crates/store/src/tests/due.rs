@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use postern_core::{
-    machine::Cloud,
+    machine::{Account, Cloud},
     testing::{a_policy, an_id, at},
     time::Instant,
 };
@@ -23,6 +23,7 @@ const fn lessee<'a>(owner: &'a str, clouds: &'a [Cloud]) -> Lessee<'a> {
     Lessee {
         owner,
         clouds,
+        except: &[],
         lease_for: LONG,
         grace: NONE,
     }
@@ -366,6 +367,39 @@ async fn only_points_of_the_lessees_clouds_are_leased() {
             .len(),
         1
     );
+}
+
+#[tokio::test]
+async fn points_of_accounts_that_the_lessee_leaves_out_are_not_leased() {
+    let store = fresh_store().await;
+    let points = some_points(&store, 1).await;
+    mark(&store, &points, 0, Urgency::Closing).await;
+    let mut tx = store.begin().await.unwrap();
+    let lease = tx
+        .lease(&lessee("a", &[Cloud::Aws]), 10, at(100))
+        .await
+        .unwrap()
+        .remove(0);
+    drop(tx);
+    let (theirs, others) = (
+        lease.point_ref.account(),
+        Account::Aws {
+            account: "999999999999".to_owned(),
+            region: "eu-west-1".to_owned(),
+        },
+    );
+    for (except, found) in [([theirs], 0), ([others], 1)] {
+        let lessee = Lessee {
+            except: &except,
+            ..lessee("a", &[Cloud::Aws])
+        };
+        assert_eq!(store.next_due(&lessee).await.unwrap().is_some(), found == 1);
+        let mut tx = store.begin().await.unwrap();
+        assert_eq!(tx.lease(&lessee, 10, at(100)).await.unwrap().len(), found);
+        drop(tx);
+        let contended = store.lease_contended(&lessee, at(100)).await.unwrap();
+        assert_eq!(contended.is_some(), found == 1);
+    }
 }
 
 #[tokio::test]

@@ -43,6 +43,7 @@ async fn what_was_committed_survives_a_power_cut_and_the_store_connects_again() 
     let lessee = Lessee {
         owner: "a",
         clouds: &[Cloud::Aws],
+        except: &[],
         lease_for: std::time::Duration::from_secs(1),
         grace: std::time::Duration::ZERO,
     };

@@ -1,0 +1,521 @@
+//! Call budgets: what a cloud's API lets one caller ask of it, kept on our side so that calls are spent on closings
+//! first and are not wasted on refusals.
+//!
+//! A token bucket per account and class of calls. Pure: time is a parameter, counted from any fixed moment, and must
+//! not jump back and forth as a wall clock may. Whoever draws does the waiting.
+
+use std::{
+    borrow::Cow,
+    collections::BTreeMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use crate::machine::Account;
+
+/// The share of a bucket that only closings may use: a quarter. While less is left, openings wait.
+const KEPT_FOR_CLOSINGS: f64 = 0.25;
+
+/// The share of a bucket that looks and discoveries leave to closings and openings: a half.
+const KEPT_FOR_CHANGES: f64 = 0.5;
+
+/// The longest that a refusal stops calls, whatever the cloud asks for: a rule must not outlive its grant by a
+/// mistaken `Retry-After`.
+const LONGEST_STOP: Duration = Duration::from_mins(1);
+
+/// How long the first refusal that names no time stops calls; each further one in a row twice as long as the one
+/// before.
+const FIRST_STOP: Duration = Duration::from_millis(250);
+
+/// What a call is for; the smaller goes first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Purpose {
+    /// Something must be closed.
+    Close,
+    /// Somebody waits for an opening or for a lockdown.
+    Open,
+    /// To see what is there.
+    Look,
+}
+
+impl Purpose {
+    const fn leaves(self) -> f64 {
+        match self {
+            Self::Close => 0.0,
+            Self::Open => KEPT_FOR_CLOSINGS,
+            Self::Look => KEPT_FOR_CHANGES,
+        }
+    }
+}
+
+/// What a cloud documents for a class of calls.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct BucketSize {
+    /// The most calls at once; at least 1.
+    pub capacity: f64,
+    /// Calls that come back each second; more than 0.
+    pub refill: f64,
+}
+
+impl BucketSize {
+    /// A size.
+    pub const fn new(capacity: f64, refill: f64) -> Self {
+        Self { capacity, refill }
+    }
+
+    /// That part of it, in percent; never less than one call at once.
+    #[must_use]
+    pub fn percent(self, percent: u32) -> Self {
+        let part = f64::from(percent) / 100.0;
+        Self {
+            capacity: (self.capacity * part).max(1.0),
+            refill: self.refill * part,
+        }
+    }
+}
+
+/// An answer to who wants to make a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Drawn {
+    /// The call is paid for, and may be made after this wait.
+    Paid(Duration),
+    /// Nothing was taken; it makes sense to ask again after this wait.
+    NotYet(Duration),
+}
+
+/// One class of calls in one account.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Bucket {
+    size: BucketSize,
+    /// Below zero when calls are paid for in advance.
+    tokens: f64,
+    /// As of when.
+    at: Duration,
+    stopped_until: Duration,
+    /// How long the last refusal without a time stopped calls.
+    last_stop: Duration,
+    refused: u64,
+}
+
+impl Bucket {
+    /// A full one.
+    pub const fn new(size: BucketSize, now: Duration) -> Self {
+        Self {
+            size,
+            tokens: size.capacity,
+            at: now,
+            stopped_until: Duration::ZERO,
+            last_stop: Duration::ZERO,
+            refused: 0,
+        }
+    }
+
+    fn refill(&mut self, now: Duration) {
+        let elapsed = now.saturating_sub(self.at).as_secs_f64();
+        self.tokens = (self.tokens + elapsed * self.size.refill).min(self.size.capacity);
+        self.at = self.at.max(now);
+    }
+
+    fn until(&self, missing: f64) -> Duration {
+        // The hundredth of a millisecond is against coming a rounding error too early.
+        Duration::try_from_secs_f64((missing / self.size.refill).max(0.0) + 1e-5).unwrap_or(Duration::MAX)
+    }
+
+    /// Takes a call. A closing is paid for in advance where nothing is left, in the order of asking, as long as its
+    /// wait is within `patience`; anything else is told to ask again while less is left than it must leave.
+    pub fn draw(&mut self, purpose: Purpose, patience: Duration, now: Duration) -> Drawn {
+        self.refill(now);
+        let stopped = self.stopped_until.saturating_sub(now);
+        let needed = 1.0 + purpose.leaves() * self.size.capacity.max(1.0) - purpose.leaves();
+        let mut wait = stopped;
+        if self.tokens < needed {
+            wait = wait.max(self.until(needed - self.tokens));
+        }
+        if wait > patience || (purpose != Purpose::Close && !wait.is_zero()) {
+            return Drawn::NotYet(wait);
+        }
+        self.tokens -= 1.0;
+        Drawn::Paid(wait)
+    }
+
+    /// The cloud refused a call for its rate: nothing is left, and nothing is to be asked for as long as it says.
+    /// Where it does not say, for twice as long as after the refusal before, unless that was long ago. Refusals of
+    /// calls that were under way together count as one.
+    pub fn refused(&mut self, retry_after: Option<Duration>, now: Duration) {
+        self.refill(now);
+        self.refused += 1;
+        self.tokens = self.tokens.min(0.0);
+        if let Some(after) = retry_after {
+            self.stopped_until = self.stopped_until.max(now + after.min(LONGEST_STOP));
+        } else if now >= self.stopped_until {
+            let in_a_row = now.saturating_sub(self.stopped_until) <= self.last_stop * 2;
+            self.last_stop = if in_a_row && !self.last_stop.is_zero() {
+                (self.last_stop * 2).min(LONGEST_STOP)
+            } else {
+                FIRST_STOP
+            };
+            self.stopped_until = now + self.last_stop;
+        }
+    }
+
+    /// For how long a refusal still stops all calls.
+    pub fn stopped(&self, now: Duration) -> Duration {
+        self.stopped_until.saturating_sub(now)
+    }
+}
+
+/// What a bucket holds, for people and metrics.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Level {
+    /// Whose it is.
+    pub account: Account,
+    /// The class of calls, in the cloud's words.
+    pub class: Cow<'static, str>,
+    /// Calls that could be made at once; below zero where calls are waiting.
+    pub left: f64,
+    /// Refusals by the cloud so far.
+    pub refused: u64,
+}
+
+type Key = (Account, Cow<'static, str>);
+
+/// The buckets of all accounts.
+#[derive(Debug)]
+pub struct Budgets {
+    percent: u32,
+    buckets: Mutex<BTreeMap<Key, Bucket>>,
+}
+
+impl Budgets {
+    /// Buckets of `percent` of what the clouds document, each full until something is drawn. With 0 there are none:
+    /// every call may be made at once.
+    pub fn new(percent: u32) -> Self {
+        Self {
+            percent,
+            buckets: Mutex::default(),
+        }
+    }
+
+    fn buckets(&self) -> MutexGuard<'_, BTreeMap<Key, Bucket>> {
+        self.buckets.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes a call of a class whose documented size is `size`; see [`Bucket::draw`].
+    pub fn draw(
+        &self,
+        account: &Account,
+        class: (Cow<'static, str>, BucketSize),
+        purpose: Purpose,
+        patience: Duration,
+        now: Duration,
+    ) -> Drawn {
+        if self.percent == 0 {
+            return Drawn::Paid(Duration::ZERO);
+        }
+        let (name, size) = class;
+        self.buckets()
+            .entry((account.clone(), name))
+            .or_insert_with(|| Bucket::new(size.percent(self.percent), now))
+            .draw(purpose, patience, now)
+    }
+
+    /// Takes a call and sleeps until it may be made; `now` and `sleep` are of one clock. In vain after `patience`:
+    /// then the error says when to come back.
+    pub async fn pay<S: Future<Output = ()>>(
+        &self,
+        account: &Account,
+        class: (Cow<'static, str>, BucketSize),
+        purpose: Purpose,
+        patience: Duration,
+        now: impl Fn() -> Duration,
+        sleep: impl Fn(Duration) -> S,
+    ) -> Result<(), Duration> {
+        let until = now() + patience;
+        loop {
+            let left = until.saturating_sub(now());
+            match self.draw(account, class.clone(), purpose, left, now()) {
+                Drawn::Paid(Duration::ZERO) => return Ok(()),
+                Drawn::Paid(wait) => {
+                    sleep(wait).await;
+                    // The cloud may have refused another's call meanwhile.
+                    let stopped = self.stopped(account, &class.0, now());
+                    return if stopped.is_zero() { Ok(()) } else { Err(stopped) };
+                }
+                Drawn::NotYet(wait) if wait > left => return Err(wait),
+                Drawn::NotYet(wait) => sleep(wait).await,
+            }
+        }
+    }
+
+    fn stopped(&self, account: &Account, class: &str, now: Duration) -> Duration {
+        self.buckets()
+            .get(&(account.clone(), Cow::Owned(class.to_owned())))
+            .map(|bucket| bucket.stopped(now))
+            .unwrap_or_default()
+    }
+
+    /// The cloud refused a call of the classes that `concerned` picks; see [`Bucket::refused`]. A class of which no
+    /// call was made yet is not known, and was not refused.
+    pub fn refused(
+        &self,
+        account: &Account,
+        concerned: impl Fn(&str) -> bool,
+        retry_after: Option<Duration>,
+        now: Duration,
+    ) {
+        for ((of, class), bucket) in self.buckets().iter_mut() {
+            if of == account && concerned(class) {
+                bucket.refused(retry_after, now);
+            }
+        }
+    }
+
+    /// The accounts in which refusals stop calls, and for how long.
+    pub fn stopped_accounts(&self, now: Duration) -> BTreeMap<Account, Duration> {
+        let mut stopped: BTreeMap<Account, Duration> = BTreeMap::new();
+        for ((account, _), bucket) in self.buckets().iter() {
+            let left = bucket.stopped(now);
+            if !left.is_zero() {
+                let known = stopped.entry(account.clone()).or_default();
+                *known = left.max(*known);
+            }
+        }
+        stopped
+    }
+
+    /// What is left everywhere.
+    pub fn levels(&self, now: Duration) -> Vec<Level> {
+        self.buckets()
+            .iter_mut()
+            .map(|((account, class), bucket)| {
+                bucket.refill(now);
+                Level {
+                    account: account.clone(),
+                    class: class.clone(),
+                    left: bucket.tokens,
+                    refused: bucket.refused,
+                }
+            })
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        pin::pin,
+        sync::{
+            Arc,
+            atomic::{AtomicU64, Ordering},
+        },
+        task::{Context, Poll, Waker},
+    };
+
+    use super::*;
+
+    const SIZE: BucketSize = BucketSize::new(8.0, 2.0);
+    const PATIENCE: Duration = Duration::from_secs(5);
+
+    fn at(millis: u64) -> Duration {
+        Duration::from_millis(millis)
+    }
+
+    fn account(id: &str) -> Account {
+        Account::Aws {
+            account: id.to_owned(),
+            region: "eu-west-1".to_owned(),
+        }
+    }
+
+    fn drawn(bucket: &mut Bucket, purpose: Purpose, now: Duration) -> u32 {
+        (0..100)
+            .take_while(|_| bucket.draw(purpose, PATIENCE, now) == Drawn::Paid(Duration::ZERO))
+            .count()
+            .try_into()
+            .unwrap()
+    }
+
+    #[test]
+    fn what_is_kept_for_closings_is_left_by_everything_else() {
+        let mut bucket = Bucket::new(SIZE, at(0));
+        // Of 8, looks leave 4 and openings 2.
+        assert_eq!(drawn(&mut bucket, Purpose::Look, at(0)), 4);
+        assert_eq!(drawn(&mut bucket, Purpose::Open, at(0)), 2);
+        assert_eq!(drawn(&mut bucket, Purpose::Look, at(0)), 0);
+        assert_eq!(drawn(&mut bucket, Purpose::Close, at(0)), 2);
+    }
+
+    #[test]
+    fn a_bucket_fills_with_time_and_no_further_than_full() {
+        let mut bucket = Bucket::new(SIZE, at(0));
+        assert_eq!(drawn(&mut bucket, Purpose::Close, at(0)), 8);
+        let mut bucket = Bucket::new(SIZE, at(0));
+        for _ in 0..8 {
+            bucket.draw(Purpose::Close, PATIENCE, at(0));
+        }
+        assert_eq!(
+            bucket.draw(Purpose::Open, PATIENCE, at(0)),
+            Drawn::NotYet(Duration::from_micros(1_375_010))
+        );
+        assert_eq!(
+            bucket.draw(Purpose::Close, PATIENCE, at(500)),
+            Drawn::Paid(Duration::ZERO)
+        );
+        assert_eq!(drawn(&mut bucket, Purpose::Close, at(3_600_000)), 8);
+    }
+
+    #[test]
+    fn closings_are_paid_for_in_advance_in_the_order_of_asking_and_within_patience() {
+        let mut bucket = Bucket::new(SIZE, at(0));
+        for _ in 0..8 {
+            bucket.draw(Purpose::Close, PATIENCE, at(0));
+        }
+        let waits: Vec<u128> = (0..9)
+            .map(|_| match bucket.draw(Purpose::Close, PATIENCE, at(0)) {
+                Drawn::Paid(wait) => wait.as_millis(),
+                Drawn::NotYet(wait) => panic!("{wait:?}"),
+            })
+            .collect();
+        assert_eq!(waits, [500, 1000, 1500, 2000, 2500, 3000, 3500, 4000, 4500]);
+    }
+
+    #[test]
+    fn a_closing_that_would_wait_too_long_takes_nothing() {
+        let mut bucket = Bucket::new(SIZE, at(0));
+        for _ in 0..10 {
+            bucket.draw(Purpose::Close, PATIENCE, at(0));
+        }
+        let before = bucket.clone();
+        assert!(matches!(
+            bucket.draw(Purpose::Close, at(1400), at(0)),
+            Drawn::NotYet(_)
+        ));
+        assert_eq!(bucket, before);
+    }
+
+    #[test]
+    fn a_refusal_empties_the_bucket_and_stops_calls_for_as_long_as_the_cloud_says() {
+        let mut bucket = Bucket::new(SIZE, at(0));
+        bucket.refused(Some(Duration::from_secs(17)), at(0));
+        assert!(
+            matches!(bucket.draw(Purpose::Close, PATIENCE, at(10_000)), Drawn::NotYet(wait) if wait == at(7000))
+        );
+        assert_eq!(
+            bucket.draw(Purpose::Close, PATIENCE, at(13_000)),
+            Drawn::Paid(at(4000))
+        );
+        assert_eq!(bucket.stopped(at(17_000)), Duration::ZERO);
+        // A shorter one does not call off a longer one, and none is longer than a minute.
+        bucket.refused(Some(Duration::from_hours(24)), at(20_000));
+        bucket.refused(Some(Duration::from_secs(1)), at(20_000));
+        assert_eq!(bucket.stopped(at(20_000)), LONGEST_STOP);
+        assert_eq!(
+            bucket.draw(Purpose::Close, PATIENCE, at(80_000)),
+            Drawn::Paid(Duration::ZERO)
+        );
+    }
+
+    #[test]
+    fn refusals_without_a_time_stop_calls_ever_longer_and_begin_anew_after_a_calm() {
+        let mut bucket = Bucket::new(SIZE, at(0));
+        let mut now = at(1000);
+        let mut stops = Vec::new();
+        for _ in 0..10 {
+            bucket.refused(None, now);
+            // Calls that were under way with it.
+            bucket.refused(None, now);
+            stops.push(bucket.stopped(now).as_millis());
+            now += bucket.stopped(now);
+        }
+        assert_eq!(
+            stops,
+            [250, 500, 1000, 2000, 4000, 8000, 16_000, 32_000, 60_000, 60_000]
+        );
+        now += Duration::from_mins(3);
+        bucket.refused(None, now);
+        assert_eq!(bucket.stopped(now), FIRST_STOP);
+    }
+
+    #[test]
+    fn accounts_and_classes_have_buckets_of_their_own() {
+        let budgets = Budgets::new(50);
+        let draw = |id: &str, class: &'static str| {
+            budgets.draw(
+                &account(id),
+                (class.into(), SIZE),
+                Purpose::Close,
+                Duration::ZERO,
+                at(0),
+            )
+        };
+        for _ in 0..4 {
+            assert_eq!(draw("1", "writes"), Drawn::Paid(Duration::ZERO));
+        }
+        assert!(matches!(draw("1", "writes"), Drawn::NotYet(_)), "half of 8 is 4");
+        assert_eq!(draw("1", "reads"), Drawn::Paid(Duration::ZERO));
+        assert_eq!(draw("2", "writes"), Drawn::Paid(Duration::ZERO));
+        budgets.refused(&account("2"), |class| class == "writes", Some(at(3000)), at(0));
+        assert_eq!(
+            budgets.stopped_accounts(at(1000)),
+            BTreeMap::from([(account("2"), at(2000))])
+        );
+        assert_eq!(budgets.stopped_accounts(at(3000)), BTreeMap::new());
+        let refused: Vec<u64> = budgets.levels(at(0)).iter().map(|level| level.refused).collect();
+        assert_eq!(refused, [0, 0, 1]);
+    }
+
+    #[test]
+    fn without_budgets_every_call_may_be_made_at_once() {
+        let budgets = Budgets::new(0);
+        for _ in 0..1000 {
+            let drawn = budgets.draw(
+                &account("1"),
+                ("reads".into(), SIZE),
+                Purpose::Look,
+                PATIENCE,
+                at(0),
+            );
+            assert_eq!(drawn, Drawn::Paid(Duration::ZERO));
+        }
+        assert_eq!(budgets.levels(at(0)), []);
+    }
+
+    /// Runs what only ever waits for a clock that the waiting itself moves on.
+    fn run<T>(future: impl Future<Output = T>) -> T {
+        match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(value) => value,
+            Poll::Pending => panic!("it waits for something else"),
+        }
+    }
+
+    #[test]
+    fn whoever_pays_sleeps_as_long_as_it_takes_and_gives_up_after_its_patience() {
+        let budgets = Budgets::new(100);
+        let clock = Arc::new(AtomicU64::new(0));
+        let now = || Duration::from_micros(clock.load(Ordering::Relaxed));
+        let sleep = |wait: Duration| {
+            let micros = u64::try_from(wait.as_micros()).unwrap() + 1;
+            clock.fetch_add(micros, Ordering::Relaxed);
+            std::future::ready(())
+        };
+        let pay = |purpose| {
+            run(budgets.pay(
+                &account("1"),
+                ("writes".into(), SIZE),
+                purpose,
+                PATIENCE,
+                now,
+                sleep,
+            ))
+        };
+        for _ in 0..28 {
+            assert_eq!(pay(Purpose::Close), Ok(()));
+        }
+        // 8 at once, then one every half second.
+        assert_eq!(now().as_millis(), 10_000);
+        assert_eq!(pay(Purpose::Open), Ok(()));
+        assert_eq!(now().as_millis(), 11_375);
+        budgets.refused(&account("1"), |_| true, Some(Duration::from_secs(30)), now());
+        assert_eq!(pay(Purpose::Close), Err(Duration::from_secs(30)));
+    }
+}
