@@ -117,6 +117,7 @@ async fn a_request_that_waits_for_approval_is_withdrawn_when_its_holder_is_gone(
     request.created_at = now;
     request.state = RequestState::Pending(postern_core::request::Pending {
         lapses_at: now + chrono::TimeDelta::hours(1),
+        awaits: Vec::new(),
     });
     let lease = new_lease(request.id, "gone");
     let mut tx = world.store.begin().await.unwrap();
