@@ -13,14 +13,18 @@ use crate::{
     client::Ec2,
     error::Failure,
     operation::{GroupRef, Operation},
-    plan::{instance::default_egress, rule::Content},
+    plan::{instance::default_egress, rule::Content, written::Written},
+    regroup::Regrouping,
     wire,
 };
 
-/// Carries out an operation.
+/// Carries out an operation. `before` is what the plan found of its target, and `written` what was written at the
+/// point lately.
 pub(crate) async fn operation(
     ec2: &Ec2,
     operation: &Operation,
+    before: Option<&Value>,
+    written: &[Written],
     bindings: &mut Bindings,
 ) -> Result<Value, EnforceError> {
     match operation {
@@ -83,8 +87,11 @@ pub(crate) async fn operation(
                     });
                 }
             }
-            set_groups(ec2, interface, &groups).await?;
-            Ok(json!({ "interface": interface, "groups": groups }))
+            let set = Regrouping::new(before, &groups)
+                .now(ec2, interface, written)
+                .await?;
+            set_groups(ec2, interface, &set).await?;
+            Ok(json!({ "interface": interface, "groups": groups, "set": set }))
         }
         Operation::DeleteHolder { group } => {
             delete(ec2, group).await?;

@@ -23,7 +23,7 @@ pub struct AwsConfig {
     /// [`postern_core::enforcer::Enforcer::request_timeout`] answers.
     pub change_timeout: Duration,
     /// For how long a describe may leave out what was written: until then a reading that contradicts a write is
-    /// taken for old, and confirms nothing.
+    /// taken for old, and confirms nothing. EC2 names no bound (Amazon EC2 Developer Guide, "Eventual consistency").
     pub describe_lag: Duration,
     /// The accounts' quotas.
     pub limits: AwsLimits,

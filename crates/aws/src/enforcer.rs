@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use postern_core::{
-    enforcer::{Bindings, Change, Desired, DiscoveryPage, EnforceError, Enforcer, Marked, Observed},
+    enforcer::{
+        Bindings, Change, Desired, DiscoveryPage, EnforceError, Enforcer, Marked, Observed, Recalled,
+    },
     machine::{Account, Cloud},
     mark::Installation,
     point::PointRef,
@@ -122,9 +124,19 @@ impl Enforcer for AwsEnforcer {
             EnforceError::Malformed(format!("the change at {point} cannot be read: {error}"))
         })?;
         let answer = self
-            .bounded(&change.summary, apply::operation(&ec2, &operation, bindings))
+            .bounded(
+                &change.summary,
+                apply::operation(
+                    &ec2,
+                    &operation,
+                    change.before.as_ref(),
+                    &self.recent.at(point),
+                    bindings,
+                ),
+            )
             .await?;
-        self.recent.remember(point, change, &operation, bindings);
+        self.recent
+            .remember(point, change.before.as_ref(), &operation, bindings);
         Ok(answer)
     }
 
@@ -147,5 +159,13 @@ impl Enforcer for AwsEnforcer {
 
     fn request_timeout(&self) -> Duration {
         self.clients.config().change_timeout
+    }
+
+    fn describe_lag(&self) -> Duration {
+        self.clients.config().describe_lag
+    }
+
+    fn recall(&self, point: &PointRef, written: &[Recalled]) {
+        self.recent.recall(point, written);
     }
 }

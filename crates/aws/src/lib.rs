@@ -21,6 +21,7 @@ mod observe;
 pub mod operation;
 pub mod plan;
 mod recent;
+mod regroup;
 mod sweep;
 mod wire;
 

@@ -82,7 +82,8 @@ pub enum Operation {
         /// The tags to set.
         tags: BTreeMap<String, String>,
     },
-    /// `ModifyNetworkInterfaceAttribute`: the whole list of an interface's groups.
+    /// `ModifyNetworkInterfaceAttribute`: the whole list of an interface's groups. What it differs by from the list
+    /// that the plan found is what is done to the list as it is when the call is made.
     SetGroups {
         /// `eni-…`.
         interface: String,

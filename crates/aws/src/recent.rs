@@ -1,13 +1,14 @@
-//! What this process wrote lately, for readings that do not show it yet.
+//! What was written lately, for readings that do not show it yet.
 
 use std::{collections::BTreeMap, sync::PoisonError, time::Duration};
 
 use postern_core::{
-    enforcer::{Bindings, Change, Marked},
+    enforcer::{Bindings, Marked, Recalled},
     mark::Purpose,
     point::PointRef,
     sg::SecurityGroup,
 };
+use serde_json::Value;
 use tokio::time::Instant;
 
 use crate::{
@@ -16,15 +17,23 @@ use crate::{
     plan::{instance::default_egress, written::Written},
 };
 
-/// The writes of the last moments, by point.
+/// The writes of the last moments, by point: this process's as it makes them, and the others' as the journal tells.
 ///
 /// A point is forgotten when a reading shows everything: that a later one shows less is then somebody's doing. Not
 /// so where one write took back another, because a reading from before both shows the same as one from after. A
-/// write that is older than the window is forgotten too. Another replica's writes are not here.
+/// write that is older than the window is forgotten too.
 #[derive(Debug)]
 pub(crate) struct Recent {
     window: Duration,
-    points: std::sync::Mutex<BTreeMap<PointRef, Vec<(Instant, Written)>>>,
+    points: std::sync::Mutex<BTreeMap<PointRef, AtPoint>>,
+}
+
+#[derive(Debug, Default)]
+struct AtPoint {
+    /// In the order in which they were made.
+    written: Vec<(Instant, Written)>,
+    /// What a reading showed. The journal goes on telling of it.
+    shown: Vec<(Instant, Written)>,
 }
 
 impl Recent {
@@ -35,7 +44,7 @@ impl Recent {
         }
     }
 
-    fn points(&self) -> std::sync::MutexGuard<'_, BTreeMap<PointRef, Vec<(Instant, Written)>>> {
+    fn points(&self) -> std::sync::MutexGuard<'_, BTreeMap<PointRef, AtPoint>> {
         self.points.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -43,15 +52,55 @@ impl Recent {
     pub(crate) fn remember(
         &self,
         point: &PointRef,
-        change: &Change,
+        before: Option<&Value>,
         operation: &Operation,
         bindings: &Bindings,
     ) {
         let now = Instant::now();
-        let effects = effects(change, operation, bindings);
+        let effects = effects(before, operation, bindings);
         let mut points = self.points();
-        let written = points.entry(point.clone()).or_default();
-        written.extend(effects.into_iter().map(|effect| (now, effect)));
+        let here = points.entry(point.clone()).or_default();
+        here.written
+            .extend(effects.into_iter().map(|effect| (now, effect)));
+    }
+
+    /// Takes in what the journal has of the writes at a point: the others', beside those that are known.
+    pub(crate) fn recall(&self, point: &PointRef, recalled: &[Recalled]) {
+        let now = Instant::now();
+        let told = recalled.iter().flat_map(|recalled| {
+            let at = now.checked_sub(recalled.age).unwrap_or(now);
+            serde_json::from_value::<Operation>(recalled.operation.clone())
+                .map(|operation| {
+                    let bindings = bindings(&operation, &recalled.answer);
+                    effects(recalled.before.as_ref(), &operation, &bindings)
+                })
+                // Of another version of this crate: then readings are taken as they come.
+                .unwrap_or_default()
+                .into_iter()
+                .map(move |effect| (at, effect))
+        });
+        let mut told = told.filter(|(at, _)| at.elapsed() < self.window).peekable();
+        if told.peek().is_none() {
+            return;
+        }
+        let mut points = self.points();
+        let here = points.entry(point.clone()).or_default();
+        // What is known, each once, as the same thing may have been done twice. The journal has it a little later
+        // than it was done.
+        let mut known: Vec<&mut (Instant, Written)> =
+            here.shown.iter_mut().chain(&mut here.written).collect();
+        let mut new = Vec::new();
+        for (at, effect) in told {
+            match known.iter().position(|(_, other)| *other == effect) {
+                Some(place) => {
+                    let known = known.swap_remove(place);
+                    known.0 = known.0.max(at);
+                }
+                None => new.push((at, effect)),
+            }
+        }
+        here.written.extend(new);
+        here.written.sort_by_key(|(at, _)| *at);
     }
 
     /// Remembers what the sweeper removed, wherever something is remembered of it.
@@ -72,43 +121,73 @@ impl Recent {
             },
             _ => return,
         };
-        for written in self.points().values_mut() {
-            written.push((now, effect.clone()));
+        for here in self.points().values_mut() {
+            here.written.push((now, effect.clone()));
         }
     }
 
     /// What was written at a point within the window.
     pub(crate) fn at(&self, point: &PointRef) -> Vec<Written> {
         let mut points = self.points();
-        let Some(written) = points.get_mut(point) else {
+        let Some(here) = points.get_mut(point) else {
             return Vec::new();
         };
-        written.retain(|(at, _)| at.elapsed() < self.window);
-        if written.is_empty() {
+        here.written.retain(|(at, _)| at.elapsed() < self.window);
+        here.shown.retain(|(at, _)| at.elapsed() < self.window);
+        let written = here.written.iter().map(|(_, written)| written.clone()).collect();
+        if here.written.is_empty() && here.shown.is_empty() {
             points.remove(point);
-            return Vec::new();
         }
-        written.iter().map(|(_, written)| written.clone()).collect()
+        written
     }
 
     /// Forgets what was written at a point, because a reading shows it, if it could show nothing else.
     pub(crate) fn shown(&self, point: &PointRef) {
         let mut points = self.points();
-        let taken_back = points.get(point).is_some_and(|written| {
-            written.iter().enumerate().any(|(at, (_, later))| {
-                written
-                    .iter()
-                    .take(at)
-                    .any(|(_, earlier)| later.takes_back(earlier))
-            })
+        let Some(here) = points.get_mut(point) else {
+            return;
+        };
+        let taken_back = here.written.iter().enumerate().any(|(at, (_, later))| {
+            here.written
+                .iter()
+                .take(at)
+                .any(|(_, earlier)| later.takes_back(earlier))
         });
         if !taken_back {
-            points.remove(point);
+            here.shown.append(&mut here.written);
         }
     }
 }
 
-fn effects(change: &Change, operation: &Operation, bindings: &Bindings) -> Vec<Written> {
+/// The names that an answer gave to what was made, as far as `operation` uses them.
+fn bindings(operation: &Operation, answer: &Value) -> Bindings {
+    let id = |value: Option<&Value>| value.and_then(Value::as_str).map(str::to_owned);
+    let made = |group: &GroupRef, id: Option<String>| match group {
+        GroupRef::Made { vpc } => id.map(|id| (GroupRef::binding(vpc), id)),
+        GroupRef::Id(_) => None,
+    };
+    match operation {
+        Operation::CreateHolder { vpc, .. } => id(answer.get("group"))
+            .map(|id| (GroupRef::binding(vpc), id))
+            .into_iter()
+            .collect(),
+        Operation::RevokeEgress { group, .. }
+        | Operation::Authorize { group, .. }
+        | Operation::Revoke { group, .. }
+        | Operation::Describe { group, .. } => made(group, id(answer.get("group"))).into_iter().collect(),
+        Operation::SetGroups { groups, .. } => {
+            let ids = answer.get("groups").and_then(Value::as_array);
+            groups
+                .iter()
+                .zip(ids.into_iter().flatten())
+                .filter_map(|(group, value)| made(group, id(Some(value))))
+                .collect()
+        }
+        Operation::TagRule { .. } | Operation::DeleteHolder { .. } => Bindings::new(),
+    }
+}
+
+fn effects(before: Option<&Value>, operation: &Operation, bindings: &Bindings) -> Vec<Written> {
     let id = |group: &GroupRef| resolve(group, bindings).ok();
     let effect = match operation {
         Operation::CreateHolder { vpc, name, tags, .. } => bindings.get(&GroupRef::binding(vpc)).map(|id| {
@@ -145,7 +224,7 @@ fn effects(change: &Change, operation: &Operation, bindings: &Bindings) -> Vec<W
             interface, groups, ..
         } => {
             let after: Vec<String> = groups.iter().filter_map(id).collect();
-            return moved(change, interface, &after);
+            return moved(before, interface, &after);
         }
         Operation::DeleteHolder { group } => Some(Written::Deleted { group: group.clone() }),
     };
@@ -153,10 +232,8 @@ fn effects(change: &Change, operation: &Operation, bindings: &Bindings) -> Vec<W
 }
 
 /// What a new list of groups puts on an interface and takes off it; the rest of the list is others' business.
-fn moved(change: &Change, interface: &str, after: &[String]) -> Vec<Written> {
-    let before: Vec<String> = change
-        .before
-        .as_ref()
+fn moved(before: Option<&Value>, interface: &str, after: &[String]) -> Vec<Written> {
+    let before: Vec<String> = before
         .and_then(|before| before.get("groups"))
         .and_then(|groups| serde_json::from_value(groups.clone()).ok())
         .unwrap_or_default();

@@ -84,7 +84,7 @@ async fn what_changes_under_an_open_grant_is_followed() {
 }
 
 #[tokio::test]
-async fn an_opening_takes_two_reads_and_four_writes_and_a_closing_two_and_two() {
+async fn an_opening_takes_three_reads_and_four_writes_and_a_closing_three_and_two() {
     let (handle, endpoint) = simulator().await;
     let stage = Stage::new(&endpoint, |_| {}).await;
     let built = stage.build(Vec::new()).await;
@@ -106,6 +106,7 @@ async fn an_opening_takes_two_reads_and_four_writes_and_a_closing_two_and_two() 
             call("AuthorizeSecurityGroupIngress"),
             call("CreateSecurityGroup"),
             call("DescribeInstances"),
+            call("DescribeNetworkInterfaces"),
             call("DescribeSecurityGroups"),
             call("ModifyNetworkInterfaceAttribute"),
             call("RevokeSecurityGroupEgress"),
@@ -116,6 +117,7 @@ async fn an_opening_takes_two_reads_and_four_writes_and_a_closing_two_and_two() 
         [
             call("DeleteSecurityGroup"),
             call("DescribeInstances"),
+            call("DescribeNetworkInterfaces"),
             call("DescribeSecurityGroups"),
             call("ModifyNetworkInterfaceAttribute"),
         ]

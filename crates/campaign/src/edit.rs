@@ -23,7 +23,7 @@ pub enum Contested {
     /// one of Postern's own whose answer was lost, and the rule may be put back.
     Revoked(String, Ingress, DateTime<Utc>),
     /// A foreign group was put on an interface or taken off. EC2 replaces all groups of an interface at once and on
-    /// no condition: what Postern read before and writes just after undoes it.
+    /// no condition: where it is done between Postern's last reading and the write that follows, it is undone.
     Toggled(String, String, DateTime<Utc>),
 }
 
@@ -276,8 +276,9 @@ fn rules_of(clouds: &Clouds, nsg: &str, ours: bool) -> Vec<(String, Value)> {
 pub fn concede(real: &Clouds, twin: &Clouds, contested: &mut Vec<Contested>) -> anyhow::Result<bool> {
     /// How long a restart, a lease and the longest request may keep a write of Postern's undecided.
     const UNDECIDED: TimeDelta = TimeDelta::seconds(15);
-    /// How long after its reading a pass may still write.
-    const PASS: TimeDelta = TimeDelta::seconds(4);
+    /// How long after Postern's last reading of an interface its write may come: the two calls are made one after the
+    /// other, each as late as the faults make it, and the describe may lag.
+    const PASS: TimeDelta = TimeDelta::milliseconds(1500);
 
     let (here, there) = (ec2(real).snapshot()?, ec2(twin).snapshot()?);
     let changes = real.ec2.truth().all();

@@ -764,6 +764,7 @@ client_secret = "{CLIENT_SECRET}"
 regions = ["{REGION}"]
 endpoint = "{ec2}"
 change_timeout_seconds = 2
+describe_lag_seconds = 1
 [[aws.accounts]]
 id = "{ACCOUNT}"
 role_arn = "{ROLE_ARN}"

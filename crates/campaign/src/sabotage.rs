@@ -4,7 +4,9 @@ use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use postern_core::{
-    enforcer::{Bindings, Change, Desired, DiscoveryPage, EnforceError, Enforcer, Marked, Observed, Verb},
+    enforcer::{
+        Bindings, Change, Desired, DiscoveryPage, EnforceError, Enforcer, Marked, Observed, Recalled, Verb,
+    },
     machine::{Account, Cloud},
     mark::Installation,
     point::PointRef,
@@ -132,5 +134,13 @@ impl Enforcer for Sabotaged {
 
     fn request_timeout(&self) -> Duration {
         self.inner.request_timeout()
+    }
+
+    fn describe_lag(&self) -> Duration {
+        self.inner.describe_lag()
+    }
+
+    fn recall(&self, point: &PointRef, written: &[Recalled]) {
+        self.inner.recall(point, written);
     }
 }

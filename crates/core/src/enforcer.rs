@@ -238,6 +238,12 @@ pub trait Observed: Send + Sync + fmt::Debug {
     fn settled(&self) -> bool {
         true
     }
+
+    /// Whether a reading that is not settled only lags behind what was written, so that nothing has to be done but to
+    /// look again.
+    fn lags(&self) -> bool {
+        false
+    }
 }
 
 /// Names that earlier changes of a pass made known to later ones, such as the id of a group that was just made.
@@ -325,6 +331,19 @@ pub enum EnforceError {
     Malformed(String),
 }
 
+/// A write that was answered lately, by whichever process: what the journal has of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Recalled {
+    /// [`Change::before`].
+    pub before: Option<Value>,
+    /// [`Change::operation`].
+    pub operation: Value,
+    /// What [`Enforcer::apply`] answered, or how the outcome came to be known.
+    pub answer: Value,
+    /// How long ago the outcome was recorded, by the database's clock; the write was before that.
+    pub age: Duration,
+}
+
 /// The code for one cloud.
 #[async_trait]
 pub trait Enforcer: Send + Sync + fmt::Debug {
@@ -370,4 +389,14 @@ pub trait Enforcer: Send + Sync + fmt::Debug {
     fn stopped_accounts(&self) -> BTreeMap<Account, Duration> {
         BTreeMap::new()
     }
+
+    /// For how long after a write was answered a reading may tell of the time before it. Zero where every reading
+    /// shows every write.
+    fn describe_lag(&self) -> Duration {
+        Duration::ZERO
+    }
+
+    /// What was written at a point within [`Enforcer::describe_lag`], oldest first, this enforcer's own writes
+    /// included; told before a pass looks, so that a reading that lags behind another process is known for one.
+    fn recall(&self, _point: &PointRef, _written: &[Recalled]) {}
 }

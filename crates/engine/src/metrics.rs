@@ -19,7 +19,7 @@ use prometheus_client::{
 pub struct PassLabels {
     /// `azure` or `aws`.
     pub cloud: &'static str,
-    /// `settled`, `retry`, `gone` or `lost`.
+    /// `settled`, `lagging` (what was written does not show yet), `retry`, `gone` or `lost`.
     pub outcome: &'static str,
 }
 

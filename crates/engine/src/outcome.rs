@@ -25,12 +25,14 @@ pub(crate) struct Looked {
     pub(crate) left_over: Vec<JournalEntry>,
     /// Rounds of changes so far.
     pub(crate) rounds: u32,
-    /// How long a call without an answer may still take effect.
+    /// How long a call without an answer may still take effect, or its effect not show.
     pub(crate) patience: Duration,
     /// The round whose outcome is not committed yet.
     pub(crate) last: Option<RoundResult>,
     /// Openings that may still take effect, and until when.
     pub(crate) doubts: Vec<Doubt>,
+    /// Whether a lockdown may still take effect or show, so that a rule which stands may have been displaced.
+    pub(crate) may_be_displaced: bool,
     /// The findings that were reported.
     pub(crate) told: Vec<Value>,
 }
@@ -44,6 +46,7 @@ impl Looked {
             patience: Duration::ZERO,
             last: None,
             doubts: Vec::new(),
+            may_be_displaced: false,
             told: Vec::new(),
         }
     }
@@ -121,13 +124,17 @@ impl Effect<'_> {
         }
     }
 
-    /// Until when the call may still take effect, if that would open something.
+    /// Until when the call may still take effect or show, if that would open something.
     fn doubt(self, patience: Duration) -> Option<Doubt> {
+        matches!(self.verb, Verb::Open | Verb::Repair).then(|| self.doubt_of(self.grants.to_vec(), patience))
+    }
+
+    fn doubt_of(self, grants: Vec<GrantId>, patience: Duration) -> Doubt {
         let patience = chrono::TimeDelta::from_std(patience).unwrap_or_default();
-        matches!(self.verb, Verb::Open | Verb::Repair).then(|| Doubt {
-            grants: self.grants.to_vec(),
+        Doubt {
+            grants,
             until: self.intended_at + patience,
-        })
+        }
     }
 }
 
@@ -217,6 +224,15 @@ impl Engine {
 impl Looked {
     /// The outcome of a change without a clear answer, once there is one; until then the doubt is kept.
     fn judge(&mut self, effect: Effect<'_>, plan: &Plan, seen: &Seen, now: Instant) -> Option<Outcome> {
+        // A displaced rule that stands was put back, or its lockdown has not come to pass, or does not show.
+        if effect.verb == Verb::LockDown && !plan.settled.is_empty() {
+            let doubt = effect.doubt_of(Vec::new(), self.patience);
+            if now < doubt.until {
+                self.doubts.push(doubt);
+                self.may_be_displaced = true;
+                return None;
+            }
+        }
         let outcome = seen.settled.then(|| effect.judge(plan, seen));
         if outcome == Some(Outcome::Succeeded) {
             return outcome;

@@ -230,6 +230,11 @@ impl Engine {
                 tx.look(&self.config.installation, lease.point).await?,
                 self.clock.now(),
             );
+            let lag = enforcer.describe_lag();
+            if !lag.is_zero() {
+                let written = tx.recorded_lately(lease.point, lag).await?;
+                enforcer.recall(&lease.point_ref, &written);
+            }
             // Reading the cloud changes nothing, so it need not wait for the lease to be on disk. Nothing else
             // happens before it is.
             let (committed, observed) = tokio::join!(tx.commit(), enforcer.observe(&view.desired));
@@ -237,7 +242,7 @@ impl Engine {
             failpoint!("after-decide");
             let looked = Looked {
                 rounds,
-                patience: enforcer.request_timeout(),
+                patience: enforcer.request_timeout() + lag,
                 ..Looked::new(self.ids.next(self.clock.now()), view.left_over.clone())
             };
             match self

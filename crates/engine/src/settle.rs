@@ -37,7 +37,11 @@ impl Engine {
         };
         let gone = matches!(reading, Err(EnforceError::Gone { .. }));
         let known = gone || reading.is_ok_and(Observed::settled);
-        let failure = Failure::of(reading, looked.last.as_ref(), &plan);
+        // Nothing went wrong: what was written does not show yet.
+        let lags = plan.changes.is_empty()
+            && looked.last.as_ref().is_none_or(|round| round.error().is_none())
+            && reading.is_ok_and(Observed::lags);
+        let failure = Failure::of(reading, looked.last.as_ref(), &plan).filter(|_| !lags);
         let message = failure.as_ref().map(|failure| failure.message.as_str());
 
         let mut tx = self.store.begin().await?;
@@ -188,8 +192,10 @@ impl Engine {
         }
         let settled = if gone {
             desired.displaced.iter().map(|d| d.id).collect()
-        } else {
+        } else if known && !looked.may_be_displaced {
             plan.settled.clone()
+        } else {
+            Vec::new()
         };
         if !settled.is_empty() {
             let displaced: Vec<_> = desired
@@ -228,6 +234,15 @@ impl Engine {
                 .iter()
                 .any(|m| m.guard.is_some() || !m.grants.is_empty())
                 || !desired.displaced.is_empty();
+            if lags {
+                let look = TimeDelta::from_std(self.config.backoff).unwrap_or_default();
+                let urgency = if unconfirmed {
+                    Urgency::Closing
+                } else {
+                    Urgency::Opening
+                };
+                earliest(&mut next, now + look, urgency);
+            }
             for doubt in &looked.doubts {
                 earliest(&mut next, doubt.until(), Urgency::Closing);
             }
@@ -240,7 +255,11 @@ impl Engine {
             }
             let next = next.map_or(Next::Never, |(at, urgency)| Next::At { at, urgency });
             tx.finish(lease, next, &due).await?;
-            if gone { "gone" } else { "settled" }
+            match (gone, lags) {
+                (true, _) => "gone",
+                (false, true) => "lagging",
+                (false, false) => "settled",
+            }
         };
         tx.commit().await?;
         crate::failpoint::failpoint!("after-outcome");

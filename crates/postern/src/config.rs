@@ -192,6 +192,10 @@ pub struct Aws {
     pub endpoint: Option<Url>,
     /// The longest that one change may take, 1 to 600.
     pub change_timeout_seconds: Option<u32>,
+    /// For how long a describe may not show what was written, 0 to 300. EC2 is eventually consistent and names no
+    /// bound; its guide advises to begin with a couple of seconds
+    /// (<https://docs.aws.amazon.com/ec2/latest/devguide/eventual-consistency.html>).
+    pub describe_lag_seconds: Option<u32>,
     /// EC2's quotas as they stand for the accounts.
     #[serde(default)]
     pub limits: AwsLimits,

@@ -105,6 +105,9 @@ pub fn aws(section: &Aws) -> AwsConfig {
         config.call_timeout = config.call_timeout.min(config.change_timeout);
         config.connect_timeout = config.connect_timeout.min(config.change_timeout);
     }
+    if let Some(seconds) = section.describe_lag_seconds {
+        config.describe_lag = Duration::from_secs(seconds.into());
+    }
     config
 }
 

@@ -1,8 +1,10 @@
 //! The journal: every write to a cloud, first as an intent, then with its outcome.
 
+use std::time::Duration;
+
 use postern_core::{
     audit::Outcome,
-    enforcer::{Change, Verb},
+    enforcer::{Change, Recalled, Verb},
     id::{ChangeId, GrantId, PassId, PointId, PolicyId},
     time::Instant,
 };
@@ -217,6 +219,36 @@ impl Tx {
         .collect()
     }
 
+    /// The changes at the point whose success was recorded no longer ago than `within`, in the order in which they
+    /// were made. By the database's clock, which all replicas share.
+    pub async fn recorded_lately(
+        &mut self,
+        point: PointId,
+        within: Duration,
+    ) -> Result<Vec<Recalled>, StoreError> {
+        let rows = sqlx::query!(
+            r#"SELECT before, operation, coalesce(detail, 'null') AS "answer!",
+                   extract(epoch FROM clock_timestamp() - recorded_at)::double precision AS "age!"
+               FROM journal
+               WHERE point_id = $1 AND outcome = 'succeeded'
+                   AND recorded_at > clock_timestamp() - make_interval(secs => $2)
+               ORDER BY recorded_at, pass_id, seq"#,
+            point.uuid(),
+            within.as_secs_f64(),
+        )
+        .fetch_all(&mut *self.inner)
+        .await?;
+        Ok(rows
+            .into_iter()
+            .map(|row| Recalled {
+                before: row.before,
+                operation: row.operation,
+                answer: row.answer,
+                age: Duration::try_from_secs_f64(row.age).unwrap_or_default(),
+            })
+            .collect())
+    }
+
     /// Writes outcomes. [`Conflict::Settled`] when any of the changes has one already, or does not exist.
     pub async fn settle(&mut self, changes: &[SettledChange], at: Instant) -> Result<(), StoreError> {
         if changes.is_empty() {
@@ -231,7 +263,7 @@ impl Tx {
             })
             .collect();
         let settled = sqlx::query!(
-            "UPDATE journal j SET outcome = n.outcome, detail = n.detail, settled_at = $2
+            "UPDATE journal j SET outcome = n.outcome, detail = n.detail, settled_at = $2, recorded_at = now()
              FROM jsonb_to_recordset($1) AS n (id uuid, outcome text, detail jsonb)
              WHERE j.id = n.id AND j.outcome IS NULL",
             document(&new)?,

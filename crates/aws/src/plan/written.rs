@@ -164,6 +164,10 @@ impl<T: Carry> Observed for Reading<T> {
     fn settled(&self) -> bool {
         self.settled
     }
+
+    fn lags(&self) -> bool {
+        !self.settled
+    }
 }
 
 /// The contents of rules with their descriptions.

@@ -4,13 +4,14 @@ use std::{sync::Arc, time::Duration};
 
 use chrono::TimeDelta;
 use postern_core::{
-    enforcer::{Bindings, Desired, Displaced, EnforceError, Enforcer},
+    enforcer::{Bindings, Change, Desired, Displaced, EnforceError, Enforcer, Recalled},
     testing::an_id,
 };
 use postern_sim::{
     Probe, Protocol, SimClock, SteppedClock, SystemClock,
     ec2::{Ec2Handle, Ec2Options, Ec2Sim},
 };
+use serde_json::Value;
 
 use crate::suite::{Built, Endpoint, Stage, grant, lock, open, tcp};
 
@@ -151,6 +152,111 @@ async fn another_process_goes_on_when_what_was_written_shows() {
             std::slice::from_ref(&built.group)
         );
     }
+}
+
+/// What the journal would tell of the changes that a process made.
+fn recalled(done: Vec<(Change, Value)>) -> Vec<Recalled> {
+    done.into_iter()
+        .map(|(change, answer)| Recalled {
+            before: change.before,
+            operation: change.operation,
+            answer,
+            age: Duration::from_millis(10),
+        })
+        .collect()
+}
+
+/// As [`Stage::pass`], and what was done.
+async fn told_pass(stage: &Stage, desired: &Desired) -> Vec<Recalled> {
+    let plan = stage.observe(desired).await.plan(desired);
+    let (mut bindings, mut done) = (Bindings::new(), Vec::new());
+    for change in plan.changes {
+        let answer = stage.enforcer.apply(&desired.point, &change, &mut bindings).await;
+        done.push((change, answer.unwrap()));
+    }
+    recalled(done)
+}
+
+#[tokio::test]
+async fn a_process_that_is_told_of_anothers_writes_takes_a_reading_from_before_them_for_old() {
+    let (handle, endpoint, clock) = lagging().await;
+    let stage = Stage::new(&endpoint, |_| {}).await;
+    let built = stage.build(Vec::new()).await;
+    wait(&clock);
+    let wanted = open(&built, vec![grant(1, "22")]);
+    let mut written = told_pass(&stage, &wanted).await;
+    assert_eq!(written.len(), 4, "{written:?}");
+
+    // Nothing of it shows: it is neither done again nor taken for closed.
+    let other = Stage::new(&endpoint, |_| {}).await;
+    other.enforcer.recall(&wanted.point, &written);
+    assert_eq!(look(&other, &wanted).await, (false, 0));
+    let closed = open(&built, Vec::new());
+    let read = other.observe(&closed).await;
+    assert!(!read.settled() && read.evidence(&closed).contains_key(&an_id(1)));
+    // Told once more, it is known.
+    other.enforcer.recall(&wanted.point, &written);
+    let takings = told_pass(&other, &closed).await;
+    assert!(!is_open(&handle, &built));
+    written.extend(takings);
+    other.enforcer.recall(&wanted.point, &written);
+    assert_eq!(look(&other, &closed).await, (true, 0));
+
+    // The first process learns of what the second did.
+    clock.advance(TimeDelta::seconds(1));
+    stage.enforcer.recall(&wanted.point, &written);
+    assert_eq!(look(&stage, &closed).await.1, 0);
+    wait(&clock);
+    assert_eq!(look(&stage, &closed).await, (true, 0));
+    assert_eq!(stage.groups_of(&built.interface).await, [built.group]);
+}
+
+#[tokio::test]
+async fn what_a_reading_showed_once_and_shows_no_more_is_somebodys_doing_though_the_journal_tells_of_it() {
+    let (_handle, endpoint, clock) = lagging().await;
+    let stage = Stage::new(&endpoint, |_| {}).await;
+    let built = stage.build(Vec::new()).await;
+    wait(&clock);
+    let wanted = open(&built, vec![grant(1, "22")]);
+    let written = told_pass(&stage, &wanted).await;
+    let other = Stage::new(&endpoint, |_| {}).await;
+    wait(&clock);
+    for process in [&stage, &other] {
+        process.enforcer.recall(&wanted.point, &written);
+        assert_eq!(look(process, &wanted).await, (true, 0));
+    }
+    let detach = stage
+        .admin
+        .modify_network_interface_attribute()
+        .network_interface_id(&built.interface)
+        .groups(&built.group);
+    detach.send().await.unwrap();
+    wait(&clock);
+    for process in [&stage, &other] {
+        process.enforcer.recall(&wanted.point, &written);
+        let (settled, changes) = look(process, &wanted).await;
+        assert!(settled && changes > 0, "{settled} {changes}");
+    }
+}
+
+#[tokio::test]
+async fn a_lockdown_that_another_process_lifts_before_it_shows_loses_no_rule() {
+    let (_handle, endpoint, clock) = lagging().await;
+    let stage = Stage::new(&endpoint, |_| {}).await;
+    let built = stage.build(vec![tcp(22, 22, "198.51.100.0/24", "office")]).await;
+    wait(&clock);
+    let before = stage.rules_of(&built.group, false).await;
+    let locked = lock(&built, &["22"], Vec::new());
+    let displaced = displaced_by(&stage.observe(&locked).await.plan(&locked));
+    let written = told_pass(&stage, &locked).await;
+    let other = Stage::new(&endpoint, |_| {}).await;
+    other.enforcer.recall(&locked.point, &written);
+    let freed = lock(&built, &[], displaced);
+    let read = other.observe(&freed).await;
+    assert!(!read.settled() && read.plan(&freed).settled.is_empty());
+    told_pass(&other, &freed).await;
+    wait(&clock);
+    assert_eq!(stage.rules_of(&built.group, false).await, before);
 }
 
 #[tokio::test]

@@ -1,16 +1,18 @@
 //! Machines and interfaces that change while a grant is open: nothing of ours stays where it has no business.
 
 use aws_sdk_ec2::types::NetworkInterfaceAttachment;
+use postern_core::enforcer::{Bindings, Enforcer as _};
 
 use crate::{
     fleets::Fleet,
-    suite::{Endpoint, Flavour, grant, tcp},
+    suite::{Endpoint, Flavour, Stage, grant, open, tcp},
 };
 
 /// Runs every case.
 pub(crate) async fn run(endpoint: &Endpoint) {
     a_stopped_machine_is_opened_and_closed(endpoint).await;
     a_terminated_machine_leaves_no_holder(endpoint).await;
+    what_others_do_to_an_interface_between_plan_and_write_stays(endpoint).await;
     match endpoint.flavour {
         Flavour::Simulator => {
             an_interface_that_moves_takes_no_holder_along(endpoint).await;
@@ -57,6 +59,53 @@ async fn a_terminated_machine_leaves_no_holder(endpoint: &Endpoint) {
     fleet.open("router", &[]).await;
     let text = fleet.text().await;
     assert!(!text.contains("holder"), "{text}");
+}
+
+async fn what_others_do_to_an_interface_between_plan_and_write_stays(endpoint: &Endpoint) {
+    let stage = Stage::new(endpoint, |_| {}).await;
+    let built = stage.build(Vec::new()).await;
+    let more = async |name: &str| {
+        let made = stage.admin.create_security_group().vpc_id(&built.vpc);
+        let made = made.group_name(name).description(name).send().await.unwrap();
+        made.group_id().unwrap().to_owned()
+    };
+    let set = async |groups: Vec<String>| {
+        let call = stage.admin.modify_network_interface_attribute();
+        let call = call
+            .network_interface_id(&built.interface)
+            .set_groups(Some(groups));
+        call.send().await.unwrap();
+    };
+    let (first, second) = (more("first").await, more("second").await);
+    let wanted = open(&built, vec![grant(1, "22")]);
+    for (desired, others) in [
+        (&wanted, [&built.group, &first]),
+        (&open(&built, Vec::new()), [&first, &second]),
+    ] {
+        let plan = stage.observe(desired).await.plan(desired);
+        let holders: Vec<String> = stage
+            .groups_of(&built.interface)
+            .await
+            .into_iter()
+            .filter(|group| ![&built.group, &first].contains(&group))
+            .collect();
+        set(others.into_iter().cloned().chain(holders).collect()).await;
+        let mut bindings = Bindings::new();
+        for change in &plan.changes {
+            let done = stage.enforcer.apply(&desired.point, change, &mut bindings).await;
+            done.unwrap_or_else(|error| panic!("{}: {error}", change.summary));
+        }
+        let groups = stage.groups_of(&built.interface).await;
+        for group in others {
+            assert!(groups.contains(group), "{groups:?}");
+        }
+        let ours = desired
+            .members
+            .iter()
+            .map(|member| member.grants.len())
+            .sum::<usize>();
+        assert_eq!(groups.len(), 2 + ours, "{groups:?}");
+    }
 }
 
 async fn attachment(fleet: &Fleet, interface: &str) -> NetworkInterfaceAttachment {

@@ -14,7 +14,7 @@ use postern_core::{
     audit::AuditEvent,
     enforcer::{
         Bindings, Change, Desired, DiscoveryPage, EnforceError, Enforcer, Evidence, Finding, Marked,
-        Observed, Obstacle, Plan, Verb,
+        Observed, Obstacle, Plan, Recalled, Verb,
     },
     grant::{EndCause, Grant, GrantState, Opening},
     id::GrantId,
@@ -67,6 +67,12 @@ pub(crate) struct CloudState {
     pub(crate) stuck: bool,
     /// Somebody ends this grant while the point is being read.
     pub(crate) revoke_at_next_observe: Option<GrantId>,
+    /// For how long a reading may lag.
+    pub(crate) lag: Duration,
+    /// What readings show while it is set, whatever stands.
+    pub(crate) shown: Option<BTreeSet<GrantId>>,
+    /// What the engine said last of the writes that may not show.
+    pub(crate) recalled: Vec<Recalled>,
 }
 
 /// The cloud; clones share it.
@@ -81,6 +87,8 @@ struct Seen {
     findings: Vec<Finding>,
     present: BTreeSet<GrantId>,
     no_room_for: BTreeSet<GrantId>,
+    /// Whether what was read is not what was written.
+    lags: bool,
 }
 
 fn wanted(desired: &Desired) -> BTreeSet<GrantId> {
@@ -151,6 +159,14 @@ impl Observed for Seen {
     fn snapshot(&self) -> Value {
         json!(self.present)
     }
+
+    fn settled(&self) -> bool {
+        !self.lags
+    }
+
+    fn lags(&self) -> bool {
+        self.lags
+    }
 }
 
 fn unavailable() -> EnforceError {
@@ -203,9 +219,21 @@ impl Enforcer for FakeCloud {
                 code: "NotFound".into(),
             });
         }
+        let there = state.present.get(&desired.point).cloned().unwrap_or_default();
+        let read = state.shown.clone().unwrap_or(there);
+        let mut present = read.clone();
+        for recalled in &state.recalled {
+            let grant: GrantId = serde_json::from_value(recalled.operation["grant"].clone()).unwrap();
+            if recalled.operation["verb"] == json!(Verb::Open.as_str()) {
+                present.insert(grant);
+            } else {
+                present.remove(&grant);
+            }
+        }
         Ok(Box::new(Seen {
             findings: state.findings.clone(),
-            present: state.present.get(&desired.point).cloned().unwrap_or_default(),
+            lags: present != read,
+            present,
             no_room_for: state.no_room_for.clone(),
         }))
     }
@@ -252,6 +280,14 @@ impl Enforcer for FakeCloud {
 
     fn request_timeout(&self) -> Duration {
         self.state.lock().unwrap().patience.max(Duration::from_millis(50))
+    }
+
+    fn describe_lag(&self) -> Duration {
+        self.state.lock().unwrap().lag
+    }
+
+    fn recall(&self, _: &PointRef, written: &[Recalled]) {
+        self.state.lock().unwrap().recalled = written.to_vec();
     }
 }
 

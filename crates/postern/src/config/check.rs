@@ -318,6 +318,9 @@ fn aws(section: &Aws, found: &mut Problems) {
     if let Some(seconds) = section.change_timeout_seconds {
         within(found, "aws.change_timeout_seconds", seconds, 1, 600);
     }
+    if let Some(seconds) = section.describe_lag_seconds {
+        within(found, "aws.describe_lag_seconds", seconds, 0, 300);
+    }
     // Source: "Amazon VPC quotas", "Security groups": at most 16 groups per interface, and the product of groups
     // and rules at most 1000.
     let (groups, rules) = (
