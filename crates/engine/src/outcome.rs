@@ -224,8 +224,11 @@ impl Engine {
 impl Looked {
     /// The outcome of a change without a clear answer, once there is one; until then the doubt is kept.
     fn judge(&mut self, effect: Effect<'_>, plan: &Plan, seen: &Seen, now: Instant) -> Option<Outcome> {
-        // A displaced rule that stands was put back, or its lockdown has not come to pass, or does not show.
-        if effect.verb == Verb::LockDown && !plan.settled.is_empty() {
+        let outcome = seen.settled.then(|| effect.judge(plan, seen));
+        // A displaced rule that stands was put back, or its lockdown has not come to pass, or does not show: also one
+        // that is planned again may still land, and then what it displaced must not be forgotten.
+        if effect.verb == Verb::LockDown && (outcome != Some(Outcome::Succeeded) || !plan.settled.is_empty())
+        {
             let doubt = effect.doubt_of(Vec::new(), self.patience);
             if now < doubt.until {
                 self.doubts.push(doubt);
@@ -233,7 +236,6 @@ impl Looked {
                 return None;
             }
         }
-        let outcome = seen.settled.then(|| effect.judge(plan, seen));
         if outcome == Some(Outcome::Succeeded) {
             return outcome;
         }

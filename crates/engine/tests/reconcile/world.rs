@@ -13,8 +13,8 @@ use async_trait::async_trait;
 use postern_core::{
     audit::AuditEvent,
     enforcer::{
-        Bindings, Change, Desired, DiscoveryPage, EnforceError, Enforcer, Evidence, Finding, Marked,
-        Observed, Obstacle, Plan, Recalled, Verb,
+        Bindings, Change, Desired, DiscoveryPage, Displaced, EnforceError, Enforcer, Evidence, Finding,
+        Marked, Observed, Obstacle, Plan, Recalled, Verb,
     },
     grant::{EndCause, Grant, GrantState, Opening},
     id::GrantId,
@@ -67,6 +67,10 @@ pub(crate) struct CloudState {
     pub(crate) stuck: bool,
     /// Somebody ends this grant while the point is being read.
     pub(crate) revoke_at_next_observe: Option<GrantId>,
+    /// A foreign rule that a lockdown wants to displace.
+    pub(crate) in_the_way: Option<Displaced>,
+    /// Whether what was displaced is read as standing.
+    pub(crate) stands: bool,
     /// For how long a reading may lag.
     pub(crate) lag: Duration,
     /// What readings show while it is set, whatever stands.
@@ -87,6 +91,8 @@ struct Seen {
     findings: Vec<Finding>,
     present: BTreeSet<GrantId>,
     no_room_for: BTreeSet<GrantId>,
+    in_the_way: Option<Displaced>,
+    stands: bool,
     /// Whether what was read is not what was written.
     lags: bool,
 }
@@ -121,6 +127,22 @@ impl Observed for Seen {
             findings: self.findings.clone(),
             ..Plan::default()
         };
+        if let Some(displaced) = &self.in_the_way {
+            plan.changes.push(Change {
+                verb: Verb::LockDown,
+                target: desired.point.to_string(),
+                summary: "displace a rule".into(),
+                grants: vec![],
+                policies: vec![],
+                before: None,
+                after: None,
+                operation: json!({ "verb": Verb::LockDown.as_str() }),
+                displaces: vec![displaced.clone()],
+            });
+        }
+        if self.stands {
+            plan.settled = desired.displaced.iter().map(|displaced| displaced.id).collect();
+        }
         for grant in self.present.difference(&wanted) {
             plan.changes.push(change(Verb::Close, &desired.point, *grant));
         }
@@ -235,6 +257,8 @@ impl Enforcer for FakeCloud {
             lags: present != read,
             present,
             no_room_for: state.no_room_for.clone(),
+            in_the_way: state.in_the_way.clone(),
+            stands: state.stands,
         }))
     }
 
