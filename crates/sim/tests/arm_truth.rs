@@ -298,6 +298,39 @@ async fn a_failed_operation_shows_its_error_and_never_takes_effect() {
 }
 
 #[tokio::test]
+async fn a_later_write_of_one_rule_also_carries_out_what_a_whole_write_failed_to_do() {
+    let scene = Scene::with(&[inbound("ssh", 100, "Allow", "*", "22")], None).await;
+    let nsg = &scene.machine.security_group;
+    scene.sim.completions().add(FaultRule {
+        operation: "NetworkSecurityGroups.*".to_owned(),
+        when: When::Next(1),
+        effect: Effect::Status {
+            status: 500,
+            code: "InternalServerError".to_owned(),
+            message: "An error occurred.".to_owned(),
+            retry_after: None,
+        },
+    });
+    scene.client.put(nsg, json!({"location": "westeurope"})).await;
+    let shown = scene.client.get(nsg).await.body;
+    assert_eq!(shown["properties"]["provisioningState"], "Failed");
+    scene.client.get(&scene.ssh()).await.refused(404, "NotFound");
+    assert!(scene.from(ADMIN, 22), "the deletion failed");
+    let other = format!("{nsg}/securityRules/web");
+    assert_eq!(scene.client.put(&other, rule(200, "443")).await.status, 201);
+    let shown = scene.client.get(nsg).await.body;
+    assert_eq!(shown["properties"]["provisioningState"], "Succeeded");
+    assert!(!scene.from(ADMIN, 22), "what is shown is in force");
+    assert!(scene.from(ADMIN, 443));
+    let changes = scene.sim.truth().all();
+    let last = changes
+        .iter()
+        .rev()
+        .find(|change| change.resource == scene.ssh().to_lowercase());
+    assert_eq!(last.unwrap().after, None);
+}
+
+#[tokio::test]
 async fn a_group_that_is_being_changed_cannot_be_referred_to() {
     let scene = Scene::with(&[], None).await;
     let fleet = scene.sim.fleet();

@@ -105,11 +105,44 @@ impl State {
             let Some(operation) = self.operations.get(&id).cloned() else {
                 continue;
             };
-            let before = self.truth(&operation.touches);
+            let mut touches = operation.touches.clone();
+            touches.extend(self.mended(&operation));
+            let before = self.truth(&touches);
             self.complete(id, ids);
-            let after = self.truth(&operation.touches);
+            let after = self.truth(&touches);
             truth.record(changes(before, after, &operation, at));
         }
+    }
+
+    /// The groups whose failed parts take effect with an operation.
+    ///
+    /// A rule is a part of its group, and a write of it is one of the group: the group's entity tag changes, and its
+    /// state becomes that of the last operation ("Troubleshoot Azure Microsoft.Network failed provisioning state").
+    /// What the data plane is given is the group as it is shown, so that a group which says `Succeeded` does what it
+    /// shows, also where an earlier operation failed to bring that about.
+    fn mends<'a>(&'a self, operation: &'a Operation) -> impl Iterator<Item = &'a str> {
+        let works = operation.failure.is_none() && matches!(operation.work, Work::Settle | Work::Remove);
+        operation.touches.iter().filter_map(move |touch| match touch {
+            Touch::Child(key, _) if works => self
+                .resources
+                .get(key)
+                .is_some_and(|resource| {
+                    resource.id.kind == Kind::NetworkSecurityGroup
+                        && resource
+                            .children
+                            .iter()
+                            .any(|child| child.provisioning == Provisioning::Failed)
+                })
+                .then_some(key.as_str()),
+            _ => None,
+        })
+    }
+
+    /// The same groups, as what an operation touches.
+    pub(super) fn mended(&self, operation: &Operation) -> Vec<Touch> {
+        self.mends(operation)
+            .map(|key| Touch::All(key.to_owned()))
+            .collect()
     }
 
     /// Does an operation's work now. Nobody is told.
@@ -121,6 +154,26 @@ impl State {
         self.pending.retain(|pending| *pending != id);
         let failed = operation.failure.is_some();
         let (touches, work) = (operation.touches.clone(), operation.work);
+        let mended: Vec<String> = self
+            .operations
+            .get(&id)
+            .map(|operation| self.mends(operation).map(str::to_owned).collect())
+            .unwrap_or_default();
+        for key in mended {
+            let Some(resource) = self.resources.get_mut(&key) else {
+                continue;
+            };
+            resource.in_force = Some(resource.goal.clone());
+            for child in &mut resource.children {
+                if child.provisioning == Provisioning::Failed {
+                    child.in_force.clone_from(&child.goal);
+                    child.provisioning = Provisioning::Succeeded;
+                }
+            }
+            resource
+                .children
+                .retain(|child| child.goal.is_some() || child.in_force.is_some());
+        }
         for touch in &touches {
             if work == Work::Remove && !failed {
                 self.remove(touch);

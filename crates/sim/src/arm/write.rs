@@ -301,7 +301,7 @@ impl Desk<'_> {
         &mut self,
         touches: Vec<Touch>,
         work: Work,
-        before: std::collections::BTreeMap<String, Value>,
+        mut before: std::collections::BTreeMap<String, Value>,
         result: Option<Value>,
     ) -> Uuid {
         let failure: Option<OperationFailure> = match self.completions.decide(self.origin.operation).effect {
@@ -349,10 +349,17 @@ impl Desk<'_> {
         let instant = duration.is_zero();
         self.state.operations.insert(id, operation.clone());
         self.state.pending.push(id);
+        let mut touches = operation.touches.clone();
         if instant {
+            // What the write mends beside what it touches is as it was until now.
+            let mended = self.state.mended(&operation);
+            let touched = self.state.truth(&touches);
+            let beside = self.state.truth(&mended);
+            before.extend(beside.into_iter().filter(|(key, _)| !touched.contains_key(key)));
+            touches.extend(mended);
             self.state.complete(id, self.ids);
         }
-        let after = self.state.truth(&operation.touches);
+        let after = self.state.truth(&touches);
         self.truth
             .record(changes(before, after, &operation, self.origin.now));
         id
