@@ -11,7 +11,7 @@ use postern::demo::{
     people::{AUDIENCE, ISSUER_NAME},
 };
 use postern_api::{
-    access_request::{AccessRequest, AccessRequestCreate, AccessRequestCreateQuery, Target},
+    access_request::{AccessRequest, AccessRequestCreate, AccessRequestCreateQuery, AskedTarget},
     client::Client,
     grant::Grant,
     jit_policy::{Approval, GuardedPorts, JitPolicy, JitPolicyWrite, Lockdown, SharedGroups},
@@ -398,10 +398,10 @@ pub fn a_request(machines: &[&str], seconds: i64) -> AccessRequestCreate {
     AccessRequestCreate {
         targets: machines
             .iter()
-            .map(|machine| Target {
+            .map(|machine| AskedTarget {
                 machine: (*machine).to_owned(),
                 ports: vec!["22/tcp".to_owned()],
-                sources: vec!["203.0.113.7/32".to_owned()],
+                sources: Some(vec!["203.0.113.7/32".to_owned()]),
             })
             .collect(),
         duration_seconds: seconds,

@@ -69,7 +69,7 @@ async fn five_hundred_grants_that_end_at_once_on_one_nsg_close_with_at_most_ten_
     let ada = world.client(Person::Ada);
     for number in 0..500 {
         let mut request = postern_tests::world::a_request(&[&machine], 3600);
-        request.targets[0].sources = vec![format!("203.0.113.{}/32", number % 250)];
+        request.targets[0].sources = Some(vec![format!("203.0.113.{}/32", number % 250)]);
         ada.create_access_request(None, &AccessRequestCreateQuery::default(), &request)
             .await
             .unwrap();

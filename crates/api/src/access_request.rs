@@ -21,13 +21,30 @@ pub struct Target {
     pub sources: Vec<String>,
 }
 
+/// One machine of a request, with what is asked of it. Without `sources`, for the address that the request comes from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AskedTarget {
+    /// An ARM resource id or an EC2 instance ARN.
+    #[schema(example = "arn:aws:ec2:eu-west-1:123456789012:instance/i-0123456789abcdef0")]
+    pub machine: String,
+    /// Ports or ranges; TCP when no protocol is named.
+    #[schema(example = json!(["22/tcp"]), min_items = 1, max_items = 50)]
+    pub ports: Vec<String>,
+    /// Addresses or CIDR blocks that the packets come from. When absent, the one address that this request comes from,
+    /// as the server and its trusted proxies see it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(example = json!(["203.0.113.7/32"]), min_items = 1, max_items = 50)]
+    pub sources: Option<Vec<String>>,
+}
+
 /// Who asks comes from the token; this is for what, how long and why.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AccessRequestCreate {
     /// The machines.
     #[schema(min_items = 1, max_items = 20)]
-    pub targets: Vec<Target>,
+    pub targets: Vec<AskedTarget>,
     /// How long, from the confirmed opening.
     #[schema(example = 600, minimum = 10, maximum = 86400)]
     pub duration_seconds: i64,

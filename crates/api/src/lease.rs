@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use crate::access_request::{AccessRequest, Target};
+use crate::access_request::{AccessRequest, AskedTarget};
 
 /// What is leased, how long at most, and why; who asks comes from the token.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -17,7 +17,7 @@ pub struct LeaseCreate {
     pub key: Option<String>,
     /// The machines.
     #[schema(min_items = 1, max_items = 20)]
-    pub targets: Vec<Target>,
+    pub targets: Vec<AskedTarget>,
     /// How long at most, from the confirmed opening.
     #[schema(example = 1800, minimum = 10, maximum = 86400)]
     pub duration_seconds: i64,

@@ -157,6 +157,11 @@ codes! {
     PortNotGuarded = "port_not_guarded", 422, "Port not guarded";
     /// The source lies outside what the policy allows.
     SourceNotAllowed = "source_not_allowed", 422, "Source not allowed";
+    /// The source was left out, and it is not clear where the request comes from. Name the source.
+    SourceUnclear = "source_unclear", 422, "Source unclear";
+    /// The source was left out, and the request comes from an address that is not public, inside no network of its kind
+    /// that the policy allows.
+    SourceNotPublic = "source_not_public", 422, "Source not public";
     /// Longer than the policy allows.
     DurationTooLong = "duration_too_long", 422, "Duration too long";
     /// No JIT policy covers the machine.

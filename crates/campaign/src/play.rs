@@ -15,7 +15,7 @@ use postern::demo::{
 use postern_api::{
     access_request::{
         AccessRequest, AccessRequestCreate, AccessRequestCreateQuery, AccessRequestDeny, AccessRequestQuery,
-        Target,
+        AskedTarget,
     },
     audit_event::{AuditEvent, AuditEventQuery},
     client::{Client, ClientError},
@@ -425,10 +425,10 @@ impl Stage {
     ) -> anyhow::Result<AccessRequestCreate> {
         let strings = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
         let target = |number: &usize| {
-            Ok(Target {
+            Ok(AskedTarget {
                 machine: self.real.built.machine(*number).context("no machine")?.to_owned(),
                 ports: strings(ports),
-                sources: strings(sources),
+                sources: Some(strings(sources)),
             })
         };
         Ok(AccessRequestCreate {

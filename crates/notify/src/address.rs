@@ -1,53 +1,9 @@
 //! Which addresses may be contacted, and resolving names to only those.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
-use ipnet::IpNet;
+use postern_core::address::is_public;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
-
-/// Networks that are not for receivers on the Internet.
-///
-/// Source: the IANA IPv4 and IPv6 Special-Purpose Address Registries, entries that are not globally reachable, and
-/// multicast (RFC 5771, RFC 4291). Addresses that embed an IPv4 address (mapped, NAT64, 6to4) are judged by it where
-/// they can be, and refused where a translator would decide.
-const SPECIAL: [&str; 27] = [
-    "0.0.0.0/8",
-    "10.0.0.0/8",
-    "100.64.0.0/10",
-    "127.0.0.0/8",
-    "169.254.0.0/16",
-    "172.16.0.0/12",
-    "192.0.0.0/24",
-    "192.0.2.0/24",
-    "192.88.99.0/24",
-    "192.168.0.0/16",
-    "198.18.0.0/15",
-    "198.51.100.0/24",
-    "203.0.113.0/24",
-    "224.0.0.0/4",
-    "240.0.0.0/4",
-    "::/96",
-    "64:ff9b::/96",
-    "64:ff9b:1::/48",
-    "100::/64",
-    "2001::/23",
-    "2001:db8::/32",
-    "2002::/16",
-    "3fff::/20",
-    "5f00::/16",
-    "fc00::/7",
-    "fe80::/10",
-    "ff00::/8",
-];
-
-/// Whether a receiver there is on the Internet.
-pub(crate) fn is_public(address: IpAddr) -> bool {
-    let address = address.to_canonical();
-    !SPECIAL
-        .iter()
-        .filter_map(|network| network.parse::<IpNet>().ok())
-        .any(|network| network.contains(&address))
-}
 
 /// Resolves names as the system does, and leaves out addresses that may not be contacted. Asked anew for each
 /// connection, so that a name that changes its address after it was checked gains nothing.
@@ -79,14 +35,6 @@ pub(crate) struct NotPublic(pub(crate) String);
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn every_network_of_the_table_is_one() {
-        for network in SPECIAL {
-            let parsed: IpNet = network.parse().unwrap();
-            assert_eq!(parsed.trunc().to_string(), network);
-        }
-    }
 
     #[test]
     fn special_addresses_are_not_public_however_they_are_written() {

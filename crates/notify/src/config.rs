@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use postern_core::{audit::Outcome, scope::Scope};
+use postern_core::{address::is_public, audit::Outcome, scope::Scope};
 use postern_store::Subscription;
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::Deserialize;
@@ -10,7 +10,6 @@ use standardwebhooks::Webhook;
 use url::{Host, Url};
 
 use crate::{
-    address::is_public,
     channel::Channel,
     mail::MailChannel,
     web::{self, SlackChannel, WebhookChannel},

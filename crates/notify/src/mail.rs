@@ -11,11 +11,11 @@ use lettre::{
         client::{Tls, TlsParameters},
     },
 };
-use postern_core::time::Instant;
+use postern_core::{address::is_public, time::Instant};
 use secrecy::ExposeSecret as _;
 
 use crate::{
-    address::{NotPublic, is_public},
+    address::NotPublic,
     channel::{Channel, DeliveryError},
     config::{MailConfig, MailTls, Trouble},
     message::Message,

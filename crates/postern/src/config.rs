@@ -23,10 +23,12 @@ use figment::{
 use postern_authz::GuardrailSet;
 use postern_aws::AwsLimits;
 use postern_azure::PriorityBand;
-use postern_core::{mark::Installation, principal::PrincipalRef};
+use postern_core::{mark::Installation, net::Source, principal::PrincipalRef};
 use postern_engine::EngineConfig;
 use postern_notify::NotifyConfig;
-use postern_server::config::{IssuerConfig, Limits, Preflight, Quotas, ServerConfig, TlsConfig};
+use postern_server::config::{
+    ForwardedHeader, IssuerConfig, Limits, Preflight, Proxies, Quotas, ServerConfig, TlsConfig,
+};
 use secrecy::SecretString;
 use serde::{Deserialize, de::DeserializeOwned};
 use url::Url;
@@ -92,6 +94,10 @@ pub struct Listen {
     pub tls: Option<TlsConfig>,
     /// Allows plain HTTP on an address that is not loopback, for a proxy in front that ends TLS.
     pub insecure_http: bool,
+    /// Where the proxies in front connect from, whose word on the client's address is taken.
+    pub trusted_proxies: Vec<Source>,
+    /// The header in which they say it.
+    pub forwarded_header: ForwardedHeader,
 }
 
 impl Default for Listen {
@@ -100,6 +106,8 @@ impl Default for Listen {
             address: SocketAddr::from((Ipv4Addr::LOCALHOST, 8090)),
             tls: None,
             insecure_http: false,
+            trusted_proxies: Vec::new(),
+            forwarded_header: ForwardedHeader::default(),
         }
     }
 }
@@ -428,6 +436,10 @@ impl Config {
             listen: self.listen.address,
             tls: self.listen.tls.clone(),
             insecure_http: self.listen.insecure_http,
+            proxies: Proxies {
+                trusted: self.listen.trusted_proxies.clone(),
+                header: self.listen.forwarded_header,
+            },
             installation: self.installation.name.clone(),
             issuers: self.issuers.clone(),
             first_owners: self.bootstrap.owners.clone(),

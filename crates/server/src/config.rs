@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use postern_core::{mark::Installation, principal::PrincipalRef};
+use postern_core::{mark::Installation, net::Source, principal::PrincipalRef};
 use serde::Deserialize;
 
 pub use crate::auth::config::{ClaimMapping, ClaimMatch, IssuerConfig, SigningAlgorithm};
@@ -20,6 +20,9 @@ pub struct ServerConfig {
     /// Plain HTTP on an address that others can reach, for example behind a proxy that ends TLS.
     #[serde(default)]
     pub insecure_http: bool,
+    /// The proxies in front whose word on where a request comes from is taken.
+    #[serde(default)]
+    pub proxies: Proxies,
     /// The installation whose marks stand in the clouds.
     pub installation: Installation,
     /// Who vouches for principals. Never empty.
@@ -41,6 +44,31 @@ pub struct TlsConfig {
     /// The private key.
     pub key: PathBuf,
 }
+
+/// The proxies in front whose word on where a request comes from is taken.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Proxies {
+    /// Where they connect from. None: whoever connects is the client.
+    pub trusted: Vec<Source>,
+    /// The header that they write.
+    pub header: ForwardedHeader,
+}
+
+/// A header in which proxies say for whom they forward. Only the one that the proxies write is read: the other would be
+/// whatever the client sent.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ForwardedHeader {
+    /// `X-Forwarded-For`, to which each proxy adds the address that it was connected from.
+    #[default]
+    XForwardedFor,
+    /// `Forwarded` (RFC 7239).
+    Forwarded,
+}
+
+/// The most networks of trusted proxies.
+const MAX_PROXIES: usize = 1000;
 
 /// Sizes and times. Durations are whole seconds.
 #[derive(Debug, Clone, Deserialize)]
@@ -156,6 +184,12 @@ pub enum ConfigError {
         "`{0}` is not a loopback address: set `tls`, or `insecure_http = true` behind a proxy that ends TLS"
     )]
     PlainHttp(SocketAddr),
+    /// Everybody would be believed to be anybody.
+    #[error("`{0}` is every address: whoever connects could say that they are somebody else")]
+    EveryProxy(Source),
+    /// More than anybody has.
+    #[error("at most {MAX_PROXIES} networks of proxies can be trusted")]
+    Proxies,
     /// A limit that nothing could work under.
     #[error("`limits.{0}` is not in its range")]
     Limit(&'static str),
@@ -183,6 +217,12 @@ impl ServerConfig {
         }
         if self.tls.is_none() && !self.insecure_http && !self.listen.ip().is_loopback() {
             return Err(ConfigError::PlainHttp(self.listen));
+        }
+        if let Some(every) = self.proxies.trusted.iter().find(|network| network.is_any()) {
+            return Err(ConfigError::EveryProxy(*every));
+        }
+        if self.proxies.trusted.len() > MAX_PROXIES {
+            return Err(ConfigError::Proxies);
         }
         let limits = &self.limits;
         let checks = [
@@ -247,6 +287,15 @@ mod tests {
         assert!(matches!(open.validate(), Err(ConfigError::PlainHttp(_))));
         open.insecure_http = true;
         open.validate().unwrap();
+    }
+
+    #[test]
+    fn nobody_trusts_everybody_to_be_a_proxy() {
+        let mut open = config();
+        open.proxies.trusted = vec!["10.0.0.0/8".parse().unwrap()];
+        open.validate().unwrap();
+        open.proxies.trusted.push("::/0".parse().unwrap());
+        assert!(matches!(open.validate(), Err(ConfigError::EveryProxy(_))));
     }
 
     #[test]

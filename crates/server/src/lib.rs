@@ -20,6 +20,7 @@ mod idempotency;
 mod leasing;
 mod locking;
 mod metrics;
+mod my_address;
 mod policies;
 mod preflight;
 mod reading;

@@ -60,7 +60,7 @@ pub(crate) async fn measure() -> anyhow::Result<Vec<Lag>> {
                 tick.tick().await;
                 let mut request = a_request(&[machine], LASTS);
                 for target in &mut request.targets {
-                    target.sources = vec![format!("{}/32", source(number))];
+                    target.sources = Some(vec![format!("{}/32", source(number))]);
                 }
                 let ada = rig.ada.clone();
                 requests.spawn(async move {

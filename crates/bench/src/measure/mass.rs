@@ -59,7 +59,7 @@ pub(crate) async fn measure() -> anyhow::Result<Mass> {
         .map(|number| {
             let mut request = a_request(&[&machine], 3600);
             for target in &mut request.targets {
-                target.sources = vec![format!("203.0.{}.{}/32", 112 + number / 256, number % 256)];
+                target.sources = Some(vec![format!("203.0.{}.{}/32", 112 + number / 256, number % 256)]);
             }
             let (ada, bar) = (&rig.ada, &bar);
             async move {

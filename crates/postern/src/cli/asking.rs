@@ -15,8 +15,8 @@ pub struct RequestArgs {
     /// Port or range, such as 22, 22/tcp or 5000-5010/udp
     #[arg(long = "port", required = true, value_name = "PORT")]
     pub ports: Vec<String>,
-    /// Address or CIDR block that the packets come from
-    #[arg(long = "source", required = true, value_name = "CIDR")]
+    /// Address or CIDR block that the packets come from; your own address, as the server sees it, when absent
+    #[arg(long = "source", value_name = "CIDR")]
     pub sources: Vec<String>,
     /// How long, from the confirmed opening
     #[arg(long = "for", required = true, value_name = "DURATION", value_parser = humantime::parse_duration)]

@@ -9,7 +9,7 @@ use super::Remote;
 /// What is leased, for how long, and how it is waited for.
 #[derive(Debug, Clone, Args)]
 pub struct LeaseOptions {
-    /// Address or CIDR block that the packets come from
+    /// Address or CIDR block that the packets come from; your own address, as the server sees it, when absent
     #[arg(long = "source", value_name = "CIDR")]
     pub sources: Vec<String>,
     /// The longest that the ports stay open, from the confirmed opening
@@ -105,7 +105,7 @@ pub struct SshConfigArgs {
     /// Machines to write a section for
     #[arg(required = true, value_name = "MACHINE")]
     pub machines: Vec<String>,
-    /// Address or CIDR block that you come from
+    /// Address or CIDR block that you come from; your own address, as the server sees it, when absent
     #[arg(long = "source", value_name = "CIDR")]
     pub sources: Vec<String>,
     /// The server.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use postern_api::{
-    access_request::{AccessRequest, AccessRequestCreate, AccessRequestCreateQuery, Target},
+    access_request::{AccessRequest, AccessRequestCreate, AccessRequestCreateQuery, AskedTarget},
     client::Client,
     review::BreakGlassQuery,
 };
@@ -24,10 +24,11 @@ pub async fn run(args: RequestArgs) -> Result<(), Failure> {
     let client = connect::client(&args.remote)?;
     let mut targets = Vec::with_capacity(args.machines.len());
     for machine in &args.machines {
-        targets.push(Target {
+        targets.push(AskedTarget {
             machine: machines::resolve(&client, machine).await?,
             ports: args.ports.clone(),
-            sources: args.sources.clone(),
+            // The server sees where the request comes from.
+            sources: (!args.sources.is_empty()).then(|| args.sources.clone()),
         });
     }
     let request = AccessRequestCreate {

@@ -158,6 +158,9 @@ fn server(config: &Config, found: &mut Problems) {
                  `listen.insecure_http` where a proxy in front ends TLS"
             ),
         ),
+        error @ (ConfigError::EveryProxy(_) | ConfigError::Proxies) => {
+            report(found, "listen.trusted_proxies", error.to_string());
+        }
         ConfigError::Limit(name) => report(found, format!("limits.{name}"), "is not in its range"),
     }
 }

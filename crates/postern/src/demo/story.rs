@@ -5,7 +5,7 @@ use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, bail};
 use postern_api::{
-    access_request::{AccessRequest, AccessRequestCreate, AccessRequestCreateQuery, Target},
+    access_request::{AccessRequest, AccessRequestCreate, AccessRequestCreateQuery, AskedTarget},
     client::{Client, ClientError},
     grant::{Grant, GrantRevoke},
     jit_policy::{Approval, GuardedPorts, JitPolicy, JitPolicyWrite, Lockdown, SharedGroups},
@@ -455,10 +455,10 @@ async fn ask(
     let request = AccessRequestCreate {
         targets: machines
             .iter()
-            .map(|machine| Target {
+            .map(|machine| AskedTarget {
                 machine: (*machine).to_owned(),
                 ports: vec!["22".to_owned()],
-                sources: vec!["203.0.113.7/32".to_owned()],
+                sources: Some(vec!["203.0.113.7/32".to_owned()]),
             })
             .collect(),
         duration_seconds: seconds,

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use postern_api::{
     Client,
-    access_request::Target,
+    access_request::AskedTarget,
     lease::{Lease, LeaseCreate, LeasedMachine},
 };
 
@@ -28,10 +28,11 @@ pub async fn create(
 ) -> Result<LeaseCreate, Failure> {
     let mut targets = Vec::with_capacity(named.len());
     for machine in named {
-        targets.push(Target {
+        targets.push(AskedTarget {
             machine: machines::resolve(client, machine).await?,
             ports: ports.to_vec(),
-            sources: options.sources.clone(),
+            // The server sees where the request comes from.
+            sources: (!options.sources.is_empty()).then(|| options.sources.clone()),
         });
     }
     let reason = match &options.reason {

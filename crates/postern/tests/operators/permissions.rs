@@ -16,7 +16,7 @@ use postern::demo::{
     story,
 };
 use postern_api::{
-    access_request::{AccessRequestCreate, AccessRequestCreateQuery, Target},
+    access_request::{AccessRequestCreate, AccessRequestCreateQuery, AskedTarget},
     grant::GrantQuery,
     jit_policy::{Approval, GuardedPorts, JitPolicyWrite, Lockdown, SharedGroups},
 };
@@ -349,14 +349,14 @@ async fn many_changes_and_a_repair(stage: &Stage) {
     };
     let policy = olga.create_jit_policy(None, &document).await.unwrap();
     for port in PORTS {
-        let target = |machine: &str| Target {
+        let target = |machine: &str| AskedTarget {
             machine: machine.to_owned(),
             ports: vec![port.to_owned()],
             // A source of its own, so that no rule serves two grants.
-            sources: vec![format!(
+            sources: Some(vec![format!(
                 "203.0.113.{}/32",
                 port.len() + port.parse::<usize>().unwrap() % 200
-            )],
+            )]),
         };
         let wanted = AccessRequestCreate {
             targets: vec![target(&stage.fleet.web), target(&stage.fleet.app)],

@@ -39,7 +39,7 @@ use crate::{
     granting::{self, Terms, machines_of},
     idempotency::{self, Replay},
     leasing::WantedLease,
-    reviewing,
+    my_address, reviewing,
     shape::access_request,
     state::App,
 };
@@ -50,7 +50,8 @@ const EVENT: &str = "access_request.create";
 ///
 /// When the machines' JIT policies ask for nobody's approval, the answer holds a grant per machine. With `wait`,
 /// the answer comes when every grant is open or has ended, or when the time is over. What the last observation shows
-/// to stand in the way of a grant is refused at once. With `dry_run`, nothing is made, and the answer tells what
+/// to stand in the way of a grant is refused at once. Targets without `sources` open for the address that the request
+/// comes from. With `dry_run`, nothing is made, and the answer tells what
 /// stands in the way of each target.
 #[utoipa::path(
     post, path = "/v1/access-requests", tag = "access-requests", operation_id = "createAccessRequest",
@@ -67,7 +68,7 @@ const EVENT: &str = "access_request.create";
         (status = 403, description = "`forbidden`: names what is missing or forbids", body = Problem, content_type = "application/problem+json"),
         (status = 404, description = "`machine_not_found`", body = Problem, content_type = "application/problem+json"),
         (status = 409, description = "`frozen`, `too_many_grants`, `idempotency_in_flight`", body = Problem, content_type = "application/problem+json"),
-        (status = 422, description = "`no_policy`, `port_not_guarded`, `source_not_allowed`, `duration_too_long`, `nothing_to_open`, `idempotency_key_reused`; by preflight: `blocked_by_rule`, `machine_stopped`, `no_address`, `no_capacity`", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "`no_policy`, `port_not_guarded`, `source_not_allowed`, `source_unclear`, `source_not_public`, `duration_too_long`, `nothing_to_open`, `idempotency_key_reused`; by preflight: `blocked_by_rule`, `machine_stopped`, `no_address`, `no_capacity`", body = Problem, content_type = "application/problem+json"),
         (status = "default", description = "Any other problem.", body = Problem,
          content_type = "application/problem+json")
     )
@@ -153,6 +154,7 @@ pub(crate) async fn ask(
         now + TimeDelta::from_std(app.config.limits.pending_timeout()).map_err(Failure::internal)?;
     let request = access_request::read(
         &command.body,
+        caller.address,
         app.ids.next(now),
         (*caller.principal).clone(),
         now,
@@ -203,6 +205,9 @@ pub(crate) async fn ask(
             return Err(granting::no_machine(&target.machine, at));
         };
         let terms = granting::terms(&request, target, at, &machine, &policies)?;
+        if is_from_caller(&command.body, at) {
+            my_address::check(target, at, &machine, &policies)?;
+        }
         let way = app.preflight(target, &machine, now);
         if !dry_run && let Some(refusal) = way.refusal(at) {
             return Err(refusal);
@@ -303,6 +308,13 @@ pub(crate) fn question(
     }
 }
 
+/// Whether the source of the target at `at` is where the request comes from.
+fn is_from_caller(body: &AccessRequestCreate, at: usize) -> bool {
+    body.targets
+        .get(at)
+        .is_some_and(|target| target.sources.is_none())
+}
+
 /// What was asked, an event per machine, each with what allowed it.
 fn asked(
     app: &App,
@@ -325,6 +337,7 @@ fn asked(
             let details = json!({
                 "target": target,
                 "duration_seconds": request.duration.as_secs(),
+                "asked_from": caller.address.map(|address| address.to_string()).ok(),
                 "awaits": request.state.awaits,
             });
             let mut event = app.event(

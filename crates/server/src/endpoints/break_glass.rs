@@ -44,7 +44,7 @@ use crate::{
         (status = 403, description = "`forbidden`: names what is missing or forbids", body = Problem, content_type = "application/problem+json"),
         (status = 404, description = "`machine_not_found`", body = Problem, content_type = "application/problem+json"),
         (status = 409, description = "`frozen`, `too_many_grants`, `idempotency_in_flight`", body = Problem, content_type = "application/problem+json"),
-        (status = 422, description = "`no_policy`, `port_not_guarded`, `source_not_allowed`, `duration_too_long`, `nothing_to_open`, `idempotency_key_reused`; by preflight: `blocked_by_rule`, `machine_stopped`, `no_address`, `no_capacity`", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "`no_policy`, `port_not_guarded`, `source_not_allowed`, `source_unclear`, `source_not_public`, `duration_too_long`, `nothing_to_open`, `idempotency_key_reused`; by preflight: `blocked_by_rule`, `machine_stopped`, `no_address`, `no_capacity`", body = Problem, content_type = "application/problem+json"),
         (status = "default", description = "Any other problem.", body = Problem,
          content_type = "application/problem+json")
     )

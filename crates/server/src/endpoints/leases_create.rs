@@ -24,6 +24,7 @@ use crate::{
         query::Parameters,
     },
     leasing::{WantedLease, fingerprint},
+    my_address,
     shape::lease,
     state::App,
 };
@@ -80,7 +81,8 @@ pub(crate) async fn create_lease(
         key,
         heartbeat_every,
         wait,
-        fingerprint: fingerprint(&asked, heartbeat_every)?,
+        // From elsewhere it is another lease: what the first one opens would be of no use.
+        fingerprint: fingerprint(&my_address::filled(&asked, caller.address)?, heartbeat_every)?,
     };
     let command = Command {
         body: asked,

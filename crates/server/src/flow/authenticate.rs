@@ -1,6 +1,9 @@
 //! Who asks: every request below `/v1` presents a token before anything else of it is looked at.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
 
 use axum::{
     extract::{ConnectInfo, FromRequestParts, Request, State},
@@ -20,7 +23,10 @@ use postern_core::{
 };
 use serde_json::json;
 
-use super::respond::HttpRequestId;
+use super::{
+    client_address::{Unclear, client_address},
+    respond::HttpRequestId,
+};
 use crate::{auth::Rejected, failure::Failure, state::App};
 
 /// Who asks, and under which request id.
@@ -28,6 +34,8 @@ use crate::{auth::Rejected, failure::Failure, state::App};
 pub(crate) struct Caller {
     pub(crate) principal: Arc<Principal>,
     pub(crate) request_id: String,
+    /// Where the request comes from.
+    pub(crate) address: Result<IpAddr, Unclear>,
 }
 
 impl Caller {
@@ -56,6 +64,8 @@ pub(crate) async fn authenticate(State(app): State<Arc<App>>, mut request: Reque
         .unwrap_or_default();
     // An explicit clone of what is looked at keeps the request's body out of the future.
     let headers: HeaderMap = request.headers().clone();
+    let peer = request.extensions().get::<ConnectInfo<SocketAddr>>();
+    let address = client_address(peer.map(|peer| peer.0.ip()), &headers, &app.config.proxies);
     match app.authenticator.authenticate(&headers).await {
         Ok(principal) => {
             if let Err(failure) = app.rate.take(&principal.reference()) {
@@ -64,15 +74,12 @@ pub(crate) async fn authenticate(State(app): State<Arc<App>>, mut request: Reque
             request.extensions_mut().insert(Caller {
                 principal: Arc::new(principal),
                 request_id,
+                address,
             });
             next.run(request).await
         }
         Err(rejected) => {
-            let peer = request
-                .extensions()
-                .get::<ConnectInfo<SocketAddr>>()
-                .map(|peer| peer.0);
-            record(&app, &rejected, peer, request_id).await;
+            record(&app, &rejected, address, request_id).await;
             failure(&rejected).into_response()
         }
     }
@@ -104,7 +111,7 @@ fn failure(rejected: &Rejected) -> Failure {
 }
 
 /// Writes the failure to the audit log, as far as the rate allows. A request without a token tried nothing.
-async fn record(app: &App, rejected: &Rejected, peer: Option<SocketAddr>, request_id: String) {
+async fn record(app: &App, rejected: &Rejected, address: Result<IpAddr, Unclear>, request_id: String) {
     let (reason, issuer) = match rejected {
         Rejected::Missing => return,
         Rejected::Invalid { reason, issuer } => (*reason, issuer.as_deref()),
@@ -128,7 +135,7 @@ async fn record(app: &App, rejected: &Rejected, peer: Option<SocketAddr>, reques
         decision: None,
         details: json!({
             "issuer": issuer,
-            "address": peer.map(|peer| peer.ip().to_string()),
+            "address": address.map(|address| address.to_string()).ok(),
             "not_recorded_before": suppressed,
         }),
         subject: Subject::default(),

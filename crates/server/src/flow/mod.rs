@@ -3,6 +3,7 @@
 pub(crate) mod again;
 pub(crate) mod authenticate;
 pub(crate) mod body;
+pub(crate) mod client_address;
 pub(crate) mod fallback;
 pub(crate) mod limits;
 pub(crate) mod page;

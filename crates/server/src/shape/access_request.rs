@@ -1,11 +1,13 @@
 //! Access requests between the API and the domain.
 
-use std::time::Duration;
+use std::{net::IpAddr, time::Duration};
 
 use postern_api::{ErrorCode, access_request as api, grant};
 use postern_core::{
     approval::Awaited,
     id::RequestId,
+    machine::MachineId,
+    net::{Ports, Source},
     policy::Refusal,
     principal::Principal,
     request::{
@@ -15,11 +17,14 @@ use postern_core::{
     time::Instant,
 };
 
-use crate::failure::Failure;
+use crate::{failure::Failure, flow::client_address::Unclear, my_address};
 
 /// The request that a body describes, checked against the bounds that hold whatever the policy.
+///
+/// Targets without sources get `from`, the address that the request comes from.
 pub(crate) fn read(
     body: &api::AccessRequestCreate,
+    from: Result<IpAddr, Unclear>,
     id: RequestId,
     principal: Principal,
     now: Instant,
@@ -29,7 +34,7 @@ pub(crate) fn read(
         .targets
         .iter()
         .enumerate()
-        .map(|(at, target)| read_target(target, at))
+        .map(|(at, target)| read_asked(target, from, at))
         .collect::<Result<Vec<_>, Failure>>()?;
     let request = AccessRequest {
         id,
@@ -120,45 +125,68 @@ pub(crate) fn check(request: &AccessRequest<Pending>) -> Result<(), Failure> {
 
 fn read_target(target: &api::Target, at: usize) -> Result<Target, Failure> {
     Ok(Target {
-        machine: target
-            .machine
-            .parse()
-            .map_err(|error: postern_core::machine::InvalidMachineId| {
+        machine: read_machine(&target.machine, at)?,
+        ports: read_ports(&target.ports, at)?,
+        sources: read_sources(&target.sources, at)?,
+    })
+}
+
+fn read_asked(
+    target: &api::AskedTarget,
+    from: Result<IpAddr, Unclear>,
+    at: usize,
+) -> Result<Target, Failure> {
+    Ok(Target {
+        machine: read_machine(&target.machine, at)?,
+        ports: read_ports(&target.ports, at)?,
+        sources: match &target.sources {
+            Some(sources) => read_sources(sources, at)?,
+            None => vec![my_address::source(from, at)?],
+        },
+    })
+}
+
+fn read_machine(text: &str, at: usize) -> Result<MachineId, Failure> {
+    text.parse()
+        .map_err(|error: postern_core::machine::InvalidMachineId| {
+            Failure::field(
+                ErrorCode::InvalidMachineId,
+                format!("/targets/{at}/machine"),
+                error.to_string(),
+            )
+        })
+}
+
+fn read_ports(texts: &[String], at: usize) -> Result<Vec<Ports>, Failure> {
+    texts
+        .iter()
+        .enumerate()
+        .map(|(port_at, ports)| {
+            ports.parse().map_err(|error: postern_core::net::InvalidPorts| {
                 Failure::field(
-                    ErrorCode::InvalidMachineId,
-                    format!("/targets/{at}/machine"),
+                    ErrorCode::InvalidPorts,
+                    format!("/targets/{at}/ports/{port_at}"),
                     error.to_string(),
                 )
-            })?,
-        ports: target
-            .ports
-            .iter()
-            .enumerate()
-            .map(|(port_at, ports)| {
-                ports.parse().map_err(|error: postern_core::net::InvalidPorts| {
-                    Failure::field(
-                        ErrorCode::InvalidPorts,
-                        format!("/targets/{at}/ports/{port_at}"),
-                        error.to_string(),
-                    )
-                })
             })
-            .collect::<Result<_, _>>()?,
-        sources: target
-            .sources
-            .iter()
-            .enumerate()
-            .map(|(source_at, source)| {
-                source.parse().map_err(|error: postern_core::net::InvalidSource| {
-                    Failure::field(
-                        ErrorCode::InvalidSource,
-                        format!("/targets/{at}/sources/{source_at}"),
-                        error.to_string(),
-                    )
-                })
+        })
+        .collect()
+}
+
+fn read_sources(texts: &[String], at: usize) -> Result<Vec<Source>, Failure> {
+    texts
+        .iter()
+        .enumerate()
+        .map(|(source_at, source)| {
+            source.parse().map_err(|error: postern_core::net::InvalidSource| {
+                Failure::field(
+                    ErrorCode::InvalidSource,
+                    format!("/targets/{at}/sources/{source_at}"),
+                    error.to_string(),
+                )
             })
-            .collect::<Result<_, _>>()?,
-    })
+        })
+        .collect()
 }
 
 /// A reason that somebody gives for a decision.

@@ -193,7 +193,7 @@ async fn an_approver_narrows_a_request_and_never_widens_it() {
     rig.assign("bob", "approver", "/aws").await;
     rig.assign("eve", "approver", "/aws/123456789012/eu-west-1").await;
     let mut both = ask(MACHINE);
-    both.targets[0].sources = vec!["203.0.113.0/28".into()];
+    both.targets[0].sources = Some(vec!["203.0.113.0/28".into()]);
     both.targets.extend(ask(OTHER).targets);
     let request = rig
         .client("ada")

@@ -167,7 +167,7 @@ async fn what_the_policy_does_not_allow_is_refused_by_name() {
             ErrorCode::PortNotGuarded,
         ),
         (
-            |r| r.targets[0].sources = vec!["203.0.112.0/22".into()],
+            |r| r.targets[0].sources = Some(vec!["203.0.112.0/22".into()]),
             ErrorCode::SourceNotAllowed,
         ),
         (|r| r.duration_seconds = 3601, ErrorCode::DurationTooLong),

@@ -146,7 +146,7 @@ async fn only_who_may_breaks_the_glass_within_the_policy_and_not_through_a_freez
         ErrorCode::DurationTooLong
     );
     let mut elsewhere = body.clone();
-    elsewhere.targets[0].sources = vec!["198.51.100.7".into()];
+    elsewhere.targets[0].sources = Some(vec!["198.51.100.7".into()]);
     assert_eq!(
         code(ada.break_glass(None, &query, &elsewhere).await),
         ErrorCode::SourceNotAllowed

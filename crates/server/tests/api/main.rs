@@ -21,6 +21,7 @@ mod idempotency;
 mod issuer;
 mod leases;
 mod matrix;
+mod my_address;
 mod preflight;
 mod rig;
 mod separation;

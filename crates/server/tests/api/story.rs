@@ -350,7 +350,7 @@ async fn narrowing_a_policy_ends_only_the_grants_that_it_no_longer_allows() {
     let (ada, owner) = (rig.client("ada"), rig.owner());
     let create = async |source: &str| {
         let mut request = ask(&machine);
-        request.targets[0].sources = vec![source.into()];
+        request.targets[0].sources = Some(vec![source.into()]);
         ada.create_access_request(None, &now(), &request)
             .await
             .unwrap()

@@ -353,9 +353,9 @@ impl Desk<'_> {
         if instant {
             // What the write mends beside what it touches is as it was until now.
             let mended = self.state.mended(&operation);
-            let touched = self.state.truth(&touches);
+            let own = self.state.truth(&touches);
             let beside = self.state.truth(&mended);
-            before.extend(beside.into_iter().filter(|(key, _)| !touched.contains_key(key)));
+            before.extend(beside.into_iter().filter(|(key, _)| !own.contains_key(key)));
             touches.extend(mended);
             self.state.complete(id, self.ids);
         }
