@@ -104,6 +104,7 @@ impl World {
         };
         let port = free_port();
         let config = directory.path().join("postern.toml");
+        // No call budgets: these simulators refuse nothing for its rate, and suites make in seconds the calls of hours.
         let text = format!(
             r#"
 [installation]
@@ -123,6 +124,7 @@ subscriptions = ["{SUBSCRIPTION}"]
 endpoint = "{arm}"
 authority = "{arm}"
 change_timeout_seconds = 2
+budget_percent = 0
 [azure.credential]
 kind = "client_secret"
 tenant_id = "{tenant}"
@@ -132,6 +134,7 @@ client_secret = "{CLIENT_SECRET}"
 regions = ["{REGION}"]
 endpoint = "{ec2}"
 change_timeout_seconds = 2
+budget_percent = 0
 [[aws.accounts]]
 id = "{ACCOUNT}"
 role_arn = "{ROLE_ARN}"

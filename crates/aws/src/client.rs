@@ -1,17 +1,18 @@
 //! EC2 clients: one per account and region, with our own connections, timeouts and no retries of their own.
 
-use std::{collections::BTreeMap, fmt, time::Duration};
+use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
 use aws_config::BehaviorVersion;
 use aws_credential_types::{Credentials, provider::SharedCredentialsProvider};
 use aws_sdk_ec2::config::{Region, retry::RetryConfig, timeout::TimeoutConfig};
 use aws_smithy_http_client::tls;
 use aws_smithy_runtime_api::client::http::SharedHttpClient;
-use postern_core::enforcer::EnforceError;
+use postern_core::{enforcer::EnforceError, machine::Account};
 use secrecy::ExposeSecret;
 use tokio::{sync::Mutex, time::Instant};
 
 use crate::{
+    budget::{Budget, Paying},
     config::{AwsAccount, AwsConfig, BaseCredentials},
     credentials::{AssumedRole, Checked},
 };
@@ -34,6 +35,7 @@ type VpcKey = (String, String, String);
 pub(crate) struct Clients {
     config: AwsConfig,
     http: SharedHttpClient,
+    budget: Arc<Budget>,
     base: SharedCredentialsProvider,
     made: Mutex<BTreeMap<(String, String), Ec2>>,
     vpcs: Mutex<BTreeMap<VpcKey, (bool, Instant)>>,
@@ -69,12 +71,17 @@ impl Clients {
                 .ok_or_else(|| EnforceError::Malformed("no AWS credential provider".to_owned()))?,
         };
         Ok(Self {
+            budget: Arc::new(Budget::new(config.budget_percent)),
             config,
             http,
             base,
             made: Mutex::default(),
             vpcs: Mutex::default(),
         })
+    }
+
+    pub(crate) fn budget(&self) -> &Budget {
+        &self.budget
     }
 
     pub(crate) fn config(&self) -> &AwsConfig {
@@ -113,11 +120,19 @@ impl Clients {
             }
         };
         let credentials = SharedCredentialsProvider::new(Checked::new(&account.id, credentials, sts));
+        let paying = Paying {
+            inner: self.http.clone(),
+            budget: Arc::clone(&self.budget),
+            account: Account::Aws {
+                account: account.id.clone(),
+                region: region.to_owned(),
+            },
+        };
         let mut config = aws_sdk_ec2::Config::builder()
             .behavior_version(aws_sdk_ec2::config::BehaviorVersion::latest())
             .region(Region::new(region.to_owned()))
             .credentials_provider(credentials)
-            .http_client(self.http.clone())
+            .http_client(SharedHttpClient::new(paying))
             // The loop retries, with a fresh look at the point.
             .retry_config(RetryConfig::disabled())
             .timeout_config(self.timeouts());

@@ -27,13 +27,15 @@ pub struct AwsConfig {
     pub describe_lag: Duration,
     /// The accounts' quotas.
     pub limits: AwsLimits,
+    /// How much of EC2's documented request limits may be used, in percent; 0 keeps no budget.
+    pub budget_percent: u32,
     /// Instances per page of a discovery, 5 to 1000 (EC2 API reference, `DescribeInstances`, `MaxResults`).
     pub page_size: u16,
 }
 
 impl AwsConfig {
     /// AWS itself with the default credential chain, 3 s to connect, 10 s a call, 20 s a change, 10 s until a write
-    /// shows, EC2's default quotas, 100 instances a page.
+    /// shows, EC2's default quotas, 95 % of its request limits, 100 instances a page.
     pub fn new(accounts: Vec<AwsAccount>) -> Self {
         Self {
             accounts,
@@ -44,6 +46,7 @@ impl AwsConfig {
             change_timeout: Duration::from_secs(20),
             describe_lag: Duration::from_secs(10),
             limits: AwsLimits::default(),
+            budget_percent: 95,
             page_size: 100,
         }
     }

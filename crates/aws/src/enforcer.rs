@@ -1,9 +1,10 @@
 //! [`AwsEnforcer`]: the `Enforcer` of EC2, which puts the parts of this crate together.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use async_trait::async_trait;
 use postern_core::{
+    budget::{Level, Purpose},
     enforcer::{
         Bindings, Change, Desired, DiscoveryPage, EnforceError, Enforcer, Marked, Observed, Recalled,
     },
@@ -15,6 +16,7 @@ use serde_json::Value;
 
 use crate::{
     apply,
+    budget::spending,
     client::{Clients, Ec2},
     config::AwsConfig,
     discover, observe,
@@ -38,6 +40,18 @@ impl AwsEnforcer {
             recent: Recent::new(config.describe_lag),
             clients: Clients::connect(config).await?,
         })
+    }
+
+    /// Does `work` in the account, its calls paid for as for `purpose`, and heeds it when it is refused for its rate.
+    async fn paid<T>(
+        &self,
+        account: &Account,
+        purpose: Purpose,
+        work: impl Future<Output = Result<T, EnforceError>>,
+    ) -> Result<T, EnforceError> {
+        let answer = spending(purpose, work).await;
+        self.clients.budget().heed(account, &answer);
+        answer
     }
 
     async fn account(&self, account: &Account) -> Result<Ec2, EnforceError> {
@@ -89,24 +103,34 @@ impl Enforcer for AwsEnforcer {
     }
 
     async fn accounts(&self) -> Result<Vec<Account>, EnforceError> {
-        discover::accounts(&self.clients).await
+        spending(Purpose::Look, discover::accounts(&self.clients)).await
     }
 
     async fn discover(&self, account: &Account, cursor: Option<&str>) -> Result<DiscoveryPage, EnforceError> {
         let ec2 = self.account(account).await?;
-        discover::page(&self.clients, &ec2, cursor).await
+        let page = Box::pin(discover::page(&self.clients, &ec2, cursor));
+        self.paid(account, Purpose::Look, page).await
     }
 
     async fn observe(&self, desired: &Desired) -> Result<Box<dyn Observed>, EnforceError> {
-        let ec2 = self.account(&desired.point.account()).await?;
+        let account = desired.point.account();
+        let ec2 = self.account(&account).await?;
         let written = self.recent.at(&desired.point);
         match &desired.point {
             PointRef::AwsInstance(instance) => {
-                let read = observe::instance(&self.clients, &ec2, instance, desired, &written).await?;
+                let look = Box::pin(observe::instance(
+                    &self.clients,
+                    &ec2,
+                    instance,
+                    desired,
+                    &written,
+                ));
+                let read = self.paid(&account, desired.purpose(), look).await?;
                 Ok(self.reading(&desired.point, read, &written))
             }
             PointRef::AwsSecurityGroup { group, .. } => {
-                let read = observe::group(&self.clients, &ec2, group, desired, &written).await?;
+                let look = Box::pin(observe::group(&self.clients, &ec2, group, desired, &written));
+                let read = self.paid(&account, desired.purpose(), look).await?;
                 Ok(self.reading(&desired.point, read, &written))
             }
             PointRef::AzureNsg { .. } => Err(not_ours(&desired.point)),
@@ -119,22 +143,17 @@ impl Enforcer for AwsEnforcer {
         change: &Change,
         bindings: &mut Bindings,
     ) -> Result<Value, EnforceError> {
-        let ec2 = self.account(&point.account()).await?;
+        let account = point.account();
+        let ec2 = self.account(&account).await?;
         let operation: Operation = serde_json::from_value(change.operation.clone()).map_err(|error| {
             EnforceError::Malformed(format!("the change at {point} cannot be read: {error}"))
         })?;
-        let answer = self
-            .bounded(
-                &change.summary,
-                apply::operation(
-                    &ec2,
-                    &operation,
-                    change.before.as_ref(),
-                    &self.recent.at(point),
-                    bindings,
-                ),
-            )
-            .await?;
+        let written = self.recent.at(point);
+        let work = Box::pin(self.bounded(
+            &change.summary,
+            apply::operation(&ec2, &operation, change.before.as_ref(), &written, bindings),
+        ));
+        let answer = self.paid(&account, change.verb.purpose(), work).await?;
         self.recent
             .remember(point, change.before.as_ref(), &operation, bindings);
         Ok(answer)
@@ -146,13 +165,14 @@ impl Enforcer for AwsEnforcer {
         installation: &Installation,
     ) -> Result<Vec<Marked>, EnforceError> {
         let ec2 = self.account(account).await?;
-        sweep::marked(&ec2, account, installation).await
+        let look = Box::pin(sweep::marked(&ec2, account, installation));
+        self.paid(account, Purpose::Close, look).await
     }
 
     async fn remove(&self, marked: &Marked) -> Result<(), EnforceError> {
         let ec2 = self.account(&marked.account).await?;
-        self.bounded(&marked.resource, sweep::remove(&ec2, marked))
-            .await?;
+        let work = Box::pin(self.bounded(&marked.resource, sweep::remove(&ec2, marked)));
+        self.paid(&marked.account, Purpose::Close, work).await?;
         self.recent.removed(marked);
         Ok(())
     }
@@ -167,5 +187,13 @@ impl Enforcer for AwsEnforcer {
 
     fn recall(&self, point: &PointRef, written: &[Recalled]) {
         self.recent.recall(point, written);
+    }
+
+    fn budgets(&self) -> Vec<Level> {
+        self.clients.budget().levels()
+    }
+
+    fn stopped_accounts(&self) -> BTreeMap<Account, Duration> {
+        self.clients.budget().stopped()
     }
 }

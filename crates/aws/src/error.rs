@@ -11,6 +11,8 @@ use aws_sdk_ec2::error::{ProvideErrorMetadata, SdkError};
 use aws_smithy_runtime_api::http::Response;
 use postern_core::enforcer::EnforceError;
 
+use crate::budget::Spent;
+
 /// A call that did not succeed.
 #[derive(Debug)]
 pub(crate) struct Failure {
@@ -28,6 +30,8 @@ enum Kind {
     },
     /// No answer, or none that says anything.
     Silence(String),
+    /// Not asked: our own budget is spent.
+    Spent(Spent),
     /// No credentials to sign the call with.
     Credentials(String),
     /// STS answered with an error when it was asked for credentials or for whose they are.
@@ -72,6 +76,8 @@ impl Failure {
             other => {
                 if let Some(wrong) = causes(other).find_map(|cause| cause.downcast_ref::<WrongAccount>()) {
                     Kind::WrongAccount(wrong.clone())
+                } else if let Some(spent) = causes(other).find_map(|cause| cause.downcast_ref::<Spent>()) {
+                    Kind::Spent(*spent)
                 } else if let Some(refused) =
                     causes(other).find_map(|cause| cause.downcast_ref::<StsRefused>())
                 {
@@ -116,6 +122,10 @@ impl Failure {
         let operation = format!("ec2:{}", self.operation);
         match self.kind {
             Kind::Silence(message) => EnforceError::Unavailable { operation, message },
+            Kind::Spent(Spent(wait)) => EnforceError::Throttled {
+                operation,
+                retry_after: Some(wait),
+            },
             Kind::Credentials(message) => EnforceError::Unavailable {
                 operation: format!("{operation} (credentials)"),
                 message,

@@ -11,6 +11,7 @@
 //! tracking", Amazon EC2 User Guide). A closed grant means that the rule is closed.
 
 mod apply;
+mod budget;
 mod client;
 mod config;
 mod credentials;

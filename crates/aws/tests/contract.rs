@@ -15,7 +15,7 @@ use postern_core::{
 };
 use postern_sim::{
     Effect, FaultRule, Probe, Protocol, When,
-    ec2::{Ec2Handle, Ec2Options, Ec2Sim},
+    ec2::{ActionClass, Bucket, Ec2Handle, Ec2Options, Ec2Sim, Throttling},
 };
 
 #[path = "contract/fleets.rs"]
@@ -210,6 +210,55 @@ async fn what_ec2_answers_becomes_what_the_loop_understands() {
     assert!(matches!(&answers[1], EnforceError::Throttled { .. }));
     assert!(matches!(&answers[2], EnforceError::Unavailable { .. }));
     assert!(matches!(&answers[3], EnforceError::Unavailable { .. }));
+}
+
+#[tokio::test]
+async fn calls_within_the_budget_are_never_refused_and_those_without_one_are() {
+    for (percent, refused) in [(10, false), (0, true)] {
+        let (handle, endpoint) = simulator().await;
+        let stage = Stage::new(&endpoint, |config| config.budget_percent = percent).await;
+        let built = stage.build(Vec::new()).await;
+        let mut wanted = open(&built, vec![grant(1, "22")]);
+        wanted.unsettled = true;
+        stage.enforcer.observe(&wanted).await.unwrap();
+        // A tenth of what is documented, and a little more: a call is counted later than it is paid for.
+        let bucket = Bucket {
+            capacity: 12.0,
+            refill: 2.5,
+        };
+        handle.set_throttling(Some(
+            Throttling::documented().with_class(ActionClass::NonMutating, bucket),
+        ));
+        let looks = (0..18).map(|_| stage.enforcer.observe(&wanted));
+        let answers = futures::future::join_all(looks).await;
+        let throttled = answers
+            .iter()
+            .any(|answer| matches!(answer, Err(EnforceError::Throttled { .. })));
+        assert_eq!(throttled, refused, "{percent} %");
+        let spent = stage.enforcer.budgets();
+        assert_eq!(spent.is_empty(), percent == 0, "{spent:?}");
+        assert!(spent.iter().all(|level| level.refused == 0), "{spent:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_refusal_stops_calls_in_that_account_for_a_while() {
+    let (handle, endpoint) = simulator().await;
+    let stage = Stage::new(&endpoint, |config| config.budget_percent = 100).await;
+    let built = stage.build(Vec::new()).await;
+    let wanted = open(&built, Vec::new());
+    assert!(stage.enforcer.stopped_accounts().is_empty());
+    handle.faults().add(fault(
+        "DescribeInstances",
+        When::Next(1),
+        refusal(503, "RequestLimitExceeded"),
+    ));
+    stage.enforcer.observe(&wanted).await.unwrap_err();
+    let stopped = stage.enforcer.stopped_accounts();
+    assert_eq!(stopped.keys().collect::<Vec<_>>(), [&wanted.point.account()]);
+    // It is waited for, and not asked again.
+    stage.enforcer.observe(&wanted).await.unwrap();
+    assert!(stage.enforcer.stopped_accounts().is_empty());
 }
 
 #[tokio::test]

@@ -37,7 +37,7 @@ pub struct AzureConfig {
 impl AzureConfig {
     /// Azure's public cloud with the machine's managed identity, the whole band, whole-NSG writes from 4 rules on,
     /// 3 s to connect, 15 s a call, 30 s a change, 10 s for others' changes,
-    /// no budget of calls.
+    /// 95 % of its request limits.
     ///
     /// # Errors
     /// Never: the two addresses are constants.
@@ -53,7 +53,7 @@ impl AzureConfig {
             call_timeout: Duration::from_secs(15),
             change_timeout: Duration::from_secs(30),
             settle_timeout: Duration::from_secs(10),
-            budget_percent: 0,
+            budget_percent: 95,
         })
     }
 }

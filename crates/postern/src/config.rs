@@ -152,6 +152,8 @@ pub struct Azure {
     pub bulk_threshold: Option<usize>,
     /// The longest that one change may take, 1 to 600.
     pub change_timeout_seconds: Option<u32>,
+    /// How much of ARM's documented request limits may be used, in percent, 0 to 10 000; 0 keeps no budget.
+    pub budget_percent: Option<u32>,
 }
 
 /// How we prove to Azure who we are.
@@ -204,6 +206,8 @@ pub struct Aws {
     /// bound; its guide advises to begin with a couple of seconds
     /// (<https://docs.aws.amazon.com/ec2/latest/devguide/eventual-consistency.html>).
     pub describe_lag_seconds: Option<u32>,
+    /// How much of EC2's documented request limits may be used, in percent, 0 to 10 000; 0 keeps no budget.
+    pub budget_percent: Option<u32>,
     /// EC2's quotas as they stand for the accounts.
     #[serde(default)]
     pub limits: AwsLimits,
@@ -230,6 +234,8 @@ pub struct AwsAccount {
 pub struct EngineSection {
     /// Passes at the same time, 1 to 512.
     pub workers: u32,
+    /// Passes at the same time in one account, 1 to 512.
+    pub account_workers: u32,
     /// How long a point is leased at a time, 1 to 600.
     pub lease_seconds: u32,
     /// How often the accounts are discovered, 1 to 86 400.
@@ -241,7 +247,8 @@ pub struct EngineSection {
 impl Default for EngineSection {
     fn default() -> Self {
         Self {
-            workers: 32,
+            workers: 64,
+            account_workers: 16,
             lease_seconds: 30,
             discovery_interval_seconds: 300,
             drift_interval_seconds: 300,
@@ -403,6 +410,7 @@ impl Config {
         let seconds = |seconds: u32| Duration::from_secs(seconds.into());
         EngineConfig {
             workers: self.engine.workers,
+            account_workers: self.engine.account_workers,
             lease: seconds(self.engine.lease_seconds),
             discovery_interval: seconds(self.engine.discovery_interval_seconds),
             drift_interval: seconds(self.engine.drift_interval_seconds),

@@ -108,6 +108,9 @@ pub fn aws(section: &Aws) -> AwsConfig {
     if let Some(seconds) = section.describe_lag_seconds {
         config.describe_lag = Duration::from_secs(seconds.into());
     }
+    if let Some(percent) = section.budget_percent {
+        config.budget_percent = percent;
+    }
     config
 }
 
@@ -130,6 +133,9 @@ pub fn azure(section: &Azure) -> anyhow::Result<AzureConfig> {
         config.call_timeout = config.call_timeout.min(config.change_timeout);
         config.connect_timeout = config.connect_timeout.min(config.change_timeout);
         config.settle_timeout = config.settle_timeout.min(config.change_timeout);
+    }
+    if let Some(percent) = section.budget_percent {
+        config.budget_percent = percent;
     }
     Ok(config)
 }

@@ -260,7 +260,7 @@ fn each_wrong_key_or_value_is_refused_with_its_line_and_key() {
             "between 1 and 600",
         ),
         (
-            "# workers = 32 ",
+            "# workers = 64 ",
             "workers = -1 ",
             "engine.workers",
             "expected u32",

@@ -235,6 +235,9 @@ fn azure(section: &Azure, found: &mut Problems) {
     if let Some(seconds) = section.change_timeout_seconds {
         within(found, "azure.change_timeout_seconds", seconds, 1, 600);
     }
+    if let Some(percent) = section.budget_percent {
+        within(found, "azure.budget_percent", percent, 0, 10_000);
+    }
 }
 
 fn credential(section: &AzureCredential, found: &mut Problems) {
@@ -324,6 +327,9 @@ fn aws(section: &Aws, found: &mut Problems) {
     if let Some(seconds) = section.describe_lag_seconds {
         within(found, "aws.describe_lag_seconds", seconds, 0, 300);
     }
+    if let Some(percent) = section.budget_percent {
+        within(found, "aws.budget_percent", percent, 0, 10_000);
+    }
     // Source: "Amazon VPC quotas", "Security groups": at most 16 groups per interface, and the product of groups
     // and rules at most 1000.
     let (groups, rules) = (
@@ -356,6 +362,7 @@ fn scope(found: &mut Problems, key: impl Into<String>, path: &str) {
 fn engine(section: &EngineSection, found: &mut Problems) {
     const DAY: u32 = 24 * 3600;
     within(found, "engine.workers", section.workers, 1, 512);
+    within(found, "engine.account_workers", section.account_workers, 1, 512);
     within(found, "engine.lease_seconds", section.lease_seconds, 1, 600);
     for (key, value) in [
         (
