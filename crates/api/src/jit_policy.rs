@@ -211,6 +211,9 @@ pub struct JitPolicyPlan {
     pub machines: usize,
     /// Those machines, by id; the first 200 of them.
     pub coverage: Vec<CoverageChange>,
+    /// How many machines this plan leaves out, with their grants, because you may not read them.
+    #[serde(default)]
+    pub machines_not_shown: usize,
     /// How many enforcement points would be looked at.
     pub points: usize,
     /// The ids of the grants that would end.

@@ -10,7 +10,7 @@
 
 use postern_aws::{AssumeRole, AwsEnforcer};
 use postern_core::{
-    enforcer::{Bindings, Displaced, EnforceError, Enforcer},
+    enforcer::{Bindings, Desired, Displaced, EnforceError, Enforcer},
     testing::an_id,
 };
 use postern_sim::{
@@ -559,4 +559,39 @@ async fn a_holder_that_a_describe_leaves_out_is_removed_all_the_same() {
     veil.hide(Hide::Filtered);
     behind.enforcer.remove(holder).await.unwrap();
     assert_eq!(stage.groups_of(&built.interface).await, [built.group]);
+}
+
+#[tokio::test]
+async fn an_instance_that_a_describe_leaves_out_is_not_gone_and_one_that_ec2_denies_is() {
+    let (handle, endpoint) = simulator().await;
+    let stage = Stage::new(&endpoint, |_| {}).await;
+    let built = stage.build(Vec::new()).await;
+    let wanted = open(&built, vec![grant(1, "22")]);
+    stage.pass(&wanted, usize::MAX).await;
+    let veil = Veil::before(&handle.url());
+    let veiled = Endpoint {
+        url: veil.url.clone(),
+        ..endpoint
+    };
+    let behind = Stage::new(&veiled, |_| {}).await;
+    veil.hide(Hide::Instances);
+    for wanted in [&wanted, &open(&built, Vec::new())] {
+        let unclear = behind.enforcer.observe(wanted).await.map(drop);
+        let Err(EnforceError::Unavailable { message, .. }) = &unclear else {
+            panic!("{unclear:?}");
+        };
+        assert!(message.contains(built.machine.instance()), "{message}");
+    }
+    veil.hide(Hide::Nothing);
+    let read = behind.observe(&wanted).await;
+    assert!(read.evidence(&wanted)[&an_id(1)].complete);
+
+    let (account, region) = (built.machine.account(), built.machine.region());
+    let nobody = postern_core::machine::AwsInstance::new(account, region, "i-00000000000000bad").unwrap();
+    let absent = Desired {
+        point: postern_core::point::PointRef::AwsInstance(nobody),
+        ..open(&built, Vec::new())
+    };
+    let gone = stage.enforcer.observe(&absent).await.map(drop);
+    assert!(matches!(gone, Err(EnforceError::Gone { .. })), "{gone:?}");
 }

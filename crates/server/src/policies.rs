@@ -44,6 +44,9 @@ pub(crate) struct Effect {
     points_marked: usize,
     /// The grants that ended.
     grants_ended: Vec<GrantId>,
+    /// Their machines, in the same order.
+    #[serde(skip)]
+    machines_of_ended: Vec<MachineId>,
     /// The machines that another policy covers than before, by id.
     #[serde(skip)]
     coverage: Vec<CoverageChange>,
@@ -156,6 +159,7 @@ impl App {
         let names: Vec<MachineId> = moved.keys().cloned().collect();
         let live = tx.live_grants_under(change.policy(), &names).await?;
         let ended = self.end_unallowed(tx, caller, change.policy(), live, now).await?;
+        let (ended, machines_of_ended): (Vec<GrantId>, Vec<MachineId>) = ended.into_iter().unzip();
         due.extend(tx.points_of(&ended).await?.into_iter().map(|point| Due {
             point,
             at: now,
@@ -167,6 +171,7 @@ impl App {
             machines_covered_otherwise: names.len(),
             points_marked: points.len(),
             grants_ended: ended,
+            machines_of_ended,
             coverage: moved.into_values().collect(),
         })
     }
@@ -185,63 +190,97 @@ impl App {
     }
 
     /// What the change in the transaction would do, which then ends without effect; that somebody asked is audited.
-    /// `covered` are machines that the policy covered before.
+    /// `covered` are machines that the policy covered before. Of machines that the reader may not read, the plan only
+    /// says how many there are: who may change policies may not for that look at everything behind them.
     pub(crate) async fn plan_policy_change(
         &self,
         mut tx: Tx,
+        reader: (&Authorizer, &Caller),
         mut event: AuditEvent,
         effect: Effect,
         after: Option<&JitPolicy>,
         covered: Vec<Machine>,
     ) -> Result<JitPolicyPlan, Failure> {
         let policies = granting::by_id(tx.policies().await?);
-        let mut behind: BTreeMap<PolicyId, BTreeMap<MachineId, Machine>> = BTreeMap::new();
-        let names: Vec<MachineId> = effect
-            .coverage
+        let told: Vec<_> = effect.coverage.iter().take(MOST).collect();
+        let names: BTreeSet<&MachineId> = told
             .iter()
-            .take(MOST)
-            .map(|one| one.machine.clone())
+            .map(|one| &one.machine)
+            .chain(&effect.machines_of_ended)
             .collect();
-        let mut moved = tx.machines(&names).await?;
-        for change in &effect.coverage {
-            if let Some((policy, stored)) = change.after.zip(moved.remove(&change.machine)) {
+        let names: Vec<MachineId> = names.into_iter().cloned().collect();
+        let named = tx.machines(&names).await?;
+        let may_read = |machine: &Machine| self.may_read_machine(reader, machine);
+        let is_shown =
+            |machine: &MachineId| named.get(machine).is_some_and(|stored| may_read(&stored.machine));
+        let mut behind: BTreeMap<PolicyId, BTreeMap<MachineId, Machine>> = BTreeMap::new();
+        for change in told.iter().filter(|one| is_shown(&one.machine)) {
+            if let Some((policy, stored)) = change.after.zip(named.get(&change.machine)) {
                 behind
                     .entry(policy)
                     .or_default()
-                    .insert(stored.machine.id.clone(), stored.machine);
+                    .insert(stored.machine.id.clone(), stored.machine.clone());
             }
         }
+        let mut hidden: BTreeSet<MachineId> = names
+            .iter()
+            .filter(|machine| !is_shown(machine))
+            .cloned()
+            .collect();
         if let Some(policy) = after {
             let gone: BTreeSet<&MachineId> = effect.coverage.iter().map(|one| &one.machine).collect();
-            let stay = covered.into_iter().filter(|machine| !gone.contains(&machine.id));
+            let (stay, unreadable): (Vec<Machine>, Vec<Machine>) = covered
+                .into_iter()
+                .filter(|machine| !gone.contains(&machine.id))
+                .partition(may_read);
+            hidden.extend(unreadable.into_iter().map(|machine| machine.id));
             let all = behind.entry(policy.id).or_default();
-            all.extend(stay.map(|machine| (machine.id.clone(), machine)));
+            all.extend(stay.into_iter().map(|machine| (machine.id.clone(), machine)));
         }
-        "jit_policy.dry_run".clone_into(&mut event.action);
-        self.write_alone(tx, event).await?;
-        let losses = behind
-            .into_iter()
-            .filter_map(|(id, machines)| Some((policies.get(&id)?, machines)));
-        Ok(JitPolicyPlan {
+        let plan = JitPolicyPlan {
             dry_run: true,
             policy: after.map(jit_policy::show),
             machines: effect.machines_covered_otherwise,
-            coverage: effect
-                .coverage
+            machines_not_shown: hidden.len(),
+            coverage: told
                 .iter()
-                .take(MOST)
-                .map(jit_policy::coverage)
+                .filter(|one| is_shown(&one.machine))
+                .map(|one| jit_policy::coverage(one))
                 .collect(),
             points: effect.points_marked,
-            grants_ended: effect.grants_ended.iter().map(ToString::to_string).collect(),
-            losses: losses
+            grants_ended: effect
+                .grants_ended
+                .iter()
+                .zip(&effect.machines_of_ended)
+                .filter(|(_, machine)| is_shown(machine))
+                .map(|(grant, _)| grant.to_string())
+                .collect(),
+            losses: behind
+                .into_iter()
+                .filter_map(|(id, machines)| Some((policies.get(&id)?, machines)))
                 .flat_map(|(policy, machines)| {
                     let machines: Vec<Machine> = machines.into_values().collect();
                     locking::losses(&machines, policy, &self.config.installation)
                 })
                 .map(|loss| jit_policy::loss(&loss))
                 .collect(),
-        })
+        };
+        "jit_policy.dry_run".clone_into(&mut event.action);
+        self.write_alone(tx, event).await?;
+        Ok(plan)
+    }
+
+    /// Whether the reader may read the machine. Not audited as a denial: nobody asked for this one.
+    fn may_read_machine(&self, (authorizer, caller): (&Authorizer, &Caller), machine: &Machine) -> bool {
+        let resource = Resource::machine(machine.id.scope(), machine.tags.clone());
+        authorizer
+            .decide(
+                &caller.principal,
+                Action::Read,
+                &resource,
+                &Context::at(self.now()),
+            )
+            .allowed
     }
 
     /// Ends those of the grants that the policies allow no more, with an event each, and says which they are.
@@ -252,7 +291,7 @@ impl App {
         changed: PolicyId,
         live: Vec<Grant>,
         now: Instant,
-    ) -> Result<Vec<GrantId>, Failure> {
+    ) -> Result<Vec<(GrantId, MachineId)>, Failure> {
         let policies = granting::by_id(tx.policies().await?);
         let machines: BTreeSet<MachineId> = live.iter().map(|grant| grant.machine.clone()).collect();
         let machines: Vec<MachineId> = machines.into_iter().collect();
@@ -284,7 +323,7 @@ impl App {
         }
         tx.save_grants(&ended).await?;
         tx.audit(&events).await?;
-        Ok(ended.iter().map(|grant| grant.id).collect())
+        Ok(ended.into_iter().map(|grant| (grant.id, grant.machine)).collect())
     }
 }
 

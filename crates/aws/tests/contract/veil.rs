@@ -1,4 +1,4 @@
-//! A proxy before an EC2 endpoint that leaves groups out of describes, as EC2 may do for a moment.
+//! A proxy before an EC2 endpoint that leaves groups or instances out of describes, as EC2 may do for a moment.
 
 use std::{
     io::{BufRead, BufReader, Write},
@@ -6,16 +6,22 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-/// Which calls of `DescribeSecurityGroups` find nothing.
+/// Which describes find nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Hide {
     /// None.
     Nothing,
-    /// Those that ask by a filter on the group's id.
+    /// Those of security groups that ask by a filter on the group's id.
     Filtered,
     /// Those, and those that ask by the id itself.
     All,
+    /// Those of instances.
+    Instances,
 }
+
+/// The action and the element of its answer that is a list.
+const GROUPS: (&str, &str) = ("DescribeSecurityGroups", "securityGroupInfo");
+const INSTANCES: (&str, &str) = ("DescribeInstances", "reservationSet");
 
 /// The proxy. Its thread ends with the test program.
 pub(crate) struct Veil {
@@ -50,15 +56,17 @@ fn relay(mut client: TcpStream, upstream: SocketAddr, hide: &Mutex<Hide>) -> std
     let mut requests = BufReader::new(client.try_clone()?);
     while let Some((message, body)) = read(&mut requests)? {
         let asked = |what: &str| body.contains(what);
-        let hidden = asked("Action=DescribeSecurityGroups&")
-            && match *hide.lock().unwrap() {
-                Hide::Nothing => false,
-                Hide::Filtered => asked("Filter.1.Name=group-id&"),
-                Hide::All => asked("Filter.1.Name=group-id&") || asked("GroupId.1="),
-            };
-        if hidden {
-            let nothing = "<DescribeSecurityGroupsResponse xmlns=\"http://ec2.amazonaws.com/doc/2016-11-15/\">\
-                <requestId>veil</requestId><securityGroupInfo/></DescribeSecurityGroupsResponse>";
+        let hidden = match *hide.lock().unwrap() {
+            Hide::Nothing => None,
+            Hide::Filtered => asked("Filter.1.Name=group-id&").then_some(GROUPS),
+            Hide::All => (asked("Filter.1.Name=group-id&") || asked("GroupId.1=")).then_some(GROUPS),
+            Hide::Instances => Some(INSTANCES),
+        };
+        if let Some((action, set)) = hidden.filter(|(action, _)| asked(&format!("Action={action}&"))) {
+            let nothing = format!(
+                "<{action}Response xmlns=\"http://ec2.amazonaws.com/doc/2016-11-15/\">\
+                 <requestId>veil</requestId><{set}/></{action}Response>"
+            );
             write!(
                 client,
                 "HTTP/1.1 200 OK\r\ncontent-type: text/xml\r\ncontent-length: {}\r\n\r\n{nothing}",

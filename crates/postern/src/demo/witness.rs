@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, net::IpAddr};
 
 use chrono::{DateTime, Utc};
-use postern_core::{inventory::MARK_TAG, mark::Mark};
+use postern_core::{inventory::MARK_TAG, nsg};
 use postern_sim::{
     Interval, Probe, Protocol,
     ec2::{Snapshot, state},
@@ -139,7 +139,7 @@ fn nsg_rule(rule: &Value) -> String {
 }
 
 fn is_marked(text: Option<&str>) -> bool {
-    text.and_then(Mark::parse).is_some()
+    text.is_some_and(nsg::is_marked)
 }
 
 fn sorted(texts: impl Iterator<Item = String>) -> Vec<String> {

@@ -279,3 +279,64 @@ async fn a_dry_run_of_a_change_or_a_removal_names_the_grants_that_would_end() {
         ErrorCode::VersionMismatch
     );
 }
+
+#[tokio::test]
+async fn a_plan_names_no_machine_that_its_reader_may_not_read() {
+    let rig = Rig::start().await;
+    let machine = rig.ready_for_requests("policy").await;
+    let (owner, ada) = (rig.owner(), rig.client("ada"));
+    let request = ada
+        .create_access_request(None, &AccessRequestCreateQuery::default(), &ask(&machine))
+        .await
+        .unwrap();
+    owner
+        .create_role(
+            None,
+            &serde_json::from_value(serde_json::json!({
+                "name": "policy-writer", "actions": ["configure"],
+            }))
+            .unwrap(),
+        )
+        .await
+        .unwrap();
+    rig.assign("carl", "policy-writer", "/").await;
+    let made = owner
+        .jit_policies(&JitPolicyQuery::default())
+        .await
+        .unwrap()
+        .items
+        .remove(0);
+    let carl = rig.client("carl");
+    // A removal, a change after which the machine stays, and a new policy that takes the machine over.
+    let plans = [
+        carl.plan_delete_jit_policy(&made.id, made.version).await.unwrap(),
+        carl.plan_update_jit_policy(&made.id, made.version, &policy("other", "/aws", "policy"))
+            .await
+            .unwrap(),
+        carl.plan_create_jit_policy(&policy("narrow", "/aws/123456789012", "policy"))
+            .await
+            .unwrap(),
+    ];
+    for plan in &plans {
+        assert_eq!(plan.machines_not_shown, 1, "{plan:?}");
+        assert!(
+            plan.coverage.is_empty() && plan.losses.is_empty() && plan.grants_ended.is_empty(),
+            "{plan:?}"
+        );
+        assert!(!format!("{plan:?}").contains("i-0123456789abcdef0"), "{plan:?}");
+    }
+    assert_eq!(plans.map(|plan| plan.machines), [1, 0, 1]);
+    let seen = owner
+        .plan_delete_jit_policy(&made.id, made.version)
+        .await
+        .unwrap();
+    assert_eq!(seen.machines_not_shown, 0);
+    assert_eq!(seen.grants_ended, [request.grants[0].id.clone()]);
+    // What carl was not shown is no denial: he asked for a plan, and got one.
+    assert!(
+        rig.audit("machine.read")
+            .await
+            .iter()
+            .all(|stored| stored.event.outcome != postern_core::audit::Outcome::Denied)
+    );
+}

@@ -1,0 +1,186 @@
+//! Machines and interfaces that are stopped, deleted or replaced while a grant is open: everything of ours is
+//! collected, in both clouds, and what is there instead is treated as what it is.
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test may fail by panicking"
+)]
+
+use std::{path::PathBuf, time::Duration};
+
+use postern_sim::arm;
+use postern_tests::{ServerProcess, World, WorldOptions, world::CLIENT};
+use serde_json::json;
+
+const PATIENCE: Duration = Duration::from_mins(1);
+const ANYBODY: [u8; 4] = [192, 0, 2, 1];
+
+async fn world() -> (World, ServerProcess) {
+    let world = World::new(WorldOptions {
+        binary: PathBuf::from(env!("CARGO_BIN_EXE_postern-under-test")),
+        more: "discovery_interval_seconds = 1\ndrift_interval_seconds = 1".to_owned(),
+        fsync: false,
+    })
+    .await;
+    let server = world.serve(&[]).await;
+    world.lock_down().await;
+    (world, server)
+}
+
+/// The grants of an hour on these machines, open.
+async fn open(world: &World, machines: &[&str]) -> Vec<String> {
+    let request = world.request(machines, 3600, 30).await;
+    let mut grants = Vec::new();
+    for grant in request.grants {
+        world.until(&grant.id, "open", PATIENCE).await;
+        assert!(is_marked_for(world, &grant.id));
+        grants.push(grant.id);
+    }
+    grants
+}
+
+async fn until_closed_as_gone(world: &World, grant: &str) {
+    let closed = world.until(grant, "closed", PATIENCE).await;
+    assert_eq!(closed.cause.unwrap().kind, "machine_gone");
+}
+
+/// Whether a mark says that its rule is the grant's.
+fn is_marked_for(world: &World, grant: &str) -> bool {
+    let id = grant.rsplit('_').next().unwrap();
+    world.marks().iter().any(|(_, mark)| mark.contains(id))
+}
+
+/// Waits until no mark says that it is for the grant.
+async fn until_nothing_is_left_of(world: &World, grant: &str) {
+    world
+        .eventually(&format!("nothing is left of {grant}"), PATIENCE, async || {
+            (!is_marked_for(world, grant)).then_some(())
+        })
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_terminated_instance_takes_its_grant_and_leaves_no_group_of_ours() {
+    let (world, _server) = world().await;
+    let app = world.fleet.app.clone();
+    let grants = open(&world, &[&app]).await;
+    let holders = |world: &World| {
+        let groups = world.aws().snapshot().unwrap().groups;
+        groups
+            .into_iter()
+            .filter(|group| group.tags.contains_key(postern_core::inventory::MARK_TAG))
+            .count()
+    };
+    assert_eq!(holders(&world), 1);
+    let call = world
+        .aws()
+        .call("TerminateInstances", &[("InstanceId.1", world.instance(&app))]);
+    call.unwrap();
+    until_closed_as_gone(&world, &grants[0]).await;
+    until_nothing_is_left_of(&world, &grants[0]).await;
+    world
+        .eventually("the holder is deleted", PATIENCE, async || {
+            (holders(&world) == 0).then_some(())
+        })
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_instance_that_replaces_another_in_its_group_gets_nothing_of_the_grant() {
+    let (world, _server) = world().await;
+    let app = world.fleet.app.clone();
+    let grants = open(&world, &[&app]).await;
+    // An auto-scaling group would do just this: one goes, another comes with the same subnet and groups.
+    let snapshot = world.aws().snapshot().unwrap();
+    let old = snapshot.instance(world.instance(&app)).unwrap().clone();
+    let interface = snapshot.interface(&old.interfaces[0]).unwrap().clone();
+    let lasting: Vec<String> = interface
+        .groups
+        .iter()
+        .filter(|id| {
+            let group = snapshot.group(id).unwrap();
+            !group.tags.contains_key(postern_core::inventory::MARK_TAG)
+        })
+        .cloned()
+        .collect();
+    let call = world
+        .aws()
+        .call("TerminateInstances", &[("InstanceId.1", &old.id)]);
+    call.unwrap();
+    let new = world
+        .aws()
+        .machine(&postern_sim::ec2::MachinePlan {
+            name: "app-2".to_owned(),
+            subnet_id: interface.subnet_id.clone(),
+            interfaces: vec![lasting],
+            public: true,
+            ..postern_sim::ec2::MachinePlan::default()
+        })
+        .unwrap();
+    until_closed_as_gone(&world, &grants[0]).await;
+    until_nothing_is_left_of(&world, &grants[0]).await;
+    world.quiet().await;
+    for source in [CLIENT, ANYBODY] {
+        assert!(!world.reachable(&new.arn, source, 22), "{source:?} gets in");
+    }
+    // It is a machine of the policy like any other.
+    let grants = open(&world, &[&new.arn]).await;
+    assert!(world.reachable(&new.arn, CLIENT, 22), "{grants:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_deleted_vm_takes_its_grant_and_leaves_no_rule_of_it_in_any_nsg() {
+    let (world, _server) = world().await;
+    let web = world.fleet.web.clone();
+    let grants = open(&world, &[&web]).await;
+    let hops = world.marks();
+    assert!(hops.len() >= 2, "both NSGs: {hops:?}");
+    // The VM goes, its interface stays: what a delete in the portal leaves behind.
+    world.fleet.arm.fleet().delete(&web).unwrap();
+    until_closed_as_gone(&world, &grants[0]).await;
+    until_nothing_is_left_of(&world, &grants[0]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_vm_that_gets_another_interface_is_locked_and_open_there_and_nothing_stays_at_the_old_one() {
+    let (world, _server) = world().await;
+    let late = world.new_azure_machine("late", &json!({}));
+    world
+        .eventually("the new machine is locked", PATIENCE, async || {
+            (!world.reachable(&late.machine, ANYBODY, 22)).then_some(())
+        })
+        .await;
+    world.quiet().await;
+    let grants = open(&world, &[&late.machine]).await;
+    let fleet = world.fleet.arm.fleet().in_group("late");
+    let subnet = fleet.id("Microsoft.Network/virtualNetworks/late/subnets/late");
+    let rules = [arm::inbound("everybody", 300, "Allow", "*", "22")];
+    let nsg = fleet.security_group("second-nsg", &rules).unwrap();
+    let second = fleet.interface("second-nic", &subnet, Some(&nsg), None).unwrap();
+    fleet.virtual_machine("late-1", &[&second], &json!({})).unwrap();
+    world
+        .eventually(
+            "it is locked and open at its new interface",
+            PATIENCE,
+            async || {
+                let marks = world.marks();
+                let at = |nsg: &str| {
+                    marks
+                        .iter()
+                        .filter(|(resource, _)| resource.to_lowercase().starts_with(&nsg.to_lowercase()))
+                        .count()
+                };
+                (at(&nsg) == 2 && at(&late.security_group) == 0).then_some(())
+            },
+        )
+        .await;
+    world.quiet().await;
+    assert!(world.reachable(&late.machine, CLIENT, 22));
+    assert!(!world.reachable(&late.machine, ANYBODY, 22));
+    let grant = world.until(&grants[0], "open", PATIENCE).await;
+    let points: Vec<&str> = grant.hops.iter().map(|hop| hop.point.as_str()).collect();
+    assert!(
+        points.iter().any(|point| point.ends_with("second-nsg")),
+        "{points:?}"
+    );
+}
