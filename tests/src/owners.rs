@@ -103,7 +103,7 @@ impl World {
         let mut found = Vec::new();
         for (resource, value) in worlds.into_iter().flatten() {
             marks_in(&value, &mut |text| {
-                found.push((resource.clone(), text.to_owned()))
+                found.push((resource.clone(), text.to_owned()));
             });
         }
         found

@@ -243,6 +243,16 @@ filter = "info,postern_engine=debug"
         self.issuer.token(person.user(), 3600).expect("a token")
     }
 
+    /// The URL of the database, for Postgres's own programs too.
+    pub fn database_url(&self) -> &str {
+        self.database.expose_secret()
+    }
+
+    /// A directory that goes with the world.
+    pub fn directory(&self) -> &std::path::Path {
+        self.directory.path()
+    }
+
     /// The private Postgres of this world, where it has one of its own.
     pub const fn postgres(&mut self) -> Option<&mut LocalPostgres> {
         self.postgres.as_mut()

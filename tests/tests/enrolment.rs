@@ -1,7 +1,5 @@
 //! Policies by scope and by tag, in both clouds: machines are enrolled as they appear or come to match, released as
 //! they were when they match no longer, and a change of policy says before what it does.
-#![expect(clippy::unwrap_used, reason = "a test may fail by panicking")]
-
 use std::{path::PathBuf, time::Duration};
 
 use postern_api::{jit_policy::JitPolicyWrite, machine::MachineQuery};

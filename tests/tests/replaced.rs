@@ -1,10 +1,6 @@
 //! Machines and interfaces that are stopped, deleted or replaced while a grant is open: everything of ours is
 //! collected, in both clouds, and what is there instead is treated as what it is.
-#![expect(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    reason = "a test may fail by panicking"
-)]
+#![expect(clippy::unwrap_used, reason = "a test may fail by panicking")]
 
 use std::{path::PathBuf, time::Duration};
 

@@ -8,7 +8,8 @@ use utoipa::{IntoParams, ToSchema};
 /// Why a grant ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct EndCause {
-    /// `expired`, `revoked`, `open_failed`, `policy_removed`, `machine_gone`, `released` or `heartbeat_missed`, `frozen`.
+    /// `expired`, `revoked`, `open_failed`, `policy_removed`, `machine_gone`, `released`, `heartbeat_missed`,
+    /// `database_restored` or `frozen`.
     pub kind: String,
     /// Who ended it, if somebody did.
     #[serde(skip_serializing_if = "Option::is_none")]

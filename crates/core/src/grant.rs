@@ -114,6 +114,9 @@ pub enum EndCause {
     Released,
     /// Whoever held its lease was not heard of in time.
     HeartbeatMissed,
+    /// The database was restored from a backup that has it as wanted, and nothing of it stood any more: it ended
+    /// after the backup was taken, by what nobody knows now.
+    DatabaseRestored,
     /// A freeze closed everything at its scope.
     Frozen {
         /// Which.
@@ -136,6 +139,7 @@ impl EndCause {
             Self::MachineGone => "machine_gone",
             Self::Released => "released",
             Self::HeartbeatMissed => "heartbeat_missed",
+            Self::DatabaseRestored => "database_restored",
             Self::Frozen { .. } => "frozen",
         }
     }

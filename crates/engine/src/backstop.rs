@@ -22,6 +22,7 @@ impl Engine {
     /// Runs once; `turn` counts the runs of this process, from 0.
     pub(crate) async fn backstop(&self, turn: u64) -> Result<(), StoreError> {
         let now = self.clock.now();
+        self.notice_restore().await?;
         if turn.is_multiple_of(POINTS_EVERY) {
             self.mark_forgotten_points(now).await?;
         }

@@ -30,6 +30,9 @@ use crate::{Engine, events::Events, metrics::PassLabels, strays::marked_points};
 /// How many accounts are read at the same time.
 const ACCOUNTS_AT_ONCE: usize = 8;
 
+/// The shortest time between two questions whose turn it is.
+const SHORTEST_WAIT: Duration = Duration::from_millis(1);
+
 /// Why an account was not discovered.
 #[derive(Debug, thiserror::Error)]
 pub enum DiscoveryError {
@@ -55,8 +58,10 @@ pub struct Discovered {
 }
 
 impl Engine {
+    /// Asks four times in an interval whether it is time, and nobody else's turn; so that little time is lost when
+    /// whoever discovered is not there any more.
     pub(crate) async fn discover_forever(&self, stop: &CancellationToken) {
-        let mut every = tokio::time::interval(self.config.discovery_interval);
+        let mut every = tokio::time::interval((self.config.discovery_interval / 4).max(SHORTEST_WAIT));
         every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
@@ -65,7 +70,51 @@ impl Engine {
             }
             tokio::select! {
                 () = stop.cancelled() => return,
-                found = self.discover_all() => tracing::debug!(?found, "discovered"),
+                () = self.discover_in_turn() => {}
+            }
+        }
+    }
+
+    /// Discovers everything once, if that was not done within the interval and no other server does it now.
+    async fn discover_in_turn(&self) {
+        let (owner, lease) = (&self.config.owner, self.config.lease);
+        let begun = self.clock.now();
+        // An eighth less, or a turn that began a moment late would make the next one late by a quarter.
+        let fresh_after = begun - self.config.discovery_interval * 7 / 8;
+        match self.store.take_discovery_turn(owner, lease, fresh_after).await {
+            Ok(true) => {}
+            Ok(false) => return,
+            Err(error) => {
+                tracing::warn!(%error, "whose turn it is to discover is not known");
+                return;
+            }
+        }
+        tokio::select! {
+            found = self.discover_all() => {
+                tracing::debug!(?found, "discovered");
+                if let Err(error) = self.store.end_discovery_turn(owner, begun).await {
+                    tracing::warn!(%error, "the turn to discover is left to run out");
+                }
+            }
+            () = self.keep_discovery_turn() => {
+                tracing::warn!("the turn to discover was lost, and is another's");
+            }
+        }
+    }
+
+    /// Renews the turn until it is lost. What is saved by two servers at once is saved safely; the turn is only there
+    /// to spare the clouds.
+    async fn keep_discovery_turn(&self) {
+        loop {
+            tokio::time::sleep(self.config.lease / 3).await;
+            match self
+                .store
+                .renew_discovery_turn(&self.config.owner, self.config.lease)
+                .await
+            {
+                Ok(true) => {}
+                Ok(false) => return,
+                Err(error) => tracing::warn!(%error, "the turn to discover was not renewed"),
             }
         }
     }

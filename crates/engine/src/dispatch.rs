@@ -30,6 +30,7 @@ impl Engine {
 
     /// Runs until `stop`: discovery and the leases' heartbeats beside the loop. Passes that are under way are finished first.
     pub async fn run(self, stop: CancellationToken) {
+        self.notice_restore_at_start(&stop).await;
         tokio::join!(
             self.dispatch(&stop),
             self.discover_forever(&stop),

@@ -70,6 +70,9 @@ impl<'a> Events<'a> {
                 EndCause::Revoked { .. } => "the grant was revoked",
                 EndCause::Released => "the lease was released",
                 EndCause::HeartbeatMissed => "heartbeat missed",
+                EndCause::DatabaseRestored => {
+                    "the database was restored, and nothing of the grant stood any more"
+                }
                 EndCause::Frozen { .. } => "the scope was frozen",
             },
             "created_at": grant.created_at,
@@ -216,6 +219,21 @@ impl<'a> Events<'a> {
             pass.scope(),
             pass.subject(),
             json!({ "displaced": displaced }),
+        )
+    }
+
+    /// A point was looked at for the first time after the database was restored.
+    pub(crate) fn point_settled_after_restore(&self, point: &PointRef, details: Value) -> AuditEvent {
+        let subject = Subject {
+            point: Some(point.to_string()),
+            ..Subject::default()
+        };
+        self.event(
+            "point.settle_after_restore",
+            Outcome::Succeeded,
+            point.account().scope(),
+            subject,
+            details,
         )
     }
 

@@ -16,6 +16,7 @@ mod leases;
 pub mod metrics;
 mod outcome;
 pub mod pass;
+mod restore;
 mod settle;
 mod strays;
 mod turns;
@@ -71,4 +72,4 @@ impl Engine {
     }
 }
 
-pub use crate::failpoint::crash_at;
+pub use crate::{failpoint::crash_at, restore::restored};

@@ -68,6 +68,8 @@ pub(crate) struct View {
     pub(crate) left_over: Vec<JournalEntry>,
     /// What the last look reported.
     pub(crate) report: Option<Value>,
+    /// Whether the database was restored and nobody looked at the point since.
+    pub(crate) doubted: bool,
 }
 
 impl View {
@@ -77,6 +79,7 @@ impl View {
             grants,
             left_over,
             report,
+            doubted,
         } = look;
         let closing = grants.iter().any(|here| !here.grant.state.is_wanted());
         let over: BTreeMap<GrantId, Vec<PointId>> = grants
@@ -93,6 +96,7 @@ impl View {
             over,
             left_over,
             report,
+            doubted,
         }
     }
 
@@ -231,7 +235,8 @@ impl Engine {
                 self.clock.now(),
             );
             let lag = enforcer.describe_lag();
-            if !lag.is_zero() {
+            // The journal of a restored database tells what was written last before the backup, not before now.
+            if !lag.is_zero() && !view.doubted {
                 let written = tx.recorded_lately(lease.point, lag).await?;
                 enforcer.recall(&lease.point_ref, &written);
             }
@@ -240,6 +245,9 @@ impl Engine {
             let (committed, observed) = tokio::join!(tx.commit(), enforcer.observe(&view.desired));
             committed?;
             failpoint!("after-decide");
+            if view.doubted && self.end_doubt(lease, &view, &observed).await? {
+                continue;
+            }
             let looked = Looked {
                 rounds,
                 patience: enforcer.request_timeout() + lag,

@@ -39,7 +39,7 @@ pub enum Command {
     /// Runs everything on this machine: Postgres, both clouds simulated, an identity provider, the server
     Demo(DemoArgs),
     /// Applies outstanding migrations and ends
-    Migrate(ConfigArgs),
+    Migrate(MigrateArgs),
     /// Asks for ports on machines
     #[command(after_help = REQUEST_EXAMPLES)]
     Request(RequestArgs),

@@ -209,13 +209,13 @@ impl App {
             .chain(&effect.machines_of_ended)
             .collect();
         let names: Vec<MachineId> = names.into_iter().cloned().collect();
-        let named = tx.machines(&names).await?;
+        let found = tx.machines(&names).await?;
         let may_read = |machine: &Machine| self.may_read_machine(reader, machine);
         let is_shown =
-            |machine: &MachineId| named.get(machine).is_some_and(|stored| may_read(&stored.machine));
+            |machine: &MachineId| found.get(machine).is_some_and(|stored| may_read(&stored.machine));
         let mut behind: BTreeMap<PolicyId, BTreeMap<MachineId, Machine>> = BTreeMap::new();
         for change in told.iter().filter(|one| is_shown(&one.machine)) {
-            if let Some((policy, stored)) = change.after.zip(named.get(&change.machine)) {
+            if let Some((policy, stored)) = change.after.zip(found.get(&change.machine)) {
                 behind
                     .entry(policy)
                     .or_default()

@@ -16,6 +16,7 @@ mod batch;
 mod coverage;
 mod decode;
 mod discovered;
+mod discovery_turn;
 mod displaced;
 mod due;
 mod error;
@@ -34,6 +35,7 @@ mod policies;
 mod pool;
 mod progress;
 mod requests;
+mod restores;
 mod reviews;
 mod roles;
 mod targets;
@@ -65,6 +67,7 @@ pub use crate::{
     pool::{Store, StoreOptions, Tx},
     progress::{Progress, ProgressListener},
     requests::RequestFilter,
+    restores::Restore,
     reviews::ReviewFilter,
     roles::Authz,
 };

@@ -32,6 +32,8 @@ pub struct Look {
     pub left_over: Vec<JournalEntry>,
     /// What the last look reported; see [`Tx::replace_report`].
     pub report: Option<Value>,
+    /// Whether the database was restored and nobody looked at the point since; see [`Tx::notice_restore`].
+    pub doubted: bool,
 }
 
 /// A grant with a part in a point.
@@ -71,7 +73,7 @@ impl Tx {
     /// Reads the point. [`StoreError::NotFound`] when there is none.
     pub async fn look(&mut self, installation: &Installation, point: PointId) -> Result<Look, StoreError> {
         let row = sqlx::query!(
-            r#"SELECT p.ref, r.report AS "report?",
+            r#"SELECT p.ref, r.report AS "report?", p.doubted_since IS NOT NULL AS "doubted!",
                    (SELECT coalesce(jsonb_agg(jsonb_build_object(
                                'id', d.id, 'rule', d.rule, 'residuals', d.residuals) ORDER BY d.saved_at, d.id), '[]')
                     FROM displaced d WHERE d.point_id = p.id AND d.settled_at IS NULL) AS "displaced!",
@@ -152,6 +154,7 @@ impl Tx {
                 .map(JournalEntry::try_from)
                 .collect::<Result<_, _>>()?,
             report: row.report,
+            doubted: row.doubted,
         })
     }
 }

@@ -9,6 +9,7 @@
 mod lag;
 mod leases;
 mod neglect;
+mod turns;
 mod world;
 
 use std::time::Duration;

@@ -54,6 +54,12 @@ pub(crate) struct CloudState {
     pub(crate) apply_faults: VecDeque<Fault>,
     pub(crate) observe_faults: VecDeque<EnforceError>,
     pub(crate) discover_fault: Option<EnforceError>,
+    /// How often machines were asked for.
+    pub(crate) discoveries: u32,
+    /// How many ask at this moment, and how many did at most.
+    pub(crate) discovering: (u32, u32),
+    /// While it is set, a discovery does not end.
+    pub(crate) discovery_stuck: bool,
     pub(crate) no_room_for: BTreeSet<GrantId>,
     pub(crate) observes: u32,
     pub(crate) applies: u32,
@@ -198,6 +204,15 @@ fn unavailable() -> EnforceError {
     }
 }
 
+/// A discovery under way, also when it is dropped.
+struct Asking<'a>(&'a FakeCloud);
+
+impl Drop for Asking<'_> {
+    fn drop(&mut self) {
+        self.0.state.lock().unwrap().discovering.0 -= 1;
+    }
+}
+
 #[async_trait]
 impl Enforcer for FakeCloud {
     fn cloud(&self) -> Cloud {
@@ -212,6 +227,17 @@ impl Enforcer for FakeCloud {
     }
 
     async fn discover(&self, _: &Account, _: Option<&str>) -> Result<DiscoveryPage, EnforceError> {
+        {
+            let mut state = self.state.lock().unwrap();
+            state.discoveries += 1;
+            state.discovering.0 += 1;
+            state.discovering.1 = state.discovering.1.max(state.discovering.0);
+        }
+        let _asking = Asking(self);
+        tokio::task::yield_now().await;
+        while self.state.lock().unwrap().discovery_stuck {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
         let state = self.state.lock().unwrap();
         match &state.discover_fault {
             Some(fault) => Err(fault.clone()),

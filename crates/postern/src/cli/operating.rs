@@ -22,6 +22,19 @@ pub struct ConfigArgs {
     pub config: PathBuf,
 }
 
+/// `postern migrate`.
+#[derive(Debug, Args)]
+pub struct MigrateArgs {
+    /// Where the configuration is
+    #[command(flatten)]
+    pub config: ConfigArgs,
+    /// Says that the database was restored from a backup: at its next look at each enforcement point the server ends
+    /// the grants of which nothing stands there, instead of opening them again. Only a data directory that was put
+    /// back file by file needs this; every other restore is noticed
+    #[arg(long)]
+    pub restored: bool,
+}
+
 /// `postern demo`.
 #[derive(Debug, Args)]
 pub struct DemoArgs {

@@ -75,7 +75,8 @@ fn cause(cause: &EndCause) -> api::EndCause {
         | EndCause::PolicyRemoved
         | EndCause::MachineGone
         | EndCause::Released
-        | EndCause::HeartbeatMissed => (None, None),
+        | EndCause::HeartbeatMissed
+        | EndCause::DatabaseRestored => (None, None),
     };
     api::EndCause {
         kind: cause.kind().to_owned(),

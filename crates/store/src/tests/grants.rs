@@ -91,6 +91,7 @@ fn causes() -> impl Strategy<Value = EndCause> {
         }),
         Just(EndCause::Released),
         Just(EndCause::HeartbeatMissed),
+        Just(EndCause::DatabaseRestored),
     ]
 }
 
