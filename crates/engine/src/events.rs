@@ -8,7 +8,7 @@ use postern_core::{
     lease::AccessLease,
     machine::MachineId,
     point::PointRef,
-    request::{AccessRequest, Lapsed},
+    request::{AccessRequest, Lapsed, Withdrawn},
     scope::Scope,
     time::{IdSource, Instant},
 };
@@ -256,6 +256,28 @@ impl<'a> Events<'a> {
             details,
         );
         event.decision = Some(json!({ "decided_by": "lifecycle", "rule": "nobody decided in time" }));
+        event
+    }
+
+    /// A request was taken back, because whoever made it was not heard of any more.
+    pub(crate) fn request_withdrawn(&self, request: &AccessRequest<Withdrawn>) -> AuditEvent {
+        let scope = match request.targets.as_slice() {
+            [one] => one.machine.scope(),
+            _ => Scope::root(),
+        };
+        let subject = Subject {
+            request: Some(request.id),
+            ..Subject::default()
+        };
+        let details = json!({ "requester": request.requester, "machines": machines(request) });
+        let mut event = self.event(
+            "access_request.withdraw",
+            Outcome::Succeeded,
+            scope,
+            subject,
+            details,
+        );
+        event.decision = Some(json!({ "decided_by": "lifecycle", "rule": "heartbeat missed" }));
         event
     }
 

@@ -59,20 +59,20 @@ impl Engine {
         let now = self.clock.now();
         let events = Events::at(now, &*self.ids);
         let mut log = Vec::new();
-        let withdrawn = match tx.request(lease.request).await? {
-            Some(request) => match request
-                .pending(now)
-                .and_then(|pending| pending.withdraw(&lease.holder, now))
+        let mut withdrawn = false;
+        if let Some(request) = tx.request(lease.request).await? {
+            if let Some(lapsed) = request.clone().lapse(now) {
+                // By another server's clock it may not have lapsed yet, and nobody is there to be heard of.
+                log.push(events.request_lapsed(&lapsed));
+                tx.save_request(&lapsed.into()).await?;
+            } else if let Ok(pending) = request.pending(now)
+                && let Ok(taken_back) = pending.withdraw(&lease.holder, now)
             {
-                Ok(withdrawn) => {
-                    tx.save_request(&withdrawn.into()).await?;
-                    true
-                }
-                // Decided, or about to lapse by itself.
-                Err(_) => false,
-            },
-            None => false,
-        };
+                log.push(events.request_withdrawn(&taken_back));
+                tx.save_request(&taken_back.into()).await?;
+                withdrawn = true;
+            }
+        }
         let mut ended: Vec<Grant> = Vec::new();
         for grant in tx.grants_of_request(lease.request).await? {
             if let Ok(live) = grant.live() {

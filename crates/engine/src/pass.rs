@@ -185,7 +185,8 @@ impl Engine {
                 let at = self.clock.now() + self.backoff(&lease);
                 let retry = Next::Retry {
                     at,
-                    urgency: Urgency::Closing,
+                    // What it has to do is not known, so it may be a closing.
+                    urgency: lease.urgency.min(Urgency::Closing),
                     error: error.to_string(),
                 };
                 if let Err(error) = self.finish_only(&lease, retry).await {

@@ -159,8 +159,12 @@ impl Engine {
                 GrantState::Open(open) => earliest(&mut next, open.ends_at, Urgency::Closing),
                 GrantState::Closing(state) => {
                     let doubt = looked.doubt_about(id);
+                    let urgency = match state.cause {
+                        EndCause::Frozen { .. } => Urgency::Freeze,
+                        _ => Urgency::Closing,
+                    };
                     if let Some(until) = doubt {
-                        earliest(&mut next, until, Urgency::Closing);
+                        earliest(&mut next, until, urgency);
                     }
                     let absent_here = !evidence.contains_key(&id) && known && doubt.is_none();
                     unconfirmed |= !absent_here;
@@ -208,19 +212,19 @@ impl Engine {
         }
         tx.audit(&log).await?;
 
+        let urgency = if frozen {
+            Urgency::Freeze
+        } else if unconfirmed {
+            Urgency::Closing
+        } else {
+            Urgency::Opening
+        };
         let outcome = if let Some(failure) = &failure {
             let wait = failure.retry_after.map_or_else(
                 || self.backoff(lease),
                 // A cloud that asks for a day does not get a day in which a rule outlives its grant.
                 |after| after.min(TimeDelta::from_std(self.config.backoff_max).unwrap_or_default()),
             );
-            let urgency = if frozen {
-                Urgency::Freeze
-            } else if unconfirmed {
-                Urgency::Closing
-            } else {
-                Urgency::Opening
-            };
             let retry = Next::Retry {
                 at: now + wait,
                 urgency,
@@ -236,11 +240,6 @@ impl Engine {
                 || !desired.displaced.is_empty();
             if lags {
                 let look = TimeDelta::from_std(self.config.backoff).unwrap_or_default();
-                let urgency = if unconfirmed {
-                    Urgency::Closing
-                } else {
-                    Urgency::Opening
-                };
                 earliest(&mut next, now + look, urgency);
             }
             for doubt in &looked.doubts {
@@ -428,7 +427,7 @@ fn end(
 }
 
 fn earliest(next: &mut Option<(Instant, Urgency)>, at: Instant, urgency: Urgency) {
-    if next.is_none_or(|(other, _)| at < other) {
+    if next.is_none_or(|other| (at, urgency) < other) {
         *next = Some((at, urgency));
     }
 }

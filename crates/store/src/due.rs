@@ -30,6 +30,16 @@ pub enum Urgency {
 }
 
 impl Urgency {
+    /// As the database has it; none else is there.
+    const fn of(number: i16) -> Self {
+        match number {
+            ..=-1 => Self::Freeze,
+            0 => Self::Closing,
+            1 => Self::Opening,
+            2.. => Self::Look,
+        }
+    }
+
     const fn number(self) -> i16 {
         match self {
             Self::Freeze => -1,
@@ -53,6 +63,8 @@ pub struct Lease {
     pub wanted: i64,
     /// Failed passes in a row.
     pub attempts: u32,
+    /// What it was due for.
+    pub urgency: Urgency,
     /// Whether the lease before it ran out: its owner may have died half-way.
     pub taken_over: bool,
     /// How long it lasts from the moment of leasing, in the database's time. Count it from before the call.
@@ -158,6 +170,7 @@ impl Leased {
             generation: self.generation,
             wanted: self.wanted,
             attempts: decode::convert("points", "attempts", self.attempts)?,
+            urgency: Urgency::of(self.urgency),
             taken_over: self.taken_over,
             valid_for,
         })

@@ -142,3 +142,42 @@ async fn a_request_that_waits_for_approval_is_withdrawn_when_its_holder_is_gone(
     let told = world.log("lease.end").await;
     assert_eq!(told[0].details["request_withdrawn"], true);
 }
+
+#[tokio::test]
+async fn a_request_that_lapsed_by_this_servers_clock_is_over_for_all_when_its_holder_is_gone() {
+    let world = World::new().await;
+    let ids: &dyn IdSource = &RandomIds;
+    let now = SystemClock.now();
+    let mut request = postern_core::testing::a_request();
+    request.id = ids.next(now);
+    request.requester = "workload:ci/build".parse().unwrap();
+    request.created_at = now;
+    request.state = RequestState::Pending(postern_core::request::Pending {
+        lapses_at: now + chrono::TimeDelta::seconds(1),
+        awaits: Vec::new(),
+    });
+    let lease = new_lease(request.id, "gone");
+    let mut tx = world.store.begin().await.unwrap();
+    tx.insert_request(&request).await.unwrap();
+    tx.insert_lease(&lease, Duration::ZERO).await.unwrap();
+    tx.commit().await.unwrap();
+    let stop = CancellationToken::new();
+    let mut config = config("a");
+    // The housekeeping that would lapse it comes by once, at the start, and no more.
+    config.poll = Duration::from_hours(1);
+    let engine = World::engine_with(&world.store, [world.cloud.clone()], Arc::new(SystemClock), config);
+    let running = tokio::spawn(engine.run(stop.clone()));
+    until("the lease has ended", async || {
+        let lease = world.store.access_lease(lease.id).await.unwrap().unwrap();
+        lease.ended.is_some()
+    })
+    .await;
+    let after = world.store.request(request.id).await.unwrap().unwrap();
+    assert!(
+        matches!(after.state, RequestState::Lapsed(_)),
+        "{:?}",
+        after.state
+    );
+    stop.cancel();
+    running.await.unwrap();
+}

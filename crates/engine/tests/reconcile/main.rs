@@ -6,6 +6,7 @@
     reason = "a test may fail by panicking"
 )]
 
+mod freezes;
 mod lag;
 mod leases;
 mod neglect;
