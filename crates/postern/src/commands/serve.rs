@@ -2,10 +2,12 @@
 
 use std::sync::Arc;
 
+use anyhow::Context as _;
 use postern_core::{
     enforcer::Enforcer,
     time::{Clock, IdSource, RandomIds, SystemClock},
 };
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
     cli::ConfigArgs,
@@ -34,6 +36,8 @@ pub async fn until_told(
     ids: Arc<dyn IdSource>,
 ) -> Result<(), Failure> {
     let mut stop = StopSignal::listen()?;
+    // From the start on: one that nobody listens for ends the process.
+    let mut hangup = signal(SignalKind::hangup()).context("SIGHUP cannot be listened to")?;
     let texts = Texts::read(&config.guardrails)?;
     let guardrails = texts.parse()?;
     let watched = config.guardrails.path.is_some();
@@ -55,9 +59,15 @@ pub async fn until_told(
     })
     .await?;
     tracing::info!(address = %service.addr(), installation = %config.installation.name, "serving");
-    let ended = tokio::select! {
-        () = stop.told() => None,
-        error = service.ended() => Some(error),
+    let ended = loop {
+        tokio::select! {
+            () = stop.told() => break None,
+            error = service.ended() => break Some(error),
+            // The guardrails' own watch hears it, too.
+            Some(()) = hangup.recv() => if !watched {
+                tracing::info!("SIGHUP, and nothing to reload: `guardrails.path` is not set");
+            },
+        }
     };
     if let Some(error) = ended {
         return Err(error.into());

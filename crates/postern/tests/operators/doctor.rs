@@ -13,14 +13,14 @@ use serde_json::Value;
 
 use crate::rig::{Rig, run, said};
 
-struct World {
+pub(crate) struct World {
     fleet: Fleet,
     _issuer: Issuer,
     _postgres: LocalPostgres,
-    rig: Rig,
+    pub(crate) rig: Rig,
 }
 
-async fn world() -> World {
+pub(crate) async fn world() -> World {
     let fleet = Fleet::start(Arc::new(postern_sim::SystemClock)).await.unwrap();
     let issuer = Issuer::start(Arc::new(SystemClock), &RandomIds).await.unwrap();
     let postgres = tokio::task::spawn_blocking(|| {

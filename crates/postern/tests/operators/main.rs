@@ -11,4 +11,5 @@ mod doctor;
 mod iam;
 mod permissions;
 mod rig;
+mod serving;
 mod sweep;
