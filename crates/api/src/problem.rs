@@ -134,6 +134,8 @@ codes! {
     RequestLapsed = "request_lapsed", 409, "Request lapsed";
     /// The requester has as many live grants on the machine as one may have.
     TooManyGrants = "too_many_grants", 409, "Too many grants";
+    /// As many requests of yours wait for somebody to decide as may.
+    TooManyPending = "too_many_pending", 409, "Too many pending requests";
     /// You hold a lease with this key, for something else.
     LeaseKeyInUse = "lease_key_in_use", 409, "Lease key in use";
     /// The lease has ended: it was released, its heartbeat was missed, or its access is over.

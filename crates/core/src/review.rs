@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     id::{RequestId, ReviewId},
-    principal::PrincipalRef,
+    principal::{Principal, PrincipalRef},
     scope::Scope,
     time::Instant,
 };
@@ -54,9 +54,21 @@ pub enum CannotClose {
 }
 
 impl Review {
-    /// Closed by somebody else, who is a person.
-    pub fn close(self, verdict: Verdict) -> Result<Self, CannotClose> {
-        if verdict.by.name() == self.requester.name() {
+    /// Closed by somebody else than `broke`, who broke the glass as their token had them then, and by a person; see
+    /// [`Principal::may_be`] for who counts as the same.
+    pub fn close(
+        self,
+        by: &Principal,
+        broke: &Principal,
+        at: Instant,
+        note: String,
+    ) -> Result<Self, CannotClose> {
+        let verdict = Verdict {
+            by: by.reference(),
+            at,
+            note,
+        };
+        if verdict.by.name() == self.requester.name() || by.may_be(broke) {
             return Err(CannotClose::Own);
         }
         if !verdict.by.is_person() {
@@ -75,7 +87,19 @@ impl Review {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{an_id, at};
+    use crate::{
+        principal::PrincipalKind,
+        testing::{a_principal, an_id, at},
+    };
+
+    fn principal(kind: PrincipalKind, issuer: &str, subject: &str) -> Principal {
+        Principal {
+            kind,
+            issuer: issuer.into(),
+            subject: subject.into(),
+            ..a_principal()
+        }
+    }
 
     #[test]
     fn a_review_is_closed_once_by_another_person() {
@@ -88,21 +112,32 @@ mod tests {
             opened_at: at(0),
             closed: None,
         };
-        let verdict = |by: &str| Verdict {
-            by: by.parse().unwrap(),
-            at: at(9),
-            note: "was needed".into(),
+        let ada = principal(PrincipalKind::Workload, "corp", "ada");
+        let close = |review: Review, kind, issuer, subject| {
+            review.close(
+                &principal(kind, issuer, subject),
+                &ada,
+                at(9),
+                "was needed".into(),
+            )
         };
-        let close = |by: &str| review.clone().close(verdict(by));
-        assert_eq!(close("user:corp/ada"), Err(CannotClose::Own), "in another guise");
+        for (issuer, subject) in [("corp", "ada"), ("partner", "Ada")] {
+            assert_eq!(
+                close(review.clone(), PrincipalKind::Human, issuer, subject),
+                Err(CannotClose::Own),
+                "in another guise"
+            );
+        }
         assert!(matches!(
-            close("workload:ci/bot"),
+            close(review.clone(), PrincipalKind::Workload, "ci", "bot"),
             Err(CannotClose::NotAPerson(_))
         ));
-        let closed = close("user:corp/eve").unwrap();
+        let closed = close(review, PrincipalKind::Human, "corp", "eve").unwrap();
+        let verdict = closed.closed.clone().unwrap();
+        assert_eq!(verdict.by.to_string(), "user:corp/eve");
         assert_eq!(
-            closed.close(verdict("user:corp/bob")),
-            Err(CannotClose::Closed(verdict("user:corp/eve")))
+            close(closed, PrincipalKind::Human, "corp", "bob"),
+            Err(CannotClose::Closed(verdict))
         );
     }
 }

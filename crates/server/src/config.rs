@@ -88,6 +88,9 @@ pub struct Limits {
     pub request_burst: u32,
     /// The most live grants of one requester on one machine. A burst at the same instant may go a few beyond.
     pub grants_per_machine: u32,
+    /// The most access requests of one requester that wait for somebody to decide. A burst at the same instant may go a
+    /// few beyond.
+    pub pending_requests: u32,
     /// The longest that a request may take, beyond what it asks to wait itself.
     pub request_seconds: u64,
     /// How long a connection may take to send a request's head.
@@ -140,6 +143,7 @@ impl Default for Limits {
             requests_per_second: 100,
             request_burst: 1000,
             grants_per_machine: 100,
+            pending_requests: 100,
             request_seconds: 30,
             header_seconds: 10,
             drain_seconds: 20,
@@ -244,6 +248,10 @@ impl ServerConfig {
             (
                 "grants_per_machine",
                 (1..=100_000).contains(&limits.grants_per_machine),
+            ),
+            (
+                "pending_requests",
+                (1..=100_000).contains(&limits.pending_requests),
             ),
             ("request_seconds", (1..=600).contains(&limits.request_seconds)),
             ("header_seconds", (1..=600).contains(&limits.header_seconds)),

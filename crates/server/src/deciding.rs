@@ -143,7 +143,13 @@ impl App {
             let mut question = approving(id, target, machine, duration, verdict.reason(), self.now());
             question.event = verdict.event();
             let decision;
-            (tx, decision) = self.allow(tx, authorizer, caller, question).await?;
+            (tx, decision) = match self.allow(tx, authorizer, caller, question).await {
+                Ok(allowed) => allowed,
+                Err(refusal) => {
+                    let what = "such access request";
+                    return Err(self.refusal_about(caller, &request, what, refusal).await);
+                }
+            };
             decisions.push(decision);
         }
         decisions.truncate(left.len());

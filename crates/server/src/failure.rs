@@ -119,7 +119,10 @@ impl From<StoreError> for Failure {
                 Conflict::PolicyName(_) | Conflict::RoleName(_) => {
                     return Self::field(ErrorCode::Conflict, "/name", error.to_string());
                 }
-                Conflict::RoleInUse(_) | Conflict::Assignment | Conflict::GrantState => ErrorCode::Conflict,
+                Conflict::RoleInUse(_)
+                | Conflict::RoleAwaited { .. }
+                | Conflict::Assignment
+                | Conflict::GrantState => ErrorCode::Conflict,
                 Conflict::Version { .. } => ErrorCode::VersionMismatch,
                 Conflict::LeaseEnded => ErrorCode::LeaseEnded,
                 Conflict::Frozen(_) => ErrorCode::Frozen,

@@ -17,6 +17,7 @@ use postern_store::{Hop, StoredMachine, Tx, Urgency};
 
 use crate::{
     failure::Failure,
+    flow::authenticate::Caller,
     shape::{access_request, grant},
     state::App,
 };
@@ -99,6 +100,27 @@ pub(crate) fn no_machine(id: &MachineId, at: usize) -> Failure {
 }
 
 impl App {
+    /// Refuses one more request that waits where the caller has as many as may. Whoever freezes or decides has to go
+    /// through them all.
+    pub(crate) async fn check_pending(
+        &self,
+        tx: &mut Tx,
+        caller: &Caller,
+        now: Instant,
+    ) -> Result<(), Failure> {
+        let most = u64::from(self.config.limits.pending_requests);
+        let pending = tx.count_pending(&caller.reference(), now).await?;
+        if pending < most {
+            return Ok(());
+        }
+        Err(Failure::new(
+            ErrorCode::TooManyPending,
+            format!(
+                "{pending} requests of yours wait for somebody to decide, and {most} are the most; withdraw some"
+            ),
+        ))
+    }
+
     /// Makes the grants of an approved request and wakes the loop.
     pub(crate) async fn grant_all<S>(
         &self,

@@ -69,6 +69,21 @@ fn subject_of(request: RequestId) -> Subject {
     }
 }
 
+/// What becomes of a request that still waits when its lease is given back, and the event of it. One that lapsed by
+/// this server's clock is ended as well: by another's it may be approved, with nobody there to be heard of.
+fn taken_back(
+    request: AccessRequest,
+    caller: &Caller,
+    now: Instant,
+) -> Option<(AccessRequest, &'static str)> {
+    if let Some(lapsed) = request.clone().lapse(now) {
+        return Some((lapsed.into(), "access_request.lapse"));
+    }
+    let pending = request.pending(now).ok()?;
+    let withdrawn = pending.withdraw(&caller.reference(), now).ok()?;
+    Some((withdrawn.into(), "access_request.withdraw"))
+}
+
 impl App {
     /// The request of the lease that the caller holds under the key, if it holds one: it is heard of, and waits for
     /// the answer. One that holds nothing any more makes room for the next.
@@ -172,7 +187,11 @@ impl App {
         event.outcome = Outcome::Denied;
         event.decision = Some(json!({ "rule": rule }));
         self.write_alone(tx, event).await?;
-        Err(Failure::new(ErrorCode::NotTheHolder, rule))
+        let refusal = Failure::new(ErrorCode::NotTheHolder, rule);
+        let Some(request) = self.store.request(lease.request).await? else {
+            return Err(Failure::internal("a lease holds no request"));
+        };
+        Err(self.refusal_about(caller, &request, "such lease", refusal).await)
     }
 
     /// Gives a live lease back: its grants end, its pending request is withdrawn.
@@ -188,10 +207,18 @@ impl App {
         let request = self.request_of(tx, lease).await?;
         let scope = scope_of(&request);
         let mut events = Vec::new();
-        if let Ok(pending) = request.pending(now)
-            && let Ok(withdrawn) = pending.withdraw(&caller.reference(), now)
-        {
-            tx.save_request(&withdrawn.into()).await?;
+        if let Some((over, action)) = taken_back(request, caller, now) {
+            tx.save_request(&over).await?;
+            for target in &over.targets {
+                let subject = Subject {
+                    machine: Some(target.machine.clone()),
+                    ..subject_of(over.id)
+                };
+                let details = json!({ "lease": lease.id });
+                let mut event = self.event(caller, action, target.machine.scope(), subject, None, details);
+                event.decision = Some(decision.clone());
+                events.push(event);
+            }
         }
         let mut ended: Vec<Grant> = Vec::new();
         for grant in tx.grants_of_request(lease.request).await? {

@@ -11,7 +11,7 @@ use postern_core::{
     inventory::Machine,
     machine::MachineId,
     policy::{Ask, JitPolicy},
-    role::Action,
+    role::{Action, Role},
     scope::Scope,
     time::Instant,
 };
@@ -87,6 +87,34 @@ pub(crate) fn question(
         subject: subject(id),
         reason: None,
     }
+}
+
+/// Checks that there is every role that a stage asks for, and that it lets people approve; otherwise requests would wait
+/// for nobody. The roles stay until the transaction ends.
+pub(crate) async fn check_roles(tx: &mut Tx, policy: &JitPolicy) -> Result<(), Failure> {
+    let stages = policy.approval.stages();
+    let names: Vec<String> = stages.iter().filter_map(|stage| stage.role.clone()).collect();
+    if names.is_empty() {
+        return Ok(());
+    }
+    let mut roles = Role::built_in();
+    roles.extend(tx.roles_named(&names).await?);
+    for (at, stage) in stages.iter().enumerate() {
+        let Some(name) = &stage.role else { continue };
+        let why = match roles.iter().find(|role| role.name == *name) {
+            None => format!("there is no role `{name}`"),
+            Some(role) if !role.actions.contains(&Action::Approve) => {
+                format!("role `{name}` does not have the action `approve`")
+            }
+            Some(_) => continue,
+        };
+        return Err(Failure::field(
+            ErrorCode::InvalidPolicy,
+            format!("/approval/stages/{at}/role"),
+            why,
+        ));
+    }
+    Ok(())
 }
 
 impl Change<'_> {

@@ -1,6 +1,6 @@
 //! Reading requests and grants: who may, and how they are shown.
 
-use postern_api::{access_request as api, grant as api_grant};
+use postern_api::{ErrorCode, access_request as api, grant as api_grant};
 use postern_authz::{Authorizer, Context, Resource, ResourceKind};
 use postern_core::{
     audit::Subject,
@@ -17,6 +17,16 @@ use crate::{
     shape::access_request,
     state::App,
 };
+
+/// A refusal as somebody gets it who may not see what it is about.
+pub(crate) fn hidden(refusal: Failure, what: &str) -> Failure {
+    match refusal.code() {
+        ErrorCode::Forbidden | ErrorCode::NotTheRequester | ErrorCode::NotTheHolder => {
+            Failure::not_found(what)
+        }
+        _ => refusal,
+    }
+}
 
 impl App {
     /// The question whether somebody may do something to a grant.
@@ -64,6 +74,7 @@ impl App {
         &self,
         caller: &Caller,
         request: &AccessRequest,
+        what: &str,
     ) -> Result<(), Failure> {
         if request.requester == caller.reference() {
             return Ok(());
@@ -87,9 +98,55 @@ impl App {
                 },
                 reason: None,
             };
-            self.allow_read(&authorizer, caller, question).await?;
+            self.allow_read(&authorizer, caller, question)
+                .await
+                .map_err(|failure| hidden(failure, what))?;
         }
         Ok(())
+    }
+
+    /// `refusal`, to who may see the request; to others, that there is no `what`. A refusal names machines and roles, and
+    /// that it is one says that the id is somebody's.
+    pub(crate) async fn refusal_about(
+        &self,
+        caller: &Caller,
+        request: &AccessRequest,
+        what: &str,
+        refusal: Failure,
+    ) -> Failure {
+        if request.requester == caller.reference() {
+            return refusal;
+        }
+        let seen = async {
+            let authorizer = self.authorizer().await?;
+            let tags = self.store.tags_of(&machines_of(request)).await?;
+            let resources = request.targets.iter().map(|target| Resource {
+                scope: target.machine.scope(),
+                tags: tags.get(&target.machine).cloned().unwrap_or_default(),
+                kind: ResourceKind::AccessRequest,
+            });
+            Ok::<_, Failure>(self.may_read_all(&authorizer, caller, resources))
+        };
+        match seen.await {
+            Ok(true) => refusal,
+            Ok(false) => hidden(refusal, what),
+            Err(failure) => failure,
+        }
+    }
+
+    /// Whether the caller may read all of it. Not a decision that anything comes of, so it is not counted or written.
+    pub(crate) fn may_read_all(
+        &self,
+        authorizer: &Authorizer,
+        caller: &Caller,
+        resources: impl IntoIterator<Item = Resource>,
+    ) -> bool {
+        let context = Context::at(self.now());
+        resources.into_iter().all(|resource| {
+            authorizer
+                .decide(&caller.principal, Action::Read, &resource, &context)
+                .allowed
+        })
     }
 
     /// What guardrails leave of items that were chosen by the scopes of role assignments: those whose every

@@ -76,6 +76,14 @@ pub enum Conflict {
     /// Somebody has the role.
     #[error("role `{0}` is assigned to somebody")]
     RoleInUse(String),
+    /// A stage of a JIT policy asks for people who have the role.
+    #[error("a stage of JIT policy `{policy}` asks for role `{role}`")]
+    RoleAwaited {
+        /// The role.
+        role: String,
+        /// One of the policies.
+        policy: String,
+    },
     /// The same principal has the same role at the same scope.
     #[error("the same role assignment is there already")]
     Assignment,

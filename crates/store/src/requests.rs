@@ -112,6 +112,19 @@ impl Tx {
         }
     }
 
+    /// How many requests of the requester's wait for somebody to decide, at `now`.
+    pub async fn count_pending(&mut self, requester: &PrincipalRef, now: Instant) -> Result<u64, StoreError> {
+        let pending = sqlx::query_scalar!(
+            r#"SELECT count(*) AS "pending!" FROM access_requests
+               WHERE requester = $1 AND status = 'pending' AND lapses_at > $2"#,
+            clean(&requester.to_string()),
+            now,
+        )
+        .fetch_one(&mut *self.inner)
+        .await?;
+        decode::convert("access_requests", "status", pending)
+    }
+
     /// Up to `limit` pending requests that nobody can approve any more at `now`, locked; those that another
     /// transaction holds are left out.
     pub async fn lapsed_requests(

@@ -98,7 +98,23 @@ impl Tx {
         }
     }
 
-    /// Removes a custom role. [`Conflict::RoleInUse`] while it is assigned to somebody.
+    /// Those of these custom roles that there are, which stay as they are until the transaction ends.
+    pub async fn roles_named(&mut self, names: &[String]) -> Result<Vec<Role>, StoreError> {
+        let names: Vec<String> = names.iter().map(|name| clean(name)).collect();
+        sqlx::query_as!(
+            RoleRow,
+            "SELECT name, actions FROM roles WHERE name = ANY ($1) ORDER BY name FOR SHARE",
+            &names,
+        )
+        .fetch_all(&mut *self.inner)
+        .await?
+        .into_iter()
+        .map(Role::try_from)
+        .collect()
+    }
+
+    /// Removes a custom role. [`Conflict::RoleInUse`] while it is assigned to somebody, [`Conflict::RoleAwaited`] while
+    /// a stage of a JIT policy asks for it.
     pub async fn delete_role(&mut self, name: &str) -> Result<(), StoreError> {
         let name = clean(name);
         // Assigning shares this row's lock, so that no assignment can slip in between.
@@ -116,6 +132,19 @@ impl Tx {
         .await?;
         if used {
             return Err(Conflict::RoleInUse(name).into());
+        }
+        // Policies share this row's lock, too.
+        let awaited_by = sqlx::query_scalar!(
+            "SELECT name FROM jit_policies
+             WHERE jsonb_path_exists(document, '$.approval.stages[*] ? (@.role == $role)',
+                                     jsonb_build_object('role', $1::text))
+             ORDER BY name LIMIT 1",
+            name,
+        )
+        .fetch_optional(&mut *self.inner)
+        .await?;
+        if let Some(policy) = awaited_by {
+            return Err(Conflict::RoleAwaited { role: name, policy }.into());
         }
         sqlx::query!("DELETE FROM roles WHERE name = $1", name)
             .execute(&mut *self.inner)

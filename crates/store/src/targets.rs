@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use postern_core::{id::PolicyId, machine::MachineId, principal::PrincipalRef};
+use postern_core::{id::PolicyId, machine::MachineId, principal::PrincipalRef, scope::Scope};
 
 use crate::{Store, StoreError, StoredMachine, Tx, batch::clean, decode};
 
@@ -86,6 +86,28 @@ impl Store {
             .map(|row| {
                 Ok((
                     decode::text("machines", "id", &row.id)?,
+                    decode::json("machines", "tags", row.tags)?,
+                ))
+            })
+            .collect()
+    }
+
+    /// The tags of the machines at these scopes, by scope. Those that were never discovered are left out.
+    pub async fn tags_at(
+        &self,
+        scopes: &[Scope],
+    ) -> Result<BTreeMap<Scope, BTreeMap<String, String>>, StoreError> {
+        if scopes.is_empty() {
+            return Ok(BTreeMap::new());
+        }
+        let names: Vec<String> = scopes.iter().map(Scope::to_string).collect();
+        sqlx::query!("SELECT scope, tags FROM machines WHERE scope = ANY ($1)", &names)
+            .fetch_all(&self.pool)
+            .await?
+            .into_iter()
+            .map(|row| {
+                Ok((
+                    decode::text("machines", "scope", &row.scope)?,
                     decode::json("machines", "tags", row.tags)?,
                 ))
             })

@@ -67,7 +67,7 @@ const EVENT: &str = "access_request.create";
         (status = 401, description = "`step_up_required` (RFC 9470), and the token's problems", body = Problem, content_type = "application/problem+json"),
         (status = 403, description = "`forbidden`: names what is missing or forbids", body = Problem, content_type = "application/problem+json"),
         (status = 404, description = "`machine_not_found`", body = Problem, content_type = "application/problem+json"),
-        (status = 409, description = "`frozen`, `too_many_grants`, `idempotency_in_flight`", body = Problem, content_type = "application/problem+json"),
+        (status = 409, description = "`frozen`, `too_many_grants`, `too_many_pending`, `idempotency_in_flight`", body = Problem, content_type = "application/problem+json"),
         (status = 422, description = "`no_policy`, `port_not_guarded`, `source_not_allowed`, `source_unclear`, `source_not_public`, `duration_too_long`, `nothing_to_open`, `idempotency_key_reused`; by preflight: `blocked_by_rule`, `machine_stopped`, `no_address`, `no_capacity`", body = Problem, content_type = "application/problem+json"),
         (status = "default", description = "Any other problem.", body = Problem,
          content_type = "application/problem+json")
@@ -222,7 +222,9 @@ pub(crate) async fn ask(
         request.state.awaits = agreeing::awaited(&terms);
     }
     let at_once = request.state.awaits.is_empty();
-    if let Some(pending_for) = terms.iter().filter_map(|terms| terms.pending_for).min() {
+    let usual = app.config.limits.pending_timeout();
+    let waits = terms.iter().map(|terms| terms.pending_for.unwrap_or(usual));
+    if let Some(pending_for) = waits.min() {
         request.state.lapses_at = now + TimeDelta::from_std(pending_for).map_err(Failure::internal)?;
     }
     let mut events: Vec<AuditEvent> = asked(app, caller, &request, &decisions, dry_run);
@@ -262,6 +264,7 @@ pub(crate) async fn ask(
             .await?;
         access_request::show(&approved.into(), granting::show_all(&grants, hops), now)
     } else {
+        app.check_pending(&mut tx, caller, now).await?;
         let pending: AccessRequest = request.into();
         tx.insert_request(&pending).await?;
         access_request::show(&pending, Vec::new(), now)

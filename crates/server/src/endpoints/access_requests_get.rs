@@ -35,6 +35,7 @@ pub(crate) async fn get_access_request(
         .request(id)
         .await?
         .ok_or_else(|| Failure::not_found("such access request"))?;
-    app.may_see_request(&caller, &request).await?;
+    app.may_see_request(&caller, &request, "such access request")
+        .await?;
     app.show_request(&request).await.map(Json)
 }

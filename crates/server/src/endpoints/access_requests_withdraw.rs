@@ -9,7 +9,11 @@ use axum::{
 };
 use http::StatusCode;
 use postern_api::{Problem, access_request::AccessRequest as Shown};
-use postern_core::{audit::Subject, id::RequestKind, request::AccessRequest};
+use postern_core::{
+    audit::Subject,
+    id::RequestKind,
+    request::{AccessRequest, InvalidTransition},
+};
 use serde_json::json;
 
 use crate::{
@@ -59,6 +63,13 @@ pub(crate) async fn withdraw_access_request(
         .request(id)
         .await?
         .ok_or_else(|| Failure::not_found("such access request"))?;
+    // Whose it is before how it stands, which is nobody else's business.
+    if request.requester != caller.reference() {
+        let error = InvalidTransition::NotTheRequester;
+        let refusal = app.impossible(tx, &caller, id, EVENT, &error).await;
+        let what = "such access request";
+        return Err(app.refusal_about(&caller, &request, what, refusal).await);
+    }
     let withdrawn: AccessRequest = match request
         .pending(now)
         .and_then(|pending| pending.withdraw(&caller.reference(), now))

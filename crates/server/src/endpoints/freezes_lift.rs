@@ -12,13 +12,14 @@ use postern_api::{
     ErrorCode, Problem,
     freeze::{Freeze as Shown, FreezeLift},
 };
-use postern_core::{audit::Subject, freeze::Lifted, id::FreezeKind};
+use postern_core::{audit::Subject, freeze::Lifted, id::FreezeKind, role::Action};
 use serde_json::json;
 
 use crate::{
     failure::Failure,
     flow::{authenticate::Caller, body::Command, path::PathId},
     freezing, idempotency,
+    reading::hidden,
     shape::{access_request, freeze},
     state::App,
 };
@@ -59,8 +60,16 @@ pub(crate) async fn lift_freeze(
     if let Some(replay) = idempotency::claim(&mut tx, &caller, command.key.as_ref(), now).await? {
         return Ok(replay.into_response());
     }
-    let question = freezing::question(&app, EVENT, found.scope, &reason);
-    let (mut tx, decision) = app.allow(tx, &authorizer, &caller, question).await?;
+    let question = freezing::question(&app, EVENT, found.scope.clone(), &reason);
+    let allowed = app.allow(tx, &authorizer, &caller, question).await;
+    let (mut tx, decision) = allowed.map_err(|refusal| {
+        let mut seen = authorizer.scopes(&caller.principal, Action::Read).into_iter();
+        if seen.any(|scope| scope.contains(&found.scope) || found.scope.contains(&scope)) {
+            refusal
+        } else {
+            hidden(refusal, "such freeze")
+        }
+    })?;
     let before = tx.freeze(id).await?.ok_or_else(none)?;
     let lifted = Lifted {
         by: caller.reference(),

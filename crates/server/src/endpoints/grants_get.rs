@@ -9,6 +9,7 @@ use postern_core::{id::GrantKind, role::Action};
 use crate::{
     failure::Failure,
     flow::{authenticate::Caller, path::PathId},
+    reading::hidden,
     state::App,
 };
 
@@ -37,7 +38,9 @@ pub(crate) async fn get_grant(
     if grant.requester != caller.reference() {
         let authorizer = app.authorizer().await?;
         let question = app.about_grant(&grant, Action::Read, "grant.read", None).await?;
-        app.allow_read(&authorizer, &caller, question).await?;
+        app.allow_read(&authorizer, &caller, question)
+            .await
+            .map_err(|failure| hidden(failure, "such grant"))?;
     }
     app.show_grant(&grant).await.map(Json)
 }

@@ -24,6 +24,7 @@ use crate::{
     failure::Failure,
     flow::{authenticate::Caller, body::OptionalCommand, path::PathId},
     granting, idempotency,
+    reading::hidden,
     shape::access_request,
     state::App,
 };
@@ -77,8 +78,16 @@ pub(crate) async fn revoke_grant(
     let decision = if grant.requester == caller.reference() {
         json!({ "rule": "a grant is ended by whose it is" })
     } else {
+        let resource = question.resource.clone();
+        let allowed = app.allow(tx, &authorizer, &caller, question).await;
         let decision;
-        (tx, decision) = app.allow(tx, &authorizer, &caller, question).await?;
+        (tx, decision) = allowed.map_err(|refusal| {
+            if app.may_read_all(&authorizer, &caller, [resource]) {
+                refusal
+            } else {
+                hidden(refusal, "such grant")
+            }
+        })?;
         json!(decision)
     };
     let locked = tx

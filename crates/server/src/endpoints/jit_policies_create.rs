@@ -19,7 +19,7 @@ use crate::{
     failure::Failure,
     flow::{authenticate::Caller, body::Command, precondition::etag, query::Parameters},
     idempotency,
-    policies::{Change, question, subject},
+    policies::{Change, check_roles, question, subject},
     shape::jit_policy,
     state::App,
 };
@@ -67,6 +67,7 @@ pub(crate) async fn create_jit_policy(
         policy.scope.clone(),
     );
     let (mut tx, decision) = app.allow(tx, &authorizer, &caller, asked).await?;
+    check_roles(&mut tx, &policy).await?;
     tx.insert_policy(&policy).await?;
     let effect = app
         .apply_policy_change(&mut tx, &caller, &Change::Made(&policy), now)

@@ -24,7 +24,7 @@ use crate::{
         precondition::{IfMatch, etag},
         query::Parameters,
     },
-    policies::{Change, question, subject},
+    policies::{Change, check_roles, question, subject},
     shape::jit_policy,
     state::App,
 };
@@ -81,6 +81,7 @@ pub(crate) async fn update_jit_policy(
         .await?;
     policy.version = after;
     policy.created_at = before.created_at;
+    check_roles(&mut tx, &policy).await?;
     tx.update_policy(&policy).await?;
     let change = Change::Replaced {
         before: &before,

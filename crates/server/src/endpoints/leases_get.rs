@@ -39,6 +39,6 @@ pub(crate) async fn get_lease(
         .request(lease.request)
         .await?
         .ok_or_else(|| Failure::internal("a lease holds no request"))?;
-    app.may_see_request(&caller, &request).await?;
+    app.may_see_request(&caller, &request, "such lease").await?;
     app.show_lease(id).await.map(Json)
 }

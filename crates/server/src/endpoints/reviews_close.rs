@@ -1,6 +1,6 @@
 //! `POST /v1/reviews/{id}/close`: somebody else has looked at a use of break-glass.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 use axum::{
     Json,
@@ -12,20 +12,19 @@ use postern_api::{
     ErrorCode, Problem,
     review::{Review as Shown, ReviewClose},
 };
-use postern_authz::{Context, Resource, ResourceKind};
 use postern_core::{
     audit::{Outcome, Subject},
     id::ReviewKind,
-    review::{CannotClose, Verdict},
-    role::Action,
+    review::CannotClose,
     scope::Scope,
 };
 use serde_json::json;
 
 use crate::{
-    decide::Question,
+    deciding::approving,
     failure::Failure,
     flow::{authenticate::Caller, body::Command, path::PathId},
+    granting::machines_of,
     idempotency,
     shape::{access_request, review},
     state::App,
@@ -74,25 +73,22 @@ pub(crate) async fn close_review(
         request: Some(before.request),
         ..Subject::default()
     };
-    let mut decisions = Vec::with_capacity(before.scopes.len());
-    for scope in &before.scopes {
-        let question = Question {
-            action: Action::Approve,
-            resource: Resource {
-                scope: scope.clone(),
-                tags: BTreeMap::new(),
-                kind: ResourceKind::AccessRequest,
-            },
-            context: Context {
-                reason_present: true,
-                ..Context::at(now)
-            },
-            event: EVENT,
-            subject: subject.clone(),
-            reason: Some(note.clone()),
-        };
+    let request = tx
+        .request(before.request)
+        .await?
+        .ok_or_else(|| Failure::internal("a review is of no request"))?;
+    let machines = tx.machines(&machines_of(&request)).await?;
+    let mut decisions = Vec::with_capacity(request.targets.len());
+    for target in &request.targets {
+        let machine = machines.get(&target.machine);
+        let reason = Some(note.clone());
+        let mut question = approving(request.id, target, machine, request.duration, reason, now);
+        question.event = EVENT;
         let decision;
-        (tx, decision) = app.allow(tx, &authorizer, &caller, question).await?;
+        (tx, decision) = match app.allow(tx, &authorizer, &caller, question).await {
+            Ok(allowed) => allowed,
+            Err(refusal) => return Err(app.refusal_about(&caller, &request, "such review", refusal).await),
+        };
         decisions.push(decision);
     }
     let scope = match before.scopes.as_slice() {
@@ -101,12 +97,10 @@ pub(crate) async fn close_review(
     };
     let mut event = app.event(&caller, EVENT, scope, subject, None, json!({}));
     event.reason = Some(note.clone());
-    let verdict = Verdict {
-        by: caller.reference(),
-        at: now,
-        note,
-    };
-    let after = match before.clone().close(verdict.clone()) {
+    let closed = before
+        .clone()
+        .close(&caller.principal, &request.principal, now, note);
+    let after = match closed {
         Ok(after) => after,
         Err(error) => {
             let code = match error {
@@ -120,7 +114,11 @@ pub(crate) async fn close_review(
             return Err(Failure::new(code, error.to_string()));
         }
     };
-    tx.close_review(id, &verdict).await?;
+    let verdict = after
+        .closed
+        .as_ref()
+        .ok_or_else(|| Failure::internal("a review that was closed has no verdict"))?;
+    tx.close_review(id, verdict).await?;
     event.decision = Some(json!({ "authorization": decisions }));
     event.details = json!({ "before": before, "after": after });
     tx.audit(&[event]).await?;

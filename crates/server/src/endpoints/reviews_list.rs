@@ -1,19 +1,19 @@
 //! `GET /v1/reviews`: what was opened by breaking the glass, and who looked at it.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 use axum::{Json, extract::State};
 use postern_api::{
     ErrorCode, Page, Problem,
     review::{Review, ReviewQuery},
 };
-use postern_authz::{Resource, ResourceKind};
-use postern_core::role::Action;
+use postern_core::{role::Action, scope::Scope};
 use postern_store::{ReviewFilter, Visible};
 
 use crate::{
     failure::Failure,
     flow::{authenticate::Caller, page, query::Parameters},
+    reviewing,
     shape::review,
     state::App,
 };
@@ -57,17 +57,18 @@ pub(crate) async fn list_reviews(
     };
     let found = app.store.reviews(&filter, after, limit).await?;
     let next_cursor = found.next.as_ref().map(page::cursor);
+    let scopes: Vec<Scope> = found
+        .items
+        .iter()
+        .flat_map(|review| review.scopes.clone())
+        .collect();
+    let tags = app.store.tags_at(&scopes).await?;
     let own = caller.reference();
     let visible = app.not_forbidden(&authorizer, &caller, Action::Read, found.items, |review| {
         if review.requester == own {
             return Vec::new();
         }
-        let resource = |scope: &postern_core::scope::Scope| Resource {
-            scope: scope.clone(),
-            tags: BTreeMap::new(),
-            kind: ResourceKind::AccessRequest,
-        };
-        review.scopes.iter().map(resource).collect()
+        reviewing::resources(review, &tags)
     });
     Ok(Json(Page {
         items: visible.iter().map(review::show).collect(),

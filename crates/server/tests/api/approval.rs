@@ -25,6 +25,12 @@ fn staged(stages: &Value) -> JitPolicyWrite {
 /// A machine under a policy with these stages; ada asks, and the others may approve.
 async fn ready(stages: &Value, approvers: &[&str]) -> (Rig, AccessRequest) {
     let rig = Rig::start().await;
+    let request = ready_in(&rig, stages, approvers).await;
+    (rig, request)
+}
+
+/// The same, in a rig that stands already.
+async fn ready_in(rig: &Rig, stages: &Value, approvers: &[&str]) -> AccessRequest {
     rig.discover(MACHINE).await;
     rig.owner()
         .create_jit_policy(None, &staged(stages))
@@ -40,7 +46,7 @@ async fn ready(stages: &Value, approvers: &[&str]) -> (Rig, AccessRequest) {
         .await
         .unwrap();
     assert_eq!(request.status, "pending");
-    (rig, request)
+    request
 }
 
 /// A client of somebody in these groups.
@@ -54,7 +60,7 @@ fn member(rig: &Rig, subject: &str, groups: &[&str]) -> postern_api::Client {
 async fn stages_follow_each_other_and_the_last_word_makes_the_grant() {
     let stages = json!([
         { "needs": 2 },
-        { "needs": 1, "approvers": ["group:corp/security"], "role": "operator" },
+        { "needs": 1, "approvers": ["group:corp/security"], "role": "owner" },
     ]);
     let (rig, request) = ready(&stages, &["bob", "eve", "liz", "joe"]).await;
     assert_eq!(
@@ -92,7 +98,7 @@ async fn stages_follow_each_other_and_the_last_word_makes_the_grant() {
     let problem = refused.unwrap_err().problem().unwrap().clone();
     assert_eq!(problem.code, ErrorCode::NotAnApprover);
     assert!(
-        problem.detail.contains("group:corp/security") && problem.detail.contains("`operator`"),
+        problem.detail.contains("group:corp/security") && problem.detail.contains("`owner`"),
         "{}",
         problem.detail
     );
@@ -120,9 +126,10 @@ async fn stages_follow_each_other_and_the_last_word_makes_the_grant() {
 
 #[tokio::test]
 async fn a_role_counts_where_the_stage_names_it() {
-    let (rig, request) = ready(&json!([{ "needs": 1, "role": "duty" }]), &["bob"]).await;
+    let rig = Rig::start().await;
     let role: RoleCreate = serde_json::from_value(json!({ "name": "duty", "actions": ["approve"] })).unwrap();
     rig.owner().create_role(None, &role).await.unwrap();
+    let request = ready_in(&rig, &json!([{ "needs": 1, "role": "duty" }]), &["bob"]).await;
     rig.assign("eve", "duty", "/aws").await;
     let approve = async |who: &str| rig.client(who).approve_access_request(&request.id, None).await;
     assert_eq!(code(approve("bob").await), ErrorCode::NotAnApprover);
@@ -234,7 +241,7 @@ async fn an_approver_narrows_a_request_and_never_widens_it() {
     );
     assert_eq!(
         code(approve("eve", to(60, vec![target("203.0.113.7")])).await),
-        ErrorCode::Forbidden,
+        ErrorCode::NotFound,
         "leaving the other machine out is a decision on it"
     );
     let shown = approve("bob", to(60, vec![target("203.0.113.7")])).await.unwrap();

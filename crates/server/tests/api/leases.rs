@@ -246,10 +246,7 @@ async fn nobody_else_heartbeats_or_releases_a_lease_and_the_attempt_is_on_record
     // The same key of another principal's is another lease.
     let bobs = lease(&rig.client("bob"), &machine, "run-1").await;
     assert_ne!(bobs.id, made.id);
-    assert_eq!(
-        code(rig.client("eve").lease(&made.id).await),
-        ErrorCode::Forbidden
-    );
+    assert_eq!(code(rig.client("eve").lease(&made.id).await), ErrorCode::NotFound);
 }
 
 #[tokio::test]

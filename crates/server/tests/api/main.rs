@@ -8,6 +8,7 @@
 )]
 
 mod approval;
+mod attack;
 mod authentication;
 mod bad_input;
 mod break_glass;

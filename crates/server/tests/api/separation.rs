@@ -162,7 +162,7 @@ async fn who_may_read_one_machine_of_a_request_learns_nothing_of_the_others() {
         .unwrap();
     rig.assign("eve", "reader", "/aws/123456789012/eu-west-1").await;
     let eve = rig.client("eve");
-    assert_eq!(code(eve.access_request(&request.id).await), ErrorCode::Forbidden);
+    assert_eq!(code(eve.access_request(&request.id).await), ErrorCode::NotFound);
     let query = AccessRequestQuery::default();
     assert!(eve.access_requests(&query).await.unwrap().items.is_empty());
     assert_eq!(

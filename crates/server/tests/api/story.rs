@@ -289,7 +289,7 @@ async fn a_grant_is_ended_by_whose_it_is_or_by_who_may_revoke() {
     };
     assert_eq!(
         code(eve.revoke_grant(&grants[0], None, &because).await),
-        ErrorCode::Forbidden
+        ErrorCode::NotFound
     );
     let mine = ada.revoke_grant(&grants[0], None, &because).await.unwrap();
     assert_eq!(mine.status, "closing");
@@ -478,7 +478,7 @@ async fn everybody_sees_what_they_may_and_no_more() {
     assert_eq!(owner.machine(azure).await.unwrap().machine.tags["env"], "prod");
 
     assert!(bob.grants(&GrantQuery::default()).await.unwrap().items.is_empty());
-    assert_eq!(code(bob.grant(&grant).await), ErrorCode::Forbidden);
+    assert_eq!(code(bob.grant(&grant).await), ErrorCode::NotFound);
     assert_eq!(code(bob.machine(&machine).await), ErrorCode::Forbidden);
     assert_eq!(carol.grants(&GrantQuery::default()).await.unwrap().items.len(), 1);
     let own = RoleAssignmentQuery {
