@@ -20,6 +20,9 @@ use crate::{
     page::scope_text,
 };
 
+/// A span of at most so many events is read by its time and then put in order: some 10 ms of work.
+const NARROW: i64 = 10_000;
+
 /// Which events to list; what is not set does not matter.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct AuditFilter {
@@ -221,9 +224,13 @@ macro_rules! events {
             "SELECT seq, id, at, action, outcome, actor, scope, reason, decision, details, request_id, grant_id,
                  policy_id, machine_id, point, pass_id, change_id, http_request
              FROM audit_events e
-             WHERE ($1::text[] IS NULL OR EXISTS (
-                     SELECT FROM unnest($1::text[]) AS v (scope)
-                     WHERE e.scope = v.scope OR (e.scope > v.scope || '/' AND e.scope < v.scope || '0')))
+             WHERE ($1::text[] IS NULL
+                     OR e.scope = $1[1] OR (e.scope > $1[1] || '/' AND e.scope < $1[1] || '0')
+                     OR e.scope = $1[2] OR (e.scope > $1[2] || '/' AND e.scope < $1[2] || '0')
+                     OR e.scope = $1[3] OR (e.scope > $1[3] || '/' AND e.scope < $1[3] || '0')
+                     OR (cardinality($1) > 3 AND EXISTS (
+                         SELECT FROM unnest($1::text[]) AS v (scope)
+                         WHERE e.scope = v.scope OR (e.scope > v.scope || '/' AND e.scope < v.scope || '0'))))
                AND ($2::text IS NULL OR starts_with(e.action, $2))
                AND ($3::text IS NULL OR e.outcome = $3)
                AND ($4::text IS NULL OR e.actor_ref = $4)
@@ -262,10 +269,27 @@ impl Store {
         limit: u32,
         order: Order,
     ) -> Result<Page<StoredEvent, i64>, StoreError> {
+        self.audit_page(filter, after, limit, order, NARROW).await
+    }
+
+    /// As [`Store::audit_events`]; a span of at most `narrow` events is read by its time.
+    pub(crate) async fn audit_page(
+        &self,
+        filter: &AuditFilter,
+        mut after: Option<i64>,
+        limit: u32,
+        order: Order,
+        narrow: i64,
+    ) -> Result<Page<StoredEvent, i64>, StoreError> {
         let fetch = Page::<(), ()>::fetch(limit);
         let visible = filter.visible.scope_texts();
-        let rows = match order {
-            Order::NewestFirst => {
+        let timed = filter.since.is_some() || filter.until.is_some();
+        let by_time = timed && self.spans_at_most(narrow, filter).await?;
+        if after.is_none() && !by_time {
+            after = self.near_edge(filter, order).await?;
+        }
+        let rows = match (order, by_time) {
+            (Order::NewestFirst, false) => {
                 events!(
                     "AND ($13::bigint IS NULL OR e.seq < $13) ORDER BY e.seq DESC LIMIT $14",
                     filter,
@@ -273,10 +297,10 @@ impl Store {
                     after,
                     fetch
                 )
-                .fetch_all(&self.pool)
+                .fetch_all(&self.lists)
                 .await?
             }
-            Order::OldestFirst => {
+            (Order::OldestFirst, false) => {
                 events!(
                     "AND ($13::bigint IS NULL OR e.seq > $13) ORDER BY e.seq LIMIT $14",
                     filter,
@@ -284,7 +308,31 @@ impl Store {
                     after,
                     fetch
                 )
-                .fetch_all(&self.pool)
+                .fetch_all(&self.lists)
+                .await?
+            }
+            // Expressions, so that Postgres does not walk through the log in the order of `seq` until it comes to the
+            // span: it does not know that numbers and times rise together.
+            (Order::NewestFirst, true) => {
+                events!(
+                    "AND ($13::bigint IS NULL OR e.seq < $13) ORDER BY e.seq + 0 DESC LIMIT $14",
+                    filter,
+                    visible,
+                    after,
+                    fetch
+                )
+                .fetch_all(&self.lists)
+                .await?
+            }
+            (Order::OldestFirst, true) => {
+                events!(
+                    "AND ($13::bigint IS NULL OR e.seq > $13) ORDER BY e.seq + 0 LIMIT $14",
+                    filter,
+                    visible,
+                    after,
+                    fetch
+                )
+                .fetch_all(&self.lists)
                 .await?
             }
         };
@@ -293,6 +341,55 @@ impl Store {
             .map(StoredEvent::try_from)
             .collect::<Result<Vec<_>, _>>()?;
         Ok(Page::of(events, limit, |stored| stored.seq))
+    }
+
+    /// Whether so few events lie between the filter's instants.
+    async fn spans_at_most(&self, events: i64, filter: &AuditFilter) -> Result<bool, StoreError> {
+        let found = sqlx::query_scalar!(
+            r#"SELECT count(*) AS "found!" FROM (
+                   SELECT FROM audit_events
+                   WHERE ($1::timestamptz IS NULL OR at >= $1) AND ($2::timestamptz IS NULL OR at < $2)
+                   LIMIT $3) AS span"#,
+            filter.since,
+            filter.until,
+            events.saturating_add(1),
+        )
+        .fetch_one(&self.lists)
+        .await?;
+        Ok(found <= events)
+    }
+
+    /// Where a wide span begins on the side that is read first, as a cursor, when that is not an end of the log: what
+    /// lies before would only be walked past.
+    async fn near_edge(&self, filter: &AuditFilter, order: Order) -> Result<Option<i64>, StoreError> {
+        // `OFFSET 0`: found in the index by time, and not by walking either.
+        match order {
+            Order::NewestFirst if filter.until.is_some() => {
+                let last = sqlx::query_scalar!(
+                    "SELECT max(seq) FROM (
+                         SELECT seq FROM audit_events
+                         WHERE ($1::timestamptz IS NULL OR at >= $1) AND at < $2 OFFSET 0) AS span",
+                    filter.since,
+                    filter.until,
+                )
+                .fetch_one(&self.lists)
+                .await?;
+                Ok(Some(last.map_or(i64::MIN, |last| last.saturating_add(1))))
+            }
+            Order::OldestFirst if filter.since.is_some() => {
+                let first = sqlx::query_scalar!(
+                    "SELECT min(seq) FROM (
+                         SELECT seq FROM audit_events
+                         WHERE at >= $1 AND ($2::timestamptz IS NULL OR at < $2) OFFSET 0) AS span",
+                    filter.since,
+                    filter.until,
+                )
+                .fetch_one(&self.lists)
+                .await?;
+                Ok(Some(first.map_or(i64::MAX, |first| first.saturating_sub(1))))
+            }
+            Order::NewestFirst | Order::OldestFirst => Ok(None),
+        }
     }
 
     /// The events with these ids; those of no event are left out.

@@ -214,7 +214,7 @@ impl Store {
             after.map(FreezeId::uuid),
             Page::<(), ()>::fetch(limit),
         )
-        .fetch_all(&self.pool)
+        .fetch_all(&self.lists)
         .await?;
         let freezes = rows
             .into_iter()

@@ -479,7 +479,7 @@ impl Store {
             after.map(GrantId::uuid),
             Page::<(), ()>::fetch(limit),
         )
-        .fetch_all(&self.pool)
+        .fetch_all(&self.lists)
         .await?;
         Ok(Page::of(read(rows)?, limit, |grant| grant.id))
     }

@@ -125,7 +125,7 @@ impl Store {
             after.map(MachineId::to_string),
             Page::<(), ()>::fetch(limit),
         )
-        .fetch_all(&self.pool)
+        .fetch_all(&self.lists)
         .await?;
         let machines = rows
             .into_iter()

@@ -385,7 +385,7 @@ impl Store {
             after,
             Page::<(), ()>::fetch(limit),
         )
-        .fetch_all(&self.pool)
+        .fetch_all(&self.lists)
         .await?;
         let deliveries = rows
             .into_iter()

@@ -177,7 +177,7 @@ impl Store {
             after.map(PolicyId::uuid),
             Page::<(), ()>::fetch(limit),
         )
-        .fetch_all(&self.pool)
+        .fetch_all(&self.lists)
         .await?;
         let policies = rows.into_iter().map(read).collect::<Result<Vec<_>, _>>()?;
         Ok(Page::of(policies, limit, |policy| policy.id))

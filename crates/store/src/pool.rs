@@ -23,7 +23,8 @@ const PREPARED_STATEMENTS: usize = 500;
 /// How to connect.
 #[derive(Debug, Clone)]
 pub struct StoreOptions {
-    /// The most connections of this process, at least 2. One more is used to listen.
+    /// The most connections of this process, at least 2: a quarter of them, one to eight, for lists and the rest for
+    /// everything else. One more is used to listen.
     pub max_connections: u32,
     /// How long to wait for a free connection, or a new one.
     pub acquire_timeout: Duration,
@@ -45,12 +46,15 @@ impl Default for StoreOptions {
 #[derive(Clone)]
 pub struct Store {
     pub(crate) pool: PgPool,
+    /// For lists with filters. What somebody searches for must not keep closings waiting for a connection, and each
+    /// search is planned for its own filters: a plan for all of them reads whole tables.
+    pub(crate) lists: PgPool,
 }
 
 impl fmt::Debug for Store {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Store")
-            .field("connections", &self.pool.size())
+            .field("connections", &(self.pool.size() + self.lists.size()))
             .finish()
     }
 }
@@ -85,8 +89,8 @@ impl Store {
                 ("jit", "off".to_owned()),
             ])
             .statement_cache_capacity(PREPARED_STATEMENTS);
-        let pool = PgPoolOptions::new()
-            .max_connections(options.max_connections.max(2))
+        let for_lists = (options.max_connections / 4).clamp(1, 8);
+        let pools = PgPoolOptions::new()
             .acquire_timeout(options.acquire_timeout)
             .test_before_acquire(false)
             .before_acquire(|connection, about| {
@@ -96,10 +100,17 @@ impl Store {
                     }
                     Ok(true)
                 })
-            })
+            });
+        let lists = pools.clone().max_connections(for_lists).connect_lazy_with(
+            connect
+                .clone()
+                .options([("plan_cache_mode", "force_custom_plan")]),
+        );
+        let pool = pools
+            .max_connections(options.max_connections.saturating_sub(for_lists).max(1))
             .connect_with(connect)
             .await?;
-        Ok(Self { pool })
+        Ok(Self { pool, lists })
     }
 
     /// Brings the schema up to date. Any number of replicas may do it at once: one does, the others wait.
@@ -166,6 +177,7 @@ impl Store {
 
     /// Closes every connection, after what is under way.
     pub async fn close(&self) {
+        self.lists.close().await;
         self.pool.close().await;
     }
 }

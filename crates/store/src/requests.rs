@@ -187,7 +187,7 @@ impl Store {
             after.map(RequestId::uuid),
             Page::<(), ()>::fetch(limit),
         )
-        .fetch_all(&self.pool)
+        .fetch_all(&self.lists)
         .await?;
         let requests = rows.into_iter().map(read).collect::<Result<Vec<_>, _>>()?;
         Ok(Page::of(requests, limit, |request| request.id))

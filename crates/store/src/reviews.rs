@@ -138,7 +138,7 @@ impl Store {
             after.map(ReviewId::uuid),
             Page::<(), ()>::fetch(limit),
         )
-        .fetch_all(&self.pool)
+        .fetch_all(&self.lists)
         .await?;
         let reviews = rows
             .into_iter()

@@ -380,6 +380,84 @@ async fn pages_follow_each_other_in_both_orders() {
     }
 }
 
+/// Sixty events in four accounts, whose times do not rise with their numbers.
+fn scrambled() -> Vec<AuditEvent> {
+    (0..60)
+        .map(|number| AuditEvent {
+            at: at(i64::try_from(number * 37 % 60).unwrap()),
+            scope: format!("/aws/{:012}/eu-west-1", number % 4).parse().unwrap(),
+            ..an_event(number)
+        })
+        .collect()
+}
+
+fn accounts(numbers: impl IntoIterator<Item = u32>) -> Visible {
+    Visible {
+        scopes: numbers
+            .into_iter()
+            .map(|number| format!("/aws/{number:012}").parse().unwrap())
+            .collect(),
+        own: None,
+    }
+}
+
+#[tokio::test]
+async fn a_span_of_time_holds_the_same_events_whether_it_is_read_by_time_or_by_number() {
+    let store = fresh_store().await;
+    let events = scrambled();
+    append(&store, &events).await;
+    let spans = [
+        (None, None),
+        (Some(20), None),
+        (None, Some(40)),
+        (Some(20), Some(40)),
+        (Some(90), Some(99)),
+    ];
+    let sights = [
+        Visible::everything(),
+        Visible::default(),
+        accounts([1]),
+        accounts([0, 2, 3]),
+        accounts([9, 8, 7, 6, 3]),
+    ];
+    for ((since, until), visible) in spans
+        .iter()
+        .flat_map(|span| sights.iter().map(move |sight| (span, sight)))
+    {
+        let filter = AuditFilter {
+            visible: visible.clone(),
+            since: since.map(at),
+            until: until.map(at),
+            ..AuditFilter::default()
+        };
+        let expected: Vec<AuditEvent> = events
+            .iter()
+            .filter(|event| filter.since.is_none_or(|since| event.at >= since))
+            .filter(|event| filter.until.is_none_or(|until| event.at < until))
+            .filter(|event| visible.scopes.iter().any(|scope| scope.contains(&event.scope)))
+            .cloned()
+            .collect();
+        for (order, narrow) in [Order::OldestFirst, Order::NewestFirst]
+            .into_iter()
+            .flat_map(|order| [0, 21, i64::MAX].map(|narrow| (order, narrow)))
+        {
+            let (mut seen, mut after) = (Vec::new(), None);
+            loop {
+                let page = store.audit_page(&filter, after, 4, order, narrow).await.unwrap();
+                seen.extend(page.items.into_iter().map(|stored| stored.event));
+                after = page.next;
+                if after.is_none() {
+                    break;
+                }
+            }
+            if order == Order::NewestFirst {
+                seen.reverse();
+            }
+            assert_eq!(seen, expected, "{filter:?}, {order:?}, {narrow}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn an_event_of_a_transaction_that_failed_never_was() {
     let store = fresh_store().await;
