@@ -55,6 +55,8 @@ pub(crate) enum Part {
     Mass,
     /// Start-up to ready.
     Startup,
+    /// Requests created a second, beside pgbench with the same SQL; then reads over a million audit events.
+    Load,
 }
 
 impl BenchArgs {

@@ -9,6 +9,8 @@ mod database;
 mod host;
 mod markdown;
 mod measure;
+mod pgbench;
+mod recording;
 mod report;
 mod rig;
 mod sample;

@@ -1,17 +1,21 @@
 //! The parts of the measurements, in order, each in a world of its own so that none sees another's leftovers.
 
 pub(crate) mod calls;
+pub(crate) mod creating;
 pub(crate) mod lag;
 pub(crate) mod latency;
 pub(crate) mod mass;
+pub(crate) mod reading;
 pub(crate) mod startup;
 
+use anyhow::Context as _;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::{
     cli::{BenchArgs, Part},
     host::Host,
     report::Report,
+    rig::Rig,
 };
 
 /// Measures what is asked for.
@@ -38,6 +42,16 @@ pub(crate) async fn all(args: &BenchArgs) -> anyhow::Result<Report> {
     }
     if args.wants(Part::Startup) {
         report.startup = Some(startup::measure().await?);
+    }
+    if args.wants(Part::Load) {
+        let (mut rig, machine) = Rig::start(async |fleet| Ok(fleet.web.clone())).await?;
+        creating::guard(&rig, &machine).await?;
+        report.creating = Some(creating::measure(&mut rig, &machine).await?);
+        report.reading = Some(
+            reading::measure(&rig, &machine)
+                .await
+                .with_context(|| format!("the end of the server's log:\n{}", rig.server.log_tail()))?,
+        );
     }
     Ok(report)
 }

@@ -8,7 +8,10 @@ use serde::Serialize;
 use crate::{
     database::Database,
     host::Host,
-    measure::{calls::Calls, lag::Lag, latency::Direction, latency::Latency, mass::Mass},
+    measure::{
+        calls::Calls, creating::Creating, creating::median, lag::Lag, latency::Direction, latency::Latency,
+        mass::Mass, reading::Reading,
+    },
     sample::Summary,
 };
 
@@ -23,6 +26,8 @@ pub(crate) struct Report {
     pub(crate) mass: Option<Mass>,
     /// Milliseconds.
     pub(crate) startup: Option<Summary>,
+    pub(crate) creating: Option<Creating>,
+    pub(crate) reading: Option<Reading>,
 }
 
 /// A table of one part: title, header, rows, and what to know about it.
@@ -43,6 +48,8 @@ impl Report {
             lag: Vec::new(),
             mass: None,
             startup: None,
+            creating: None,
+            reading: None,
         }
     }
 
@@ -110,6 +117,8 @@ impl Report {
         if let Some(mass) = &self.mass {
             parts.push(masses(mass));
         }
+        parts.extend(self.creating.as_ref().map(creations));
+        parts.extend(self.reading.as_ref().map(reads));
         parts.extend(self.footprint());
         parts
     }
@@ -365,5 +374,65 @@ fn masses(mass: &Mass) -> Part {
             ),
         ],
         notes: Vec::new(),
+    }
+}
+
+fn creations(creating: &Creating) -> Part {
+    let row = |what: &str, value: String| vec![what.to_owned(), value];
+    let turns = |turns: &[f64]| {
+        let each: Vec<String> = turns.iter().map(|rate| format!("{rate:.0}")).collect();
+        format!("{:.0} ({})", median(turns), each.join(", "))
+    };
+    Part {
+        title: format!("Creating access requests, {} connections", creating.connections),
+        header: vec!["", ""],
+        rows: vec![
+            row(
+                "requests a second, at the median turn (each)",
+                turns(&creating.ours),
+            ),
+            row(
+                "transactions a second of pgbench with the same SQL, likewise",
+                turns(&creating.pgbench),
+            ),
+            row("ratio", format!("{:.2}", creating.ratio())),
+            row("statements in the transaction", creating.statements.to_string()),
+            row("a call takes, ms (p50 / p90 / p99)", span(&creating.call)),
+            row(
+                "requests in the database at the end",
+                creating.requests.to_string(),
+            ),
+            row(
+                "resident memory at the end",
+                format!("{:.1} MB", megabytes(creating.memory_after)),
+            ),
+        ],
+        notes: Vec::new(),
+    }
+}
+
+fn reads(reading: &Reading) -> Part {
+    let row = |what: &str, summary: &Summary| {
+        vec![
+            what.to_owned(),
+            span(summary),
+            format!("{:.1}", summary.max),
+            summary.n.to_string(),
+        ]
+    };
+    let mut rows: Vec<_> = reading
+        .reads
+        .iter()
+        .map(|(kind, summary)| row(&format!("`{kind}`"), summary))
+        .collect();
+    rows.push(row("all", &reading.all));
+    Part {
+        title: format!(
+            "Reads at {} a second, with {} audit events",
+            reading.rate, reading.events
+        ),
+        header: vec!["what", "ms (p50 / p90 / p99)", "max", "n"],
+        rows,
+        notes: vec![format!("Refused or failed: {}.", reading.refused)],
     }
 }

@@ -1,0 +1,190 @@
+//! How many access requests a second the server takes, beside pgbench running the same SQL transaction.
+//!
+//! Requests under a policy that wants an approval, so that what is measured is the call and its transaction, and no
+//! cloud. The two take turns on the same database, with as many connections as the server's pool has.
+
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, ensure};
+use futures::future::try_join_all;
+use postern_api::{
+    access_request::{AccessRequestCreate, AccessRequestCreateQuery},
+    client::Client,
+    jit_policy::{Approval, GuardedPorts, JitPolicyWrite, Lockdown, SharedGroups},
+};
+use postern_tests::world::a_request;
+use serde::Serialize;
+
+use crate::{
+    measure::progress,
+    pgbench, recording,
+    rig::Rig,
+    sample::{Sample, Summary},
+};
+
+/// Clients that ask at the same time, and connections of pgbench: as many as the server's pool has by default.
+pub(crate) const CONNECTIONS: u32 = 16;
+/// Turns of each.
+const TURNS: usize = 3;
+/// How long a turn takes.
+const TURN: Duration = Duration::from_secs(10);
+
+/// What was measured.
+#[derive(Debug, Serialize)]
+pub(crate) struct Creating {
+    /// Connections of pgbench, of the server to its database, and clients of the server.
+    pub(crate) connections: u32,
+    /// Statements between `BEGIN` and `COMMIT`.
+    pub(crate) statements: usize,
+    /// Requests a second, by turn.
+    pub(crate) ours: Vec<f64>,
+    /// Transactions a second of pgbench, by turn.
+    pub(crate) pgbench: Vec<f64>,
+    /// How long a call took, in milliseconds, of all turns.
+    pub(crate) call: Summary,
+    /// Requests in the database at the end.
+    pub(crate) requests: u64,
+    /// The server's resident memory at the end, in bytes.
+    pub(crate) memory_after: u64,
+}
+
+impl Creating {
+    /// Ours through pgbench's, at the median turns.
+    pub(crate) fn ratio(&self) -> f64 {
+        median(&self.ours) / median(&self.pgbench)
+    }
+}
+
+/// The middle value.
+pub(crate) fn median(values: &[f64]) -> f64 {
+    let mut sample = Sample::default();
+    sample.extend(values.iter().copied());
+    sample.summary().map_or(f64::NAN, |summary| summary.p50)
+}
+
+/// Puts `machine` under a policy that wants an approval.
+pub(crate) async fn guard(rig: &Rig, machine: &str) -> anyhow::Result<()> {
+    rig.discovered(&[machine]).await?;
+    let policy = JitPolicyWrite {
+        name: "asked for".to_owned(),
+        scope: "/".to_owned(),
+        tags: std::collections::BTreeMap::new(),
+        guards: vec![GuardedPorts {
+            ports: "22/tcp".to_owned(),
+            allowed_sources: vec!["203.0.112.0/22".to_owned()],
+            max_duration_seconds: 3 * 3600,
+        }],
+        lockdown: Lockdown::default(),
+        shared_groups: SharedGroups::default(),
+        approval: Approval::One,
+        pending_for_seconds: None,
+    };
+    rig.olga.create_jit_policy(None, &policy).await?;
+    rig.shut(&[machine]).await
+}
+
+/// Measures. The world and its many requests are left for who measures next.
+pub(crate) async fn measure(rig: &mut Rig, machine: &str) -> anyhow::Result<Creating> {
+    let url = rig.database_url()?;
+    let log = rig
+        .world
+        .postgres()
+        .context("the world has a Postgres of its own")?
+        .log_path();
+    let request = a_request(&[machine], 3600);
+    let once = async || create(&rig.ada, &request).await;
+    // The first calls prepare statements and fill caches.
+    for _ in 0..20 {
+        once().await?;
+    }
+    let earlier = one(recording::record(&url, &log, once).await?)?;
+    let transaction = one(recording::record(&url, &log, once).await?)?;
+    ensure!(
+        earlier.len() == transaction.len(),
+        "the same call executes the same statements"
+    );
+    let directory = log.parent().context("the log is in a directory")?;
+    let script = directory.join("create.sql");
+    std::fs::write(&script, pgbench::script(&transaction, &earlier)?)?;
+
+    let bar = progress("creating requests", u64::try_from(TURNS)?);
+    let (mut ours, mut theirs, mut calls) = (Vec::new(), Vec::new(), Sample::default());
+    for turn in 0..TURNS {
+        ours.push(turn_of_ours(&rig.ada, &request, &mut calls).await?);
+        let (script, url) = (script.clone(), url.clone());
+        let run = u64::try_from(turn)?;
+        theirs.push(
+            tokio::task::spawn_blocking(move || {
+                pgbench::run(&script, &url, CONNECTIONS, TURN.as_secs(), run)
+            })
+            .await??,
+        );
+        bar.inc(1);
+    }
+    bar.finish_and_clear();
+    Ok(Creating {
+        connections: CONNECTIONS,
+        statements: transaction.len(),
+        ours,
+        pgbench: theirs,
+        call: calls.summary().context("calls were timed")?,
+        requests: requests(&url).await?,
+        memory_after: rig.memory()?,
+    })
+}
+
+/// The one transaction that made a request.
+fn one(transactions: Vec<Vec<recording::Statement>>) -> anyhow::Result<Vec<recording::Statement>> {
+    let mut creations = transactions.into_iter().filter(|transaction| {
+        transaction
+            .iter()
+            .any(|statement| statement.sql.contains("INSERT INTO access_requests"))
+    });
+    let found = creations.next().context("a call has a transaction")?;
+    ensure!(creations.next().is_none(), "a call has one transaction");
+    Ok(found)
+}
+
+async fn create(client: &Client, request: &AccessRequestCreate) -> anyhow::Result<()> {
+    let answer = client
+        .create_access_request(None, &AccessRequestCreateQuery::default(), request)
+        .await?;
+    ensure!(answer.status == "pending", "the request is {}", answer.status);
+    Ok(())
+}
+
+/// Requests a second, while so many clients ask as soon as they are answered.
+async fn turn_of_ours(
+    client: &Client,
+    request: &AccessRequestCreate,
+    calls: &mut Sample,
+) -> anyhow::Result<f64> {
+    let (made, start) = (AtomicU64::new(0), Instant::now());
+    let clients = (0..CONNECTIONS).map(|_| async {
+        let mut took = Vec::new();
+        while start.elapsed() < TURN {
+            let sent = Instant::now();
+            create(client, request).await?;
+            took.push(sent.elapsed().as_secs_f64() * 1e3);
+            made.fetch_add(1, Ordering::Relaxed);
+        }
+        anyhow::Ok(took)
+    });
+    let took = try_join_all(clients).await?;
+    let elapsed = start.elapsed().as_secs_f64();
+    calls.extend(took.into_iter().flatten());
+    Ok(f64::from(u32::try_from(made.load(Ordering::Relaxed))?) / elapsed)
+}
+
+async fn requests(url: &str) -> anyhow::Result<u64> {
+    use sqlx::Connection as _;
+    let mut connection = sqlx::PgConnection::connect(url).await?;
+    let requests: i64 = sqlx::query_scalar("SELECT count(*) FROM access_requests")
+        .fetch_one(&mut connection)
+        .await?;
+    connection.close().await?;
+    Ok(u64::try_from(requests)?)
+}
