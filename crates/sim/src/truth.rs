@@ -1,6 +1,6 @@
 //! The truth log: every state change with its time, and what was reachable when, replayed from it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -101,11 +101,116 @@ pub struct Interval {
 pub trait Judge: Send + Sync {
     /// Whether the packet gets through. A machine that is not there is not reachable.
     fn allows(&self, world: &World, probe: &Probe) -> bool;
+
+    /// The resources that the answer hangs on, each with everything below it (`key` and `key/...`). Whatever else is
+    /// in the world, comes or goes changes neither the answer nor this list, and neither does leaving it out. None
+    /// where anything may matter.
+    fn hangs_on(&self, _world: &World, _probe: &Probe) -> Option<Vec<String>> {
+        None
+    }
 }
 
-/// The log; clones share it. Kept whole in memory.
+/// The log; clones share it. Kept whole in memory, and beside it what it comes to.
 #[derive(Debug, Clone, Default)]
-pub struct Truth(Arc<Mutex<Vec<Change>>>);
+pub struct Truth(Arc<Mutex<Log>>);
+
+#[derive(Debug, Default)]
+struct Log {
+    changes: Vec<Change>,
+    /// After the last change.
+    now: World,
+    /// The places in `changes` of each resource's changes, ascending.
+    places: BTreeMap<String, Vec<usize>>,
+}
+
+impl Log {
+    fn push(&mut self, change: Change) {
+        step(&mut self.now, &change);
+        let place = self.changes.len();
+        match self.places.get_mut(&change.resource) {
+            Some(places) => places.push(place),
+            None => {
+                self.places.insert(change.resource.clone(), vec![place]);
+            }
+        }
+        self.changes.push(change);
+    }
+
+    /// How many changes there were by then.
+    fn until(&self, at: Moment) -> usize {
+        self.changes.partition_point(|change| match at {
+            Moment::Seq(seq) => change.seq <= seq,
+            Moment::Time(time) => change.at <= time,
+        })
+    }
+
+    /// The histories of a resource and everything below it.
+    fn below<'a>(&'a self, key: &'a str) -> impl Iterator<Item = &'a [usize]> {
+        let under = format!("{key}/");
+        let end = under.clone();
+        let children = self
+            .places
+            .range(under..)
+            .take_while(move |(resource, _)| resource.starts_with(&end));
+        self.places
+            .get_key_value(key)
+            .into_iter()
+            .chain(children)
+            .map(|(_, places)| places.as_slice())
+    }
+
+    /// What a probe hangs on after the first `until` changes, and nothing else. None where that is everything.
+    fn part(&self, judge: &dyn Judge, probe: &Probe, until: usize) -> Option<World> {
+        let mut world = World::new();
+        let mut known: BTreeSet<String> = BTreeSet::new();
+        loop {
+            let found = judge.hangs_on(&world, probe)?;
+            let new: Vec<String> = found
+                .into_iter()
+                .filter(|key| known.insert(key.clone()))
+                .collect();
+            if new.is_empty() {
+                return Some(world);
+            }
+            for places in new.iter().flat_map(|key| self.below(key)) {
+                let last = places.partition_point(|place| *place < until).checked_sub(1);
+                let change = last
+                    .and_then(|last| places.get(last))
+                    .and_then(|place| self.changes.get(*place));
+                if let Some(change) = change {
+                    step(&mut world, change);
+                }
+            }
+        }
+    }
+
+    /// The changes of whatever a probe ever hung on, oldest first. None where that is everything.
+    fn relevant(&self, judge: &dyn Judge, probe: &Probe) -> Option<Vec<&Change>> {
+        let mut known: BTreeSet<String> = BTreeSet::new();
+        let mut places: BTreeSet<usize> = BTreeSet::new();
+        loop {
+            let mut found: BTreeSet<String> = judge.hangs_on(&World::new(), probe)?.into_iter().collect();
+            let mut world = World::new();
+            for change in places.iter().filter_map(|place| self.changes.get(*place)) {
+                step(&mut world, change);
+                found.extend(judge.hangs_on(&world, probe)?);
+            }
+            let new: Vec<String> = found
+                .into_iter()
+                .filter(|key| known.insert(key.clone()))
+                .collect();
+            if new.is_empty() {
+                return Some(
+                    places
+                        .iter()
+                        .filter_map(|place| self.changes.get(*place))
+                        .collect(),
+                );
+            }
+            places.extend(new.iter().flat_map(|key| self.below(key)).flatten());
+        }
+    }
+}
 
 impl Truth {
     /// Writes changes down, together: no reader sees a part of them. Gives the number of the last.
@@ -122,8 +227,8 @@ impl Truth {
                 request_id,
                 caller,
             } = entry;
-            let seq = log.last().map_or(1, |last| last.seq + 1);
-            let at = log.last().map_or(at, |last| last.at.max(at));
+            let seq = log.changes.last().map_or(1, |last| last.seq + 1);
+            let at = log.changes.last().map_or(at, |last| last.at.max(at));
             let cloud = cloud.to_owned();
             log.push(Change {
                 seq,
@@ -137,30 +242,34 @@ impl Truth {
                 caller,
             });
         }
-        log.last().map_or(0, |last| last.seq)
+        log.changes.last().map_or(0, |last| last.seq)
     }
 
     /// The number of the last change; zero before the first.
     pub fn last(&self) -> u64 {
-        self.lock().last().map_or(0, |last| last.seq)
+        self.lock().changes.last().map_or(0, |last| last.seq)
     }
 
     /// All changes, oldest first.
     pub fn all(&self) -> Vec<Change> {
-        self.lock().clone()
+        self.lock().changes.clone()
     }
 
     /// The changes numbered above `seq`, oldest first.
     pub fn since(&self, seq: u64) -> Vec<Change> {
         let log = self.lock();
         let skip = usize::try_from(seq).unwrap_or(usize::MAX);
-        log.iter().skip(skip).cloned().collect()
+        log.changes.iter().skip(skip).cloned().collect()
     }
 
     /// All resources as they stood at a moment; now where it is none.
     pub fn world(&self, at: Option<Moment>) -> World {
+        let log = self.lock();
+        if at.is_none() {
+            return log.now.clone();
+        }
         let mut world = World::new();
-        for change in self.lock().iter() {
+        for change in &log.changes {
             match at {
                 Some(Moment::Seq(seq)) if change.seq > seq => break,
                 Some(Moment::Time(time)) if change.at > time => break,
@@ -172,7 +281,15 @@ impl Truth {
 
     /// Whether a probe went through at a moment; now where it is none.
     pub fn reachable(&self, judge: &dyn Judge, probe: &Probe, at: Option<Moment>) -> bool {
-        judge.allows(&self.world(at), probe)
+        let log = self.lock();
+        let Some(at) = at else {
+            return judge.allows(&log.now, probe);
+        };
+        if let Some(part) = log.part(judge, probe, log.until(at)) {
+            return judge.allows(&part, probe);
+        }
+        drop(log);
+        judge.allows(&self.world(Some(at)), probe)
     }
 
     /// The spans in which a probe went through, oldest first. Changes at the same instant count as one.
@@ -180,7 +297,10 @@ impl Truth {
         let log = self.lock();
         let mut world = World::new();
         let mut intervals: Vec<Interval> = Vec::new();
-        let mut changes = log.iter().peekable();
+        let relevant = log
+            .relevant(judge, probe)
+            .unwrap_or_else(|| log.changes.iter().collect());
+        let mut changes = relevant.into_iter().peekable();
         while let Some(change) = changes.next() {
             step(&mut world, change);
             if changes.peek().is_some_and(|next| next.at == change.at) {
@@ -199,7 +319,7 @@ impl Truth {
         intervals
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<Change>> {
+    fn lock(&self) -> MutexGuard<'_, Log> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

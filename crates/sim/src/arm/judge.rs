@@ -101,6 +101,62 @@ impl Judge for ArmJudge {
                 .any(|address| reaches(world, probe, properties, address))
         })
     }
+
+    fn hangs_on(&self, world: &World, probe: &Probe) -> Option<Vec<String>> {
+        hangs_on(world, probe)
+    }
+}
+
+/// The machine, its interfaces, their networks with the subnets, the NSGs of both, and the service tags in their
+/// rules. Anything may matter behind a firewall or routes, and where a rule's source is a group of interfaces.
+fn hangs_on(world: &World, probe: &Probe) -> Option<Vec<String>> {
+    let machine = probe.machine.to_ascii_lowercase();
+    let mut keys = vec![machine.clone()];
+    let mut groups = Vec::new();
+    let Some(properties) = in_force(world, &machine) else {
+        return Some(keys);
+    };
+    for interface in interfaces_of(properties) {
+        let key = interface.to_ascii_lowercase();
+        if let Some(properties) = in_force(world, &key) {
+            groups.extend(at(properties, &["networkSecurityGroup", "id"]).map(str::to_ascii_lowercase));
+        }
+        for address in parts(world, &key, ChildKind::IpConfiguration) {
+            let Some(subnet) = at(address, &["subnet", "id"]) else {
+                continue;
+            };
+            let network = Id::parse(subnet)?.parent().key();
+            let properties = in_force_of_id(world, subnet);
+            let table = properties.and_then(|subnet| at(subnet, &["routeTable", "id"]));
+            let housed = format!("{network}/subnets/azurefirewallsubnet");
+            if table.is_some() || in_force(world, &housed).is_some() {
+                return None;
+            }
+            let group = properties.and_then(|subnet| at(subnet, &["networkSecurityGroup", "id"]));
+            groups.extend(group.map(str::to_ascii_lowercase));
+            keys.push(network);
+        }
+        keys.push(key);
+    }
+    for group in groups {
+        for rule in parts(world, &group, ChildKind::SecurityRule) {
+            if !ids_in(rule.get("sourceApplicationSecurityGroups")).is_empty() {
+                return None;
+            }
+            for side in ["source", "destination"] {
+                let prefixes = rule::text(rule, &format!("{side}AddressPrefix"))
+                    .into_iter()
+                    .chain(rule::texts(rule, &format!("{side}AddressPrefixes")));
+                keys.extend(
+                    prefixes
+                        .filter(|prefix| rule::network(prefix).is_none())
+                        .map(service_tag::key),
+                );
+            }
+        }
+        keys.push(group);
+    }
+    Some(keys)
 }
 
 fn reaches(

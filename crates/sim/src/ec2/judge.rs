@@ -34,6 +34,33 @@ impl Judge for GroupJudge {
             .flatten()
             .any(|rule| lets_in(world, base, rule, probe))
     }
+
+    fn hangs_on(&self, world: &World, probe: &Probe) -> Option<Vec<String>> {
+        let (base, _) = probe.machine.split_once("instance/")?;
+        let mut keys = vec![probe.machine.clone()];
+        let Some(instance) = world.get(&probe.machine) else {
+            return Some(keys);
+        };
+        for interface in ids(instance, "interfaces") {
+            let key = format!("{base}network-interface/{interface}");
+            for group in world
+                .get(&key)
+                .into_iter()
+                .flat_map(|interface| ids(interface, "groups"))
+            {
+                let key = format!("{base}security-group/{group}");
+                let rules = world.get(&key).and_then(|group| group.get("rules")?.as_array());
+                let lists = rules
+                    .into_iter()
+                    .flatten()
+                    .filter_map(|rule| rule.get("peer")?.get("prefix_list")?.as_str());
+                keys.extend(lists.map(|list| format!("{base}prefix-list/{list}")));
+                keys.push(key);
+            }
+            keys.push(key);
+        }
+        Some(keys)
+    }
 }
 
 /// The instance by ARN, or by id where no region matters.
