@@ -30,6 +30,9 @@ pub struct AzureConfig {
     pub change_timeout: Duration,
     /// The longest that a look at an NSG waits for somebody's change of it to end.
     pub settle_timeout: Duration,
+    /// Whether readings ask the interfaces for their effective rules before anything is confirmed. Takes Azure
+    /// seconds, and a permission of its own; without it the NSG's document has to do.
+    pub effective_rules: bool,
     /// How much of ARM's documented request limits may be used, in percent; 0 keeps no budget.
     pub budget_percent: u32,
 }
@@ -53,6 +56,7 @@ impl AzureConfig {
             call_timeout: Duration::from_secs(15),
             change_timeout: Duration::from_secs(30),
             settle_timeout: Duration::from_secs(10),
+            effective_rules: false,
             budget_percent: 95,
         })
     }

@@ -17,7 +17,7 @@ use crate::{
     apply,
     arm::{Arm, Budget, Tokens, http_client, is_subscription, spending},
     config::{AzureConfig, is_loopback},
-    discover, observe,
+    discover, effective, observe,
     operation::Operation,
     sweep,
 };
@@ -27,6 +27,8 @@ use crate::{
 pub struct AzureEnforcer {
     pub(crate) arm: Arm,
     config: AzureConfig,
+    /// Where effective rules may not be read.
+    refused: effective::Refused,
 }
 
 impl AzureEnforcer {
@@ -65,7 +67,11 @@ impl AzureEnforcer {
             tokens,
             Budget::new(config.budget_percent),
         );
-        Ok(Self { arm, config })
+        Ok(Self {
+            arm,
+            config,
+            refused: effective::Refused::default(),
+        })
     }
 }
 
@@ -101,9 +107,8 @@ impl Enforcer for AzureEnforcer {
     }
 
     async fn observe(&self, desired: &Desired) -> Result<Box<dyn Observed>, EnforceError> {
-        let look = observe::observe(&self.arm, &self.config, desired);
-        let observed = spending(desired.purpose(), look).await?;
-        Ok(Box::new(observed))
+        let look = effective::observe(&self.arm, &self.config, desired, &self.refused);
+        spending(desired.purpose(), look).await
     }
 
     async fn apply(

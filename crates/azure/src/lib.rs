@@ -13,6 +13,7 @@ mod apply;
 mod arm;
 mod config;
 mod discover;
+mod effective;
 mod enforcer;
 pub mod firewall;
 mod observe;

@@ -34,7 +34,8 @@ use postern_core::{
     enforcer::{Desired, EnforceError, Evidence, Member, Observed, Plan},
     id::GrantId,
     machine::MachineId,
-    nsg::{Direction, NsgRule},
+    mark::Installation,
+    nsg::{Access, Direction, NsgRule},
     point::PointRef,
     preview::{Filters, PointPreview},
 };
@@ -147,6 +148,28 @@ impl ObservedNsg {
             .flatten()
             .filter_map(|reference| reference.get("id")?.as_str())
             .map(str::to_lowercase)
+            .collect()
+    }
+
+    /// Our inbound rules, by name in lower case.
+    pub(crate) fn own_inbound(&self, installation: &Installation) -> BTreeMap<String, (u16, Access)> {
+        self.rules
+            .iter()
+            .filter(|rule| rule.is_inbound() && rule.role(installation).is_some())
+            .map(|rule| {
+                (
+                    rule.rule.name.to_lowercase(),
+                    (rule.rule.priority, rule.rule.access),
+                )
+            })
+            .collect()
+    }
+
+    /// The names of all rules, in lower case.
+    pub(crate) fn names(&self) -> BTreeSet<String> {
+        self.rules
+            .iter()
+            .map(|rule| rule.rule.name.to_lowercase())
             .collect()
     }
 

@@ -152,6 +152,8 @@ pub struct Azure {
     pub bulk_threshold: Option<usize>,
     /// The longest that one change may take, 1 to 600.
     pub change_timeout_seconds: Option<u32>,
+    /// Whether a machine's interfaces are asked for their effective rules before a grant is called open or closed.
+    pub effective_rules: Option<bool>,
     /// How much of ARM's documented request limits may be used, in percent, 0 to 10 000; 0 keeps no budget.
     pub budget_percent: Option<u32>,
 }

@@ -134,6 +134,9 @@ pub fn azure(section: &Azure) -> anyhow::Result<AzureConfig> {
         config.connect_timeout = config.connect_timeout.min(config.change_timeout);
         config.settle_timeout = config.settle_timeout.min(config.change_timeout);
     }
+    if let Some(asked) = section.effective_rules {
+        config.effective_rules = asked;
+    }
     if let Some(percent) = section.budget_percent {
         config.budget_percent = percent;
     }

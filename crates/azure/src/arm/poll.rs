@@ -13,6 +13,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 use super::{
     client::{Answer, Arm, Call},
     failure,
+    id::ArmId,
 };
 
 const FIRST_WAIT: Duration = Duration::from_millis(200);
@@ -70,6 +71,43 @@ impl Arm {
             .map_err(|_| late(true))?
             .map_err(not(true))?;
         Ok(answer)
+    }
+
+    /// Asks a resource something that takes ARM a while (a POST that answers 202 and `Location`), and gives the answer.
+    /// Ends only with it: the caller says how long is long enough.
+    pub(crate) async fn result_of(
+        &self,
+        id: &ArmId,
+        question: &str,
+        api_version: &str,
+        action: &str,
+    ) -> Result<Value, EnforceError> {
+        let call = Call {
+            method: Method::POST,
+            url: self.address(id.segments().chain([question]), api_version, &[])?,
+            action,
+            resource: id.to_string(),
+        };
+        let mut answer = self.send(&call, None, None).await?;
+        let Some(location) = answer.location.take().filter(|_| answer.status == 202) else {
+            return Ok(answer.body);
+        };
+        let poll = Call {
+            method: Method::GET,
+            url: self.own(&location, "`Location`")?,
+            action: "Microsoft.Network/locations/operationResults/read",
+            resource: id.to_string(),
+        };
+        let (mut backoff, mut after) = (FIRST_WAIT, answer.retry_after);
+        loop {
+            sleep(after.unwrap_or(backoff)).await;
+            backoff = (backoff * 2).min(LONGEST_WAIT);
+            let answer = self.send(&poll, None, None).await?;
+            if answer.status != 202 {
+                return Ok(answer.body);
+            }
+            after = answer.retry_after;
+        }
     }
 
     /// The first look is at once: small changes are often done by then.

@@ -6,6 +6,7 @@
     reason = "a test may fail by panicking"
 )]
 
+mod effective;
 mod firewall;
 mod scene;
 mod shapes;

@@ -55,6 +55,10 @@ const SERVER: &[Action] = &[
     OPERATION_RESULTS,
     OPERATIONS,
     action(
+        "Microsoft.Network/networkInterfaces/effectiveNetworkSecurityGroups/action",
+        "what filters at an interface, before a grant is called open or closed; only with `azure.effective_rules`",
+    ),
+    action(
         "Microsoft.Network/networkInterfaces/read",
         "discovery, and where a machine is when it is opened",
     ),
