@@ -5,6 +5,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::{IntoParams, ToSchema};
 
+use crate::machine::Finding;
+
 /// Why a grant ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct EndCause {
@@ -89,6 +91,10 @@ pub struct Grant {
     pub cause: Option<EndCause>,
     /// The enforcement points on the way, each with what was last read there.
     pub hops: Vec<Hop>,
+    /// What was noticed about its rules, where one grant is asked for: what stands, then what was put right within 30
+    /// days, the latest first; 50 at most.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub findings: Vec<Finding>,
 }
 
 /// Why a grant is revoked.

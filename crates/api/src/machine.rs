@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use utoipa::{IntoParams, ToSchema};
 
 use crate::jit_policy::JitPolicy;
@@ -72,6 +73,32 @@ pub struct MachinePoint {
     pub locks: bool,
 }
 
+/// Something that was noticed about rules in others' hands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Finding {
+    /// Where: an enforcement point's native name.
+    #[schema(example = "azure:nsg:00000000-0000-0000-0000-000000000001/prod/web-nsg")]
+    pub point: String,
+    /// A stable word, such as `own_rule_edited`, `own_rule_missing`, `displaced_rule_returned` or
+    /// `foreign_rule_opens`.
+    pub code: String,
+    /// What was noticed.
+    pub message: String,
+    /// Whether somebody changed what was as Postern wanted it.
+    pub drift: bool,
+    /// As it was or should be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub before: Option<Value>,
+    /// As it was found.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after: Option<Value>,
+    /// When it was first seen.
+    pub found_at: DateTime<Utc>,
+    /// When it was put right, or seen no more; it stands where this is absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resolved_at: Option<DateTime<Utc>>,
+}
+
 /// Somebody who may ask for a machine's ports, before guardrails are asked.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct MayRequest {
@@ -98,6 +125,9 @@ pub struct MachineDetail {
     pub policy: Option<JitPolicy>,
     /// The enforcement points on the way to it.
     pub points: Vec<MachinePoint>,
+    /// What was noticed there: what stands, then what was put right within 30 days, the latest first; 50 at most.
+    #[serde(default)]
+    pub findings: Vec<Finding>,
     /// Who may ask for its ports.
     pub may_request: Vec<MayRequest>,
 }
@@ -119,6 +149,9 @@ pub struct MachineQuery {
     /// Only machines whose name or id contains this, whatever the case.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub text: Option<String>,
+    /// `true`: only machines with drift, which somebody brought about, that stands or was found within a day.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drift: Option<bool>,
     /// Only machines of this cloud: `azure` or `aws`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cloud: Option<String>,

@@ -195,6 +195,22 @@ pub struct Finding {
     pub grants: Vec<GrantId>,
 }
 
+impl Finding {
+    /// Whether somebody changed what was as it should be: a rule of ours, or what a lockdown keeps closed. The other
+    /// findings tell of what never was as one might expect.
+    pub fn is_drift(&self) -> bool {
+        matches!(
+            self.code.as_str(),
+            "own_rule_edited"
+                | "own_rule_missing"
+                | "displaced_rule_returned"
+                | "residual_rule_edited"
+                | "displaced_group_gone"
+                | "foreign_rule_opens"
+        )
+    }
+}
+
 /// What it takes to get from the observed to the desired state.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Plan {

@@ -13,6 +13,8 @@ use crate::{Engine, events::Events};
 
 /// How long an answer is kept for repetitions with the same `Idempotency-Key`.
 const IDEMPOTENCY_KEYS_KEPT: Duration = Duration::from_hours(24);
+/// How long a finding is shown after it was put right. The audit log keeps it.
+const RESOLVED_FINDINGS_KEPT: Duration = Duration::from_hours(24 * 30);
 /// How many requests lapse, and how many forgotten grants end, in one transaction.
 const AT_ONCE: u32 = 100;
 /// Every how many times the points that nobody marked are looked for, which takes a look at all points.
@@ -39,6 +41,7 @@ impl Engine {
             tracing::warn!(found, "points held rules of ours and were not due");
         }
         tx.forget_idempotency_keys(now - IDEMPOTENCY_KEYS_KEPT).await?;
+        tx.forget_findings(now - RESOLVED_FINDINGS_KEPT).await?;
         tx.commit().await
     }
 

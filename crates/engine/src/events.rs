@@ -26,6 +26,10 @@ impl<'a> Events<'a> {
         Self { ids, now }
     }
 
+    pub(crate) const fn now(&self) -> Instant {
+        self.now
+    }
+
     fn event(
         &self,
         action: &str,
@@ -190,6 +194,19 @@ impl<'a> Events<'a> {
         subject.grant = only(&finding.grants);
         self.event(
             "point.finding",
+            Outcome::Succeeded,
+            pass.scope(),
+            subject,
+            json!(finding),
+        )
+    }
+
+    /// What was noticed is not so any more: put right by us, or by somebody else.
+    pub(crate) fn finding_resolved(&self, pass: &PassRef<'_>, finding: &Finding) -> AuditEvent {
+        let mut subject = pass.subject();
+        subject.grant = only(&finding.grants);
+        self.event(
+            "point.resolved",
             Outcome::Succeeded,
             pass.scope(),
             subject,

@@ -11,6 +11,7 @@ pub mod discovery;
 mod dispatch;
 mod events;
 mod failpoint;
+mod findings;
 mod heartbeat;
 mod leases;
 pub mod metrics;

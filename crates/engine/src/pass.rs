@@ -19,6 +19,7 @@ use crate::{
     Engine,
     events::{Events, PassRef},
     failpoint::failpoint,
+    findings,
     heartbeat::HeldLease,
     metrics::PassLabels,
     outcome::{Looked, RoundResult},
@@ -70,6 +71,10 @@ pub(crate) struct View {
     pub(crate) report: Option<Value>,
     /// Whether the database was restored and nobody looked at the point since.
     pub(crate) doubted: bool,
+    /// Whether findings of an earlier look stand.
+    pub(crate) found: bool,
+    /// The wanted grants that were last read as present here.
+    pub(crate) present: BTreeSet<GrantId>,
 }
 
 impl View {
@@ -80,7 +85,13 @@ impl View {
             left_over,
             report,
             doubted,
+            found,
         } = look;
+        let present = grants
+            .iter()
+            .filter(|here| here.present && here.grant.state.is_wanted())
+            .map(|here| here.grant.id)
+            .collect();
         let closing = grants.iter().any(|here| !here.grant.state.is_wanted());
         let over: BTreeMap<GrantId, Vec<PointId>> = grants
             .into_iter()
@@ -97,6 +108,8 @@ impl View {
             left_over,
             report,
             doubted,
+            found,
+            present,
         }
     }
 
@@ -284,7 +297,12 @@ impl Engine {
                         evidence: observed.evidence(desired).into_keys().collect(),
                         settled: observed.settled(),
                     };
-                    (seen, observed.plan(desired))
+                    let mut plan = observed.plan(desired);
+                    if looked.rounds == 0 && seen.settled {
+                        let missing = findings::missing(view, &seen.evidence, &plan);
+                        plan.findings.extend(missing);
+                    }
+                    (seen, plan)
                 }
                 Err(_) => (Seen::default(), Plan::default()),
             };
@@ -373,7 +391,10 @@ impl Engine {
                 .await?,
         );
         if seen.settled {
-            log.extend(self.findings(looked, view, &pass, &events, &plan));
+            log.extend(
+                self.found(&mut tx, lease, looked, view, &pass, &events, &plan)
+                    .await?,
+            );
         }
 
         let attempts: Vec<Attempt> = plan

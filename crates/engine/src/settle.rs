@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use crate::{
     Engine,
     events::{Events, PassRef},
+    findings::lockdown,
     metrics::{CloudLabels, CodeLabels},
     outcome::{Looked, RoundResult},
     pass::{Ended, Seen, View},
@@ -191,7 +192,14 @@ impl Engine {
         tx.save_grants(&changed).await?;
 
         if known {
-            log.extend(self.findings(&mut looked, view, &pass, &events, &plan));
+            log.extend(
+                self.found(&mut tx, lease, &mut looked, view, &pass, &events, &plan)
+                    .await?,
+            );
+            log.extend(
+                self.resolved(&mut tx, lease, &looked, view, &pass, &events, &plan)
+                    .await?,
+            );
             log.extend(self.report(&mut tx, lease, view, &pass, &events, &plan).await?);
         }
         let settled = if gone {
@@ -276,9 +284,13 @@ impl Engine {
         plan: &Plan,
     ) -> Result<Vec<AuditEvent>, StoreError> {
         let mut log = Vec::new();
-        let report = json!({ "findings": plan.findings, "obstacles": plan.obstacles });
+        let locked = lockdown(&view.desired).filter(|_| plan.changes.is_empty());
+        let report = json!({ "findings": plan.findings, "obstacles": plan.obstacles, "locked": locked });
         if view.report.as_ref() == Some(&report)
-            || (view.report.is_none() && plan.findings.is_empty() && plan.obstacles.is_empty())
+            || (view.report.is_none()
+                && plan.findings.is_empty()
+                && plan.obstacles.is_empty()
+                && locked.is_none())
         {
             return Ok(log);
         }
@@ -299,35 +311,6 @@ impl Engine {
             log.push(events.obstacle(pass, obstacle));
         }
         Ok(log)
-    }
-
-    /// The findings of a plan that neither the look before nor an earlier plan of this pass had. Reported with the
-    /// first plan that has them: what is ours is put right by the next one, and would be forgotten.
-    pub(crate) fn findings(
-        &self,
-        looked: &mut Looked,
-        view: &View,
-        pass: &PassRef<'_>,
-        events: &Events<'_>,
-        plan: &Plan,
-    ) -> Vec<AuditEvent> {
-        let mut log = Vec::new();
-        for finding in &plan.findings {
-            let told = json!(finding);
-            if looked.told.contains(&told) || view.has_reported("findings", &told) {
-                continue;
-            }
-            looked.told.push(told);
-            self.metrics
-                .findings
-                .get_or_create(&CodeLabels {
-                    cloud: pass.point.cloud().as_str(),
-                    code: finding.code.clone(),
-                })
-                .inc();
-            log.push(events.finding(pass, finding));
-        }
-        log
     }
 }
 

@@ -14,7 +14,7 @@ use crate::{
     failure::Failure,
     flow::authenticate::Caller,
     granting::{self, machines_of},
-    shape::access_request,
+    shape::{access_request, machine},
     state::App,
 };
 
@@ -27,6 +27,9 @@ pub(crate) fn hidden(refusal: Failure, what: &str) -> Failure {
         _ => refusal,
     }
 }
+
+/// The most findings that one answer shows.
+pub(crate) const MOST_FINDINGS: u32 = 50;
 
 impl App {
     /// The question whether somebody may do something to a grant.
@@ -206,8 +209,11 @@ impl App {
     /// The grant as it is, with its hops.
     pub(crate) async fn show_grant(&self, grant: &Grant) -> Result<api_grant::Grant, Failure> {
         let hops = self.store.hops_of(&[grant.id]).await?;
-        granting::show_all(std::slice::from_ref(grant), hops)
+        let mut shown = granting::show_all(std::slice::from_ref(grant), hops)
             .pop()
-            .ok_or_else(|| Failure::internal("one grant is shown as one"))
+            .ok_or_else(|| Failure::internal("one grant is shown as one"))?;
+        let findings = self.store.findings_of_grant(grant.id, MOST_FINDINGS).await?;
+        shown.findings = findings.into_iter().map(machine::finding).collect();
+        Ok(shown)
     }
 }

@@ -20,6 +20,7 @@ mod discovery_turn;
 mod displaced;
 mod due;
 mod error;
+mod findings;
 mod freezes;
 mod grants;
 mod hops;
@@ -50,6 +51,7 @@ pub use crate::{
     discovered::{Gone, MachineRow, SavedMachines},
     due::{Due, DueListener, Lease, Lessee, Next, Urgency},
     error::{Conflict, StoreError},
+    findings::{NewFinding, StoredFinding},
     freezes::FreezeFilter,
     grants::GrantFilter,
     hops::{Hop, HopUpdate},

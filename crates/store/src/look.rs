@@ -32,6 +32,8 @@ pub struct Look {
     pub left_over: Vec<JournalEntry>,
     /// What the last look reported; see [`Tx::replace_report`].
     pub report: Option<Value>,
+    /// Whether findings of an earlier look stand.
+    pub found: bool,
     /// Whether the database was restored and nobody looked at the point since; see [`Tx::notice_restore`].
     pub doubted: bool,
 }
@@ -43,6 +45,8 @@ pub struct GrantHere {
     pub grant: Grant,
     /// All the points at which it has hops.
     pub points: Vec<PointId>,
+    /// Whether it was read as present at this one.
+    pub present: bool,
 }
 
 #[derive(Deserialize)]
@@ -65,6 +69,7 @@ struct GrantRow {
     /// Whether the point opens for the grant's machine.
     opens: bool,
     points: Vec<Uuid>,
+    present: bool,
     #[serde(flatten)]
     grant: grants::Row,
 }
@@ -74,6 +79,7 @@ impl Tx {
     pub async fn look(&mut self, installation: &Installation, point: PointId) -> Result<Look, StoreError> {
         let row = sqlx::query!(
             r#"SELECT p.ref, r.report AS "report?", p.doubted_since IS NOT NULL AS "doubted!",
+                   EXISTS (SELECT FROM findings f WHERE f.point_id = p.id AND f.resolved_at IS NULL) AS "found!",
                    (SELECT coalesce(jsonb_agg(jsonb_build_object(
                                'id', d.id, 'rule', d.rule, 'residuals', d.residuals) ORDER BY d.saved_at, d.id), '[]')
                     FROM displaced d WHERE d.point_id = p.id AND d.settled_at IS NULL) AS "displaced!",
@@ -90,6 +96,9 @@ impl Tx {
                    (SELECT coalesce(jsonb_agg(to_jsonb(g) || jsonb_build_object(
                                'opens', EXISTS (SELECT FROM machine_points mp
                                                 WHERE mp.point_id = p.id AND mp.machine_id = g.machine_id AND mp.opens),
+                               'present', EXISTS (SELECT FROM grant_hops h
+                                                  WHERE h.grant_id = g.id AND h.point_id = p.id
+                                                    AND h.state = 'present'),
                                'points', (SELECT coalesce(jsonb_agg(h.point_id), '[]')
                                           FROM grant_hops h WHERE h.grant_id = g.id)) ORDER BY g.id), '[]')
                     FROM (SELECT h.grant_id AS id FROM grant_hops h WHERE h.point_id = p.id AND NOT h.done
@@ -110,7 +119,13 @@ impl Tx {
         let rows: Vec<GrantRow> = decode::json("grants", "row", row.grants)?;
         let mut here = Vec::with_capacity(rows.len());
         let mut wanted: BTreeMap<MachineId, Vec<WantedGrant>> = BTreeMap::new();
-        for GrantRow { opens, points, grant } in rows {
+        for GrantRow {
+            opens,
+            points,
+            present,
+            grant,
+        } in rows
+        {
             let grant = Grant::try_from(grant)?;
             if opens && grant.state.is_wanted() {
                 wanted
@@ -121,6 +136,7 @@ impl Tx {
             here.push(GrantHere {
                 grant,
                 points: points.into_iter().map(PointId::from_uuid).collect(),
+                present,
             });
         }
         let guards = guards(row.policies)?;
@@ -154,6 +170,7 @@ impl Tx {
                 .map(JournalEntry::try_from)
                 .collect::<Result<_, _>>()?,
             report: row.report,
+            found: row.found,
             doubted: row.doubted,
         })
     }

@@ -66,6 +66,8 @@ pub struct MachineFilter {
     pub text: Option<String>,
     /// Covered by this policy.
     pub policy: Option<PolicyId>,
+    /// With drift that stands, or that was found at or after this.
+    pub drift_since: Option<Instant>,
     /// Machines that are gone, too.
     pub with_gone: bool,
 }
@@ -112,6 +114,10 @@ impl Store {
                       OR position(lower($5) IN lower(m.id)) > 0)
                  AND ($6::uuid IS NULL OR m.policy_id = $6)
                  AND ($7 OR m.gone_at IS NULL)
+                 AND ($10::timestamptz IS NULL OR EXISTS (
+                       SELECT FROM findings f
+                       WHERE f.machines @> ARRAY[m.id] AND f.drift
+                         AND (f.resolved_at IS NULL OR f.found_at >= $10)))
                  AND ($8::text IS NULL OR m.id > $8)
                ORDER BY m.id
                LIMIT $9"#,
@@ -124,6 +130,7 @@ impl Store {
             filter.with_gone,
             after.map(MachineId::to_string),
             Page::<(), ()>::fetch(limit),
+            filter.drift_since,
         )
         .fetch_all(&self.lists)
         .await?;

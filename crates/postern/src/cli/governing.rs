@@ -33,6 +33,9 @@ pub struct MachinesListArgs {
     /// Only machines with this tag: key=value, or key for any value
     #[arg(long)]
     pub tag: Option<String>,
+    /// Only machines where somebody changed our rules, or what we keep closed, within a day or still
+    #[arg(long)]
+    pub drift: bool,
     /// Only machines of this cloud: azure or aws
     #[arg(long)]
     pub cloud: Option<String>,

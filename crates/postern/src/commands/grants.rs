@@ -127,6 +127,10 @@ fn show(grant: &Grant, json: bool) -> Result<(), Failure> {
         ]
     });
     output::line(&output::table(["HOP", "STATE", "READ", "IN THE WAY"], hops))?;
+    if !grant.findings.is_empty() {
+        output::line("")?;
+        output::line(&super::machines::findings(&grant.findings))?;
+    }
     Ok(())
 }
 

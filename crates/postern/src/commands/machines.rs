@@ -2,7 +2,7 @@
 
 use postern_api::{
     client::Client,
-    machine::{Machine, MachineDetail, MachineQuery},
+    machine::{Finding, Machine, MachineDetail, MachineQuery},
 };
 
 use crate::{
@@ -39,6 +39,7 @@ async fn list(args: MachinesListArgs) -> Result<(), Failure> {
             tag: args.tag.clone(),
             text: args.text.clone(),
             cloud: args.cloud.clone(),
+            drift: args.drift.then_some(true),
             cursor,
             limit: Some(limit),
         };
@@ -68,6 +69,20 @@ async fn list(args: MachinesListArgs) -> Result<(), Failure> {
         rows,
     ))?;
     Ok(())
+}
+
+/// What was noticed, as a table.
+pub(crate) fn findings(found: &[Finding]) -> String {
+    let rows = found.iter().map(|finding| {
+        [
+            finding.code.clone(),
+            output::instant(finding.found_at),
+            output::instant_or_dash(finding.resolved_at),
+            finding.message.clone(),
+            finding.point.clone(),
+        ]
+    });
+    output::table(["FINDING", "FOUND", "RESOLVED", "WHAT", "AT"], rows)
 }
 
 fn show(detail: &MachineDetail) -> Result<(), Failure> {
@@ -111,6 +126,10 @@ fn show(detail: &MachineDetail) -> Result<(), Failure> {
         .map(|point| [point.point.clone(), yes(point.opens), yes(point.locks)]);
     output::line(&output::table(["ENFORCEMENT POINT", "OPENS", "LOCKS"], points))?;
     output::line("")?;
+    if !detail.findings.is_empty() {
+        output::line(&findings(&detail.findings))?;
+        output::line("")?;
+    }
     let may = detail
         .may_request
         .iter()

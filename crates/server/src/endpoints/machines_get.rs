@@ -14,6 +14,7 @@ use crate::{
     decide::Question,
     failure::Failure,
     flow::{authenticate::Caller, path::PathText},
+    reading::MOST_FINDINGS,
     shape::{jit_policy, machine},
     state::App,
 };
@@ -77,6 +78,7 @@ pub(crate) async fn get_machine(
         None => None,
     };
     let points = app.store.points_of_machine(&id).await?;
+    let findings = app.store.findings_of_machine(&id, MOST_FINDINGS).await?;
     let may_request = authorizer
         .who_may(Action::Request, &id.scope())
         .into_iter()
@@ -92,6 +94,7 @@ pub(crate) async fn get_machine(
         machine: machine::show(&stored),
         policy: policy.as_ref().map(jit_policy::show),
         points: points.iter().map(machine::point).collect(),
+        findings: findings.into_iter().map(machine::finding).collect(),
         may_request,
     }))
 }

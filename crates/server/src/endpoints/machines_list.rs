@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use axum::{Json, extract::State};
+use chrono::TimeDelta;
 use postern_api::{
     ErrorCode, Page, Problem,
     machine::{Machine, MachineQuery},
@@ -69,6 +70,10 @@ pub(crate) async fn list_machines(
         posture,
         tags,
         text: query.text,
+        drift_since: query
+            .drift
+            .unwrap_or(false)
+            .then(|| app.now() - TimeDelta::days(1)),
         policy: None,
         with_gone: false,
     };

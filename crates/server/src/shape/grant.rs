@@ -27,6 +27,7 @@ pub(crate) fn show(grant: &Grant, hops: Vec<api::Hop>) -> api::Grant {
         closed_at: None,
         cause: None,
         hops,
+        findings: Vec::new(),
     };
     match &grant.state {
         GrantState::Opening(opening) => shown.open_deadline = Some(opening.deadline),

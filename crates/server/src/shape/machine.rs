@@ -2,7 +2,7 @@
 
 use postern_api::machine as api;
 use postern_core::inventory::Power;
-use postern_store::{PointOfMachine, StoredMachine};
+use postern_store::{PointOfMachine, StoredFinding, StoredMachine};
 
 /// The machine, as lists show it.
 pub(crate) fn show(stored: &StoredMachine) -> api::Machine {
@@ -55,5 +55,19 @@ pub(crate) fn point(point: &PointOfMachine) -> api::MachinePoint {
         point: point.point_ref.to_string(),
         opens: point.opens,
         locks: point.locks,
+    }
+}
+
+/// Something that was noticed.
+pub(crate) fn finding(stored: StoredFinding) -> api::Finding {
+    api::Finding {
+        point: stored.point.to_string(),
+        drift: stored.finding.is_drift(),
+        code: stored.finding.code,
+        message: stored.finding.message,
+        before: stored.finding.before,
+        after: stored.finding.after,
+        found_at: stored.found_at,
+        resolved_at: stored.resolved_at,
     }
 }

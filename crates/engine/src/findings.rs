@@ -1,0 +1,190 @@
+//! Findings: reported once, kept as rows with the machines and grants that they concern, and ended when they are put
+//! right.
+
+use std::{
+    collections::BTreeSet,
+    hash::{DefaultHasher, Hash as _, Hasher as _},
+};
+
+use postern_core::{
+    audit::AuditEvent,
+    enforcer::{Desired, Finding, Plan, Verb},
+    id::GrantId,
+    machine::MachineId,
+};
+use postern_store::{Lease, NewFinding, StoreError, Tx};
+use serde_json::json;
+
+use crate::{
+    Engine,
+    events::{Events, PassRef},
+    metrics::CodeLabels,
+    outcome::Looked,
+    pass::View,
+};
+
+/// Rules of ours that stood at the last look and are gone, or are not as they stood. The planners cannot tell: to them
+/// a grant without a rule is one that is not open yet, and a lockdown with other ports one whose policy changed.
+pub(crate) fn missing(view: &View, evidence: &BTreeSet<GrantId>, plan: &Plan) -> Vec<Finding> {
+    let changes = &plan.changes;
+    let mut found: Vec<Finding> = view
+        .present
+        .iter()
+        .filter(|grant| !evidence.contains(grant) && !view.over.contains_key(grant))
+        .filter(|grant| !plan.findings.iter().any(|finding| finding.grants.contains(grant)))
+        .map(|grant| Finding {
+            code: "own_rule_missing".to_owned(),
+            message: format!("what stood here for {grant} was removed by somebody else"),
+            before: changes
+                .iter()
+                .find(|change| change.verb == Verb::Open && change.grants.contains(grant))
+                .and_then(|change| change.after.clone()),
+            after: None,
+            grants: vec![*grant],
+        })
+        .collect();
+    // Where a rule of others is displaced now, what is written beside it is new and not lost; and where a planner has
+    // something to tell, what it writes has that reason.
+    let has_reason = !plan.findings.is_empty() || changes.iter().any(|change| !change.displaces.is_empty());
+    if view.was_locked() && !has_reason {
+        let lockdown = changes.iter().filter(|change| change.verb == Verb::LockDown);
+        found.extend(lockdown.map(|change| {
+            let (code, what) = match &change.before {
+                None => ("own_rule_missing", "removed"),
+                Some(_) => ("own_rule_edited", "edited"),
+            };
+            Finding {
+                code: code.to_owned(),
+                message: format!(
+                    "a rule of the lockdown was {what} by somebody else: {}",
+                    change.summary
+                ),
+                before: change.after.clone(),
+                after: change.before.clone(),
+                grants: Vec::new(),
+            }
+        }));
+    }
+    found
+}
+
+/// What the lockdowns of a point are made from, as one number: as long as it is the same, so are the rules that they
+/// want. None where nothing is locked down.
+pub(crate) fn lockdown(desired: &Desired) -> Option<String> {
+    let mut hasher = DefaultHasher::new();
+    let mut any = false;
+    for member in &desired.members {
+        let Some(guard) = &member.guard else { continue };
+        any = true;
+        json!([member.machine, member.addresses, member.interfaces, guard])
+            .to_string()
+            .hash(&mut hasher);
+    }
+    any.then(|| format!("{:016x}", hasher.finish()))
+}
+
+impl View {
+    /// Whether the lockdowns that are wanted now stood at the last look.
+    fn was_locked(&self) -> bool {
+        let stood = self
+            .report
+            .as_ref()
+            .and_then(|report| report.get("locked"))
+            .and_then(|locked| locked.as_str());
+        stood.is_some() && stood == lockdown(&self.desired).as_deref()
+    }
+}
+
+impl Engine {
+    /// The findings of a plan: kept, and those that neither the look before nor an earlier plan of this pass had
+    /// are reported. With the first plan that has them: what is ours is put right by the next one, and would be
+    /// forgotten.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "a step of the pass, with what the pass has"
+    )]
+    pub(crate) async fn found(
+        &self,
+        tx: &mut Tx,
+        lease: &Lease,
+        looked: &mut Looked,
+        view: &View,
+        pass: &PassRef<'_>,
+        events: &Events<'_>,
+        plan: &Plan,
+    ) -> Result<Vec<AuditEvent>, StoreError> {
+        let mut log = Vec::new();
+        let mut new = Vec::new();
+        for finding in &plan.findings {
+            let told = json!(finding);
+            if looked.told.contains(&told) {
+                continue;
+            }
+            let reported = view.has_reported("findings", &told);
+            looked.told.push(told);
+            new.push(NewFinding {
+                machines: concerned(view, finding),
+                finding: finding.clone(),
+            });
+            if reported {
+                continue;
+            }
+            self.metrics
+                .findings
+                .get_or_create(&CodeLabels {
+                    cloud: pass.point.cloud().as_str(),
+                    code: finding.code.clone(),
+                })
+                .inc();
+            log.push(events.finding(pass, finding));
+        }
+        tx.save_findings(lease.point, &new, events.now()).await?;
+        Ok(log)
+    }
+
+    /// Ends the findings that the last plan of a pass has no more.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "a step of the pass, with what the pass has"
+    )]
+    pub(crate) async fn resolved(
+        &self,
+        tx: &mut Tx,
+        lease: &Lease,
+        looked: &Looked,
+        view: &View,
+        pass: &PassRef<'_>,
+        events: &Events<'_>,
+        plan: &Plan,
+    ) -> Result<Vec<AuditEvent>, StoreError> {
+        if !view.found && looked.told.is_empty() {
+            return Ok(Vec::new());
+        }
+        let resolved = tx
+            .resolve_findings(lease.point, &plan.findings, events.now())
+            .await?;
+        Ok(resolved
+            .iter()
+            .map(|finding| events.finding_resolved(pass, finding))
+            .collect())
+    }
+}
+
+/// The machines that a finding concerns: those of its grants, or else those that are locked down here.
+fn concerned(view: &View, finding: &Finding) -> Vec<MachineId> {
+    view.desired
+        .members
+        .iter()
+        .filter(|member| {
+            if finding.grants.is_empty() {
+                member.guard.is_some() || !member.grants.is_empty()
+            } else {
+                member
+                    .grants
+                    .iter()
+                    .any(|wanted| finding.grants.contains(&wanted.grant))
+            }
+        })
+        .map(|member| member.machine.clone())
+        .collect()
+}
