@@ -5,13 +5,18 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
+use chrono::{DateTime, SecondsFormat, SubsecRound, TimeDelta, Utc};
 use uuid::{Builder, Uuid};
 
 use crate::id::Id;
 
 /// An instant in UTC. Values from a [`Clock`] are whole microseconds, which is what Postgres keeps.
 pub type Instant = DateTime<Utc>;
+
+/// An instant as messages have it: RFC 3339 in UTC, with `Z`, as the API writes every instant.
+pub fn written(at: Instant) -> String {
+    at.to_rfc3339_opts(SecondsFormat::AutoSi, true)
+}
 
 /// Where the current time comes from.
 pub trait Clock: Send + Sync + fmt::Debug {

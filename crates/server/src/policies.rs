@@ -5,15 +5,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use postern_api::{ErrorCode, jit_policy::JitPolicyPlan};
 use postern_authz::{Authorizer, Context, Decision, Resource, ResourceKind};
 use postern_core::{
-    audit::{AuditEvent, Subject},
+    audit::{AuditEvent, Outcome, Subject},
+    freeze::Freeze,
     grant::{EndCause, Grant},
     id::{GrantId, PolicyId},
     inventory::Machine,
     machine::MachineId,
-    policy::{Ask, JitPolicy},
+    net::Ports,
+    policy::{Ask, JitPolicy, Lockdown},
     role::{Action, Role},
     scope::Scope,
-    time::Instant,
+    time::{Instant, written},
 };
 use postern_store::{CoverageChange, Due, MachineFilter, Tx, Urgency, Visible};
 use serde::Serialize;
@@ -145,11 +147,13 @@ impl App {
         caller: &Caller,
         (id, version): (PolicyId, i64),
         event: &'static str,
-    ) -> Result<(Tx, JitPolicy, Decision), Failure> {
+    ) -> Result<(Tx, Vec<Freeze>, JitPolicy, Decision), Failure> {
         let seen = self.store.policy(id).await?.ok_or_else(no_policy)?;
         let tx = self.store.begin().await?;
         let asked = question(self, Action::Configure, event, id, seen.scope.clone());
         let (mut tx, decision) = self.allow(tx, authorizer, caller, asked).await?;
+        // Freezes before policies, as everybody locks them.
+        let freezes = tx.freezes_in_force().await?;
         let found = tx.policy(id).await?.ok_or_else(no_policy)?;
         // What was allowed was a change where the policy stood then.
         if found.version != version || found.scope != seen.scope {
@@ -158,7 +162,7 @@ impl App {
                 format!("JIT policy `{id}` is not at version {version}, or changes at this moment"),
             ));
         }
-        Ok((tx, found, decision))
+        Ok((tx, freezes, found, decision))
     }
 
     /// Finds out who covers what now, ends grants that nothing allows any more, and marks every affected point.
@@ -202,6 +206,61 @@ impl App {
             machines_of_ended,
             coverage: moved.into_values().collect(),
         })
+    }
+
+    /// Refuses a change that takes a guard away from a machine in a frozen scope: what a lockdown displaced would be put
+    /// back, and a port that the freeze closed would stand open. That is a decision, and stands in the audit log. The
+    /// freezes were asked for before the policies were locked.
+    pub(crate) async fn check_frozen(
+        &self,
+        mut tx: Tx,
+        caller: &Caller,
+        event: &str,
+        freezes: &[Freeze],
+        change: &Change<'_>,
+        effect: &Effect,
+    ) -> Result<Tx, Failure> {
+        if freezes.is_empty() {
+            return Ok(tx);
+        }
+        let mut policies = granting::by_id(tx.policies().await?);
+        // As they were, where the change took or replaced one; as they are now, the others.
+        let after = policies.clone();
+        if let Change::Replaced { before, .. } | Change::Removed(before) = change {
+            policies.insert(before.id, (*before).clone());
+        }
+        let moved = effect.coverage.iter().find_map(|one| {
+            let scope = one.machine.scope();
+            let freeze = freezes.iter().find(|freeze| freeze.holds(&scope))?;
+            let was = one.before.and_then(|id| policies.get(&id))?;
+            let is = one.after.and_then(|id| after.get(&id));
+            is.is_none_or(|is| !guards_as_much(is, was)).then_some(freeze)
+        });
+        // Those that it covers as before are not listed, so the scopes say it.
+        let stayed = match change {
+            Change::Replaced { before, after } if !guards_as_much(after, before) => freezes
+                .iter()
+                .find(|freeze| freeze.holds(&before.scope) || before.scope.contains(&freeze.scope)),
+            _ => None,
+        };
+        let Some(freeze) = moved.or(stayed) else {
+            return Ok(tx);
+        };
+        let scope = freeze.scope.clone();
+        let mut denied = self.event(caller, event, scope, subject(change.policy()), None, json!({}));
+        denied.outcome = Outcome::Denied;
+        denied.decision = Some(json!({ "freeze": freeze }));
+        self.write_alone(tx, denied).await?;
+        Err(Failure::new(
+            ErrorCode::Frozen,
+            format!(
+                "`{}` is frozen by {} since {}, and the change would take a guard away there: {}",
+                freeze.scope,
+                freeze.created_by,
+                written(freeze.created_at),
+                freeze.reason
+            ),
+        ))
     }
 
     /// The machines that the policy covers now, as a plan tells of them. Asked before a transaction begins, so that
@@ -353,6 +412,13 @@ impl App {
         tx.audit(&events).await?;
         Ok(ended.into_iter().map(|grant| (grant.id, grant.machine)).collect())
     }
+}
+
+/// Whether every port that `was` guards is guarded by one of `is`, and as strictly.
+fn guards_as_much(is: &JitPolicy, was: &JitPolicy) -> bool {
+    let guarded = |ports: &Ports| is.guards.iter().any(|guard| guard.ports.contains(*ports));
+    (is.lockdown == Lockdown::Strict || was.lockdown == Lockdown::Defer)
+        && was.guards.iter().all(|guard| guarded(&guard.ports))
 }
 
 /// Whether the policy that covers the grant's machine now allows its ports and sources. The duration was promised.

@@ -39,7 +39,7 @@ use crate::{
          headers(("ETag" = String, description = "The version, in quotes."))),
         (status = 400, description = "`invalid_policy`, `invalid_scope`, `invalid_ports`, `invalid_source`, `invalid_duration`, `unknown_field`, `malformed_json`, …", body = Problem, content_type = "application/problem+json"),
         (status = 403, description = "`forbidden`", body = Problem, content_type = "application/problem+json"),
-        (status = 409, description = "`conflict`: the name is taken; `idempotency_in_flight`", body = Problem, content_type = "application/problem+json"),
+        (status = 409, description = "`conflict`: the name is taken; `frozen`: it would take a guard away in a frozen scope; `idempotency_in_flight`", body = Problem, content_type = "application/problem+json"),
         (status = "default", description = "Any other problem.", body = Problem,
          content_type = "application/problem+json")
     )
@@ -67,10 +67,13 @@ pub(crate) async fn create_jit_policy(
         policy.scope.clone(),
     );
     let (mut tx, decision) = app.allow(tx, &authorizer, &caller, asked).await?;
+    let freezes = tx.freezes_in_force().await?;
     check_roles(&mut tx, &policy).await?;
     tx.insert_policy(&policy).await?;
-    let effect = app
-        .apply_policy_change(&mut tx, &caller, &Change::Made(&policy), now)
+    let change = Change::Made(&policy);
+    let effect = app.apply_policy_change(&mut tx, &caller, &change, now).await?;
+    let mut tx = app
+        .check_frozen(tx, &caller, "jit_policy.create", &freezes, &change, &effect)
         .await?;
     let event = app.event(
         &caller,

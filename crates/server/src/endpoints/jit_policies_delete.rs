@@ -36,6 +36,7 @@ use crate::{
         (status = 204, description = "It is removed."),
         (status = 403, description = "`forbidden`", body = Problem, content_type = "application/problem+json"),
         (status = 404, description = "`not_found`", body = Problem, content_type = "application/problem+json"),
+        (status = 409, description = "`frozen`: it would take a guard away in a frozen scope", body = Problem, content_type = "application/problem+json"),
         (status = 412, description = "`version_mismatch`: somebody changed it meanwhile", body = Problem, content_type = "application/problem+json"),
         (status = 428, description = "`precondition_required`", body = Problem, content_type = "application/problem+json"),
         (status = "default", description = "Any other problem.", body = Problem,
@@ -51,12 +52,14 @@ pub(crate) async fn delete_jit_policy(
 ) -> Result<Response, Failure> {
     let now = app.now();
     let authorizer = app.authorizer().await?;
-    let (mut tx, before, decision) = app
+    let (mut tx, freezes, before, decision) = app
         .policy_to_change(&authorizer, &caller, (id, version), "jit_policy.delete")
         .await?;
     tx.delete_policy(id, Some(version)).await?;
-    let effect = app
-        .apply_policy_change(&mut tx, &caller, &Change::Removed(&before), now)
+    let change = Change::Removed(&before);
+    let effect = app.apply_policy_change(&mut tx, &caller, &change, now).await?;
+    let mut tx = app
+        .check_frozen(tx, &caller, "jit_policy.delete", &freezes, &change, &effect)
         .await?;
     let event = app.event(
         &caller,

@@ -46,6 +46,7 @@ const EVENT: &str = "jit_policy.update";
          headers(("ETag" = String, description = "The new version, in quotes. Not of a dry run."))),
         (status = 403, description = "`forbidden`", body = Problem, content_type = "application/problem+json"),
         (status = 404, description = "`not_found`", body = Problem, content_type = "application/problem+json"),
+        (status = 409, description = "`frozen`: it would take a guard away in a frozen scope", body = Problem, content_type = "application/problem+json"),
         (status = 412, description = "`version_mismatch`: somebody changed it meanwhile", body = Problem, content_type = "application/problem+json"),
         (status = 428, description = "`precondition_required`", body = Problem, content_type = "application/problem+json"),
         (status = "default", description = "Any other problem.", body = Problem,
@@ -76,7 +77,7 @@ pub(crate) async fn update_jit_policy(
         Some(true) => Some(app.covered_now(id).await?),
         _ => None,
     };
-    let (mut tx, before, was_allowed) = app
+    let (mut tx, freezes, before, was_allowed) = app
         .policy_to_change(&authorizer, &caller, (id, version), EVENT)
         .await?;
     policy.version = after;
@@ -88,6 +89,9 @@ pub(crate) async fn update_jit_policy(
         after: &policy,
     };
     let effect = app.apply_policy_change(&mut tx, &caller, &change, now).await?;
+    let mut tx = app
+        .check_frozen(tx, &caller, EVENT, &freezes, &change, &effect)
+        .await?;
     let mut event = app.event(
         &caller,
         EVENT,
