@@ -35,7 +35,7 @@ pub struct Lifted {
 
 /// A freeze is lifted once.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("the freeze was lifted at {} by `{}`", .0.at.to_rfc3339(), .0.by)]
+#[error("the freeze was lifted at {} by `{}`", crate::time::written(.0.at), .0.by)]
 pub struct AlreadyLifted(pub Lifted);
 
 impl Freeze {

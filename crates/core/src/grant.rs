@@ -243,7 +243,10 @@ impl Grant<GrantState> {
         match &self.state {
             GrantState::Open(open) if open.ends_at <= now => Some(EndCause::Expired),
             GrantState::Opening(opening) if opening.deadline <= now => Some(EndCause::OpenFailed {
-                reason: format!("not confirmed as open by {}", opening.deadline.to_rfc3339()),
+                reason: format!(
+                    "not confirmed as open by {}",
+                    crate::time::written(opening.deadline)
+                ),
             }),
             _ => None,
         }

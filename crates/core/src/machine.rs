@@ -261,6 +261,11 @@ pub enum InvalidMachineId {
         "a machine is named by an ARM id (`/subscriptions/…/virtualMachines/<name>`) or an EC2 instance ARN (`arn:aws:ec2:<region>:<account>:instance/<id>`)"
     )]
     Shape,
+    /// An ARM id with a step up, or with nothing between two slashes.
+    #[error(
+        "`{0}` has `.`, `..` or nothing between two slashes: an id is taken as Azure writes it (`az vm list --query [].id`), and no path is followed"
+    )]
+    Path(String),
     /// The ARN's partition is not that of its region.
     #[error("region `{region}` is in partition `{expected}`")]
     Partition {
@@ -312,6 +317,11 @@ impl FromStr for MachineId {
         }
         let lower = text.to_lowercase();
         let parts: Vec<&str> = lower.split('/').collect();
+        if lower.starts_with("/subscriptions/")
+            && parts.iter().skip(1).any(|part| matches!(*part, "" | "." | ".."))
+        {
+            return Err(InvalidMachineId::Path(text.chars().take(200).collect()));
+        }
         let [
             "",
             "subscriptions",
@@ -434,6 +444,25 @@ mod tests {
     use super::*;
 
     const VM: &str = "/subscriptions/00000000-0000-0000-0000-000000000001/resourceGroups/Prod/providers/Microsoft.Compute/virtualMachines/Web-1";
+
+    #[test]
+    fn an_arm_id_that_steps_up_is_told_that_no_path_is_followed() {
+        let group = "/subscriptions/00000000-0000-0000-0000-000000000001/resourceGroups";
+        let vm = "providers/Microsoft.Compute/virtualMachines";
+        for text in [
+            format!("{group}/../{vm}/web"),
+            format!("{group}/a/../b/{vm}/web"),
+            format!("{group}//{vm}/web"),
+            format!("{group}/a/{vm}/web/"),
+            format!("{group}/a/{vm}/."),
+        ] {
+            let told = text.parse::<MachineId>().unwrap_err().to_string();
+            assert!(
+                told.contains("no path is followed") && told.contains(&text),
+                "{told}"
+            );
+        }
+    }
 
     #[test]
     fn arm_ids_are_compared_without_regard_to_case() {

@@ -49,7 +49,7 @@ pub enum CannotClose {
     #[error("a review is closed by a person, and `{0}` is none")]
     NotAPerson(PrincipalRef),
     /// It was closed before.
-    #[error("the review was closed at {} by `{}`", .0.at.to_rfc3339(), .0.by)]
+    #[error("the review was closed at {} by `{}`", crate::time::written(.0.at), .0.by)]
     Closed(Verdict),
 }
 

@@ -104,6 +104,6 @@ impl Engine {
 fn unattended(since: Instant) -> String {
     format!(
         "no server has looked at the enforcement point since {}: none has an enforcer for its cloud, or all are busy",
-        since.to_rfc3339()
+        postern_core::time::written(since)
     )
 }

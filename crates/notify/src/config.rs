@@ -1,6 +1,9 @@
 //! What the notifier is told: whom to tell of what, and how.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use postern_core::{address::is_public, audit::Outcome, scope::Scope};
 use postern_store::Subscription;
@@ -357,6 +360,27 @@ impl NotifyConfig {
             }
         }
         Ok(channels)
+    }
+
+    /// Every file with a secret, with the key that names it.
+    pub fn secret_files(&self) -> Vec<(&'static str, &Path)> {
+        let webhooks = self
+            .webhooks
+            .iter()
+            .map(|one| ("notify.webhooks.secret_file", &one.secret_file));
+        let slack = self
+            .slack
+            .iter()
+            .map(|one| ("notify.slack.url_file", &one.url_file));
+        let mail = self
+            .mail
+            .iter()
+            .map(|one| ("notify.mail.password_file", &one.password_file));
+        webhooks
+            .chain(slack)
+            .chain(mail)
+            .filter_map(|(key, file)| Some((key, file.as_deref()?)))
+            .collect()
     }
 
     /// Checks everything. Files with secrets are read: [`InvalidNotify::Unreadable`] where that fails.

@@ -2,6 +2,7 @@
 
 mod asking;
 mod deciding;
+mod duration;
 mod emergency;
 mod governing;
 mod leasing;

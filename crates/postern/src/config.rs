@@ -15,7 +15,6 @@ use std::{
     time::Duration,
 };
 
-use anyhow::Context as _;
 use figment::{
     Figment,
     providers::{Format, Toml},
@@ -345,9 +344,31 @@ impl AzureCredential {
     }
 }
 
+/// A file with a secret, which the configuration names, cannot be read.
+#[derive(Debug)]
+pub struct NoSecret {
+    path: PathBuf,
+    source: std::io::Error,
+}
+
+impl std::fmt::Display for NoSecret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} cannot be read", self.path.display())
+    }
+}
+
+impl std::error::Error for NoSecret {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.source)
+    }
+}
+
 /// The one line of a secret's file.
 fn secret(path: &Path) -> anyhow::Result<SecretString> {
-    let text = std::fs::read_to_string(path).with_context(|| format!("{} cannot be read", path.display()))?;
+    let text = std::fs::read_to_string(path).map_err(|source| NoSecret {
+        path: path.to_owned(),
+        source,
+    })?;
     Ok(SecretString::from(text.trim().to_owned()))
 }
 

@@ -58,6 +58,12 @@ impl Failure {
         self.error.downcast_ref()
     }
 
+    /// Whether nobody reads the output any more.
+    pub fn is_broken_pipe(&self) -> bool {
+        self.cause::<std::io::Error>()
+            .is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
+    }
+
     /// The exit code.
     pub fn exit(&self) -> Exit {
         self.exit
@@ -75,7 +81,9 @@ impl From<anyhow::Error> for Failure {
     fn from(error: anyhow::Error) -> Self {
         let exit = match error.downcast_ref::<ClientError>() {
             Some(client) => of_client(client),
-            None if error.is::<crate::config::Invalid>() => Exit::Usage,
+            None if error.is::<crate::config::Invalid>() || error.is::<crate::config::NoSecret>() => {
+                Exit::Usage
+            }
             None => Exit::Failure,
         };
         Self { exit, error }
@@ -151,6 +159,21 @@ mod tests {
         assert_eq!(
             Failure::from(error).to_string(),
             "cannot write the state: the disk is full"
+        );
+    }
+
+    #[test]
+    fn a_secret_that_is_missing_is_wrong_configuration_whichever_command_finds_it() {
+        let database = crate::config::Database {
+            url: None,
+            url_file: Some("/nowhere/url".into()),
+            max_connections: 2,
+        };
+        let failure = Failure::from(database.url().unwrap_err());
+        assert_eq!(failure.exit(), Exit::Usage);
+        assert!(
+            failure.to_string().starts_with("/nowhere/url cannot be read: "),
+            "{failure}"
         );
     }
 }

@@ -31,6 +31,8 @@ pub fn main(cli: Cli) -> ExitCode {
         .and_then(|runtime| runtime.block_on(run(cli)));
     match outcome {
         Ok(code) => code,
+        // Whoever read the output has read enough: `postern audit | head`.
+        Err(failure) if failure.is_broken_pipe() => ExitCode::SUCCESS,
         Err(failure) => {
             // Nobody is left to tell when standard error is closed.
             let _closed = output::note(&format!("error: {failure}"));

@@ -59,6 +59,24 @@ pub fn fields(rows: impl IntoIterator<Item = (&'static str, String)>) -> String 
     table.trim_fmt()
 }
 
+/// The most characters of a reason in a table.
+const REASON: usize = 60;
+
+/// A reason as a table has it: its first line, and no more of it than leaves room for the other columns, unless
+/// `wide`.
+pub fn reason(text: &str, wide: bool) -> String {
+    if wide {
+        return text.to_owned();
+    }
+    let first = text.lines().next().unwrap_or_default();
+    let short: String = first.chars().take(REASON).collect();
+    if short == text {
+        short
+    } else {
+        format!("{}…", short.trim_end())
+    }
+}
+
 /// An instant in whole seconds, UTC.
 pub fn instant(at: DateTime<Utc>) -> String {
     at.to_rfc3339_opts(SecondsFormat::Secs, true)
@@ -112,6 +130,21 @@ impl Drop for Progress {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_reason_leaves_room_for_the_other_columns_unless_it_is_wanted_whole() {
+        let long = "allowed by `everybody`, ".repeat(9);
+        let shown = reason(&long, false);
+        assert!(
+            shown.chars().count() <= REASON + 1 && shown.ends_with('…'),
+            "{shown}"
+        );
+        assert_eq!(reason("disk full\nand slow", false), "disk full…");
+        for text in ["disk full", "-", ""] {
+            assert_eq!(reason(text, false), text);
+        }
+        assert_eq!(reason(&long, true), long);
+    }
 
     #[test]
     fn a_table_has_a_header_and_no_trailing_blanks() {

@@ -69,7 +69,8 @@ fn every_default_that_the_shipped_file_shows_is_the_default() {
 
 /// Commented-out settings whose value is the default; examples of optional settings are not among them.
 fn is_setting(line: &str) -> bool {
-    const EXAMPLES: [&str; 15] = [
+    const EXAMPLES: [&str; 16] = [
+        "trusted_proxies",
         "url ",
         "base_url",
         "authorized_parties",
@@ -343,4 +344,30 @@ fn a_password_in_the_database_url_never_shows() {
         error.contains("`database.url`") && !error.contains("hunter2"),
         "{error}"
     );
+}
+
+#[test]
+fn every_file_that_is_missing_is_said_at_once() {
+    let mut text = SHIPPED.to_owned();
+    for name in ["siem", "pager"] {
+        let more = format!(
+            "\n[[notify.webhooks]]\nname = \"{name}\"\nactions = [\"grant\"]\n\
+             url = \"https://{name}.example.com/\"\nsecret_file = \"/nowhere/{name}\"\n"
+        );
+        text.push_str(&more);
+    }
+    let mut config = read(&text, &[]).unwrap();
+    config.guardrails.path = Some("/nowhere/guardrails.cedar".into());
+    config.guardrails.networks = Some("/nowhere/networks.toml".into());
+    let missing = config.check_files();
+    for file in [
+        "/run/secrets/postern-database-url",
+        "/nowhere/siem",
+        "/nowhere/pager",
+        "/nowhere/guardrails.cedar",
+        "/nowhere/networks.toml",
+    ] {
+        let told = missing.iter().filter(|line| line.contains(file)).count();
+        assert_eq!(told, 1, "{file} in {missing:#?}");
+    }
 }

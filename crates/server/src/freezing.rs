@@ -76,7 +76,7 @@ impl App {
                 "`{}` is frozen by {} since {}, machine `{}` with it: {}",
                 freeze.scope,
                 freeze.created_by,
-                freeze.created_at.to_rfc3339(),
+                postern_core::time::written(freeze.created_at),
                 target.machine,
                 freeze.reason
             ),

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use axum::{Router, extract::DefaultBodyLimit, middleware};
+use axum::{Router, extract::DefaultBodyLimit, middleware, routing::get};
 use tower::ServiceBuilder;
 use tower_http::catch_panic::CatchPanicLayer;
 use utoipa::{
@@ -133,10 +133,12 @@ pub(crate) fn router(app: Arc<App>) -> Router {
     let layers = ServiceBuilder::new()
         .layer(middleware::from_fn_with_state(Arc::clone(&app), respond::respond))
         .layer(CatchPanicLayer::custom(limits::panicked));
-    let open = open.layer(middleware::from_fn_with_state(
-        Arc::clone(&app),
-        limits::limit_open,
-    ));
+    let open = open
+        .route("/", get(fallback::root))
+        .layer(middleware::from_fn_with_state(
+            Arc::clone(&app),
+            limits::limit_open,
+        ));
     guarded
         .layer(middleware::from_fn_with_state(Arc::clone(&app), again::again))
         .layer(middleware::from_fn_with_state(

@@ -19,7 +19,7 @@ pub struct RequestArgs {
     #[arg(long = "source", value_name = "CIDR")]
     pub sources: Vec<String>,
     /// How long, from the confirmed opening
-    #[arg(long = "for", required = true, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    #[arg(long = "for", required = true, value_name = "DURATION", value_parser = super::duration::duration)]
     pub duration: Duration,
     /// Why
     #[arg(long)]
@@ -74,7 +74,7 @@ pub struct ApproveArgs {
     #[arg(value_name = "REQUEST")]
     pub id: String,
     /// For a shorter time than asked for
-    #[arg(long = "for", value_name = "DURATION", value_parser = humantime::parse_duration)]
+    #[arg(long = "for", value_name = "DURATION", value_parser = super::duration::duration)]
     pub duration: Option<Duration>,
     /// Only these of the machines
     #[arg(long = "machine", value_name = "MACHINE")]

@@ -98,7 +98,7 @@ pub struct AuthzExplainArgs {
     #[arg(long)]
     pub source: Option<Source>,
     /// For how long
-    #[arg(long = "for", value_name = "DURATION", value_parser = humantime::parse_duration)]
+    #[arg(long = "for", value_name = "DURATION", value_parser = super::duration::duration)]
     pub duration: Option<Duration>,
     /// A reason would be given
     #[arg(long)]

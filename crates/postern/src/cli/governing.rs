@@ -42,6 +42,9 @@ pub struct MachinesListArgs {
     /// Only machines whose name or id contains this
     #[arg(long)]
     pub text: Option<String>,
+    /// Shows the reason of each posture whole
+    #[arg(long)]
+    pub wide: bool,
     /// How much.
     #[command(flatten)]
     pub many: Many,
@@ -141,6 +144,9 @@ pub struct AuditArgs {
     /// Only events about this JIT policy
     #[arg(long)]
     pub policy: Option<String>,
+    /// Shows the reason of each event whole
+    #[arg(long)]
+    pub wide: bool,
     /// How much.
     #[command(flatten)]
     pub many: Many,

@@ -13,7 +13,7 @@ pub struct LeaseOptions {
     #[arg(long = "source", value_name = "CIDR")]
     pub sources: Vec<String>,
     /// The longest that the ports stay open, from the confirmed opening
-    #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = super::duration::duration)]
     pub duration: Duration,
     /// Why; in a pipeline its run is named when absent
     #[arg(long)]
@@ -22,10 +22,10 @@ pub struct LeaseOptions {
     #[arg(long, value_name = "KEY")]
     pub key: Option<String>,
     /// How often the server is told that the job still runs
-    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = super::duration::duration)]
     pub heartbeat: Duration,
     /// The longest to wait until the ports are open, approvals included
-    #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = super::duration::duration)]
     pub timeout: Duration,
     /// Address to connect to instead of the machine's, with the port where it is mapped to another
     #[arg(long, value_name = "HOST[:PORT]")]

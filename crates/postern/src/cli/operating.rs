@@ -59,7 +59,7 @@ pub struct TokenArgs {
     #[arg(long)]
     pub user: String,
     /// How long the token is good for, at most a day
-    #[arg(long = "for", value_name = "DURATION", default_value = "1h", value_parser = humantime::parse_duration)]
+    #[arg(long = "for", value_name = "DURATION", default_value = "1h", value_parser = super::duration::duration)]
     pub duration: Duration,
     /// The demo's data directory, if it is not the usual one
     #[arg(long, value_name = "DIR", hide_env_values = true, env = "POSTERN_DEMO_DIR")]

@@ -38,7 +38,7 @@ pub struct Waiting {
     #[arg(long)]
     pub wait: bool,
     /// The longest to wait
-    #[arg(long, value_name = "DURATION", default_value = "5m", requires = "wait", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "DURATION", default_value = "5m", requires = "wait", value_parser = super::duration::duration)]
     pub timeout: Duration,
 }
 

@@ -63,7 +63,7 @@ pub async fn run(args: AuditArgs) -> Result<(), Failure> {
             event.outcome.clone(),
             actor(event),
             about(event),
-            why(event),
+            output::reason(&why(event), args.wide),
         ]
     });
     output::line(&output::table(

@@ -60,7 +60,7 @@ async fn list(args: MachinesListArgs) -> Result<(), Failure> {
             machine.cloud,
             machine.power,
             machine.posture.state,
-            machine.posture.reason,
+            output::reason(&machine.posture.reason, args.wide),
             machine.scope,
         ]
     });

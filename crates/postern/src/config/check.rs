@@ -10,8 +10,10 @@ use secrecy::ExposeSecret;
 use url::Url;
 
 use super::{
-    Aws, Azure, AzureCredential, AzureCredentialKind, Clouds, Config, Database, EngineSection, Logging,
+    Aws, Azure, AzureCredential, AzureCredentialKind, Clouds, Config, Database, EngineSection, Guardrails,
+    Logging,
 };
+use crate::guardrails::Texts;
 
 /// The first and the last priority that ARM accepts for a security rule.
 ///
@@ -398,16 +400,27 @@ pub(super) fn unreadable(config: &Config) -> Vec<String> {
     {
         named.push(("azure.credential.client_secret_file", path));
     }
-    let guardrails = config.guardrails.read().err();
-    let guardrails = guardrails.map(|error| format!("`guardrails.path`: {error:#}"));
+    named.extend(config.notify.secret_files());
+    let networks = config.guardrails.networks.as_deref();
+    let networks_hold = networks.is_none_or(|path| std::fs::File::open(path).is_ok());
+    let guardrails = if networks_hold {
+        config.guardrails.read().map(drop)
+    } else {
+        named.extend(networks.map(|path| ("guardrails.networks", path)));
+        // Whether they hold depends on the networks; whether they can be read does not.
+        let alone = Guardrails {
+            networks: None,
+            ..config.guardrails.clone()
+        };
+        Texts::read(&alone).map(drop)
+    };
+    let guardrails = guardrails
+        .err()
+        .map(|error| format!("`guardrails.path`: {error:#}"));
     let files = named.into_iter().filter_map(|(key, path)| {
         std::fs::File::open(path)
             .err()
             .map(|error| format!("`{key}`: {} cannot be read: {error}", path.display()))
     });
-    let notify = match config.notify.check() {
-        Err(error @ InvalidNotify::Unreadable { .. }) => Some(format!("`notify`: {error}")),
-        _ => None,
-    };
-    files.chain(guardrails).chain(notify).collect()
+    files.chain(guardrails).collect()
 }

@@ -19,10 +19,22 @@ use crate::{config::Config, enforcers};
 /// One check for each account (in AWS, of each region).
 pub(super) async fn examine(config: &Config, clock: &Arc<dyn Clock>) -> Vec<Check> {
     let clouds = config.clouds();
+    let no_secret = config
+        .azure
+        .as_ref()
+        .is_some_and(|azure| azure.credential.secret().is_err());
     let mut checks = Vec::new();
     for part in enforcers::by_account(&clouds, clock).await {
         let enforcer = match part.enforcer {
             Ok(enforcer) => enforcer,
+            // Which file it is and why is said under `files`.
+            Err(_) if no_secret && part.scope.starts_with("/azure") => {
+                checks.push(Check::failed(
+                    part.scope,
+                    "not tried: the client secret cannot be read",
+                ));
+                continue;
+            }
             Err(error) => {
                 checks.push(Check::failed(part.scope, error));
                 continue;

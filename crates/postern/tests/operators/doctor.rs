@@ -75,7 +75,7 @@ async fn examined(rig: &Rig) -> (Option<i32>, Vec<(String, String, String)>) {
 }
 
 /// What is not ok, as check and message.
-async fn complaints(rig: &Rig) -> Vec<(String, String)> {
+pub(crate) async fn complaints(rig: &Rig) -> Vec<(String, String)> {
     let (_, checks) = examined(rig).await;
     checks
         .into_iter()

@@ -9,6 +9,7 @@ mod authz;
 mod demo;
 mod doctor;
 mod iam;
+mod newcomers;
 mod permissions;
 mod rig;
 mod serving;

@@ -54,7 +54,11 @@ pub(crate) async fn heartbeat_lease(
     if let Some((at, cause)) = lease.ended {
         return Err(Failure::new(
             ErrorCode::LeaseEnded,
-            format!("the lease ended at {}: {}", at.to_rfc3339(), cause.as_str()),
+            format!(
+                "the lease ended at {}: {}",
+                postern_core::time::written(at),
+                cause.as_str()
+            ),
         ));
     }
     tx.hear_lease(&lease, wait).await?;

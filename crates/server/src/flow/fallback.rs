@@ -1,10 +1,21 @@
 //! What is answered where there is no endpoint.
 
-use axum::extract::OriginalUri;
+use axum::{Json, extract::OriginalUri};
 use http::Method;
 use postern_api::ErrorCode;
+use serde_json::{Value, json};
 
 use crate::failure::Failure;
+
+/// What this is and where it is described, for whoever opens the bare address.
+pub(crate) async fn root() -> Json<Value> {
+    Json(json!({
+        "service": "postern",
+        "about": "just-in-time network access to machines: the API is below /v1 and takes a bearer token",
+        "openapi": "/openapi.json",
+        "health": { "live": "/livez", "ready": "/readyz" },
+    }))
+}
 
 /// No such path.
 pub(crate) async fn no_path(OriginalUri(uri): OriginalUri) -> Failure {

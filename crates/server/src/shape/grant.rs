@@ -1,7 +1,10 @@
 //! Grants as the API shows them, with the truth of each hop.
 
 use postern_api::grant as api;
-use postern_core::grant::{EndCause, Grant, GrantState, HopState};
+use postern_core::{
+    grant::{EndCause, Grant, GrantState, HopState},
+    time::written,
+};
 use postern_store::Hop;
 use serde_json::Value;
 
@@ -92,21 +95,21 @@ fn truth(state: &GrantState, hops: &[api::Hop]) -> String {
     let all = hops.len();
     let mut sentence = match state {
         GrantState::Opening(opening) => format!(
-            "not open yet: {present} of {all} hops were read back as open; it fails if the others are not by {}",
-            opening.deadline.to_rfc3339()
+            "not open yet: the cloud shows {present} of {all} hops open; unless it shows all of them open by {}, it fails",
+            written(opening.deadline)
         ),
         GrantState::Open(open) => format!(
-            "rule open: every hop was read back as open by {}; it ends at {}",
-            open.opened_at.to_rfc3339(),
-            open.ends_at.to_rfc3339()
+            "rule open: the cloud showed every hop open by {}; it ends at {}",
+            written(open.opened_at),
+            written(open.ends_at)
         ),
         GrantState::Closing(_) => format!(
-            "rule closing: {} of {all} hops are not yet read back as closed",
+            "rule closing: {} of {all} hops may still let packets through; the cloud has not shown them closed",
             hops.iter().filter(|hop| hop.state != "absent").count()
         ),
         GrantState::Closed(closed) => format!(
-            "rule closed: every hop was read back as closed by {}; connections that were already established are not cut",
-            closed.closed_at.to_rfc3339()
+            "rule closed: the cloud showed every hop closed by {}; connections that were already established are not cut",
+            written(closed.closed_at)
         ),
     };
     for hop in hops {
@@ -151,7 +154,9 @@ mod tests {
         let shown = show(&a_grant(), vec![a_hop("present", None), a_hop("unknown", None)]);
         assert_eq!(shown.status, "opening");
         assert!(
-            shown.truth.starts_with("not open yet: 1 of 2 hops"),
+            shown
+                .truth
+                .starts_with("not open yet: the cloud shows 1 of 2 hops open"),
             "{}",
             shown.truth
         );

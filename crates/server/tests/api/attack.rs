@@ -5,9 +5,9 @@ use std::collections::BTreeSet;
 use postern_api::{
     Client, ErrorCode,
     access_request::{AccessRequest, AccessRequestCreateQuery, AccessRequestDeny},
-    freeze::FreezeCreate,
+    freeze::{FreezeCreate, FreezeLift},
     grant::{GrantQuery, GrantRevoke},
-    jit_policy::JitPolicyWrite,
+    jit_policy::{JitPolicyQuery, JitPolicyWrite},
     lease::{Lease, LeaseCreate, LeaseWaitQuery},
     review::{BreakGlassQuery, ReviewClose, ReviewQuery},
     role::{RoleAssignmentCreate, RoleCreate},
@@ -18,7 +18,7 @@ use postern_core::{
 };
 use serde_json::{Value, json};
 
-use crate::rig::{Answer, MACHINE, Plan, Rig, ask, code, http, policy};
+use crate::rig::{Answer, INSTANCE_POINT, MACHINE, Plan, Rig, ask, code, http, policy};
 
 const OTHER: &str = "arn:aws:ec2:eu-central-1:123456789012:instance/i-0fedcba9876543210";
 
@@ -524,4 +524,92 @@ async fn a_release_and_a_revocation_at_the_same_instant_end_a_grant_once() {
         });
         assert_eq!(ends.count(), 1, "one end, told once");
     }
+}
+
+#[tokio::test]
+async fn the_bare_address_says_what_this_is_and_where_it_is_described() {
+    let rig = Rig::start().await;
+    let answer = Answer::of(http().get(rig.url("/")).send().await.unwrap()).await;
+    assert_eq!(answer.status, 200);
+    let said: Value = serde_json::from_str(&answer.body).unwrap();
+    assert_eq!(said["service"], "postern");
+    let described = http()
+        .get(rig.url(said["openapi"].as_str().unwrap()))
+        .send()
+        .await
+        .unwrap();
+    let document: Value = serde_json::from_str(&Answer::of(described).await.body).unwrap();
+    assert_eq!(document["openapi"], "3.1.0");
+    let elsewhere = Answer::of(http().get(rig.url("/nowhere")).send().await.unwrap()).await;
+    assert_eq!(elsewhere.problem().code, ErrorCode::NotFound);
+}
+
+#[tokio::test]
+async fn nobody_takes_a_guard_away_where_a_freeze_is_in_force() {
+    let rig = Rig::start().await;
+    rig.ready_for_requests("policy").await;
+    let owner = rig.owner();
+    let covering = owner
+        .jit_policies(&JitPolicyQuery::default())
+        .await
+        .unwrap()
+        .items
+        .remove(0);
+    let everything = FreezeCreate {
+        scope: "/aws/123456789012".into(),
+        reason: "keys leaked".into(),
+    };
+    let freeze = owner.create_freeze(None, &everything).await.unwrap().freeze.id;
+    rig.pass().await;
+    let mut weaker = policy("weaker", "/aws", "policy");
+    weaker.guards[0].ports = "23/tcp".into();
+    let mut nearer = policy("nearer", "/aws/123456789012/eu-west-1", "policy");
+    nearer.guards[0].ports = "23/tcp".into();
+    let elsewhere = policy("ssh", "/azure", "policy");
+    let mut deferring = policy("ssh", "/aws", "policy");
+    deferring.lockdown = postern_api::jit_policy::Lockdown::Defer;
+    assert_eq!(
+        code(owner.delete_jit_policy(&covering.id, covering.version).await),
+        ErrorCode::Frozen
+    );
+    for (document, what) in [
+        (&weaker, "fewer ports"),
+        (&elsewhere, "elsewhere"),
+        (&deferring, "deferring"),
+    ] {
+        let changed = owner
+            .update_jit_policy(&covering.id, covering.version, document)
+            .await;
+        assert_eq!(code(changed), ErrorCode::Frozen, "{what}");
+    }
+    assert_eq!(
+        code(owner.create_jit_policy(None, &nearer).await),
+        ErrorCode::Frozen,
+        "one that is nearer and guards less"
+    );
+    assert!(!rig.is_due(INSTANCE_POINT).await, "nothing is put back");
+    let denied = rig.audit("jit_policy.").await;
+    let denied = denied
+        .iter()
+        .filter(|stored| stored.event.outcome.as_str() == "denied");
+    assert_eq!(denied.count(), 5);
+    // More is guarded at any time, and what is not frozen is nobody's concern.
+    let mut stricter = policy("ssh", "/aws", "one");
+    stricter.guards.push(weaker.guards[0].clone());
+    owner
+        .update_jit_policy(&covering.id, covering.version, &stricter)
+        .await
+        .unwrap();
+    owner
+        .create_jit_policy(None, &policy("other", "/azure", "one"))
+        .await
+        .unwrap();
+    let over = FreezeLift {
+        reason: "over".into(),
+    };
+    owner.lift_freeze(&freeze, None, &over).await.unwrap();
+    owner
+        .delete_jit_policy(&covering.id, covering.version + 1)
+        .await
+        .unwrap();
 }
