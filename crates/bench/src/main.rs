@@ -15,6 +15,7 @@ mod report;
 mod rig;
 mod sample;
 mod truth;
+mod wide;
 
 use std::{io::Write as _, process::ExitCode};
 

@@ -6,7 +6,9 @@ pub(crate) mod lag;
 pub(crate) mod latency;
 pub(crate) mod mass;
 pub(crate) mod reading;
+pub(crate) mod rest;
 pub(crate) mod startup;
+pub(crate) mod storm;
 
 use anyhow::Context as _;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -52,6 +54,12 @@ pub(crate) async fn all(args: &BenchArgs) -> anyhow::Result<Report> {
                 .await
                 .with_context(|| format!("the end of the server's log:\n{}", rig.server.log_tail()))?,
         );
+    }
+    if args.wants(Part::Storm) {
+        report.storm = Some(storm::measure().await?);
+    }
+    if args.wants(Part::Rest) {
+        report.rest = Some(rest::measure().await?);
     }
     Ok(report)
 }

@@ -1,5 +1,7 @@
 //! Everything that was measured, as a table for people and as the section of the page.
 
+mod scale;
+
 use std::fmt::Write as _;
 
 use comfy_table::Table;
@@ -10,7 +12,7 @@ use crate::{
     host::Host,
     measure::{
         calls::Calls, creating::Creating, creating::median, lag::Lag, latency::Direction, latency::Latency,
-        mass::Mass, reading::Reading,
+        mass::Mass, reading::Reading, rest::Rest, storm::Storm,
     },
     sample::Summary,
 };
@@ -28,6 +30,8 @@ pub(crate) struct Report {
     pub(crate) startup: Option<Summary>,
     pub(crate) creating: Option<Creating>,
     pub(crate) reading: Option<Reading>,
+    pub(crate) storm: Option<Storm>,
+    pub(crate) rest: Option<Rest>,
 }
 
 /// A table of one part: title, header, rows, and what to know about it.
@@ -50,6 +54,8 @@ impl Report {
             startup: None,
             creating: None,
             reading: None,
+            storm: None,
+            rest: None,
         }
     }
 
@@ -120,6 +126,8 @@ impl Report {
         parts.extend(self.creating.as_ref().map(creations));
         parts.extend(self.reading.as_ref().map(reads));
         parts.extend(self.footprint());
+        parts.extend(self.storm.as_ref().map(scale::storm));
+        parts.extend(self.rest.as_ref().map(scale::rest));
         parts
     }
 

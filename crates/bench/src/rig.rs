@@ -32,11 +32,23 @@ const DEFAULTS: [(&str, &str); 3] = [
     ("POSTERN__LOGGING__FILTER", "info"),
 ];
 
-/// [`DEFAULTS`], except for what this process' own environment sets.
-fn environment() -> Vec<(&'static str, &'static str)> {
+/// [`DEFAULTS`] and what is added to them, except for what this process' own environment sets.
+///
+/// Call budgets stay off as in the tests' configuration, unless they are added: the simulators refuse nothing for its
+/// rate by default, and what is measured is what Postern itself takes.
+fn environment(more: Vec<(String, String)>) -> Vec<(String, String)> {
     DEFAULTS
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
         .into_iter()
+        .chain(more)
         .filter(|(name, _)| std::env::var_os(name).is_none())
+        .collect()
+}
+
+fn borrowed(environment: &[(String, String)]) -> Vec<(&str, &str)> {
+    environment
+        .iter()
+        .map(|(name, value)| (name.as_str(), value.as_str()))
         .collect()
 }
 
@@ -47,6 +59,7 @@ const LOOK: Duration = Duration::from_millis(3);
 pub(crate) struct Rig {
     pub(crate) world: World,
     pub(crate) server: ServerProcess,
+    environment: Vec<(String, String)>,
     /// Asks.
     pub(crate) ada: Client,
     /// Owns.
@@ -81,6 +94,14 @@ impl Rig {
     pub(crate) async fn start<T>(
         prepare: impl AsyncFnOnce(&Fleet) -> anyhow::Result<T>,
     ) -> anyhow::Result<(Self, T)> {
+        Self::start_with(prepare, Vec::new()).await
+    }
+
+    /// The same with more in the server's environment.
+    pub(crate) async fn start_with<T>(
+        prepare: impl AsyncFnOnce(&Fleet) -> anyhow::Result<T>,
+        more: Vec<(String, String)>,
+    ) -> anyhow::Result<(Self, T)> {
         let binary = std::env::current_exe().context("this binary cannot be found")?;
         let world = World::new(WorldOptions {
             binary,
@@ -89,12 +110,14 @@ impl Rig {
         })
         .await;
         let prepared = prepare(&world.fleet).await?;
-        let server = world.serve(&environment()).await;
+        let environment = environment(more);
+        let server = world.serve(&borrowed(&environment)).await;
         let (ada, olga) = (world.client(Person::Ada), world.client(Person::Olga));
         Ok((
             Self {
                 world,
                 server,
+                environment,
                 ada,
                 olga,
             },
@@ -105,7 +128,17 @@ impl Rig {
     /// Another server over the same database, in place of the present one, without waiting for it.
     pub(crate) fn respawn(&mut self) {
         self.server.kill();
-        self.server = self.world.spawn(&environment());
+        self.server = self.world.spawn(&borrowed(&self.environment));
+    }
+
+    /// What the next server has in its environment beside the defaults.
+    pub(crate) fn set_environment(&mut self, more: Vec<(String, String)>) {
+        self.environment = environment(more);
+    }
+
+    /// Waits until the server says that it is ready.
+    pub(crate) async fn ready(&mut self) {
+        self.world.ready(&mut self.server).await;
     }
 
     /// Waits until `machines` are known, lets Ada ask everywhere, and locks SSH and RDP of the fleet's Azure group
@@ -323,11 +356,20 @@ impl Rig {
 
     /// The server's resident memory, in bytes.
     pub(crate) fn memory(&self) -> anyhow::Result<u64> {
+        self.status("VmRSS:")
+    }
+
+    /// The most that it ever was.
+    pub(crate) fn peak_memory(&self) -> anyhow::Result<u64> {
+        self.status("VmHWM:")
+    }
+
+    fn status(&self, key: &str) -> anyhow::Result<u64> {
         let text = fs::read_to_string(format!("/proc/{}/status", self.server.id()))?;
         let kibibytes: u64 = text
             .lines()
             .find_map(|line| {
-                line.strip_prefix("VmRSS:")?
+                line.strip_prefix(key)?
                     .trim()
                     .strip_suffix("kB")?
                     .trim()
@@ -336,5 +378,26 @@ impl Rig {
             })
             .context("a process has resident memory")?;
         Ok(kibibytes * 1024)
+    }
+
+    /// The processor time of the server, in seconds.
+    pub(crate) fn processor_seconds(&self) -> anyhow::Result<f64> {
+        Self::processor_of(self.server.id())
+    }
+
+    /// The processor time of a process, in seconds.
+    pub(crate) fn processor_of(process: u32) -> anyhow::Result<f64> {
+        /// `USER_HZ`, which is 100 on every Linux of ours.
+        const TICKS: f64 = 100.0;
+        let text = fs::read_to_string(format!("/proc/{process}/stat"))?;
+        // The name may have spaces and ends with the last bracket; the 14th and 15th field are user and system time.
+        let (_, fields) = text.rsplit_once(')').context("a process has a name")?;
+        let ticks: Vec<u32> = fields
+            .split_whitespace()
+            .skip(11)
+            .take(2)
+            .map(str::parse)
+            .collect::<Result<_, _>>()?;
+        Ok(ticks.into_iter().map(f64::from).sum::<f64>() / TICKS)
     }
 }

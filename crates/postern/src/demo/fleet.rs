@@ -22,6 +22,15 @@ pub const REGION: &str = "eu-west-1";
 pub const ROLE_ARN: &str = "arn:aws:iam::111122223333:role/postern";
 /// What the role's trust policy asks for.
 pub const EXTERNAL_ID: &str = "postern-demo";
+/// Azure subscriptions without anything in them, for larger fleets than the demo's.
+pub const SPARE_SUBSCRIPTIONS: [&str; 4] = [
+    "00000000-0000-0000-0000-000000000002",
+    "00000000-0000-0000-0000-000000000003",
+    "00000000-0000-0000-0000-000000000004",
+    "00000000-0000-0000-0000-000000000005",
+];
+/// AWS accounts without anything in them, each with a role `postern`, for larger fleets than the demo's.
+pub const SPARE_ACCOUNTS: [&str; 4] = ["111122223334", "111122223335", "111122223336", "111122223337"];
 /// Postern's own key in the hub account; guards nothing.
 pub const ACCESS_KEY_ID: &str = "AKIAPOSTERNDEMO00001";
 /// Its secret; guards nothing.
@@ -63,7 +72,10 @@ impl Fleet {
     pub async fn start(clock: Arc<dyn SimClock>) -> anyhow::Result<Self> {
         let arm = ArmSim::start(ArmOptions {
             clock: Arc::clone(&clock),
-            subscriptions: vec![(SUBSCRIPTION.to_owned(), "Shop".to_owned())],
+            subscriptions: std::iter::once((SUBSCRIPTION, "Shop"))
+                .chain(SPARE_SUBSCRIPTIONS.map(|id| (id, "Spare")))
+                .map(|(id, name)| (id.to_owned(), name.to_owned()))
+                .collect(),
             ..ArmOptions::default()
         })
         .await
@@ -76,11 +88,14 @@ impl Fleet {
                 account: HUB_ACCOUNT.to_owned(),
                 user: "postern".to_owned(),
             }],
-            roles: vec![Role {
-                arn: ROLE_ARN.to_owned(),
-                trusted_accounts: vec![HUB_ACCOUNT.to_owned()],
-                external_id: Some(EXTERNAL_ID.to_owned()),
-            }],
+            roles: std::iter::once(ACCOUNT)
+                .chain(SPARE_ACCOUNTS)
+                .map(|account| Role {
+                    arn: role_arn(account),
+                    trusted_accounts: vec![HUB_ACCOUNT.to_owned()],
+                    external_id: Some(EXTERNAL_ID.to_owned()),
+                })
+                .collect(),
             ..Ec2Options::default()
         })
         .await
@@ -97,6 +112,11 @@ impl Fleet {
             security_groups,
         })
     }
+}
+
+/// The role that Postern assumes in an account.
+pub fn role_arn(account: &str) -> String {
+    format!("arn:aws:iam::{account}:role/postern")
 }
 
 fn azure(arm: &ArmHandle) -> anyhow::Result<(String, String, Vec<String>)> {

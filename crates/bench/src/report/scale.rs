@@ -1,0 +1,114 @@
+//! The tables of the storm and of the grants at rest.
+
+use super::{Part, megabytes};
+use crate::measure::{
+    rest::Rest,
+    storm::{Cloud, Storm},
+};
+
+pub(super) fn storm(storm: &Storm) -> Part {
+    let row = |cloud: &str, part: &Cloud| {
+        vec![
+            cloud.to_owned(),
+            format!("{:.1} s ({})", part.bound, part.bound_by),
+            format!("{:.1} s", part.last_change),
+            format!("{:.1} s", part.last_closed),
+            if part.bound > 0.0 {
+                format!("{:.2}", part.last_closed / part.bound)
+            } else {
+                String::new()
+            },
+            part.calls.to_string(),
+            part.by_operation
+                .iter()
+                .map(|(operation, count)| format!("{count} × {operation}"))
+                .collect::<Vec<_>>()
+                .join(", "),
+        ]
+    };
+    let bound = storm.azure.bound.max(storm.aws.bound);
+    let closed = storm.azure.last_closed.max(storm.aws.last_closed);
+    let mut notes = vec![
+        format!(
+            "All together: {closed:.1} s, {:.2} times what the limits alone take ({bound:.1} s).",
+            closed / bound
+        ),
+        format!(
+            "The server's resident memory was {:.1} MB at most. The clouds refused {:.0} calls for their rate.",
+            megabytes(storm.peak_memory),
+            storm.refusals
+        ),
+    ];
+    if let Some(answer) = &storm.answer {
+        notes.push(format!(
+            "A client read and asked {} times meanwhile: {} errors, answers after p50 {:.0} ms, p99 {:.0} ms, at most \
+             {:.0} ms.",
+            storm.asked, storm.answered_with_an_error, answer.p50, answer.p99, answer.max
+        ));
+    }
+    Part {
+        title: format!(
+            "{} grants on {} points that end in the same second, at the clouds' documented request limits",
+            storm.grants, storm.points
+        ),
+        header: vec![
+            "cloud",
+            "the limits alone",
+            "last change",
+            "last grant closed",
+            "ratio",
+            "calls",
+            "which",
+        ],
+        rows: vec![row("azure", &storm.azure), row("aws", &storm.aws)],
+        notes,
+    }
+}
+
+pub(super) fn rest(rest: &Rest) -> Part {
+    let mut rows: Vec<Vec<String>> = rest
+        .levels
+        .iter()
+        .map(|level| {
+            vec![
+                format!(
+                    "one more grant with {} open, until the client is told",
+                    level.open
+                ),
+                format!(
+                    "p50 {:.1} ms, p90 {:.1} ms (n = {})",
+                    level.one_more.p50, level.one_more.p90, level.one_more.n
+                ),
+            ]
+        })
+        .collect();
+    rows.extend([
+        vec![
+            "idle, of one core: the server".to_owned(),
+            format!("{:.2} %", rest.idle_server),
+        ],
+        vec![
+            "idle, of one core: its Postgres backends".to_owned(),
+            format!("{:.2} %", rest.idle_database),
+        ],
+        vec![
+            "start of the process to ready".to_owned(),
+            format!("{:.0} ms", rest.restart),
+        ],
+        vec![
+            "resident memory, and the largest".to_owned(),
+            format!(
+                "{:.1} MB, {:.1} MB",
+                megabytes(rest.memory),
+                megabytes(rest.peak_memory)
+            ),
+        ],
+    ]);
+    let open = rest.levels.last().map_or(0, |level| level.open);
+    Part {
+        title: format!("{open} open grants on {} points at rest", rest.points),
+        header: vec!["", ""],
+        rows,
+        notes: Vec::new(),
+    }
+}
