@@ -21,6 +21,7 @@ mod guardrails;
 mod idempotency;
 mod issuer;
 mod leases;
+mod lifecycle;
 mod matrix;
 mod my_address;
 mod preflight;
