@@ -70,6 +70,8 @@ impl<'a> Events<'a> {
                 EndCause::Expired => "the grant's time was over",
                 EndCause::OpenFailed { .. } => "the grant could not be opened",
                 EndCause::MachineGone => "the machine is gone",
+                EndCause::NotAllowed { .. } => "decided again when it was to start",
+                EndCause::NotTogether { .. } => "the request wants all or nothing",
                 EndCause::PolicyRemoved => "the policy does not cover the machine any more",
                 EndCause::Revoked { .. } => "the grant was revoked",
                 EndCause::Released => "the lease was released",

@@ -20,6 +20,7 @@ pub mod pass;
 mod restore;
 mod settle;
 mod strays;
+mod together;
 mod turns;
 
 use std::{collections::BTreeMap, sync::Arc};

@@ -31,6 +31,15 @@ pub(crate) fn hidden(refusal: Failure, what: &str) -> Failure {
 /// The most findings that one answer shows.
 pub(crate) const MOST_FINDINGS: u32 = 50;
 
+/// What the grant opens, as somebody would ask for it.
+pub(crate) fn target_of(grant: &Grant) -> api::AskedTarget {
+    api::AskedTarget {
+        machine: grant.machine.to_string(),
+        ports: grant.ports.iter().map(ToString::to_string).collect(),
+        sources: Some(grant.sources.iter().map(ToString::to_string).collect()),
+    }
+}
+
 impl App {
     /// The question whether somebody may do something to a grant.
     pub(crate) async fn about_grant(
@@ -179,8 +188,11 @@ impl App {
 
     /// The grants that came of the request.
     pub(crate) async fn grants_of(&self, request: &AccessRequest) -> Result<Vec<Grant>, Failure> {
-        match &request.state {
-            RequestState::Approved(_) => Ok(self.store.grants_of_request(request.id).await?),
+        match (&request.state, request.extends) {
+            (RequestState::Approved(_), Some(grant)) => {
+                Ok(self.store.grant(grant).await?.into_iter().collect())
+            }
+            (RequestState::Approved(_), None) => Ok(self.store.grants_of_request(request.id).await?),
             _ => Ok(Vec::new()),
         }
     }

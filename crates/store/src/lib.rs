@@ -39,6 +39,7 @@ mod requests;
 mod restores;
 mod reviews;
 mod roles;
+mod starts;
 mod targets;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;

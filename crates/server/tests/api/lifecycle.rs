@@ -18,7 +18,7 @@ use postern_api::{
         AccessRequestApprove, AccessRequestCreate, AccessRequestCreateQuery, AccessRequestDeny,
     },
     freeze::{FreezeCreate, FreezeLift},
-    grant::GrantRevoke,
+    grant::{GrantExtend, GrantRevoke},
 };
 use postern_core::{
     enforcer::Enforcer,
@@ -271,7 +271,26 @@ impl World {
                 machines,
                 seconds,
                 twice,
-            } => vec![self.ask(REQUESTERS[by], &machines, seconds, twice).await],
+                ahead,
+                best_effort,
+            } => {
+                let asked = self.asked(&machines, seconds, ahead, best_effort);
+                vec![self.ask(REQUESTERS[by], &asked, twice).await]
+            }
+            Transition::Extend { request, seconds } => {
+                self.extend(model, self.at(&request), seconds).await;
+                vec![Ok(())]
+            }
+            Transition::Block { machine: at, blocked } => {
+                let machine = machine(&self.account, at).parse().unwrap();
+                let mut state = self.all.cloud.state.lock().unwrap();
+                if blocked {
+                    state.blocked.insert(machine);
+                } else {
+                    state.blocked.remove(&machine);
+                }
+                vec![Ok(())]
+            }
             Transition::Approve { request, by, narrow } => {
                 vec![self.approve(self.at(&request), APPROVERS[by], narrow).await]
             }
@@ -345,7 +364,7 @@ impl World {
             }
             Transition::Settle => {
                 self.settle().await;
-                self.check_settled().await;
+                self.check_settled(model).await;
                 vec![Ok(())]
             }
         };
@@ -356,30 +375,70 @@ impl World {
         );
     }
 
-    async fn ask(
-        &mut self,
-        by: &str,
+    fn asked(
+        &self,
         machines: &BTreeSet<usize>,
         seconds: i64,
-        twice: bool,
-    ) -> Result<(), ErrorCode> {
-        let asked: AccessRequestCreate = serde_json::from_value(json!({
+        ahead: Option<i64>,
+        best_effort: bool,
+    ) -> AccessRequestCreate {
+        let starts_at = ahead.map(|ahead| self.all.rig.clock.now() + TimeDelta::seconds(ahead));
+        serde_json::from_value(json!({
             "targets": machines.iter().map(|at| json!({
                 "machine": machine(&self.account, *at), "ports": ["22"], "sources": ["203.0.113.7"],
             })).collect::<Vec<_>>(),
             "duration_seconds": seconds,
             "reason": "disk full",
+            "starts_at": starts_at,
+            "mode": best_effort.then_some("best_effort"),
         }))
-        .unwrap();
+        .unwrap()
+    }
+
+    /// Asks for the first grant of a request that needs nobody's approval to last longer, and judges the answer by
+    /// where the grant stood.
+    async fn extend(&self, model: &Model, at: usize, seconds: i64) {
+        let asked = &model.requests[at];
+        let store = &self.all.rig.store;
+        let grants = store.grants_of_request(self.requests[at]).await.unwrap();
+        let Some(before) = grants.first().filter(|_| asked.needs() == 0) else {
+            return;
+        };
+        let extend = GrantExtend {
+            duration_seconds: seconds,
+            reason: "restore takes longer".into(),
+        };
+        let client = self.of(REQUESTERS[asked.by]);
+        let extended = answer(client.extend_grant(&before.id.to_string(), None, &extend).await);
+        let now = self.all.rig.clock.now();
+        let expected = match &before.state {
+            GrantState::Open(open) if open.ends_at > now => {
+                if before.duration.as_secs() >= seconds.unsigned_abs() {
+                    Err(ErrorCode::NotLonger)
+                } else {
+                    Ok(open.opened_at + TimeDelta::seconds(seconds))
+                }
+            }
+            _ => Err(ErrorCode::GrantNotOpen),
+        };
+        let frozen = model.frozen && extended == Err(ErrorCode::Frozen);
+        let ends_at = extended.map(|request| request.grants[0].ends_at.unwrap());
+        assert!(
+            ends_at == expected || frozen,
+            "{before:?} for {seconds} s: {ends_at:?}"
+        );
+    }
+
+    async fn ask(&mut self, by: &str, asked: &AccessRequestCreate, twice: bool) -> Result<(), ErrorCode> {
         self.keys += 1;
         let (key, query) = (
             format!("{}-{}", self.account, self.keys),
             AccessRequestCreateQuery::default(),
         );
         let client = self.of(by);
-        let made = answer(client.create_access_request(Some(&key), &query, &asked).await)?;
+        let made = answer(client.create_access_request(Some(&key), &query, asked).await)?;
         if twice {
-            let again = client.create_access_request(Some(&key), &query, &asked).await;
+            let again = client.create_access_request(Some(&key), &query, asked).await;
             assert_eq!(again.unwrap().id, made.id, "asked once");
         }
         self.requests.push(made.id.parse().unwrap());
@@ -451,6 +510,7 @@ impl World {
 
     /// The loop works until nothing is due.
     async fn settle(&self) {
+        self.all.rig.running.start_due().await;
         for _ in 0..50 {
             let asked = tokio::time::Instant::now();
             let leases = self.due().await;
@@ -517,8 +577,19 @@ impl World {
                     "{grant:?} is open and does not stand"
                 );
             }
+            let asked = self.requests.iter().position(|id| *id == grant.request);
+            let starts_at = asked.and_then(|at| model.requests[at].starts_at);
+            if let (GrantState::Open(open), Some(starts_at)) = (&grant.state, starts_at) {
+                assert!(
+                    (open.opened_at - self.began).num_seconds() >= starts_at,
+                    "{grant:?} is early"
+                );
+            }
             if model.frozen {
-                assert!(!grant.state.is_wanted(), "{grant:?} in a frozen scope at {now}");
+                assert!(
+                    grant.state.cause().is_some(),
+                    "{grant:?} in a frozen scope at {now}"
+                );
             }
         }
         let known: BTreeSet<GrantId> = grants.iter().map(|grant| grant.id).collect();
@@ -532,7 +603,7 @@ impl World {
     }
 
     /// What holds when the loop has nothing to do.
-    async fn check_settled(&self) {
+    async fn check_settled(&self, model: &Model) {
         let now = self.all.rig.clock.now();
         let grants = self.grants().await;
         let mut wanted = BTreeSet::new();
@@ -543,12 +614,25 @@ impl World {
                     wanted.insert(grant.id);
                 }
                 GrantState::Closed(_) => {}
+                GrantState::Scheduled(scheduled) => {
+                    assert!(scheduled.starts_at > now, "{grant:?} should have begun by {now}");
+                }
                 GrantState::Opening(_) | GrantState::Closing(_) => {
                     panic!("{grant:?} is neither open nor closed at {now}")
                 }
             }
         }
         assert_eq!(self.standing(), wanted);
+        for (asked, id) in model.requests.iter().zip(&self.requests) {
+            let of_request = || grants.iter().filter(|grant| grant.request == *id);
+            if !asked.best_effort
+                && asked.machines.len() > 1
+                && of_request().any(|one| one.state.never_opened())
+            {
+                let ended = of_request().all(|one| matches!(one.state, GrantState::Closed(_)));
+                assert!(ended, "not all, and not nothing");
+            }
+        }
         assert_eq!(testing::unsettled_changes(&self.all.rig.store).await, 0);
     }
 
@@ -603,10 +687,11 @@ impl World {
 /// How far along a grant is.
 const fn rank(state: &GrantState) -> u8 {
     match state {
-        GrantState::Opening(_) => 0,
-        GrantState::Open(_) => 1,
-        GrantState::Closing(_) => 2,
-        GrantState::Closed(_) => 3,
+        GrantState::Scheduled(_) => 0,
+        GrantState::Opening(_) => 1,
+        GrantState::Open(_) => 2,
+        GrantState::Closing(_) => 3,
+        GrantState::Closed(_) => 4,
     }
 }
 
@@ -627,7 +712,7 @@ fn sound(grant: &Grant, before: Option<&Grant>) {
             assert!(closed.closed_at >= closed.ended_at, "{grant:?}");
             Some((&closed.cause, closed.ended_at, closed.opened_at))
         }
-        GrantState::Opening(_) | GrantState::Open(_) => None,
+        GrantState::Scheduled(_) | GrantState::Opening(_) | GrantState::Open(_) => None,
     };
     match ended {
         Some((EndCause::Expired, at, opened_at)) => {
@@ -636,7 +721,9 @@ fn sound(grant: &Grant, before: Option<&Grant>) {
                 "{grant:?} ended early"
             );
         }
-        Some((EndCause::OpenFailed { .. }, _, opened_at)) => assert_eq!(opened_at, None, "{grant:?}"),
+        Some((EndCause::OpenFailed { .. } | EndCause::NotAllowed { .. }, _, opened_at)) => {
+            assert_eq!(opened_at, None, "{grant:?}")
+        }
         _ => {}
     }
     let Some(before) = before else { return };
@@ -644,7 +731,13 @@ fn sound(grant: &Grant, before: Option<&Grant>) {
         rank(&grant.state) >= rank(&before.state),
         "{before:?} became {grant:?}"
     );
-    assert_eq!(before.duration, grant.duration);
+    assert!(grant.duration >= before.duration, "{before:?} became {grant:?}");
+    if let (GrantState::Open(was), GrantState::Open(is)) = (&before.state, &grant.state) {
+        assert!(
+            is.opened_at == was.opened_at && is.ends_at >= was.ends_at,
+            "{before:?} became {grant:?}"
+        );
+    }
     if let GrantState::Closed(_) = before.state {
         assert_eq!(before, grant, "what is closed does not change");
     }

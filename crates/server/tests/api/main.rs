@@ -20,6 +20,7 @@ mod freezes;
 mod guardrails;
 mod idempotency;
 mod issuer;
+mod later;
 mod leases;
 mod lifecycle;
 mod matrix;

@@ -26,6 +26,19 @@ pub(crate) enum Transition {
         machines: BTreeSet<usize>,
         seconds: i64,
         twice: bool,
+        /// How far ahead it starts.
+        ahead: Option<i64>,
+        best_effort: bool,
+    },
+    /// Whose a grant is asks for it to last so long in all.
+    Extend {
+        request: Index,
+        seconds: i64,
+    },
+    /// Nothing can be opened any more at a machine, or can again.
+    Block {
+        machine: usize,
+        blocked: bool,
     },
     Approve {
         request: Index,
@@ -85,6 +98,8 @@ pub(crate) struct Asked {
     pub(crate) by: usize,
     pub(crate) machines: BTreeSet<usize>,
     pub(crate) seconds: i64,
+    pub(crate) starts_at: Option<i64>,
+    pub(crate) best_effort: bool,
     pub(crate) lapses_at: i64,
     pub(crate) agreed: BTreeSet<usize>,
     pub(crate) status: Status,
@@ -182,13 +197,19 @@ impl ReferenceStateMachine for Lifecycle {
             proptest::collection::btree_set(0..NEEDS.len(), 1..=2),
             prop_oneof![Just(60_i64), Just(300)],
             any::<bool>(),
+            prop_oneof![2 => Just(None), 1 => Just(Some(45_i64))],
+            any::<bool>(),
         )
-            .prop_map(|(by, machines, seconds, twice)| Transition::Ask {
-                by,
-                machines,
-                seconds,
-                twice,
-            });
+            .prop_map(
+                |(by, machines, seconds, twice, ahead, best_effort)| Transition::Ask {
+                    by,
+                    machines,
+                    seconds,
+                    twice,
+                    ahead,
+                    best_effort,
+                },
+            );
         if state.requests.is_empty() {
             return ask.boxed();
         }
@@ -220,6 +241,10 @@ impl ReferenceStateMachine for Lifecycle {
             3 => (index(), revoker, any::<bool>())
                 .prop_map(|(request, by, meanwhile)| Transition::Revoke { request, by, meanwhile }),
             2 => freeze,
+            3 => (index(), prop_oneof![Just(200_i64), Just(900)])
+                .prop_map(|(request, seconds)| Transition::Extend { request, seconds }),
+            2 => (0..NEEDS.len(), any::<bool>())
+                .prop_map(|(machine, blocked)| Transition::Block { machine, blocked }),
             4 => prop_oneof![Just(29_i64), Just(60), Just(301)]
                 .prop_map(|seconds| Transition::Advance { seconds }),
             3 => (0..3_u8, fault).prop_map(|(after, fault)| Transition::Stumble { after, fault }),
@@ -234,6 +259,7 @@ impl ReferenceStateMachine for Lifecycle {
             Transition::Lift => state.frozen,
             Transition::Ask { .. }
             | Transition::Advance { .. }
+            | Transition::Block { .. }
             | Transition::Stumble { .. }
             | Transition::Settle => true,
             _ => !state.requests.is_empty(),
@@ -248,6 +274,8 @@ impl ReferenceStateMachine for Lifecycle {
                 by,
                 machines,
                 seconds,
+                ahead,
+                best_effort,
                 ..
             } => {
                 if state.frozen {
@@ -257,6 +285,8 @@ impl ReferenceStateMachine for Lifecycle {
                         by: *by,
                         machines: machines.clone(),
                         seconds: *seconds,
+                        starts_at: ahead.map(|ahead| now + ahead),
+                        best_effort: *best_effort,
                         lapses_at: now + PENDING_SECONDS,
                         agreed: BTreeSet::new(),
                         status: Status::Pending,
@@ -319,7 +349,11 @@ impl ReferenceStateMachine for Lifecycle {
                 state.now += seconds;
                 Ok(())
             }
-            Transition::Stumble { .. } | Transition::Settle => Ok(()),
+            // Whether a grant is open is the loop's; whoever extends one looks for themselves.
+            Transition::Extend { .. }
+            | Transition::Block { .. }
+            | Transition::Stumble { .. }
+            | Transition::Settle => Ok(()),
         };
         state.answers.push(vec![answer]);
         state
