@@ -186,7 +186,9 @@ impl EndCause {
             }
             Self::Released => "its lease was released".to_owned(),
             Self::HeartbeatMissed => "its lease's heartbeat was missed".to_owned(),
-            Self::DatabaseRestored => "the database was restored, and nothing of it stood any more".to_owned(),
+            Self::DatabaseRestored => {
+                "the database was restored, and nothing of it stood any more".to_owned()
+            }
             Self::Frozen { reason, .. } => format!("frozen: {reason}"),
         }
     }

@@ -54,6 +54,33 @@ impl Mode {
     }
 }
 
+/// How somebody is reminded of a request that waits for them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Reminder {
+    /// Whoever was asked hears of it again: half of the time to decide has passed.
+    Again,
+    /// Others hear of it, too: three quarters have.
+    Escalated,
+}
+
+impl Reminder {
+    /// The audit event's action, to which subscribers subscribe.
+    pub const fn action(self) -> &'static str {
+        match self {
+            Self::Again => "access_request.remind",
+            Self::Escalated => "access_request.escalate",
+        }
+    }
+
+    /// Why, for the audit log.
+    pub const fn rule(self) -> &'static str {
+        match self {
+            Self::Again => "half of the time to decide has passed",
+            Self::Escalated => "three quarters of the time to decide have passed",
+        }
+    }
+}
+
 /// Who asks for which ports on which machines, from which sources, how long and why.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AccessRequest<S = RequestState> {

@@ -30,7 +30,8 @@ impl Engine {
         }
         self.end_forgotten_grants(now).await?;
         self.end_broken(None).await?;
-        self.lapse_requests(now).await
+        self.lapse_requests(now).await?;
+        self.remind(now).await
     }
 
     /// Marks due whatever should be and is not: a point that holds a grant, a lockdown or an unsettled change but has

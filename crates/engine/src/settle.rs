@@ -117,8 +117,6 @@ impl Engine {
                     .filter(|point| *point != lease.point)
             };
             match grant.state.clone() {
-                // Nothing is wanted for it yet. One whose time to start has passed is ended with the others above.
-                GrantState::Scheduled(_) => {}
                 GrantState::Opening(_) if gone || look.hopeless.is_some() => {
                     let cause = if gone {
                         EndCause::MachineGone
@@ -195,7 +193,8 @@ impl Engine {
                         }
                     }
                 }
-                GrantState::Closed(_) => {}
+                // Nothing is wanted of it yet; one whose time to start has passed was ended with the others above.
+                GrantState::Scheduled(_) | GrantState::Closed(_) => {}
             }
         }
         tx.save_grants(&changed).await?;

@@ -177,7 +177,7 @@ impl App {
                 None => scheduled.start().into(),
                 Some(cause) => Live::Scheduled(scheduled).end(cause, now).into(),
             };
-            events.push(self.start_event(&request, &after, again.decision, now));
+            events.push(self.start_event(&request, &after, &again.decision, now));
             if after.state.is_wanted() {
                 started.push(after.id);
             } else {
@@ -210,7 +210,7 @@ impl App {
         &self,
         request: &AccessRequest,
         grant: &Grant,
-        decision: Value,
+        decision: &Value,
         now: Instant,
     ) -> AuditEvent {
         let started = grant.state.is_wanted();

@@ -35,6 +35,7 @@ mod points;
 mod policies;
 mod pool;
 mod progress;
+mod reminders;
 mod requests;
 mod restores;
 mod reviews;

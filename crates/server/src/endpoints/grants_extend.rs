@@ -17,6 +17,7 @@ use postern_core::{
     audit::{Outcome, Subject},
     grant::{Grant, GrantState},
     id::{GrantId, GrantKind},
+    role::Action,
     time::Instant,
 };
 use postern_store::{Tx, Urgency};
@@ -26,7 +27,7 @@ use super::access_requests_create::{Asked, Asking, Manner, ask_for};
 use crate::{
     failure::Failure,
     flow::{authenticate::Caller, body::Command, path::PathId},
-    reading,
+    reading::{self, hidden},
     shape::access_request,
     state::App,
 };
@@ -129,9 +130,19 @@ async fn refuse(app: &App, caller: &Caller, grant: &Grant) -> Failure {
         Ok(tx) => tx,
         Err(error) => return error.into(),
     };
-    match app.write_alone(tx, event).await {
-        Ok(()) => Failure::new(ErrorCode::NotTheRequester, rule),
-        Err(unwritten) => unwritten,
+    if let Err(unwritten) = app.write_alone(tx, event).await {
+        return unwritten;
+    }
+    let refusal = Failure::new(ErrorCode::NotTheRequester, rule);
+    // Who may not see the grant does not learn that it is there.
+    let resource = match app.about_grant(grant, Action::Read, EVENT, None).await {
+        Ok(question) => question.resource,
+        Err(failure) => return failure,
+    };
+    match app.authorizer().await {
+        Ok(authorizer) if app.may_read_all(&authorizer, caller, [resource]) => refusal,
+        Ok(_) => hidden(refusal, "such grant"),
+        Err(failure) => failure,
     }
 }
 

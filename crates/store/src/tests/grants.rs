@@ -26,7 +26,7 @@ fn end(grant: &Grant) -> Grant {
 fn open(grant: &Grant) -> Grant {
     match grant.clone().live().unwrap() {
         Live::Opening(grant) => grant.confirm_open(at(20)).into(),
-        Live::Open(_) => panic!("it is open already"),
+        Live::Open(_) | Live::Scheduled(_) => panic!("it is not opening"),
     }
 }
 
