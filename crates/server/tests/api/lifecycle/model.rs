@@ -318,10 +318,10 @@ impl ReferenceStateMachine for Lifecycle {
                 Ok(())
             }),
             Transition::Withdraw { request, by } => state.request(request).map_or(Ok(()), |asked| {
-                asked.undecided(now)?;
                 if asked.by != *by {
                     return Err(ErrorCode::NotTheRequester);
                 }
+                asked.undecided(now)?;
                 asked.status = Status::Withdrawn;
                 Ok(())
             }),
