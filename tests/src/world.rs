@@ -419,6 +419,8 @@ pub fn a_request(machines: &[&str], seconds: i64) -> AccessRequestCreate {
             .collect(),
         duration_seconds: seconds,
         reason: "the disk is full".to_owned(),
+        starts_at: None,
+        mode: None,
     }
 }
 

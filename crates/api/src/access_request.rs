@@ -38,6 +38,17 @@ pub struct AskedTarget {
     pub sources: Option<Vec<String>>,
 }
 
+/// What comes of the other machines when one of them ends without ever having been open.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Mode {
+    /// They are closed, too.
+    #[default]
+    AllOrNothing,
+    /// Nothing.
+    BestEffort,
+}
+
 /// Who asks comes from the token; this is for what, how long and why.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -51,6 +62,13 @@ pub struct AccessRequestCreate {
     /// Why.
     #[schema(example = "disk full on the build host", min_length = 1, max_length = 1000)]
     pub reason: String,
+    /// When the grants begin to open, in RFC 3339; at once when absent. It is decided again then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub starts_at: Option<DateTime<Utc>>,
+    /// What comes of the other machines when one cannot be opened: `all_or_nothing` when absent, and `best_effort` when
+    /// absent in an emergency.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode: Option<Mode>,
 }
 
 /// How to make a request.
@@ -118,6 +136,17 @@ pub struct RequestAwaited {
     pub role: Option<String>,
 }
 
+/// A machine of a request that ended without ever having been open, by itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct NotOpened {
+    /// Which.
+    pub machine: String,
+    /// Its grant.
+    pub grant: String,
+    /// Why.
+    pub reason: String,
+}
+
 /// An access request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct AccessRequest {
@@ -133,6 +162,17 @@ pub struct AccessRequest {
     pub duration_seconds: u64,
     /// Why.
     pub reason: String,
+    /// When the grants begin to open, where that is not at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub starts_at: Option<DateTime<Utc>>,
+    /// What comes of the other machines when one cannot be opened.
+    #[serde(default)]
+    pub mode: Mode,
+    /// The grant that is to last longer, where this asks for nothing else; `duration_seconds` is then how long it lasts
+    /// in all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(example = "grt_01990000000070008000000000000001")]
+    pub extends: Option<String>,
     /// `pending`, `approved`, `denied`, `withdrawn` or `lapsed`.
     pub status: String,
     /// When it was made.
@@ -149,8 +189,12 @@ pub struct AccessRequest {
     /// How it was decided, once it was.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub decision: Option<RequestDecision>,
-    /// Its grants, one per machine, once approved.
+    /// Its grants, one per machine, once approved; of an extension, the grant that it extends.
     pub grants: Vec<Grant>,
+    /// The machines that could not be opened. Where the request wants all or nothing, the others were closed again for
+    /// them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub not_opened: Vec<NotOpened>,
     /// Whether this is the answer to a dry run: nothing of it exists.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub dry_run: bool,

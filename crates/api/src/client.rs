@@ -16,7 +16,7 @@ use crate::{
     audit_event::{AuditEvent, AuditEventQuery},
     delivery::{Delivery, DeliveryQuery},
     freeze::{Freeze, FreezeCreate, FreezeLift, FreezeMade, FreezeQuery},
-    grant::{Grant, GrantQuery, GrantRevoke},
+    grant::{Grant, GrantExtend, GrantQuery, GrantRevoke},
     jit_policy::{JitPolicy, JitPolicyChangeQuery, JitPolicyPlan, JitPolicyQuery, JitPolicyWrite},
     lease::{Lease, LeaseCreate, LeaseWaitQuery},
     machine::{Machine, MachineDetail, MachineQuery},
@@ -395,6 +395,16 @@ impl Client {
         revoke: &GrantRevoke,
     ) -> Result<Grant, ClientError> {
         self.post(&["v1", "grants", id, "revoke"], key, revoke).await
+    }
+
+    /// Asks for an open grant to last longer. The answer is the request: approved, or pending.
+    pub async fn extend_grant(
+        &self,
+        id: &str,
+        key: Option<&str>,
+        extend: &GrantExtend,
+    ) -> Result<AccessRequest, ClientError> {
+        self.post(&["v1", "grants", id, "extend"], key, extend).await
     }
 
     /// Makes a lease, or finds the one that the caller holds under the same key.

@@ -10,7 +10,8 @@ use crate::machine::Finding;
 /// Why a grant ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct EndCause {
-    /// `expired`, `revoked`, `open_failed`, `policy_removed`, `machine_gone`, `released`, `heartbeat_missed`,
+    /// `expired`, `revoked`, `open_failed`, `policy_removed`, `machine_gone`, `not_allowed` (when it was to start),
+    /// `not_together` (another machine of the request was not opened), `released`, `heartbeat_missed`,
     /// `database_restored` or `frozen`.
     pub kind: String,
     /// Who ended it, if somebody did.
@@ -62,7 +63,7 @@ pub struct Grant {
     pub sources: Vec<String>,
     /// How long, from the confirmed opening.
     pub duration_seconds: u64,
-    /// `opening`, `open`, `closing` or `closed`.
+    /// `scheduled`, `opening`, `open`, `closing` or `closed`.
     pub status: String,
     /// What that means right now, in one sentence. Rules are what opens and closes; a connection that is
     /// already established is not cut.
@@ -71,7 +72,10 @@ pub struct Grant {
     pub created_at: DateTime<Utc>,
     /// The latest instant at which it could end.
     pub not_after: DateTime<Utc>,
-    /// While opening: when it fails if it is not open by then.
+    /// While scheduled: when it begins to open.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub starts_at: Option<DateTime<Utc>>,
+    /// While scheduled or opening: when it fails if it is not open by then.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub open_deadline: Option<DateTime<Utc>>,
     /// When the last hop was confirmed as open.
@@ -107,12 +111,24 @@ pub struct GrantRevoke {
     pub reason: Option<String>,
 }
 
+/// How long a grant shall last.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct GrantExtend {
+    /// How long in all, from the confirmed opening: more than now, and no more than the policy allows at a time.
+    #[schema(example = 7200, minimum = 10, maximum = 86400)]
+    pub duration_seconds: i64,
+    /// Why.
+    #[schema(example = "restore takes longer", min_length = 1, max_length = 1000)]
+    pub reason: String,
+}
+
 /// What to list.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct GrantQuery {
-    /// Only grants that stand there: `opening`, `open`, `closing` or `closed`; several with commas.
+    /// Only grants that stand there: `scheduled`, `opening`, `open`, `closing` or `closed`; several with commas.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub status: Option<String>,
     /// Only grants of this principal; `me` for your own.

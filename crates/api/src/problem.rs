@@ -142,6 +142,12 @@ codes! {
     LeaseEnded = "lease_ended", 409, "Lease ended";
     /// A person agrees once.
     AlreadyAgreed = "already_agreed", 409, "Already agreed";
+    /// Only an open grant is extended, and this one has not opened, or has ended.
+    GrantNotOpen = "grant_not_open", 409, "The grant is not open";
+    /// The grant would end no later than it does.
+    NotLonger = "not_longer", 422, "Not longer";
+    /// The start is in the past, or further ahead than the server's limit, or cannot be had here.
+    InvalidStart = "invalid_start", 400, "Invalid start";
     /// A freeze is in force there: nothing is asked for, approved or opened until it is lifted. `detail` has its
     /// reason.
     Frozen = "frozen", 409, "Frozen";

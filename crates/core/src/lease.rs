@@ -143,7 +143,10 @@ impl Held {
             }
             RequestState::Approved(_) => {}
         }
-        let wanted = grants.iter().filter(|grant| grant.state.is_wanted()).count();
+        let wanted = grants
+            .iter()
+            .filter(|grant| grant.state.is_wanted() || matches!(grant.state, GrantState::Scheduled(_)))
+            .count();
         let all = |is: fn(&GrantState) -> bool| grants.iter().all(|grant| is(&grant.state));
         if all(|state| matches!(state, GrantState::Closed(_))) {
             Self::Closed

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     approval::{Agreement, Awaited},
-    id::RequestId,
+    id::{GrantId, RequestId},
     machine::MachineId,
     net::{Ports, Source},
     policy::{MAX_DURATION, MAX_PORTS, MAX_SOURCES, MIN_DURATION, whole_seconds},
@@ -33,6 +33,54 @@ pub struct Target {
     pub sources: Vec<Source>,
 }
 
+/// What comes of the other machines of a request when one of them ends without ever having been open.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Mode {
+    /// They are closed, too.
+    #[default]
+    AllOrNothing,
+    /// Nothing.
+    BestEffort,
+}
+
+impl Mode {
+    /// The word, as the API has it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::AllOrNothing => "all_or_nothing",
+            Self::BestEffort => "best_effort",
+        }
+    }
+}
+
+/// How somebody is reminded of a request that waits for them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Reminder {
+    /// Whoever was asked hears of it again: half of the time to decide has passed.
+    Again,
+    /// Others hear of it, too: three quarters have.
+    Escalated,
+}
+
+impl Reminder {
+    /// The audit event's action, to which subscribers subscribe.
+    pub const fn action(self) -> &'static str {
+        match self {
+            Self::Again => "access_request.remind",
+            Self::Escalated => "access_request.escalate",
+        }
+    }
+
+    /// Why, for the audit log.
+    pub const fn rule(self) -> &'static str {
+        match self {
+            Self::Again => "half of the time to decide has passed",
+            Self::Escalated => "three quarters of the time to decide have passed",
+        }
+    }
+}
+
 /// Who asks for which ports on which machines, from which sources, how long and why.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AccessRequest<S = RequestState> {
@@ -50,6 +98,16 @@ pub struct AccessRequest<S = RequestState> {
     pub duration: Duration,
     /// Why.
     pub reason: String,
+    /// When the grants begin to open; at once when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub starts_at: Option<Instant>,
+    /// What comes of the other machines when one cannot be opened.
+    #[serde(default)]
+    pub mode: Mode,
+    /// The grant that is to last longer, where this asks for nothing else. The duration is then that of the whole
+    /// grant, from its confirmed opening.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub extends: Option<GrantId>,
     /// When it was made.
     pub created_at: Instant,
     /// Who agreed so far, the first first.
@@ -282,6 +340,9 @@ impl<S> AccessRequest<S> {
             targets: self.targets,
             duration: self.duration,
             reason: self.reason,
+            starts_at: self.starts_at,
+            mode: self.mode,
+            extends: self.extends,
             created_at: self.created_at,
             agreements: self.agreements,
             state,

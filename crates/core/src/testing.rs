@@ -15,7 +15,7 @@ use crate::{
     net::{Ports, Source},
     policy::{Approval, GuardedPorts, JitPolicy, Lockdown, SharedGroups},
     principal::{Principal, PrincipalKind},
-    request::{AccessRequest, Pending, RequestState, Target},
+    request::{AccessRequest, Mode, Pending, RequestState, Target},
     scope::Scope,
     time::Instant,
 };
@@ -95,6 +95,9 @@ pub fn a_request() -> AccessRequest {
         }],
         duration: Duration::from_mins(10),
         reason: "disk full".to_owned(),
+        starts_at: None,
+        mode: Mode::default(),
+        extends: None,
         created_at: at(0),
         agreements: Vec::new(),
         state: RequestState::Pending(Pending {
@@ -123,6 +126,7 @@ pub fn a_grant() -> Grant {
         duration: request.duration,
         created_at: at(0),
         not_after: at(300 + 600),
+        together: false,
         state: GrantState::Opening(Opening { deadline: at(300) }),
     }
 }

@@ -29,7 +29,9 @@ impl Engine {
             self.mark_forgotten_points(now).await?;
         }
         self.end_forgotten_grants(now).await?;
-        self.lapse_requests(now).await
+        self.end_broken(None).await?;
+        self.lapse_requests(now).await?;
+        self.remind(now).await
     }
 
     /// Marks due whatever should be and is not: a point that holds a grant, a lockdown or an unsettled change but has
@@ -58,6 +60,7 @@ impl Engine {
             let since = match &grant.state {
                 GrantState::Open(open) => open.ends_at,
                 GrantState::Opening(opening) => opening.deadline,
+                GrantState::Scheduled(scheduled) => scheduled.deadline,
                 GrantState::Closing(_) | GrantState::Closed(_) => continue,
             };
             let Some(cause) = grant.due_to_end(now) else {

@@ -8,7 +8,7 @@ use postern_core::{
     lease::AccessLease,
     machine::MachineId,
     point::PointRef,
-    request::{AccessRequest, Lapsed, Withdrawn},
+    request::{AccessRequest, Lapsed, Reminder, RequestState, Withdrawn},
     scope::Scope,
     time::{IdSource, Instant},
 };
@@ -70,6 +70,8 @@ impl<'a> Events<'a> {
                 EndCause::Expired => "the grant's time was over",
                 EndCause::OpenFailed { .. } => "the grant could not be opened",
                 EndCause::MachineGone => "the machine is gone",
+                EndCause::NotAllowed { .. } => "decided again when it was to start",
+                EndCause::NotTogether { .. } => "the request wants all or nothing",
                 EndCause::PolicyRemoved => "the policy does not cover the machine any more",
                 EndCause::Revoked { .. } => "the grant was revoked",
                 EndCause::Released => "the lease was released",
@@ -296,6 +298,35 @@ impl<'a> Events<'a> {
         );
         event.decision = Some(json!({ "decided_by": "lifecycle", "rule": "heartbeat missed" }));
         event
+    }
+
+    /// Somebody is reminded that a request waits for them, machine by machine, so that whoever hears of a scope does.
+    pub(crate) fn request_reminder(&self, request: &AccessRequest, how: Reminder) -> Vec<AuditEvent> {
+        let RequestState::Pending(pending) = &request.state else {
+            return Vec::new();
+        };
+        request
+            .targets
+            .iter()
+            .map(|target| {
+                let subject = Subject {
+                    request: Some(request.id),
+                    grant: request.extends,
+                    machine: Some(target.machine.clone()),
+                    ..Subject::default()
+                };
+                let details = json!({
+                    "requester": request.requester,
+                    "lapses_at": pending.lapses_at,
+                    "awaits": pending.awaits,
+                });
+                let scope = target.machine.scope();
+                let mut event = self.event(how.action(), Outcome::Succeeded, scope, subject, details);
+                event.reason = Some(request.reason.clone());
+                event.decision = Some(json!({ "decided_by": "lifecycle", "rule": how.rule() }));
+                event
+            })
+            .collect()
     }
 
     /// What an earlier pass intended and left without an outcome was looked at.

@@ -17,9 +17,11 @@ mod leases;
 pub mod metrics;
 mod outcome;
 pub mod pass;
+mod reminders;
 mod restore;
 mod settle;
 mod strays;
+mod together;
 mod turns;
 
 use std::{collections::BTreeMap, sync::Arc};

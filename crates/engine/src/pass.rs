@@ -92,7 +92,7 @@ impl View {
             .filter(|here| here.present && here.grant.state.is_wanted())
             .map(|here| here.grant.id)
             .collect();
-        let closing = grants.iter().any(|here| !here.grant.state.is_wanted());
+        let closing = grants.iter().any(|here| here.grant.state.cause().is_some());
         let over: BTreeMap<GrantId, Vec<PointId>> = grants
             .into_iter()
             .filter(|here| here.grant.due_to_end(now).is_some())

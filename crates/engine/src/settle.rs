@@ -1,10 +1,13 @@
 //! The end of a pass: outcomes, hops, grants, the next due time; only on what was read back.
 
+use std::collections::BTreeSet;
+
 use chrono::TimeDelta;
 use postern_core::{
     audit::AuditEvent,
     enforcer::{EnforceError, Evidence, Observed, Plan},
     grant::{EndCause, Grant, GrantState, HopState, Live},
+    id::RequestId,
     time::Instant,
 };
 use postern_store::{Due, HopUpdate, Lease, Next, StoreError, Tx, Urgency};
@@ -97,11 +100,15 @@ impl Engine {
         let mut next: Option<(Instant, Urgency)> = None;
         let mut unconfirmed = false;
         let mut frozen = false;
+        let mut broken: BTreeSet<RequestId> = BTreeSet::new();
         let cloud = CloudLabels {
             cloud: pass.point.cloud().as_str(),
         };
         for (grant, look) in grants.into_iter().zip(looks) {
             let id = grant.id;
+            if grant.together && grant.state.never_opened() {
+                broken.insert(grant.request);
+            }
             let of_grant = hops.get(&id).map(Vec::as_slice).unwrap_or_default();
             let elsewhere = || {
                 of_grant
@@ -186,10 +193,15 @@ impl Engine {
                         }
                     }
                 }
-                GrantState::Closed(_) => {}
+                // Nothing is wanted of it yet; one whose time to start has passed was ended with the others above.
+                GrantState::Scheduled(_) | GrantState::Closed(_) => {}
             }
         }
         tx.save_grants(&changed).await?;
+        let ended = changed
+            .iter()
+            .filter(|grant| grant.together && grant.state.never_opened());
+        broken.extend(ended.map(|grant| grant.request));
 
         if known {
             log.extend(
@@ -270,6 +282,12 @@ impl Engine {
         };
         tx.commit().await?;
         crate::failpoint::failpoint!("after-outcome");
+        for request in broken {
+            // What fails here the backstop does.
+            if let Err(error) = self.end_broken(Some(request)).await {
+                tracing::warn!(%request, error = &error as &dyn std::error::Error, "not all, and not yet nothing");
+            }
+        }
         Ok(outcome)
     }
 

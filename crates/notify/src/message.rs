@@ -22,6 +22,8 @@ pub struct Message {
     pub summary: String,
     /// Where to see it, or decide on it.
     pub link: Option<Url>,
+    /// The request that waits for somebody to decide, if it is about one: its link is where that is done.
+    pub undecided: Option<String>,
 }
 
 impl Message {
@@ -62,8 +64,22 @@ impl Message {
             cloud_event,
             summary: summary(event),
             link,
+            undecided: undecided(event),
         }
     }
+}
+
+/// The request that waits for somebody to decide, if the event says that one does. Whether one that was just made is
+/// granted by its policy at once is told by what it waits for.
+fn undecided(event: &AuditEvent) -> Option<String> {
+    let waits = event
+        .details
+        .get("awaits")
+        .and_then(Value::as_array)
+        .is_some_and(|awaits| !awaits.is_empty());
+    (waits && event.outcome == Outcome::Succeeded)
+        .then(|| event.subject.request.map(|request| request.to_string()))
+        .flatten()
 }
 
 fn without_nulls(value: Value) -> Value {
@@ -96,6 +112,9 @@ fn actor(actor: &Actor) -> String {
 
 fn link(base: &Url, event: &AuditEvent) -> Option<Url> {
     let subject = &event.subject;
+    if let Some(request) = undecided(event) {
+        return base.join(&format!("v1/access-requests/{request}")).ok();
+    }
     let path = match (&subject.grant, &subject.request, &subject.policy) {
         (Some(grant), ..) => format!("v1/grants/{grant}"),
         (None, Some(request), _) => format!("v1/access-requests/{request}"),
@@ -109,6 +128,8 @@ fn link(base: &Url, event: &AuditEvent) -> Option<Url> {
 fn summary(event: &AuditEvent) -> String {
     let did = match (event.action.as_str(), event.outcome) {
         ("access_request.create", Outcome::Succeeded) => "asks for access",
+        ("access_request.remind", _) => "reminds of a request that waits for a decision",
+        ("access_request.escalate", _) => "escalates a request that nobody has decided on",
         ("access_request.approve", Outcome::Succeeded) => "approved access",
         ("access_request.agree", Outcome::Succeeded) => "agreed to a request that waits for others",
         ("access_request.deny", Outcome::Succeeded) => "denied access",
@@ -118,6 +139,8 @@ fn summary(event: &AuditEvent) -> String {
         ("review.close", Outcome::Succeeded) => "closed the review of a broken glass",
         ("freeze.create", Outcome::Succeeded) => "FROZE everything",
         ("freeze.lift", Outcome::Succeeded) => "lifted a freeze",
+        ("grant.extend", Outcome::Succeeded) => "extended a grant",
+        ("grant.start", Outcome::Succeeded) => "began to open what was asked for later",
         ("grant.open", Outcome::Succeeded) => "opened a port",
         ("grant.end", Outcome::Succeeded) => "ended a grant",
         ("grant.revoke", Outcome::Succeeded) => "revoked a grant",
@@ -231,6 +254,22 @@ mod tests {
         assert!(
             link.starts_with("https://postern.example.com/jit/v1/access-requests/"),
             "{link}"
+        );
+    }
+
+    #[test]
+    fn what_waits_for_a_decision_is_told_apart_from_what_does_not() {
+        assert_eq!(message().undecided, None, "a policy granted it");
+        let mut waiting = asked();
+        waiting.event.details = json!({ "awaits": [{ "policy_name": "ssh" }] });
+        waiting.event.subject.grant = Some(an_id(3));
+        let base = "https://postern.example.com/".parse().unwrap();
+        let told = Message::of(&waiting, &"prod".parse().unwrap(), Some(&base));
+        let request = an_id::<postern_core::id::RequestKind>(2).to_string();
+        assert_eq!(told.undecided.as_deref(), Some(request.as_str()));
+        assert!(
+            told.link.unwrap().path().ends_with(&request),
+            "where it is decided"
         );
     }
 }

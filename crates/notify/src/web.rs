@@ -236,9 +236,15 @@ fn slack_text(message: &Message) -> String {
         .replace('&', "&amp;")
         .replace('<', "&lt;")
         .replace('>', "&gt;");
-    match &message.link {
-        Some(link) => format!("{escaped}\n<{link}|Open in Postern>"),
-        None => escaped,
+    let seen = match (&message.link, &message.undecided) {
+        (Some(link), Some(_)) => format!("{escaped}\n<{link}|Decide in Postern>"),
+        (Some(link), None) => format!("{escaped}\n<{link}|Open in Postern>"),
+        (None, _) => escaped,
+    };
+    // Ids have no characters that a chat reads as markup.
+    match &message.undecided {
+        Some(request) => format!("{seen}\n`postern approve {request}`"),
+        None => seen,
     }
 }
 
@@ -270,6 +276,7 @@ mod tests {
             cloud_event: json!({}),
             summary: "ada asks: <!channel> <https://evil.example|approve> & more".into(),
             link: Some("https://postern.example.com/v1/grants/1".parse().unwrap()),
+            undecided: None,
         };
         assert_eq!(
             slack_text(&message),

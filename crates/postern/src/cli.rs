@@ -60,6 +60,9 @@ pub enum Command {
         after_help = "Examples:\n  postern grants --status opening,open\n  postern grants get grt_0199… --json"
     )]
     Grants(GrantsArgs),
+    /// Asks for an open grant of one's own to last longer
+    #[command(after_help = "Example:\n  postern extend grt_0199… --for 2h --reason \"restore takes longer\"")]
+    Extend(ExtendArgs),
     /// Ends a grant now
     #[command(after_help = "Example:\n  postern revoke grt_0199… --reason \"job done\" --wait")]
     Revoke(RevokeArgs),

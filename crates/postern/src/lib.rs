@@ -59,6 +59,7 @@ pub async fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Deny(args) => commands::requests::deny(args).await,
         Command::Withdraw(args) => commands::requests::withdraw(args).await,
         Command::Grants(args) => commands::grants::run(args).await,
+        Command::Extend(args) => commands::grants::extend(args).await,
         Command::Revoke(args) => commands::grants::revoke(args).await,
         Command::Freeze(args) => commands::freezes::freeze(args).await,
         Command::Freezes(args) => commands::freezes::run(args).await,

@@ -67,19 +67,15 @@ fn words(awaited: &Awaited) -> String {
 }
 
 impl App {
-    /// What the caller's agreement comes to. Those who agreed before count as far as they still may approve what the
-    /// request is now: an approver's role may have been taken since.
-    pub(crate) fn agreed(
+    /// The agreements of those who still may approve what the request is now.
+    fn standing<'a, S>(
         &self,
         authorizer: &Authorizer,
-        caller: &Principal,
-        request: &AccessRequest<Pending>,
+        request: &'a AccessRequest<S>,
         terms: &[Terms],
-        decisions: &[Decision],
         machines: &BTreeMap<MachineId, StoredMachine>,
-    ) -> Result<Agreed, InvalidTransition> {
-        request.check_approver(caller)?;
-        let earlier: Vec<(&Agreement, Roles)> = request
+    ) -> Vec<(&'a Agreement, Roles)> {
+        request
             .agreements
             .iter()
             .filter_map(|agreement| {
@@ -94,7 +90,47 @@ impl App {
                 let all = still.iter().all(|decision| decision.allowed);
                 all.then(|| (agreement, roles(terms, &still)))
             })
-            .collect();
+            .collect()
+    }
+
+    /// Whom an approved request would wait for by now, if anybody: policies and approvers' roles may have changed.
+    pub(crate) fn awaited_still<S>(
+        &self,
+        authorizer: &Authorizer,
+        request: &AccessRequest<S>,
+        terms: &[Terms],
+        machines: &BTreeMap<MachineId, StoredMachine>,
+    ) -> Vec<Awaited> {
+        let nothing = BTreeSet::new();
+        let standing = self.standing(authorizer, request, terms, machines);
+        let mut awaits = Vec::new();
+        for terms in by_policy(terms).into_values() {
+            let mut tally = Tally::new(&terms.stages);
+            for (agreement, roles) in &standing {
+                // One that does not count under this policy may count under another's.
+                let _under_another = tally.count(&Voice {
+                    principal: &agreement.by,
+                    roles: roles.get(&terms.policy).unwrap_or(&nothing),
+                });
+            }
+            awaits.extend(tally.awaits(terms.policy, &terms.policy_name));
+        }
+        awaits
+    }
+
+    /// What the caller's agreement comes to. Those who agreed before count as far as they still may approve what the
+    /// request is now: an approver's role may have been taken since.
+    pub(crate) fn agreed(
+        &self,
+        authorizer: &Authorizer,
+        caller: &Principal,
+        request: &AccessRequest<Pending>,
+        terms: &[Terms],
+        decisions: &[Decision],
+        machines: &BTreeMap<MachineId, StoredMachine>,
+    ) -> Result<Agreed, InvalidTransition> {
+        request.check_approver(caller)?;
+        let earlier = self.standing(authorizer, request, terms, machines);
         let own = roles(terms, decisions);
         let nothing = BTreeSet::new();
         let (mut counts, mut again) = (false, false);

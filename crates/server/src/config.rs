@@ -101,6 +101,8 @@ pub struct Limits {
     pub open_seconds: u64,
     /// How long a request waits for somebody to decide.
     pub pending_seconds: u64,
+    /// How far ahead a request may start; 0: not at all.
+    pub start_ahead_seconds: u64,
     /// What preflight goes by. Not read from a file: the settings of the loop and of the clouds say it.
     #[serde(skip)]
     pub preflight: Preflight,
@@ -149,6 +151,7 @@ impl Default for Limits {
             drain_seconds: 20,
             open_seconds: 300,
             pending_seconds: 24 * 60 * 60,
+            start_ahead_seconds: 14 * 24 * 60 * 60,
             preflight: Preflight::default(),
         }
     }
@@ -158,6 +161,11 @@ impl Limits {
     /// How long a grant may take to open before it fails.
     pub(crate) const fn open_timeout(&self) -> Duration {
         Duration::from_secs(self.open_seconds)
+    }
+
+    /// How far ahead a request may start.
+    pub(crate) const fn start_ahead(&self) -> Duration {
+        Duration::from_secs(self.start_ahead_seconds)
     }
 
     /// How long a request waits for somebody to decide.
@@ -260,6 +268,10 @@ impl ServerConfig {
             (
                 "pending_seconds",
                 (60..=30 * 24 * 3600).contains(&limits.pending_seconds),
+            ),
+            (
+                "start_ahead_seconds",
+                limits.start_ahead_seconds <= 90 * 24 * 3600,
             ),
         ];
         match checks.into_iter().find(|(_, holds)| !holds) {

@@ -6,11 +6,11 @@ use chrono::TimeDelta;
 use postern_api::{ErrorCode, grant as api_grant};
 use postern_core::{
     approval::Stage,
-    grant::{Grant, GrantState, Opening},
+    grant::{Grant, GrantState, Opening, Scheduled},
     id::{GrantId, PolicyId},
     machine::MachineId,
     policy::{Ask, JitPolicy},
-    request::{AccessRequest, Target},
+    request::{AccessRequest, Mode, Target},
     time::Instant,
 };
 use postern_store::{Hop, StoredMachine, Tx, Urgency};
@@ -121,8 +121,22 @@ impl App {
         ))
     }
 
-    /// Makes the grants of an approved request and wakes the loop.
-    pub(crate) async fn grant_all<S>(
+    /// Makes the grants of an approved request, or has the one last longer that it extends.
+    pub(crate) async fn grant_or_extend<S>(
+        &self,
+        tx: &mut Tx,
+        request: &AccessRequest<S>,
+        terms: &[Terms],
+        now: Instant,
+    ) -> Result<Vec<Grant>, Failure> {
+        match request.extends {
+            Some(grant) => Ok(vec![self.lengthen(tx, grant, request.duration, now).await?]),
+            None => self.grant_all(tx, request, terms, now).await,
+        }
+    }
+
+    /// Makes the grants of an approved request and wakes the loop, unless they begin later.
+    async fn grant_all<S>(
         &self,
         tx: &mut Tx,
         request: &AccessRequest<S>,
@@ -145,7 +159,9 @@ impl App {
             ));
         }
         let delta = |duration| TimeDelta::from_std(duration).map_err(Failure::internal);
-        let deadline = now + delta(self.config.limits.open_timeout())?;
+        // One whose time came while somebody had to agree begins at once.
+        let later = request.starts_at.filter(|starts_at| *starts_at > now);
+        let deadline = later.unwrap_or(now) + delta(self.config.limits.open_timeout())?;
         let not_after = deadline + delta(request.duration)?;
         let grants: Vec<Grant> = request
             .targets
@@ -169,12 +185,18 @@ impl App {
                     duration: request.duration,
                     created_at: now,
                     not_after,
-                    state: GrantState::Opening(Opening { deadline }),
+                    together: request.mode == Mode::AllOrNothing && request.targets.len() > 1,
+                    state: match later {
+                        Some(starts_at) => GrantState::Scheduled(Scheduled { starts_at, deadline }),
+                        None => GrantState::Opening(Opening { deadline }),
+                    },
                 }
             })
             .collect();
         let points = tx.insert_grants(&grants).await?;
-        tx.mark_due(&points, now, Urgency::Opening).await?;
+        if later.is_none() {
+            tx.mark_due(&points, now, Urgency::Opening).await?;
+        }
         Ok(grants)
     }
 }

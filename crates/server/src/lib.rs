@@ -28,6 +28,7 @@ mod reviewing;
 mod router;
 mod serve;
 mod shape;
+mod starting;
 mod state;
 mod waiting;
 

@@ -1,7 +1,7 @@
 //! Reading requests and grants: who may, and how they are shown.
 
 use postern_api::{ErrorCode, access_request as api, grant as api_grant};
-use postern_authz::{Authorizer, Context, Resource, ResourceKind};
+use postern_authz::{Authorizer, Context, Decision, Resource, ResourceKind};
 use postern_core::{
     audit::Subject,
     grant::Grant,
@@ -30,6 +30,15 @@ pub(crate) fn hidden(refusal: Failure, what: &str) -> Failure {
 
 /// The most findings that one answer shows.
 pub(crate) const MOST_FINDINGS: u32 = 50;
+
+/// What the grant opens, as somebody would ask for it.
+pub(crate) fn target_of(grant: &Grant) -> api::AskedTarget {
+    api::AskedTarget {
+        machine: grant.machine.to_string(),
+        ports: grant.ports.iter().map(ToString::to_string).collect(),
+        sources: Some(grant.sources.iter().map(ToString::to_string).collect()),
+    }
+}
 
 impl App {
     /// The question whether somebody may do something to a grant.
@@ -69,6 +78,30 @@ impl App {
             },
             reason,
         })
+    }
+
+    /// The decision by which the caller may still approve at the grant's machine, if they are one of those who approved
+    /// its request.
+    pub(crate) async fn approved_by(
+        &self,
+        authorizer: &Authorizer,
+        caller: &Caller,
+        grant: &Grant,
+        reason: Option<String>,
+    ) -> Result<Option<Decision>, Failure> {
+        let request = self.store.request(grant.request).await?;
+        let agreed = request.is_some_and(|request| {
+            let mut agreements = request.agreements.iter();
+            agreements.any(|agreement| agreement.by.reference() == caller.reference())
+        });
+        if !agreed {
+            return Ok(None);
+        }
+        let question = self
+            .about_grant(grant, Action::Approve, "grant.revoke", reason)
+            .await?;
+        let decision = self.decide(authorizer, &caller.principal, &question);
+        Ok(decision.allowed.then_some(decision))
     }
 
     /// Whether the caller may see the request: their own, or one of whose machines they may read every one. A request
@@ -179,8 +212,11 @@ impl App {
 
     /// The grants that came of the request.
     pub(crate) async fn grants_of(&self, request: &AccessRequest) -> Result<Vec<Grant>, Failure> {
-        match &request.state {
-            RequestState::Approved(_) => Ok(self.store.grants_of_request(request.id).await?),
+        match (&request.state, request.extends) {
+            (RequestState::Approved(_), Some(grant)) => {
+                Ok(self.store.grant(grant).await?.into_iter().collect())
+            }
+            (RequestState::Approved(_), None) => Ok(self.store.grants_of_request(request.id).await?),
             _ => Ok(Vec::new()),
         }
     }

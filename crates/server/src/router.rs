@@ -81,6 +81,7 @@ fn guarded() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(e::grants_list::list_grants))
         .routes(routes!(e::grants_get::get_grant))
         .routes(routes!(e::grants_revoke::revoke_grant))
+        .routes(routes!(e::grants_extend::extend_grant))
         .routes(routes!(e::leases_create::create_lease))
         .routes(routes!(e::leases_get::get_lease))
         .routes(routes!(e::leases_heartbeat::heartbeat_lease))

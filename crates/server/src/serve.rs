@@ -27,7 +27,7 @@ use crate::{
     flow::limits::PrincipalRate,
     guardrails::Guardrails,
     metrics::Metrics,
-    router,
+    router, starting,
     state::{App, EngineHealth},
     waiting::{self, Waiting},
 };
@@ -142,6 +142,7 @@ impl Server {
         app.metrics.guardrails_hold(count);
         let guardrails = Guardrails(Arc::clone(&app));
         drop(tokio::spawn(waiting::listen(Arc::clone(&app))));
+        drop(tokio::spawn(starting::start_forever(Arc::clone(&app))));
         let handle = Handle::new();
         let task = serve(listener, tls, router::router(app), &limits, handle.clone()).map_err(failed)?;
         tracing::info!(%address, "serving");
@@ -176,6 +177,14 @@ impl Running {
     /// The guardrails, which may be replaced while it serves.
     pub fn guardrails(&self) -> Guardrails {
         self.guardrails.clone()
+    }
+
+    /// Decides again about the scheduled grants whose time has come, and starts them, as the server does by itself about
+    /// once a second.
+    pub async fn start_due(&self) {
+        if let Err(failure) = self.guardrails.0.start_due().await {
+            tracing::warn!(detail = failure.detail(), "scheduled grants were not started");
+        }
     }
 
     /// Waits until serving ends by itself, which is an error.

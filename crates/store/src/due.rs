@@ -423,7 +423,7 @@ impl Tx {
             r#"SELECT p.id FROM points p
                WHERE p.due_at IS NULL AND p.lease_until IS NULL AND (
                    EXISTS (SELECT FROM grant_hops h JOIN grants g ON g.id = h.grant_id
-                           WHERE h.point_id = p.id AND g.status <> 'closed')
+                           WHERE h.point_id = p.id AND g.status NOT IN ('scheduled', 'closed'))
                    OR EXISTS (SELECT FROM journal j WHERE j.point_id = p.id AND j.outcome IS NULL)
                    OR EXISTS (SELECT FROM displaced d WHERE d.point_id = p.id AND d.settled_at IS NULL)
                    OR EXISTS (SELECT FROM machine_points mp JOIN machines m ON m.id = mp.machine_id

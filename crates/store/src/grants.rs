@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use ipnet::IpNet;
 use postern_core::{
-    grant::{Closed, Closing, EndCause, Grant, GrantState, Open, Opening},
+    grant::{Closed, Closing, EndCause, Grant, GrantState, Open, Opening, Scheduled},
     id::{GrantId, PointId, PolicyId, RequestId},
     machine::MachineId,
     net::{Ports, Source},
@@ -31,7 +31,7 @@ pub struct GrantFilter {
     pub visible: Visible,
     /// Whose.
     pub requester: Option<PrincipalRef>,
-    /// In any of these: `opening`, `open`, `closing`, `closed`. Empty for all.
+    /// In any of these: `scheduled`, `opening`, `open`, `closing`, `closed`. Empty for all.
     pub statuses: Vec<String>,
     /// On this machine.
     pub machine: Option<MachineId>,
@@ -47,6 +47,7 @@ pub struct GrantFilter {
 #[derive(Serialize)]
 struct StateColumns {
     status: &'static str,
+    starts_at: Option<Instant>,
     deadline: Option<Instant>,
     opened_at: Option<Instant>,
     ends_at: Option<Instant>,
@@ -59,6 +60,7 @@ impl StateColumns {
     fn of(state: &GrantState) -> Self {
         let mut columns = Self {
             status: state.status(),
+            starts_at: None,
             deadline: None,
             opened_at: None,
             ends_at: None,
@@ -67,6 +69,10 @@ impl StateColumns {
             cause: None,
         };
         match state {
+            GrantState::Scheduled(scheduled) => {
+                columns.starts_at = Some(scheduled.starts_at);
+                columns.deadline = Some(scheduled.deadline);
+            }
             GrantState::Opening(opening) => columns.deadline = Some(opening.deadline),
             GrantState::Open(open) => {
                 columns.opened_at = Some(open.opened_at);
@@ -91,9 +97,10 @@ impl StateColumns {
 /// The statuses from which a grant comes into this one.
 const fn from_statuses(state: &GrantState) -> &'static [&'static str] {
     match state {
-        GrantState::Opening(_) => &[],
+        GrantState::Scheduled(_) => &[],
+        GrantState::Opening(_) => &["scheduled"],
         GrantState::Open(_) => &["opening"],
-        GrantState::Closing(_) => &["opening", "open"],
+        GrantState::Closing(_) => &["scheduled", "opening", "open"],
         GrantState::Closed(_) => &["closing"],
     }
 }
@@ -111,6 +118,7 @@ struct NewGrant<'a> {
     duration_seconds: u64,
     created_at: Instant,
     not_after: Instant,
+    together: bool,
     #[serde(flatten)]
     state: StateColumns,
 }
@@ -136,7 +144,9 @@ pub(crate) struct Row {
     duration_seconds: i64,
     created_at: Instant,
     not_after: Instant,
+    together: bool,
     status: String,
+    starts_at: Option<Instant>,
     deadline: Option<Instant>,
     opened_at: Option<Instant>,
     ends_at: Option<Instant>,
@@ -151,8 +161,8 @@ macro_rules! grants {
         sqlx::query_as!(
             Row,
             r#"SELECT g.id, g.request_id, g.policy_id, g.requester, g.machine_id, g.ports,
-                      g.sources AS "sources: Vec<IpNet>", g.duration_seconds, g.created_at, g.not_after, g.status,
-                      g.deadline, g.opened_at, g.ends_at, g.ended_at, g.closed_at, g.cause
+                      g.sources AS "sources: Vec<IpNet>", g.duration_seconds, g.created_at, g.not_after,
+                      g.together, g.status, g.starts_at, g.deadline, g.opened_at, g.ends_at, g.ended_at, g.closed_at, g.cause
                FROM grants g "# + $rest
             $(, $argument)*
         )
@@ -168,6 +178,10 @@ impl TryFrom<Row> for Grant {
             None => decode::present("grants", "cause", None),
         };
         let state = match row.status.as_str() {
+            "scheduled" => GrantState::Scheduled(Scheduled {
+                starts_at: decode::present("grants", "starts_at", row.starts_at)?,
+                deadline: decode::present("grants", "deadline", row.deadline)?,
+            }),
             "opening" => GrantState::Opening(Opening {
                 deadline: decode::present("grants", "deadline", row.deadline)?,
             }),
@@ -211,6 +225,7 @@ impl TryFrom<Row> for Grant {
             )?),
             created_at: row.created_at,
             not_after: row.not_after,
+            together: row.together,
             state,
         })
     }
@@ -229,14 +244,15 @@ impl Tx {
         let hops = sqlx::query!(
             "WITH new AS (
                  INSERT INTO grants (id, request_id, policy_id, requester, machine_id, scope, ports, sources,
-                     duration_seconds, created_at, not_after, status, deadline, opened_at, ends_at, ended_at,
-                     closed_at, cause)
+                     duration_seconds, created_at, not_after, together, status, starts_at, deadline, opened_at,
+                     ends_at, ended_at, closed_at, cause)
                  SELECT id, request_id, policy_id, requester, machine_id, scope, ports, sources, duration_seconds,
-                     created_at, not_after, status, deadline, opened_at, ends_at, ended_at, closed_at, cause
+                     created_at, not_after, together, status, starts_at, deadline, opened_at, ends_at, ended_at,
+                     closed_at, cause
                  FROM jsonb_to_recordset($1) AS n (id uuid, request_id uuid, policy_id uuid, requester text,
                      machine_id text, scope text, ports text[], sources cidr[], duration_seconds bigint,
-                     created_at timestamptz, not_after timestamptz, status text, deadline timestamptz,
-                     opened_at timestamptz, ends_at timestamptz, ended_at timestamptz, closed_at timestamptz,
+                     created_at timestamptz, not_after timestamptz, together boolean, status text,
+                     starts_at timestamptz, deadline timestamptz, opened_at timestamptz, ends_at timestamptz, ended_at timestamptz, closed_at timestamptz,
                      cause jsonb)
                  RETURNING id, machine_id
              )
@@ -303,12 +319,13 @@ impl Tx {
         )
     }
 
-    /// The wanted grants on the machines, by id, locked until the transaction ends.
+    /// The live grants on the machines, wanted now or later, by id, locked until the transaction ends.
     pub async fn live_grants_of(&mut self, machines: &[MachineId]) -> Result<Vec<Grant>, StoreError> {
         let machines: Vec<String> = machines.iter().map(MachineId::to_string).collect();
         read(
             grants!(
-                "WHERE g.machine_id = ANY ($1) AND g.status IN ('opening', 'open') ORDER BY g.id FOR NO KEY UPDATE",
+                "WHERE g.machine_id = ANY ($1) AND g.status IN ('scheduled', 'opening', 'open')
+                 ORDER BY g.id FOR NO KEY UPDATE",
                 &machines,
             )
             .fetch_all(&mut *self.inner)
@@ -316,11 +333,11 @@ impl Tx {
         )
     }
 
-    /// The wanted grants at or below the scope, by id, locked until the transaction ends.
+    /// The live grants at or below the scope, wanted now or later, by id, locked until the transaction ends.
     pub async fn live_grants_in(&mut self, scope: &Scope) -> Result<Vec<Grant>, StoreError> {
         read(
             grants!(
-                "WHERE g.status IN ('opening', 'open')
+                "WHERE g.status IN ('scheduled', 'opening', 'open')
                    AND ($1::text IS NULL OR g.scope = $1 OR starts_with(g.scope, $1 || '/'))
                  ORDER BY g.id FOR NO KEY UPDATE",
                 scope_text(Some(scope)),
@@ -330,7 +347,7 @@ impl Tx {
         )
     }
 
-    /// The wanted grants that a change of the policy may concern, by id, locked until the transaction ends: those
+    /// The live grants, wanted now or later, that a change of the policy may concern, by id, locked until the transaction ends: those
     /// made under it, those on machines that it covers, and those on `machines`, which it may have covered before.
     /// Only complete while policies are locked, by [`Tx::policy`] or a change of one.
     pub async fn live_grants_under(
@@ -341,7 +358,7 @@ impl Tx {
         let machines: Vec<String> = machines.iter().map(MachineId::to_string).collect();
         read(
             grants!(
-                "WHERE g.status IN ('opening', 'open')
+                "WHERE g.status IN ('scheduled', 'opening', 'open')
                    AND (g.policy_id = $1 OR g.machine_id = ANY ($2)
                         OR g.machine_id IN (SELECT m.id FROM machines m WHERE m.policy_id = $1))
                  ORDER BY g.id FOR NO KEY UPDATE OF g",
@@ -370,10 +387,10 @@ impl Tx {
         let saved = sqlx::query_scalar!(
             r#"WITH saved AS (
                    UPDATE grants g
-                   SET status = n.status, deadline = n.deadline, opened_at = n.opened_at, ends_at = n.ends_at,
+                   SET status = n.status, starts_at = n.starts_at, deadline = n.deadline, opened_at = n.opened_at, ends_at = n.ends_at,
                        ended_at = n.ended_at, closed_at = n.closed_at, cause = n.cause
                    FROM jsonb_to_recordset($1) AS n (id uuid, from_statuses text[], status text,
-                       deadline timestamptz, opened_at timestamptz, ends_at timestamptz, ended_at timestamptz,
+                       starts_at timestamptz, deadline timestamptz, opened_at timestamptz, ends_at timestamptz, ended_at timestamptz,
                        closed_at timestamptz, cause jsonb)
                    WHERE g.id = n.id AND g.status = ANY (n.from_statuses)
                    RETURNING g.id, g.status
@@ -392,7 +409,7 @@ impl Tx {
         }
     }
 
-    /// Up to `limit` wanted grants whose time was over before `before`, by id, locked until the transaction ends;
+    /// Up to `limit` live grants whose time was over before `before`, by id, locked until the transaction ends;
     /// those that another transaction holds are left out.
     pub async fn forgotten_grants(&mut self, before: Instant, limit: u32) -> Result<Vec<Grant>, StoreError> {
         read(
@@ -400,8 +417,9 @@ impl Tx {
                 "WHERE g.id IN (SELECT o.id FROM grants o
                                 WHERE (o.status = 'open' AND o.ends_at < $1)
                                    OR (o.status = 'opening' AND o.deadline < $1)
+                                   OR (o.status = 'scheduled' AND o.starts_at < $1 AND o.deadline < $1)
                                 LIMIT $2)
-                   AND g.status IN ('opening', 'open')
+                   AND g.status IN ('scheduled', 'opening', 'open')
                  ORDER BY g.id FOR NO KEY UPDATE SKIP LOCKED",
                 before,
                 i64::from(limit),
@@ -508,6 +526,7 @@ impl<'a> NewGrant<'a> {
             duration_seconds: grant.duration.as_secs(),
             created_at: grant.created_at,
             not_after: grant.not_after,
+            together: grant.together,
             state: StateColumns::of(&grant.state),
         }
     }

@@ -158,13 +158,14 @@ impl Tx {
         .collect())
     }
 
-    /// Gives the wanted grants on the machines a hop at each point that is on the way now and was not before.
+    /// Gives the live grants on the machines a hop at each point that is on the way now and was not before.
     pub(crate) async fn add_hops_on_the_way(&mut self, machines: &[String]) -> Result<(), StoreError> {
         sqlx::query!(
             "INSERT INTO grant_hops (grant_id, point_id, state)
              SELECT g.id, mp.point_id, 'absent'
              FROM grants g JOIN machine_points mp ON mp.machine_id = g.machine_id
-             WHERE g.machine_id = ANY ($1) AND g.status IN ('opening', 'open') AND mp.opens
+             WHERE g.machine_id = ANY ($1) AND g.status IN ('scheduled', 'opening', 'open')
+               AND mp.opens
              ORDER BY g.id, mp.point_id
              ON CONFLICT DO NOTHING",
             machines,

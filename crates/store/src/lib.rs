@@ -35,10 +35,12 @@ mod points;
 mod policies;
 mod pool;
 mod progress;
+mod reminders;
 mod requests;
 mod restores;
 mod reviews;
 mod roles;
+mod starts;
 mod targets;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;

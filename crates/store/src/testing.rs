@@ -128,6 +128,20 @@ pub async fn somebody_waits(store: &Store) -> bool {
     .expect("the locks")
 }
 
+/// Has every lease of a point run out, long ago: as if its owner had died and time had passed.
+///
+/// # Panics
+/// If the database fails.
+#[expect(clippy::expect_used, reason = "for tests, which fail by panicking")]
+pub async fn let_leases_run_out(store: &Store) {
+    sqlx::query(
+        "UPDATE points SET lease_until = clock_timestamp() - interval '1 hour' WHERE lease_until IS NOT NULL",
+    )
+    .execute(&store.pool)
+    .await
+    .expect("the leases");
+}
+
 /// Whether no pass is under way and none is due in the database at `url`.
 ///
 /// # Panics

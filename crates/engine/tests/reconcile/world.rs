@@ -509,6 +509,7 @@ impl World {
             duration,
             created_at: now,
             not_after: deadline + duration,
+            together: false,
             state: GrantState::Opening(Opening { deadline }),
         };
         let mut tx = self.store.begin().await.unwrap();

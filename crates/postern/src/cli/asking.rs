@@ -24,6 +24,12 @@ pub struct RequestArgs {
     /// Why
     #[arg(long)]
     pub reason: String,
+    /// When to begin, such as 2026-03-01T22:00:00Z; it is decided again then
+    #[arg(long = "at", value_name = "TIME", conflicts_with_all = ["wait", "break_glass"])]
+    pub starts_at: Option<chrono::DateTime<chrono::Utc>>,
+    /// Open what can be opened; without it, where one machine cannot be opened the others are closed again
+    #[arg(long)]
+    pub best_effort: bool,
     /// Decide and answer, but change nothing
     #[arg(long, conflicts_with = "wait")]
     pub dry_run: bool,
@@ -142,7 +148,7 @@ pub enum GrantsCommand {
 /// What `postern grants` lists.
 #[derive(Debug, Args)]
 pub struct GrantsListArgs {
-    /// Only grants that stand there: opening, open, closing or closed; several with commas
+    /// Only grants that stand there: scheduled, opening, open, closing or closed; several with commas
     #[arg(long)]
     pub status: Option<String>,
     /// Only your own
@@ -154,6 +160,23 @@ pub struct GrantsListArgs {
     /// How much.
     #[command(flatten)]
     pub many: Many,
+    /// The server.
+    #[command(flatten)]
+    pub remote: Remote,
+}
+
+/// `postern extend`.
+#[derive(Debug, Args)]
+pub struct ExtendArgs {
+    /// The grant
+    #[arg(value_name = "GRANT")]
+    pub id: String,
+    /// How long it shall last in all, from its confirmed opening
+    #[arg(long = "for", required = true, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    pub duration: Duration,
+    /// Why
+    #[arg(long)]
+    pub reason: String,
     /// The server.
     #[command(flatten)]
     pub remote: Remote,

@@ -1,15 +1,15 @@
-//! `postern grants` and `postern revoke`.
+//! `postern grants`, `extend` and `revoke`.
 
 use std::time::Duration;
 
 use postern_api::{
     client::Client,
-    grant::{Grant, GrantQuery, GrantRevoke},
+    grant::{Grant, GrantExtend, GrantQuery, GrantRevoke},
 };
 
-use super::machines;
+use super::{machines, request};
 use crate::{
-    cli::{GrantsArgs, GrantsCommand, GrantsListArgs, RevokeArgs},
+    cli::{ExtendArgs, GrantsArgs, GrantsCommand, GrantsListArgs, RevokeArgs},
     connect,
     exit::{Exit, Failure},
     output,
@@ -91,6 +91,7 @@ fn show(grant: &Grant, json: bool) -> Result<(), Failure> {
         ("Made", output::instant(grant.created_at)),
     ];
     for (name, at) in [
+        ("Starts", grant.starts_at),
         ("Opened", grant.opened_at),
         ("Ends", grant.ends_at),
         ("Ended", grant.ended_at),
@@ -132,6 +133,21 @@ fn show(grant: &Grant, json: bool) -> Result<(), Failure> {
         output::line(&super::machines::findings(&grant.findings))?;
     }
     Ok(())
+}
+
+/// Asks for a grant to last longer.
+pub async fn extend(args: ExtendArgs) -> Result<(), Failure> {
+    let client = connect::client(&args.remote)?;
+    let extend = GrantExtend {
+        duration_seconds: request::whole_seconds(args.duration)?,
+        reason: args.reason,
+    };
+    let made = connect::keyed(|key| {
+        let (client, id, extend) = (&client, &args.id, &extend);
+        async move { client.extend_grant(id, Some(&key), extend).await }
+    })
+    .await?;
+    request::show(&made, args.remote.json)
 }
 
 /// Ends a grant, and waits until it is closed where told to.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use postern_api::{
-    access_request::{AccessRequest, AccessRequestCreate, AccessRequestCreateQuery, AskedTarget},
+    access_request::{AccessRequest, AccessRequestCreate, AccessRequestCreateQuery, AskedTarget, Mode},
     client::Client,
     review::BreakGlassQuery,
 };
@@ -35,6 +35,8 @@ pub async fn run(args: RequestArgs) -> Result<(), Failure> {
         targets,
         duration_seconds: whole_seconds(args.duration)?,
         reason: args.reason,
+        starts_at: args.starts_at,
+        mode: args.best_effort.then_some(Mode::BestEffort),
     };
     let query = AccessRequestCreateQuery {
         dry_run: args.dry_run.then_some(true),
@@ -173,6 +175,22 @@ pub fn show(request: &AccessRequest, json: bool) -> Result<(), Failure> {
         ("Reason", request.reason.clone()),
         ("Made", output::instant(request.created_at)),
     ];
+    if let Some(starts_at) = request.starts_at {
+        rows.push(("Starts", output::instant(starts_at)));
+    }
+    if let Some(grant) = &request.extends {
+        rows.push(("Extends", grant.clone()));
+    }
+    if request.targets.len() > 1 {
+        let mode = match request.mode {
+            Mode::AllOrNothing => "all or nothing",
+            Mode::BestEffort => "best effort",
+        };
+        rows.push(("Machines", mode.to_owned()));
+    }
+    for one in &request.not_opened {
+        rows.push(("Not opened", format!("{}: {}", one.machine, one.reason)));
+    }
     if request.dry_run {
         rows.insert(1, ("Dry run", "nothing of this exists".to_owned()));
     }
@@ -253,6 +271,10 @@ mod tests {
             targets: Vec::new(),
             duration_seconds: 60,
             reason: "x".to_owned(),
+            starts_at: None,
+            mode: Mode::default(),
+            extends: None,
+            not_opened: Vec::new(),
             status: status.to_owned(),
             created_at: DateTime::UNIX_EPOCH,
             lapses_at: None,

@@ -463,6 +463,8 @@ async fn ask(
             .collect(),
         duration_seconds: seconds,
         reason: reason.to_owned(),
+        starts_at: None,
+        mode: None,
     };
     client
         .create_access_request(None, &AccessRequestCreateQuery::default(), &request)

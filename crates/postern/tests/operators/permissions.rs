@@ -366,6 +366,8 @@ async fn many_changes_and_a_repair(stage: &Stage) {
             targets: vec![target(&stage.fleet.web), target(&stage.fleet.app)],
             duration_seconds: 600,
             reason: "story: many".to_owned(),
+            starts_at: None,
+            mode: None,
         };
         let wait = AccessRequestCreateQuery {
             wait: Some(20),

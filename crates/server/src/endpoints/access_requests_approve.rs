@@ -9,7 +9,7 @@ use axum::{
 };
 use http::StatusCode;
 use postern_api::{
-    Problem,
+    ErrorCode, Problem,
     access_request::{AccessRequest as Shown, AccessRequestApprove},
 };
 use postern_core::{
@@ -19,6 +19,7 @@ use postern_core::{
 };
 use serde_json::{Value, json};
 
+use super::grants_extend;
 use crate::{
     agreeing::Agreed,
     deciding::{APPROVE, Approval, Verdict},
@@ -66,8 +67,8 @@ fn granted_for(request: &AccessRequest, target: &Target) -> Value {
         (status = 400, description = "`invalid_machine_id`, `invalid_ports`, `invalid_source`, `invalid_duration`, `invalid_targets`, `invalid_reason`, …", body = Problem, content_type = "application/problem+json"),
         (status = 403, description = "`forbidden`, `own_request`, `not_a_person`, `not_an_approver`", body = Problem, content_type = "application/problem+json"),
         (status = 404, description = "`not_found`, `machine_not_found`", body = Problem, content_type = "application/problem+json"),
-        (status = 409, description = "`already_decided`, `already_agreed`, `request_lapsed`, `frozen`, `too_many_grants`, `idempotency_in_flight`", body = Problem, content_type = "application/problem+json"),
-        (status = 422, description = "`wider_than_asked`; `no_policy`, `port_not_guarded`, `source_not_allowed`, `duration_too_long`, `nothing_to_open`, `requester_not_allowed`: the policies or the requester's roles changed since it was asked; `blocked_by_rule`, `machine_stopped`, `no_address`, `no_capacity`: the way to the machine did", body = Problem, content_type = "application/problem+json"),
+        (status = 409, description = "`already_decided`, `already_agreed`, `request_lapsed`, `frozen`, `too_many_grants`, `grant_not_open`, `idempotency_in_flight`", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "`wider_than_asked`, `not_longer`; `no_policy`, `port_not_guarded`, `source_not_allowed`, `duration_too_long`, `nothing_to_open`, `requester_not_allowed`: the policies or the requester's roles changed since it was asked; `blocked_by_rule`, `machine_stopped`, `no_address`, `no_capacity`: the way to the machine did", body = Problem, content_type = "application/problem+json"),
         (status = "default", description = "Any other problem.", body = Problem,
          content_type = "application/problem+json")
     )
@@ -94,6 +95,13 @@ pub(crate) async fn approve_access_request(
         narrowing: &narrowing,
     };
     let (mut tx, pending, decisions) = app.may_decide(tx, &authorizer, &caller, id, verdict).await?;
+    if pending.extends.is_some() && narrowing.targets.is_some() {
+        return Err(Failure::field(
+            ErrorCode::InvalidTargets,
+            "/targets",
+            "an extension is of the whole grant: only its duration is narrowed",
+        ));
+    }
     for target in &pending.targets {
         if let Some(freeze) = freezing::over(&freezes, target) {
             return Err(app.frozen(tx, &caller, APPROVE, Some(id), target, freeze).await);
@@ -113,7 +121,8 @@ pub(crate) async fn approve_access_request(
             .filter(|machine| machine.gone_at.is_none())
             .ok_or_else(|| granting::no_machine(&target.machine, at))?;
         terms.push(granting::terms(&pending, target, at, machine, &policies)?);
-        if let Some(refusal) = app.preflight(target, machine, now).refusal(at) {
+        let at_once = pending.extends.is_none() && pending.starts_at.is_none_or(|starts_at| starts_at <= now);
+        if at_once && let Some(refusal) = app.preflight(target, machine, now).refusal(at) {
             return Err(refusal);
         }
     }
@@ -156,10 +165,14 @@ pub(crate) async fn approve_access_request(
         Err(error) => return Err(app.impossible(tx, &caller, id, APPROVE, &error).await),
     };
     tx.save_request(&approved.clone().into()).await?;
-    let grants = app.grant_all(&mut tx, &approved, &terms, now).await?;
+    let grants = app.grant_or_extend(&mut tx, &approved, &terms, now).await?;
     let events = app.granted(
         &caller,
-        APPROVE,
+        if approved.extends.is_some() {
+            grants_extend::EVENT
+        } else {
+            APPROVE
+        },
         &approved,
         &terms,
         &grants,

@@ -18,13 +18,14 @@ use postern_authz::{Context, Decision, Resource};
 use postern_core::{
     audit::{AuditEvent, Subject},
     id::RequestId,
-    request::{AccessRequest, Approved, Pending, Target},
+    request::{AccessRequest, Approved, Mode, Pending, Target},
     role::Action,
     time::Instant,
 };
 use postern_store::StoredMachine;
 use serde_json::json;
 
+use super::grants_extend;
 use crate::{
     agreeing,
     decide::Question,
@@ -37,7 +38,7 @@ use crate::{
     },
     freezing,
     granting::{self, Terms, machines_of},
-    idempotency::{self, Replay},
+    idempotency::{self, IdempotencyKey, Replay},
     leasing::WantedLease,
     my_address, reviewing,
     shape::access_request,
@@ -51,7 +52,9 @@ const EVENT: &str = "access_request.create";
 /// When the machines' JIT policies ask for nobody's approval, the answer holds a grant per machine. With `wait`,
 /// the answer comes when every grant is open or has ended, or when the time is over. What the last observation shows
 /// to stand in the way of a grant is refused at once. Targets without `sources` open for the address that the request
-/// comes from. With `dry_run`, nothing is made, and the answer tells what
+/// comes from. With `starts_at`, the grants are `scheduled`, and decided again when their time comes. Where one of several
+/// machines cannot be opened, the others are closed again, unless `mode` is `best_effort`. With `dry_run`, nothing is
+/// made, and the answer tells what
 /// stands in the way of each target.
 #[utoipa::path(
     post, path = "/v1/access-requests", tag = "access-requests", operation_id = "createAccessRequest",
@@ -63,7 +66,7 @@ const EVENT: &str = "access_request.create";
     responses(
         (status = 200, description = "What a dry run would have made.", body = AccessRequestDryRun),
         (status = 201, description = "The request.", body = Shown),
-        (status = 400, description = "`invalid_machine_id`, `invalid_ports`, `invalid_source`, `invalid_duration`, `invalid_reason`, `invalid_targets`, `unknown_field`, `malformed_json`, …", body = Problem, content_type = "application/problem+json"),
+        (status = 400, description = "`invalid_machine_id`, `invalid_ports`, `invalid_source`, `invalid_duration`, `invalid_reason`, `invalid_targets`, `invalid_start`, `unknown_field`, `malformed_json`, …", body = Problem, content_type = "application/problem+json"),
         (status = 401, description = "`step_up_required` (RFC 9470), and the token's problems", body = Problem, content_type = "application/problem+json"),
         (status = 403, description = "`forbidden`: names what is missing or forbids", body = Problem, content_type = "application/problem+json"),
         (status = 404, description = "`machine_not_found`", body = Problem, content_type = "application/problem+json"),
@@ -110,12 +113,17 @@ pub(crate) enum Manner {
     DryRun,
     /// In an emergency: nobody must agree, and somebody looks at it afterwards.
     BreakGlass,
+    /// For an open grant, to last longer.
+    Extend {
+        /// When it ends as it is; nobody can agree later.
+        ends_at: Instant,
+    },
 }
 
 impl Manner {
     const fn action(self) -> Action {
         match self {
-            Self::Ask | Self::DryRun => Action::Request,
+            Self::Ask | Self::DryRun | Self::Extend { .. } => Action::Request,
             Self::BreakGlass => Action::BreakGlass,
         }
     }
@@ -124,6 +132,7 @@ impl Manner {
         match self {
             Self::Ask | Self::DryRun => EVENT,
             Self::BreakGlass => reviewing::EVENT,
+            Self::Extend { .. } => grants_extend::EVENT,
         }
     }
 }
@@ -149,18 +158,78 @@ pub(crate) async fn ask(
     lease: Option<&WantedLease>,
 ) -> Result<Asked, Failure> {
     let now = app.now();
-    let dry_run = manner == Manner::DryRun;
-    let lapses_at =
-        now + TimeDelta::from_std(app.config.limits.pending_timeout()).map_err(Failure::internal)?;
+    let mode = if manner == Manner::BreakGlass {
+        // What an emergency can have, it has.
+        Mode::BestEffort
+    } else {
+        Mode::AllOrNothing
+    };
     let request = access_request::read(
         &command.body,
         caller.address,
+        mode,
         app.ids.next(now),
         (*caller.principal).clone(),
         now,
-        lapses_at,
+        now,
     )?;
-    let key = command.key.as_ref().filter(|_| !dry_run);
+    if let Some(starts_at) = request.starts_at {
+        if manner == Manner::BreakGlass || lease.is_some() {
+            return Err(access_request::invalid_start(
+                "an emergency and a lease begin at once",
+            ));
+        }
+        let ahead = app.config.limits.start_ahead();
+        let latest = now + TimeDelta::from_std(ahead).map_err(Failure::internal)?;
+        if starts_at <= now || starts_at > latest {
+            let detail = format!(
+                "a start is in the future, and at most {} s ahead",
+                ahead.as_secs()
+            );
+            return Err(access_request::invalid_start(detail));
+        }
+    }
+    let from_caller: Vec<bool> = (0..request.targets.len())
+        .map(|at| is_from_caller(&command.body, at))
+        .collect();
+    let asking = Asking {
+        manner,
+        request,
+        from_caller,
+        lease,
+    };
+    ask_for(app, caller, asking, command.key.as_ref()).await
+}
+
+/// A request that was read, and how it is asked.
+pub(crate) struct Asking<'a> {
+    pub(crate) manner: Manner,
+    pub(crate) request: AccessRequest<Pending>,
+    /// By target: whether its source is the address that the request comes from, because it named none.
+    pub(crate) from_caller: Vec<bool>,
+    pub(crate) lease: Option<&'a WantedLease>,
+}
+
+/// The same, of a request that was read.
+pub(crate) async fn ask_for(
+    app: &App,
+    caller: &Caller,
+    asking: Asking<'_>,
+    key: Option<&IdempotencyKey>,
+) -> Result<Asked, Failure> {
+    let Asking {
+        manner,
+        mut request,
+        from_caller,
+        lease,
+    } = asking;
+    let now = request.created_at;
+    let dry_run = manner == Manner::DryRun;
+    request.state.lapses_at =
+        now + TimeDelta::from_std(app.config.limits.pending_timeout()).map_err(Failure::internal)?;
+    let key = key.filter(|_| !dry_run);
+    // A guardrail about times speaks of when access is had; what holds then is asked again then.
+    let begins = request.starts_at.unwrap_or(now);
 
     let authorizer = app.authorizer().await?;
     let mut tx = app.store.begin().await?;
@@ -191,7 +260,7 @@ pub(crate) async fn ask(
         let machine = machines.remove(&target.machine);
         let asked = Question {
             event: manner.event(),
-            ..question(manner.action(), &request, target, machine.as_ref(), now)
+            ..question(manner.action(), &request, target, machine.as_ref(), begins)
         };
         let decision;
         (tx, decision) = app.allow(tx, &authorizer, caller, asked).await?;
@@ -205,18 +274,22 @@ pub(crate) async fn ask(
             return Err(granting::no_machine(&target.machine, at));
         };
         let terms = granting::terms(&request, target, at, &machine, &policies)?;
-        if is_from_caller(&command.body, at) {
+        if from_caller.get(at).copied().unwrap_or(false) {
             my_address::check(target, at, &machine, &policies)?;
         }
         let way = app.preflight(target, &machine, now);
-        if !dry_run && let Some(refusal) = way.refusal(at) {
+        // What stands in the way now says nothing of later, and of what is open already.
+        let at_once = request.starts_at.is_none() && request.extends.is_none();
+        if !dry_run
+            && at_once
+            && let Some(refusal) = way.refusal(at)
+        {
             return Err(refusal);
         }
         ways.push(way.show(target));
         decided.push((decision, terms));
     }
     let (decisions, terms): (Vec<Decision>, Vec<Terms>) = decided.into_iter().unzip();
-    let mut request = request;
     // Whoever breaks the glass waits for nobody.
     if manner != Manner::BreakGlass {
         request.state.awaits = agreeing::awaited(&terms);
@@ -226,6 +299,13 @@ pub(crate) async fn ask(
     let waits = terms.iter().map(|terms| terms.pending_for.unwrap_or(usual));
     if let Some(pending_for) = waits.min() {
         request.state.lapses_at = now + TimeDelta::from_std(pending_for).map_err(Failure::internal)?;
+    }
+    if let (Manner::Extend { ends_at }, Some(grant)) = (manner, request.extends) {
+        request.state.lapses_at = request.state.lapses_at.min(ends_at);
+        if !at_once {
+            // That it could not be had is said at once, and not when somebody agreed.
+            app.lengthened(&mut tx, grant, request.duration, now).await?;
+        }
     }
     let mut events: Vec<AuditEvent> = asked(app, caller, &request, &decisions, dry_run);
 
@@ -249,6 +329,8 @@ pub(crate) async fn ask(
     let shown = if at_once {
         let (approved, action): (AccessRequest<Approved>, _) = if manner == Manner::BreakGlass {
             (request.break_glass(now), reviewing::EVENT)
+        } else if request.extends.is_some() {
+            (request.approve_by_policy(now), grants_extend::EVENT)
         } else {
             (request.approve_by_policy(now), "access_request.approve")
         };
@@ -257,7 +339,7 @@ pub(crate) async fn ask(
             tx.insert_review(&reviewing::of(app.ids.next(now), &approved))
                 .await?;
         }
-        let grants = app.grant_all(&mut tx, &approved, &terms, now).await?;
+        let grants = app.grant_or_extend(&mut tx, &approved, &terms, now).await?;
         events.extend(app.granted(caller, action, &approved, &terms, &grants, None));
         let hops = tx
             .hops_of(&grants.iter().map(|grant| grant.id).collect::<Vec<_>>())
@@ -279,9 +361,9 @@ pub(crate) async fn ask(
 }
 
 /// The question whether somebody may do something about one target of a request.
-pub(crate) fn question(
+pub(crate) fn question<S>(
     action: Action,
-    request: &AccessRequest<Pending>,
+    request: &AccessRequest<S>,
     target: &Target,
     machine: Option<&StoredMachine>,
     now: Instant,
@@ -334,6 +416,7 @@ fn asked(
         .map(|(target, decision)| {
             let subject = Subject {
                 request: (!dry_run).then_some(request.id),
+                grant: request.extends,
                 machine: Some(target.machine.clone()),
                 ..Subject::default()
             };
@@ -341,6 +424,9 @@ fn asked(
                 "target": target,
                 "duration_seconds": request.duration.as_secs(),
                 "asked_from": caller.address.map(|address| address.to_string()).ok(),
+                "starts_at": request.starts_at,
+                "mode": request.mode,
+                "extends": request.extends,
                 "awaits": request.state.awaits,
             });
             let mut event = app.event(

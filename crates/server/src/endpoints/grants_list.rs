@@ -48,13 +48,15 @@ pub(crate) async fn list_grants(
         .flat_map(|statuses| statuses.split(','))
         .map(str::to_owned)
         .collect();
-    if statuses
-        .iter()
-        .any(|status| !matches!(status.as_str(), "opening" | "open" | "closing" | "closed"))
-    {
+    if statuses.iter().any(|status| {
+        !matches!(
+            status.as_str(),
+            "scheduled" | "opening" | "open" | "closing" | "closed"
+        )
+    }) {
         return Err(Failure::new(
             ErrorCode::InvalidQuery,
-            "`status` is `opening`, `open`, `closing` or `closed`, or several with commas",
+            "`status` is `scheduled`, `opening`, `open`, `closing` or `closed`, or several with commas",
         ));
     }
     let machine = query

@@ -31,7 +31,7 @@ use crate::{
 
 const EVENT: &str = "grant.revoke";
 
-/// Ends a grant: yours, or another's with `revoke` at its machine. Its rules are taken away at once; connections
+/// Ends a grant: yours, one that you approved, as long as you may approve there, or another's with `revoke` at its machine. Its rules are taken away at once; connections
 /// that are already established are not cut. A grant that has ended is answered as it is.
 #[utoipa::path(
     post, path = "/v1/grants/{id}/revoke", tag = "grants", operation_id = "revokeGrant",
@@ -77,6 +77,11 @@ pub(crate) async fn revoke_grant(
     }
     let decision = if grant.requester == caller.reference() {
         json!({ "rule": "a grant is ended by whose it is" })
+    } else if let Some(decision) = app
+        .approved_by(&authorizer, &caller, &grant, reason.clone())
+        .await?
+    {
+        json!({ "rule": "a grant is ended by who approved it, and may still approve", "authorization": decision })
     } else {
         let resource = question.resource.clone();
         let allowed = app.allow(tx, &authorizer, &caller, question).await;

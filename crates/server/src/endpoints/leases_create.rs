@@ -75,6 +75,8 @@ pub(crate) async fn create_lease(
         targets: body.targets,
         duration_seconds: body.duration_seconds,
         reason: body.reason,
+        starts_at: None,
+        mode: None,
     };
     let wanted = WantedLease {
         id,

@@ -14,6 +14,7 @@ pub(crate) mod deliveries_replay;
 pub(crate) mod freezes_create;
 pub(crate) mod freezes_lift;
 pub(crate) mod freezes_list;
+pub(crate) mod grants_extend;
 pub(crate) mod grants_get;
 pub(crate) mod grants_list;
 pub(crate) mod grants_revoke;

@@ -2,6 +2,7 @@
 
 use std::{net::IpAddr, time::Duration};
 
+use chrono::SubsecRound;
 use postern_api::{ErrorCode, access_request as api, grant};
 use postern_core::{
     approval::Awaited,
@@ -11,7 +12,7 @@ use postern_core::{
     policy::Refusal,
     principal::Principal,
     request::{
-        AccessRequest, Decider, InvalidRequest, InvalidTransition, MAX_REASON, Narrowing, Pending,
+        AccessRequest, Decider, InvalidRequest, InvalidTransition, MAX_REASON, Mode, Narrowing, Pending,
         RequestState, Target, Wider,
     },
     time::Instant,
@@ -19,12 +20,20 @@ use postern_core::{
 
 use crate::{failure::Failure, flow::client_address::Unclear, my_address};
 
+const fn read_mode(mode: api::Mode) -> Mode {
+    match mode {
+        api::Mode::AllOrNothing => Mode::AllOrNothing,
+        api::Mode::BestEffort => Mode::BestEffort,
+    }
+}
+
 /// The request that a body describes, checked against the bounds that hold whatever the policy.
 ///
-/// Targets without sources get `from`, the address that the request comes from.
+/// Targets without sources get `from`, the address that the request comes from. `mode` is that of a body that says none.
 pub(crate) fn read(
     body: &api::AccessRequestCreate,
     from: Result<IpAddr, Unclear>,
+    mode: Mode,
     id: RequestId,
     principal: Principal,
     now: Instant,
@@ -44,6 +53,9 @@ pub(crate) fn read(
         // Negative and zero are out of bounds alike, which `validate` says with the bounds.
         duration: Duration::from_secs(u64::try_from(body.duration_seconds).unwrap_or(0)),
         reason: body.reason.clone(),
+        starts_at: body.starts_at.map(|at| at.trunc_subsecs(6)),
+        mode: body.mode.map_or(mode, read_mode),
+        extends: None,
         created_at: now,
         agreements: Vec::new(),
         state: Pending {
@@ -53,6 +65,11 @@ pub(crate) fn read(
     };
     check(&request)?;
     Ok(request)
+}
+
+/// The failure that a start which cannot be had is.
+pub(crate) fn invalid_start(detail: impl Into<String>) -> Failure {
+    Failure::field(ErrorCode::InvalidStart, "/starts_at", detail)
 }
 
 /// What an approver makes of a request.
@@ -283,6 +300,12 @@ pub(crate) fn show(request: &AccessRequest, grants: Vec<grant::Grant>, now: Inst
             .collect(),
         duration_seconds: request.duration.as_secs(),
         reason: request.reason.clone(),
+        starts_at: request.starts_at,
+        mode: match request.mode {
+            Mode::AllOrNothing => api::Mode::AllOrNothing,
+            Mode::BestEffort => api::Mode::BestEffort,
+        },
+        extends: request.extends.map(|grant| grant.to_string()),
         status: status.to_owned(),
         created_at: request.created_at,
         lapses_at: until,
@@ -298,9 +321,23 @@ pub(crate) fn show(request: &AccessRequest, grants: Vec<grant::Grant>, now: Inst
             })
             .collect(),
         decision,
+        not_opened: grants.iter().filter_map(not_opened).collect(),
         grants,
         dry_run: false,
     }
+}
+
+/// What the grant says, if it ended without ever having been open, and not only because another one did.
+fn not_opened(grant: &grant::Grant) -> Option<api::NotOpened> {
+    let cause = grant
+        .cause
+        .as_ref()
+        .filter(|cause| cause.kind != "not_together")?;
+    grant.opened_at.is_none().then(|| api::NotOpened {
+        machine: grant.machine.clone(),
+        grant: grant.id.clone(),
+        reason: cause.reason.clone().unwrap_or_else(|| cause.kind.clone()),
+    })
 }
 
 fn show_awaited(awaited: &Awaited) -> api::RequestAwaited {

@@ -23,6 +23,7 @@ pub(crate) fn show(grant: &Grant, hops: Vec<api::Hop>) -> api::Grant {
         truth: truth(&grant.state, &hops),
         created_at: grant.created_at,
         not_after: grant.not_after,
+        starts_at: None,
         open_deadline: None,
         opened_at: None,
         ends_at: None,
@@ -33,6 +34,10 @@ pub(crate) fn show(grant: &Grant, hops: Vec<api::Hop>) -> api::Grant {
         findings: Vec::new(),
     };
     match &grant.state {
+        GrantState::Scheduled(scheduled) => {
+            shown.starts_at = Some(scheduled.starts_at);
+            shown.open_deadline = Some(scheduled.deadline);
+        }
         GrantState::Opening(opening) => shown.open_deadline = Some(opening.deadline),
         GrantState::Open(open) => {
             shown.opened_at = Some(open.opened_at);
@@ -74,7 +79,8 @@ fn cause(cause: &EndCause) -> api::EndCause {
     let (by, reason) = match cause {
         EndCause::Revoked { by, reason } => (Some(by.to_string()), reason.clone()),
         EndCause::Frozen { by, reason, .. } => (Some(by.to_string()), Some(reason.clone())),
-        EndCause::OpenFailed { reason } => (None, Some(reason.clone())),
+        EndCause::OpenFailed { reason } | EndCause::NotAllowed { reason } => (None, Some(reason.clone())),
+        EndCause::NotTogether { .. } => (None, Some(cause.words())),
         EndCause::Expired
         | EndCause::PolicyRemoved
         | EndCause::MachineGone
@@ -94,6 +100,10 @@ fn truth(state: &GrantState, hops: &[api::Hop]) -> String {
     let present = hops.iter().filter(|hop| hop.state == "present").count();
     let all = hops.len();
     let mut sentence = match state {
+        GrantState::Scheduled(scheduled) => format!(
+            "nothing is open: it is decided again and begins to open at {}",
+            scheduled.starts_at.to_rfc3339()
+        ),
         GrantState::Opening(opening) => format!(
             "not open yet: the cloud shows {present} of {all} hops open; unless it shows all of them open by {}, it fails",
             written(opening.deadline)

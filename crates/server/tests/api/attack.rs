@@ -371,6 +371,8 @@ const MAKES_NONE: &[&str] = &[
     "deleteRole",
     "deleteRoleAssignment",
     "denyAccessRequest",
+    // It makes none and lengthens one; `later` has what a freeze says to that.
+    "extendGrant",
     "heartbeatLease",
     "liftFreeze",
     "releaseLease",

@@ -44,6 +44,8 @@ const MATRIX: &[(&str, &[&str])] = &[
     ("listGrants", EVERY_ROLE),
     ("getGrant", EVERY_ROLE),
     ("revokeGrant", &["operator", "owner"]),
+    // One's own only.
+    ("extendGrant", &[]),
     ("createLease", &["owner", "requester"]),
     ("getLease", EVERY_ROLE),
     ("heartbeatLease", &[]),
@@ -295,6 +297,9 @@ impl Stage {
             "denyAccessRequest" => Call::of(self.request().await).with(json!({ "reason": "no" })),
             "getGrant" => Call::of(self.grant().await),
             "revokeGrant" => Call::of(self.grant().await).with(json!({ "reason": "done" })),
+            "extendGrant" => {
+                Call::of(self.grant().await).with(json!({ "duration_seconds": 1200, "reason": "longer" }))
+            }
             "createLease" => Call::plain().with(self.lease()),
             "getLease" | "heartbeatLease" | "releaseLease" => Call::of(self.a_lease().await),
             "listReviews" => {

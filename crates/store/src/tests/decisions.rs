@@ -337,3 +337,34 @@ async fn a_claim_whose_transaction_failed_never_was_and_old_ones_are_forgotten()
     assert_eq!(tx.forget_idempotency_keys(at(0)).await.unwrap(), 0);
     assert_eq!(tx.forget_idempotency_keys(at(1)).await.unwrap(), 1);
 }
+
+#[tokio::test]
+async fn a_pending_request_is_reminded_of_at_half_its_time_and_escalated_at_three_quarters() {
+    use postern_core::request::Reminder;
+    let store = fresh_store().await;
+    let mut request = a_request();
+    request.state = RequestState::Pending(Pending {
+        lapses_at: at(1000),
+        awaits: Vec::new(),
+    });
+    let mut tx = store.begin().await.unwrap();
+    tx.insert_request(&request).await.unwrap();
+    tx.commit().await.unwrap();
+    for (seconds, expected) in [
+        (499, None),
+        (500, Some(Reminder::Again)),
+        (600, None),
+        (750, Some(Reminder::Escalated)),
+        (751, None),
+        (1000, None),
+    ] {
+        let mut tx = store.begin().await.unwrap();
+        let found = tx.due_reminders(at(seconds), 10).await.unwrap();
+        let how: Vec<Reminder> = found.iter().map(|(_, how)| *how).collect();
+        assert_eq!(how, expected.into_iter().collect::<Vec<_>>(), "at {seconds} s");
+        for (request, how) in found {
+            tx.save_reminder(request.id, how).await.unwrap();
+        }
+        tx.commit().await.unwrap();
+    }
+}

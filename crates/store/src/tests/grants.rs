@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use postern_core::{
-    grant::{Closed, Closing, EndCause, Grant, GrantState, HopState, Live, Open, Opening},
+    grant::{Closed, Closing, EndCause, Grant, GrantState, HopState, Live, Open, Opening, Scheduled},
     id::GrantId,
     net::{Ports, Protocol, Source},
     testing::{an_id, at},
@@ -26,7 +26,7 @@ fn end(grant: &Grant) -> Grant {
 fn open(grant: &Grant) -> Grant {
     match grant.clone().live().unwrap() {
         Live::Opening(grant) => grant.confirm_open(at(20)).into(),
-        Live::Open(_) => panic!("it is open already"),
+        Live::Open(_) | Live::Scheduled(_) => panic!("it is not opening"),
     }
 }
 
@@ -103,7 +103,11 @@ fn states() -> impl Strategy<Value = GrantState> {
         prop::option::of(instants()),
         causes(),
     );
-    (0..4u8, times).prop_map(|(state, (a, b, c, opened_at, cause))| match state {
+    (0..5u8, times).prop_map(|(state, (a, b, c, opened_at, cause))| match state {
+        4 => GrantState::Scheduled(Scheduled {
+            starts_at: a,
+            deadline: b,
+        }),
         0 => GrantState::Opening(Opening { deadline: a }),
         1 => GrantState::Open(Open {
             opened_at: a.min(b),
@@ -145,6 +149,7 @@ async fn every_grant_reads_back_as_it_was_written() {
             duration: Duration::from_secs(seconds),
             created_at,
             not_after: at(4_000_000_000),
+            together: seconds % 2 == 0,
             ..grant
         })
         .collect();

@@ -12,6 +12,7 @@ mod look;
 mod outbox;
 mod progress;
 mod roles;
+mod starts;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
