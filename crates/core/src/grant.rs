@@ -515,7 +515,7 @@ mod tests {
             panic!("a new grant is opening")
         };
         let open: Grant = opening.confirm_open(at(10)).into();
-        let longer = open.clone().extend(Duration::from_secs(3600), at(20)).unwrap();
+        let longer = open.clone().extend(Duration::from_hours(1), at(20)).unwrap();
         assert_eq!(longer.state.ends_at, at(10 + 3600));
         assert_eq!(
             (longer.not_after, longer.duration.as_secs()),
@@ -528,11 +528,11 @@ mod tests {
             );
         }
         assert_eq!(
-            open.extend(Duration::from_secs(3600), at(610)),
+            open.extend(Duration::from_hours(1), at(610)),
             Err(NotExtended::Over(at(610)))
         );
         assert_eq!(
-            a_grant().extend(Duration::from_secs(3600), at(20)),
+            a_grant().extend(Duration::from_hours(1), at(20)),
             Err(NotExtended::NotOpen("opening"))
         );
     }

@@ -259,7 +259,7 @@ impl World {
         self.all.client.clone().with_token(self.all.rig.token(subject))
     }
 
-    fn at(&self, index: &Index) -> usize {
+    fn at(&self, index: Index) -> usize {
         index.index(self.requests.len())
     }
 
@@ -278,7 +278,7 @@ impl World {
                 vec![self.ask(REQUESTERS[by], &asked, twice).await]
             }
             Transition::Extend { request, seconds } => {
-                self.extend(model, self.at(&request), seconds).await;
+                self.extend(model, self.at(request), seconds).await;
                 vec![Ok(())]
             }
             Transition::Block { machine: at, blocked } => {
@@ -292,10 +292,10 @@ impl World {
                 vec![Ok(())]
             }
             Transition::Approve { request, by, narrow } => {
-                vec![self.approve(self.at(&request), APPROVERS[by], narrow).await]
+                vec![self.approve(self.at(request), APPROVERS[by], narrow).await]
             }
             Transition::ApproveTogether { request, by } => {
-                let at = self.at(&request);
+                let at = self.at(request);
                 let (first, second) = tokio::join!(
                     self.approve(at, APPROVERS[by[0]], None),
                     self.approve(at, APPROVERS[by[1]], None)
@@ -306,12 +306,12 @@ impl World {
                 let deny = AccessRequestDeny {
                     reason: "not today".into(),
                 };
-                let id = &self.requests[self.at(&request)].to_string();
+                let id = &self.requests[self.at(request)].to_string();
                 let denied = self.of(APPROVERS[by]).deny_access_request(id, None, &deny).await;
                 vec![answer(denied).map(drop)]
             }
             Transition::Withdraw { request, by } => {
-                let id = &self.requests[self.at(&request)].to_string();
+                let id = &self.requests[self.at(request)].to_string();
                 let withdrawn = self.of(REQUESTERS[by]).withdraw_access_request(id, None).await;
                 vec![answer(withdrawn).map(drop)]
             }
@@ -320,7 +320,7 @@ impl World {
                 by,
                 meanwhile,
             } => {
-                let at = self.at(&request);
+                let at = self.at(request);
                 let who = match by {
                     Revoker::Requester => REQUESTERS[model.requests[at].by],
                     Revoker::Operator => "sam",
@@ -722,7 +722,7 @@ fn sound(grant: &Grant, before: Option<&Grant>) {
             );
         }
         Some((EndCause::OpenFailed { .. } | EndCause::NotAllowed { .. }, _, opened_at)) => {
-            assert_eq!(opened_at, None, "{grant:?}")
+            assert_eq!(opened_at, None, "{grant:?}");
         }
         _ => {}
     }

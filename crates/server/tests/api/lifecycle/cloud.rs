@@ -131,7 +131,7 @@ impl Observed for Seen {
 impl MemoryCloud {
     async fn die(&self) {
         self.died.notify_one();
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 
     /// What is to happen to this write.

@@ -169,7 +169,7 @@ pub(crate) struct Model {
 }
 
 impl Model {
-    fn request(&mut self, index: &Index) -> Option<&mut Asked> {
+    fn request(&mut self, index: Index) -> Option<&mut Asked> {
         if self.requests.is_empty() {
             return None;
         }
