@@ -27,6 +27,6 @@ mod tests {
             let told = duration(text).unwrap_err();
             assert!(told.contains("`30m`"), "{text}: {told}");
         }
-        assert_eq!(duration("1h 30m").unwrap(), Duration::from_secs(5400));
+        assert_eq!(duration("1h 30m").unwrap(), Duration::from_mins(90));
     }
 }
