@@ -295,6 +295,7 @@ filter = "info,postern_engine=debug"
                 role: role.to_owned(),
                 principal: format!("user:{ISSUER_NAME}/{}", who.user()),
                 scope: "/".to_owned(),
+                ..RoleAssignmentCreate::default()
             };
             olga.create_role_assignment(None, &assignment)
                 .await

@@ -82,6 +82,8 @@ codes! {
     InvalidPrincipal = "invalid_principal", 400, "Invalid principal";
     /// Not a role that may be made or assigned.
     InvalidRole = "invalid_role", 400, "Invalid role";
+    /// The role assignment has ended already, or its tags are none that a machine could carry.
+    InvalidAssignment = "invalid_assignment", 400, "Invalid role assignment";
     /// Not an action.
     InvalidAction = "invalid_action", 400, "Invalid action";
     /// Not an id of the kind that the path asks for.

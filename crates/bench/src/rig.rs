@@ -136,6 +136,7 @@ impl Rig {
             role: "requester".to_owned(),
             principal: format!("user:{ISSUER_NAME}/ada"),
             scope: "/".to_owned(),
+            ..RoleAssignmentCreate::default()
         };
         self.olga.create_role_assignment(None, &assignment).await?;
         Ok(())

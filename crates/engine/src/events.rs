@@ -9,6 +9,7 @@ use postern_core::{
     machine::MachineId,
     point::PointRef,
     request::{AccessRequest, Lapsed, Withdrawn},
+    role::RoleAssignment,
     scope::Scope,
     time::{IdSource, Instant},
 };
@@ -278,6 +279,19 @@ impl<'a> Events<'a> {
             details,
         );
         event.decision = Some(json!({ "decided_by": "lifecycle", "rule": "heartbeat missed" }));
+        event
+    }
+
+    /// A role assignment's end has come.
+    pub(crate) fn assignment_lapsed(&self, assignment: &RoleAssignment) -> AuditEvent {
+        let mut event = self.event(
+            "role_assignment.lapse",
+            Outcome::Succeeded,
+            assignment.scope.clone(),
+            Subject::default(),
+            json!({ "before": assignment, "after": null }),
+        );
+        event.decision = Some(json!({ "decided_by": "lifecycle", "rule": "its end has come" }));
         event
     }
 

@@ -5,6 +5,7 @@
 //! talks to a cloud.
 
 mod agreeing;
+mod assignment_reach;
 mod auth;
 mod bootstrap;
 pub mod config;

@@ -25,6 +25,7 @@ mod matrix;
 mod my_address;
 mod preflight;
 mod rig;
+mod role_terms;
 mod separation;
 mod serving;
 mod story;
