@@ -403,6 +403,7 @@ pub fn a_policy(name: &str, scope: &str) -> JitPolicyWrite {
         lockdown: Lockdown::default(),
         shared_groups: SharedGroups::default(),
         approval: Approval::default(),
+        authentication: postern_api::jit_policy::Authentication::default(),
         pending_for_seconds: None,
     }
 }

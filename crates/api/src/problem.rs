@@ -108,7 +108,8 @@ codes! {
     TokenInvalid = "token_invalid", 401, "Token not accepted";
     /// The bearer token was good and is past its end.
     TokenExpired = "token_expired", 401, "Token expired";
-    /// It would be allowed to somebody who signed in with a second factor (RFC 9470).
+    /// It would be allowed to somebody who signed in with a second factor, or more recently. `WWW-Authenticate` says what
+    /// to ask the issuer for (RFC 9470).
     StepUpRequired = "step_up_required", 401, "Stronger authentication required";
     /// The decision was no. `detail` names what is missing or what forbids it.
     Forbidden = "forbidden", 403, "Forbidden";

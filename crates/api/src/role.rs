@@ -114,16 +114,6 @@ pub struct RoleAssignmentPlan {
     pub loses: Vec<ReachOfAction>,
 }
 
-/// The role assignment that was made, or what a dry run says of it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(untagged)]
-pub enum RoleAssignmentMade {
-    /// What making it would do.
-    Plan(Box<RoleAssignmentPlan>),
-    /// The assignment.
-    Assignment(RoleAssignment),
-}
-
 /// What to list.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]

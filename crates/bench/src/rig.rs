@@ -157,6 +157,7 @@ impl Rig {
             lockdown: Lockdown::default(),
             shared_groups: SharedGroups::default(),
             approval: Approval::default(),
+            authentication: postern_api::jit_policy::Authentication::default(),
             pending_for_seconds: None,
         };
         Ok(self.olga.create_jit_policy(None, &policy).await?)

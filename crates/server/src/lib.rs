@@ -30,6 +30,7 @@ mod router;
 mod serve;
 mod shape;
 mod state;
+mod step_up;
 mod waiting;
 
 pub use config::ServerConfig;

@@ -205,6 +205,11 @@ pub(crate) async fn ask(
             return Err(granting::no_machine(&target.machine, at));
         };
         let terms = granting::terms(&request, target, at, &machine, &policies)?;
+        if let Some(lack) = terms.lack {
+            return Err(app
+                .refuse_unproven(tx, caller, manner.event(), target, &terms, lack)
+                .await);
+        }
         if is_from_caller(&command.body, at) {
             my_address::check(target, at, &machine, &policies)?;
         }

@@ -28,4 +28,5 @@ mod rig;
 mod role_terms;
 mod separation;
 mod serving;
+mod step_up;
 mod story;
