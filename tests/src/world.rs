@@ -295,6 +295,7 @@ filter = "info,postern_engine=debug"
                 role: role.to_owned(),
                 principal: format!("user:{ISSUER_NAME}/{}", who.user()),
                 scope: "/".to_owned(),
+                ..RoleAssignmentCreate::default()
             };
             olga.create_role_assignment(None, &assignment)
                 .await
@@ -402,6 +403,7 @@ pub fn a_policy(name: &str, scope: &str) -> JitPolicyWrite {
         lockdown: Lockdown::default(),
         shared_groups: SharedGroups::default(),
         approval: Approval::default(),
+        authentication: postern_api::jit_policy::Authentication::default(),
         pending_for_seconds: None,
     }
 }

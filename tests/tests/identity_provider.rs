@@ -126,6 +126,7 @@ async fn people_who_sign_in_at_a_real_provider_are_believed_through_its_rotation
                 role: "requester".to_owned(),
                 principal: "group:provider/sre".to_owned(),
                 scope: "/aws".to_owned(),
+                ..RoleAssignmentCreate::default()
             },
         )
         .await

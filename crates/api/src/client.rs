@@ -24,7 +24,7 @@ use crate::{
     preflight::AccessRequestDryRun,
     problem::Problem,
     review::{BreakGlassQuery, Review, ReviewClose, ReviewQuery},
-    role::{Role, RoleAssignment, RoleAssignmentCreate, RoleAssignmentQuery, RoleCreate},
+    role::{Role, RoleAssignment, RoleAssignmentCreate, RoleAssignmentPlan, RoleAssignmentQuery, RoleCreate},
 };
 
 /// Change nothing, and say what would happen.
@@ -514,6 +514,21 @@ impl Client {
         assignment: &RoleAssignmentCreate,
     ) -> Result<RoleAssignment, ClientError> {
         self.post(&["v1", "role-assignments"], key, assignment).await
+    }
+
+    /// What making the role assignment would do.
+    pub async fn plan_create_role_assignment(
+        &self,
+        assignment: &RoleAssignmentCreate,
+    ) -> Result<RoleAssignmentPlan, ClientError> {
+        let call = self.call(Method::POST, &["v1", "role-assignments"]);
+        Self::read(call.query(&DRY_RUN).json(assignment)).await
+    }
+
+    /// What removing the role assignment would do.
+    pub async fn plan_delete_role_assignment(&self, id: &str) -> Result<RoleAssignmentPlan, ClientError> {
+        let call = self.call(Method::DELETE, &["v1", "role-assignments", id]);
+        Self::read(call.query(&DRY_RUN)).await
     }
 
     /// Removes a role assignment.

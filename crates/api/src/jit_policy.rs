@@ -78,6 +78,25 @@ pub struct GuardedPorts {
     pub max_duration_seconds: i64,
 }
 
+/// What people have to have proven of themselves to ask. Programs sign in nowhere; guardrails say what they must show.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Authentication {
+    /// A second factor.
+    pub mfa: bool,
+    /// That they signed in no longer ago than this.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(example = 3600, minimum = 60, maximum = 604_800)]
+    pub max_age_seconds: Option<i64>,
+}
+
+impl Authentication {
+    /// Whether nothing is asked for.
+    pub fn is_none(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
 /// A JIT policy to make, or what an existing one shall become.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -103,6 +122,9 @@ pub struct JitPolicyWrite {
     /// Who must agree.
     #[serde(default)]
     pub approval: Approval,
+    /// What people have to have proven of themselves to ask; nothing beyond their token when absent.
+    #[serde(default, skip_serializing_if = "Authentication::is_none")]
+    pub authentication: Authentication,
     /// How long a request waits for that before it lapses; as configured when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(example = 3600, minimum = 60, maximum = 2_592_000)]
@@ -129,6 +151,9 @@ pub struct JitPolicy {
     pub shared_groups: SharedGroups,
     /// Who must agree.
     pub approval: Approval,
+    /// What people have to have proven of themselves to ask; nothing beyond their token when absent.
+    #[serde(default, skip_serializing_if = "Authentication::is_none")]
+    pub authentication: Authentication,
     /// How long a request waits for that before it lapses; as configured when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pending_for_seconds: Option<i64>,
@@ -230,5 +255,5 @@ pub enum JitPolicyChanged {
     /// What the change would do.
     Plan(Box<JitPolicyPlan>),
     /// The policy, changed.
-    Policy(JitPolicy),
+    Policy(Box<JitPolicy>),
 }

@@ -82,6 +82,8 @@ codes! {
     InvalidPrincipal = "invalid_principal", 400, "Invalid principal";
     /// Not a role that may be made or assigned.
     InvalidRole = "invalid_role", 400, "Invalid role";
+    /// The role assignment has ended already, or its tags are none that a machine could carry.
+    InvalidAssignment = "invalid_assignment", 400, "Invalid role assignment";
     /// Not an action.
     InvalidAction = "invalid_action", 400, "Invalid action";
     /// Not an id of the kind that the path asks for.
@@ -106,7 +108,8 @@ codes! {
     TokenInvalid = "token_invalid", 401, "Token not accepted";
     /// The bearer token was good and is past its end.
     TokenExpired = "token_expired", 401, "Token expired";
-    /// It would be allowed to somebody who signed in with a second factor (RFC 9470).
+    /// It would be allowed to somebody who signed in with a second factor, or more recently. `WWW-Authenticate` says what
+    /// to ask the issuer for (RFC 9470).
     StepUpRequired = "step_up_required", 401, "Stronger authentication required";
     /// The decision was no. `detail` names what is missing or what forbids it.
     Forbidden = "forbidden", 403, "Forbidden";

@@ -1,6 +1,6 @@
 //! Roles and role assignments, as the API takes and shows them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
@@ -47,10 +47,16 @@ pub struct RoleAssignment {
     pub created_by: String,
     /// When it was made.
     pub created_at: DateTime<Utc>,
+    /// Only for machines that carry all of these tags, and what is about them; for everything at the scope when absent.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub tags: BTreeMap<String, String>,
+    /// When it ends by itself; from then on it counts for nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ends_at: Option<DateTime<Utc>>,
 }
 
 /// A role assignment to make.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RoleAssignmentCreate {
     /// The role's name.
@@ -62,6 +68,50 @@ pub struct RoleAssignmentCreate {
     /// Where.
     #[schema(example = "/aws/123456789012")]
     pub scope: String,
+    /// Only for machines that carry all of these tags, 20 at most; for everything at the scope when absent.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub tags: BTreeMap<String, String>,
+    /// When it ends by itself; never when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ends_at: Option<DateTime<Utc>>,
+}
+
+/// How to make or remove a role assignment.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct RoleAssignmentChangeQuery {
+    /// `true`: change nothing, and answer with who would gain or lose what.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dry_run: Option<bool>,
+}
+
+/// What somebody would newly be allowed to do, or no more, on how many machines.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ReachOfAction {
+    /// What: `read`, `request`, …
+    pub action: String,
+    /// Whether it changes for everything at the scope that is about no machine, and for machines to come: policies, and
+    /// roles at `/`.
+    pub at_scope: bool,
+    /// On how many of the discovered machines it changes.
+    pub machines: usize,
+    /// Those machines, by id; the first 50 of them.
+    pub examples: Vec<String>,
+}
+
+/// What making or removing a role assignment would do. Nothing of it happened.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct RoleAssignmentPlan {
+    /// Always true.
+    pub dry_run: bool,
+    /// The role assignment that would be made or removed. One that would be made has an id that names nothing.
+    pub assignment: RoleAssignment,
+    /// What its principal would gain, compared with the other role assignments that name it. Members of a group may have
+    /// it by themselves already; guardrails may forbid it.
+    pub gains: Vec<ReachOfAction>,
+    /// What its principal would lose.
+    pub loses: Vec<ReachOfAction>,
 }
 
 /// What to list.

@@ -125,6 +125,8 @@ fn main() {
                 scope: scope(&mut numbers).parse().unwrap(),
                 created_by: "user:corp/root".to_owned(),
                 created_at: now,
+                tags: std::collections::BTreeMap::new(),
+                ends_at: None,
             }
         })
         .collect();

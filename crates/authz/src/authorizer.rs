@@ -11,6 +11,7 @@ use postern_core::{
     principal::{Principal, PrincipalRef},
     role::{Action, Role, RoleAssignment},
     scope::Scope,
+    time::Instant,
 };
 
 use crate::{
@@ -195,7 +196,7 @@ impl Authorizer {
             .map_err(|error| AuthzError::Cedar(error.to_string()))
         };
 
-        let (links, linked) = self.links(references, decision.action, &resource.scope)?;
+        let (links, linked) = self.links(references, decision.action, resource, context.now)?;
         let answer = self
             .cedar
             .is_authorized(&request(cedar_policy::Context::empty())?, &links, &entities);
@@ -255,19 +256,21 @@ impl Authorizer {
         Ok(())
     }
 
-    /// The links of these principals' assignments at `scope` and above, and which assignment each is. Those whose
-    /// role has nothing to do with `action` could not permit it, and linking is what costs.
+    /// The links of these principals' assignments at the resource's scope and above, and which assignment each is.
+    /// Those that ended, or are for machines with other tags, are no part of the question; those whose role has nothing
+    /// to do with `action` could not permit it, and linking is what costs.
     fn links(
         &self,
         references: &[PrincipalRef],
         action: Action,
-        scope: &Scope,
+        resource: &Resource,
+        now: Instant,
     ) -> Result<(PolicySet, HashMap<PolicyId, &RoleAssignment>), AuthzError> {
         let failed = |error: cedar_policy::PolicySetError| AuthzError::Cedar(error.to_string());
         let mut links = PolicySet::new();
         let mut linked = HashMap::new();
         let mut templates = BTreeSet::new();
-        let above: Vec<Scope> = scope.ancestors().collect();
+        let above: Vec<Scope> = resource.scope.ancestors().collect();
         for reference in references {
             let Some(scopes) = self.by_principal.get(reference) else {
                 continue;
@@ -275,7 +278,11 @@ impl Authorizer {
             let standing = above.iter().filter_map(|scope| scopes.get(scope)).flatten();
             let able = standing
                 .filter_map(|id| self.assignments.get(id))
-                .filter(|assignment| self.allows(assignment, action));
+                .filter(|assignment| {
+                    self.allows(assignment, action)
+                        && assignment.counts_at(now)
+                        && assignment.is_for(&resource.tags)
+                });
             for assignment in able {
                 let Some(template) = self.templates.get(&assignment.role) else {
                     continue;
@@ -308,23 +315,29 @@ impl Authorizer {
         roles.into_iter().map(|role| role.name.clone()).collect()
     }
 
-    /// The role assignments that allow `action` at `scope`, to whomever, in the order of their ids. Guardrails
-    /// may still forbid it.
-    pub fn who_may(&self, action: Action, scope: &Scope) -> Vec<&RoleAssignment> {
-        let mut found: Vec<&RoleAssignment> = scope
+    /// The role assignments that allow `action` to `resource` at `now`, to whomever, in the order of their ids.
+    /// Guardrails may still forbid it.
+    pub fn who_may(&self, action: Action, resource: &Resource, now: Instant) -> Vec<&RoleAssignment> {
+        let mut found: Vec<&RoleAssignment> = resource
+            .scope
             .ancestors()
             .filter_map(|above| self.by_scope.get(&above))
             .flatten()
             .filter_map(|id| self.assignments.get(id))
-            .filter(|assignment| self.allows(assignment, action))
+            .filter(|assignment| {
+                self.allows(assignment, action)
+                    && assignment.counts_at(now)
+                    && assignment.is_for(&resource.tags)
+            })
             .collect();
         found.sort_by_key(|assignment| assignment.id);
         found
     }
 
-    /// The scopes at which role assignments allow `action` to `principal`, without those that lie below another:
-    /// what a listing shows. Guardrails are not asked, because they may depend on each machine.
-    pub fn scopes(&self, principal: &Principal, action: Action) -> Vec<Scope> {
+    /// The scopes at which role assignments allow `action` to `principal` at `now`, without those that lie below
+    /// another: what a listing shows. Guardrails are not asked, because they may depend on each machine. Assignments
+    /// that are only for machines with certain tags are in [`Authorizer::tagged_scopes`].
+    pub fn scopes(&self, principal: &Principal, action: Action, now: Instant) -> Vec<Scope> {
         let all: BTreeSet<&Scope> = principal
             .references()
             .filter_map(|reference| self.by_principal.get(&reference))
@@ -332,7 +345,11 @@ impl Authorizer {
             .filter(|(_, ids)| {
                 ids.iter()
                     .filter_map(|id| self.assignments.get(id))
-                    .any(|assignment| self.allows(assignment, action))
+                    .any(|assignment| {
+                        assignment.tags.is_empty()
+                            && assignment.counts_at(now)
+                            && self.allows(assignment, action)
+                    })
             })
             .map(|(scope, _)| scope)
             .collect();
@@ -344,6 +361,63 @@ impl Authorizer {
             }
         }
         top
+    }
+
+    /// The scopes at which role assignments allow `action` to `principal` at `now` for the machines alone that carry
+    /// all of the tags that go with each.
+    pub fn tagged_scopes(
+        &self,
+        principal: &Principal,
+        action: Action,
+        now: Instant,
+    ) -> Vec<(Scope, BTreeMap<String, String>)> {
+        let found: BTreeSet<(Scope, BTreeMap<String, String>)> = principal
+            .references()
+            .filter_map(|reference| self.by_principal.get(&reference))
+            .flat_map(HashMap::values)
+            .flatten()
+            .filter_map(|id| self.assignments.get(id))
+            .filter(|assignment| {
+                !assignment.tags.is_empty() && assignment.counts_at(now) && self.allows(assignment, action)
+            })
+            .map(|assignment| (assignment.scope.clone(), assignment.tags.clone()))
+            .collect();
+        found.into_iter().collect()
+    }
+
+    /// What the role allows; nothing where there is none by that name.
+    pub fn actions_of(&self, role: &str) -> BTreeSet<Action> {
+        self.roles
+            .get(role)
+            .map(|role| role.actions.clone())
+            .unwrap_or_default()
+    }
+
+    /// Whether an assignment to this very principal, other than `besides`, allows `action` to `resource` at `now`. What
+    /// its groups have does not count here.
+    pub fn has_by_name(
+        &self,
+        principal: &PrincipalRef,
+        action: Action,
+        resource: &Resource,
+        now: Instant,
+        besides: AssignmentId,
+    ) -> bool {
+        let Some(scopes) = self.by_principal.get(principal) else {
+            return false;
+        };
+        resource
+            .scope
+            .ancestors()
+            .filter_map(|above| scopes.get(&above))
+            .flatten()
+            .filter(|id| **id != besides)
+            .filter_map(|id| self.assignments.get(id))
+            .any(|assignment| {
+                self.allows(assignment, action)
+                    && assignment.counts_at(now)
+                    && assignment.is_for(&resource.tags)
+            })
     }
 
     fn allows(&self, assignment: &RoleAssignment, action: Action) -> bool {

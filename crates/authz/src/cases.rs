@@ -348,6 +348,8 @@ impl Suite {
             scope: assignment.scope,
             created_by: "system:cases".to_owned(),
             created_at: now,
+            tags: std::collections::BTreeMap::new(),
+            ends_at: None,
         });
         Ok(Authorizer::new(roles, assignments, guardrails)?)
     }

@@ -169,6 +169,7 @@ impl Rig {
             role: "requester".to_owned(),
             principal: format!("user:{ISSUER_NAME}/ada"),
             scope: "/".to_owned(),
+            ..RoleAssignmentCreate::default()
         };
         self.olga.create_role_assignment(None, &assignment).await?;
         Ok(())
@@ -189,6 +190,7 @@ impl Rig {
             lockdown: Lockdown::default(),
             shared_groups: SharedGroups::default(),
             approval: Approval::default(),
+            authentication: postern_api::jit_policy::Authentication::default(),
             pending_for_seconds: None,
         };
         Ok(self.olga.create_jit_policy(None, &policy).await?)

@@ -154,6 +154,7 @@ impl Stage {
                 role: role.to_owned(),
                 principal: format!("user:{ISSUER_NAME}/{who}"),
                 scope: "/".to_owned(),
+                ..RoleAssignmentCreate::default()
             };
             self.client("olga")?
                 .create_role_assignment(None, &assignment)

@@ -8,6 +8,7 @@
 pub mod address;
 pub mod approval;
 pub mod audit;
+pub mod authentication;
 pub mod budget;
 pub mod enforcer;
 pub mod firewall;

@@ -12,7 +12,10 @@ use crate::{
     time::Instant,
 };
 
-pub use crate::approval::Approval;
+pub use crate::{
+    approval::Approval,
+    authentication::{Authentication, Lack, MAX_AGE, MIN_AGE},
+};
 
 /// How a lockdown deals with rules that already allow a guarded port.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -69,6 +72,9 @@ pub struct JitPolicy {
     pub shared_groups: SharedGroups,
     /// Who must agree.
     pub approval: Approval,
+    /// What people have to have proven of themselves to ask.
+    #[serde(default, skip_serializing_if = "Authentication::is_none")]
+    pub authentication: Authentication,
     /// How long a request waits for that before it lapses, in whole seconds; as configured when absent.
     #[serde(
         default,
@@ -126,6 +132,9 @@ pub enum InvalidPolicy {
     /// An approval that nobody could give.
     #[error(transparent)]
     Approval(#[from] InvalidApproval),
+    /// Outside the bounds.
+    #[error("`max_age_seconds` of `authentication` is between {min} and {max}", min = MIN_AGE.as_secs(), max = MAX_AGE.as_secs())]
+    MaxAge,
     /// Outside the bounds.
     #[error("`pending_for_seconds` is between {min} and {max}", min = MIN_PENDING.as_secs(), max = MAX_PENDING.as_secs())]
     Pending,
@@ -237,6 +246,9 @@ impl JitPolicy {
             }
         }
         self.approval.validate()?;
+        if !self.authentication.is_valid() {
+            return Err(InvalidPolicy::MaxAge);
+        }
         if self
             .pending_for
             .is_some_and(|pending_for| !(MIN_PENDING..=MAX_PENDING).contains(&pending_for))

@@ -1,6 +1,10 @@
 //! Roles: named sets of actions, bound to principals at scopes.
 
-use std::{collections::BTreeSet, fmt, str::FromStr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    str::FromStr,
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -123,4 +127,102 @@ pub struct RoleAssignment {
     pub created_by: String,
     /// When it was made.
     pub created_at: Instant,
+    /// Only for machines that carry all of these tags, and what is about them; for everything at the scope when empty.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub tags: BTreeMap<String, String>,
+    /// From then on it counts for nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ends_at: Option<Instant>,
+}
+
+/// The most tags of a role assignment.
+pub const MAX_TAGS: usize = 20;
+
+/// Why a role assignment is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidAssignment {
+    /// It would never count.
+    #[error("`ends_at` is in the future")]
+    Ended,
+    /// Too many tags, or a tag beyond what both clouds allow.
+    #[error(
+        "`tags` has at most {MAX_TAGS} entries, with keys of 1 to 128 and values of at most 256 characters"
+    )]
+    Tags,
+}
+
+impl RoleAssignment {
+    /// Checks what holds whatever the role.
+    pub fn validate(&self, now: Instant) -> Result<(), InvalidAssignment> {
+        if !self.counts_at(now) {
+            return Err(InvalidAssignment::Ended);
+        }
+        let fits = |(key, value): (&String, &String)| {
+            (1..=128).contains(&key.chars().count()) && value.chars().count() <= 256
+        };
+        if self.tags.len() > MAX_TAGS || !self.tags.iter().all(fits) {
+            return Err(InvalidAssignment::Tags);
+        }
+        Ok(())
+    }
+
+    /// Whether it has not ended at `now`.
+    pub fn counts_at(&self, now: Instant) -> bool {
+        self.ends_at.is_none_or(|ends_at| now < ends_at)
+    }
+
+    /// Whether it is for what carries these tags. What is about no machine carries none.
+    pub fn is_for(&self, tags: &BTreeMap<String, String>) -> bool {
+        self.tags.iter().all(|(key, value)| tags.get(key) == Some(value))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{an_id, at};
+
+    fn assignment() -> RoleAssignment {
+        RoleAssignment {
+            id: an_id(1),
+            role: "reader".into(),
+            principal: "user:corp/ada".parse().unwrap(),
+            scope: Scope::root(),
+            created_by: "user:corp/root".into(),
+            created_at: at(0),
+            tags: BTreeMap::new(),
+            ends_at: None,
+        }
+    }
+
+    #[test]
+    fn an_assignment_counts_until_its_end_and_not_at_it() {
+        assert!(assignment().counts_at(at(1_000_000)));
+        let ending = RoleAssignment {
+            ends_at: Some(at(60)),
+            ..assignment()
+        };
+        assert!(ending.counts_at(at(59)));
+        assert!(!ending.counts_at(at(60)));
+        assert_eq!(ending.validate(at(60)), Err(InvalidAssignment::Ended));
+    }
+
+    #[test]
+    fn an_assignment_with_tags_is_for_what_carries_all_of_them() {
+        let tags = |pairs: &[(&str, &str)]| -> BTreeMap<String, String> {
+            pairs
+                .iter()
+                .map(|(key, value)| ((*key).into(), (*value).into()))
+                .collect()
+        };
+        let dev = RoleAssignment {
+            tags: tags(&[("env", "dev"), ("team", "web")]),
+            ..assignment()
+        };
+        assert!(dev.is_for(&tags(&[("env", "dev"), ("team", "web"), ("more", "")])));
+        assert!(!dev.is_for(&tags(&[("env", "dev")])));
+        assert!(!dev.is_for(&tags(&[("env", "Dev"), ("team", "web")])));
+        assert!(!dev.is_for(&tags(&[])));
+        assert!(assignment().is_for(&tags(&[])));
+    }
 }

@@ -55,6 +55,7 @@ pub fn a_policy(scope: &str) -> JitPolicy {
         lockdown: Lockdown::Strict,
         shared_groups: SharedGroups::Refuse,
         approval: Approval::Policy,
+        authentication: crate::policy::Authentication::default(),
         pending_for: None,
         version: 1,
         created_at: at(0),

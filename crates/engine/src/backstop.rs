@@ -29,6 +29,7 @@ impl Engine {
             self.mark_forgotten_points(now).await?;
         }
         self.end_forgotten_grants(now).await?;
+        self.lapse_assignments(now).await?;
         self.end_broken(None).await?;
         self.lapse_requests(now).await?;
         self.remind(now).await
@@ -86,6 +87,20 @@ impl Engine {
         tx.commit().await?;
         self.metrics.overdue.set(overdue);
         Ok(())
+    }
+
+    /// Removes the role assignments that have ended. They count for nothing from the instant of their end; this is
+    /// where it is told.
+    async fn lapse_assignments(&self, now: Instant) -> Result<(), StoreError> {
+        let mut tx = self.store.begin().await?;
+        let events = Events::at(now, &*self.ids);
+        let ended = tx.lapse_assignments(now, AT_ONCE).await?;
+        let log: Vec<_> = ended
+            .iter()
+            .map(|ended| events.assignment_lapsed(ended))
+            .collect();
+        tx.audit(&log).await?;
+        tx.commit().await
     }
 
     /// Lapses the requests that nobody decided in time.

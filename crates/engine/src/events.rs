@@ -9,6 +9,7 @@ use postern_core::{
     machine::MachineId,
     point::PointRef,
     request::{AccessRequest, Lapsed, Reminder, RequestState, Withdrawn},
+    role::RoleAssignment,
     scope::Scope,
     time::{IdSource, Instant},
 };
@@ -327,6 +328,19 @@ impl<'a> Events<'a> {
                 event
             })
             .collect()
+    }
+
+    /// A role assignment's end has come.
+    pub(crate) fn assignment_lapsed(&self, assignment: &RoleAssignment) -> AuditEvent {
+        let mut event = self.event(
+            "role_assignment.lapse",
+            Outcome::Succeeded,
+            assignment.scope.clone(),
+            Subject::default(),
+            json!({ "before": assignment, "after": null }),
+        );
+        event.decision = Some(json!({ "decided_by": "lifecycle", "rule": "its end has come" }));
+        event
     }
 
     /// What an earlier pass intended and left without an outcome was looked at.

@@ -1,6 +1,7 @@
 //! The command line: what can be said, with its help.
 
 mod asking;
+mod assigning;
 mod deciding;
 mod duration;
 mod emergency;
@@ -14,6 +15,7 @@ use clap::{Parser, Subcommand};
 use crate::exit::EXIT_CODES;
 
 pub use asking::*;
+pub use assigning::*;
 pub use deciding::*;
 pub use emergency::*;
 pub use governing::*;
@@ -110,6 +112,9 @@ pub enum Command {
     /// Lists JIT policies, shows, makes, changes or removes one
     #[command(after_help = POLICY_EXAMPLES)]
     Policies(PoliciesArgs),
+    /// Lists role assignments, makes or removes one
+    #[command(after_help = ASSIGNMENT_EXAMPLES)]
+    Assignments(AssignmentsArgs),
     /// Reads the audit log
     #[command(after_help = AUDIT_EXAMPLES)]
     Audit(AuditArgs),
@@ -155,6 +160,12 @@ Examples:
   postern request web-1 --port 22 --source 203.0.113.7 --for 30m --reason \"disk full\" --wait
   postern request web-1 db-1 --port 22 --port 5432 --source 203.0.113.0/28 --for 1h --reason \"migration 42\"
   postern request web-1 --port 22 --source 203.0.113.7 --for 30m --reason \"would this do?\" --dry-run";
+
+const ASSIGNMENT_EXAMPLES: &str = "\
+Examples:
+  postern assignments --scope /aws/123456789012
+  postern assignments create requester group:corp/sre --on /aws/123456789012 --tag env=dev --until 2026-12-31T18:00:00Z
+  postern assignments delete ra_0199… --dry-run";
 
 const LEASE_HELP: &str = "\
 The token is in --token-file (read again before it ends) or POSTERN_TOKEN; in a GitHub Actions job with

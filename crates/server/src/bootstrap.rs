@@ -13,9 +13,12 @@ use serde_json::json;
 /// The role that may do everything.
 pub(crate) const OWNER: &str = "owner";
 
-/// Whether the assignment makes somebody an owner of everything.
+/// Whether the assignment makes somebody an owner of everything, for good.
 pub(crate) fn is_owner(assignment: &RoleAssignment) -> bool {
-    assignment.role == OWNER && assignment.scope == Scope::root()
+    assignment.role == OWNER
+        && assignment.scope == Scope::root()
+        && assignment.tags.is_empty()
+        && assignment.ends_at.is_none()
 }
 
 /// Makes these principals owners, unless somebody is already. Of two replicas that start at once, one does.
@@ -38,6 +41,8 @@ pub(crate) async fn first_owners(
             scope: Scope::root(),
             created_by: "system:bootstrap".to_owned(),
             created_at: now,
+            tags: std::collections::BTreeMap::new(),
+            ends_at: None,
         };
         match tx.insert_assignment(&assignment).await {
             Ok(()) => {}

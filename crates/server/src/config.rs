@@ -5,7 +5,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 use postern_core::{mark::Installation, net::Source, principal::PrincipalRef};
 use serde::Deserialize;
 
-pub use crate::auth::config::{ClaimMapping, ClaimMatch, IssuerConfig, SigningAlgorithm};
+pub use crate::auth::config::{ClaimMapping, ClaimMatch, IssuerConfig, SigningAlgorithm, StepUp};
 
 /// Everything that the server is told.
 #[derive(Debug, Clone, Deserialize)]

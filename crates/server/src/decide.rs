@@ -5,7 +5,6 @@
 
 use std::sync::{Arc, PoisonError, RwLock};
 
-use http::{HeaderValue, header::WWW_AUTHENTICATE};
 use postern_api::ErrorCode;
 use postern_authz::{Authorizer, Context, Decision, GuardrailSet, Resource};
 use postern_core::{
@@ -180,14 +179,7 @@ impl App {
         question: Question,
         decision: &Decision,
     ) -> Failure {
-        let stronger = Principal {
-            mfa: true,
-            ..(*caller.principal).clone()
-        };
-        let would_do_with_mfa = !caller.principal.mfa
-            && authorizer
-                .decide(&stronger, question.action, &question.resource, &question.context)
-                .allowed;
+        let lack = self.would_do(authorizer, caller, &question);
         let event = AuditEvent {
             outcome: Outcome::Denied,
             reason: question.reason,
@@ -203,18 +195,8 @@ impl App {
         if let Err(failure) = self.write_alone(tx, event).await {
             return failure;
         }
-        if would_do_with_mfa {
-            // RFC 9470, section 3.
-            return Failure::new(
-                ErrorCode::StepUpRequired,
-                format!("{}; a second factor would do", decision.explain()),
-            )
-            .with_header(
-                WWW_AUTHENTICATE,
-                HeaderValue::from_static(
-                    "Bearer error=\"insufficient_user_authentication\", error_description=\"a second factor is needed\"",
-                ),
-            );
+        if let Some(lack) = lack {
+            return self.challenge(caller, lack, &decision.explain());
         }
         Failure::new(ErrorCode::Forbidden, decision.explain())
     }

@@ -9,7 +9,7 @@ use postern_core::{
     grant::{Grant, GrantState, Opening, Scheduled},
     id::{GrantId, PolicyId},
     machine::MachineId,
-    policy::{Ask, JitPolicy},
+    policy::{Ask, JitPolicy, Lack},
     request::{AccessRequest, Mode, Target},
     time::Instant,
 };
@@ -31,6 +31,8 @@ pub(crate) struct Terms {
     pub(crate) policy_name: String,
     /// Who must agree.
     pub(crate) stages: Vec<Stage>,
+    /// What the requester had not proven when they asked, of what the policy asks for.
+    pub(crate) lack: Option<Lack>,
     /// How long the request waits for them, if the policy says.
     pub(crate) pending_for: Option<Duration>,
 }
@@ -72,6 +74,7 @@ pub(crate) fn terms<S>(
         policy: policy.id,
         policy_name: policy.name.clone(),
         stages: policy.approval.stages(),
+        lack: policy.authentication.lack(&request.principal, request.created_at),
         pending_for: policy.pending_for,
     })
 }

@@ -5,6 +5,7 @@
 //! talks to a cloud.
 
 mod agreeing;
+mod assignment_reach;
 mod auth;
 mod bootstrap;
 pub mod config;
@@ -30,6 +31,7 @@ mod serve;
 mod shape;
 mod starting;
 mod state;
+mod step_up;
 mod waiting;
 
 pub use config::ServerConfig;

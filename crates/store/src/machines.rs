@@ -11,7 +11,7 @@ use postern_core::{
     scope::Scope,
     time::Instant,
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::{
@@ -56,6 +56,8 @@ pub struct PointOfMachine {
 pub struct MachineFilter {
     /// Who asks; see [`Visible`].
     pub visible: Visible,
+    /// And those at or below these scopes that carry all of the tags that go with each.
+    pub visible_by_tags: Vec<(Scope, BTreeMap<String, String>)>,
     /// At or below this.
     pub scope: Option<Scope>,
     /// With this posture.
@@ -100,13 +102,24 @@ impl Store {
         } else {
             Some(document(&filter.tags)?)
         };
+        let by_tags: Vec<Value> = filter
+            .visible_by_tags
+            .iter()
+            .map(|(scope, tags)| json!({ "scope": scope_text(Some(scope)), "tags": tags }))
+            .collect();
         let rows = sqlx::query_as!(
             Row,
             r#"SELECT document, policy_id, posture_detail, first_seen_at, seen_at, gone_at
                FROM machines m
                WHERE ($1::text[] IS NULL OR EXISTS (
                        SELECT FROM unnest($1::text[]) AS v (scope)
-                       WHERE m.scope = v.scope OR (m.scope > v.scope || '/' AND m.scope < v.scope || '0')))
+                       WHERE m.scope = v.scope OR (m.scope > v.scope || '/' AND m.scope < v.scope || '0'))
+                   OR EXISTS (
+                       SELECT FROM unnest($11::jsonb[]) AS v (part)
+                       WHERE m.tags @> (v.part -> 'tags')
+                         AND (v.part ->> 'scope' IS NULL OR m.scope = v.part ->> 'scope'
+                              OR (m.scope > (v.part ->> 'scope') || '/'
+                                  AND m.scope < (v.part ->> 'scope') || '0'))))
                  AND ($2::text IS NULL OR m.scope = $2 OR (m.scope > $2 || '/' AND m.scope < $2 || '0'))
                  AND ($3::text IS NULL OR m.posture = $3)
                  AND ($4::jsonb IS NULL OR m.tags @> $4)
@@ -131,6 +144,7 @@ impl Store {
             after.map(MachineId::to_string),
             Page::<(), ()>::fetch(limit),
             filter.drift_since,
+            &by_tags,
         )
         .fetch_all(&self.lists)
         .await?;

@@ -3,10 +3,17 @@
 use postern_core::{
     id::AssignmentId,
     role::{Action, Role, RoleAssignment},
+    time::Instant,
 };
 use uuid::Uuid;
 
-use crate::{Conflict, Store, StoreError, Tx, batch::clean, decode, error::unique, pool::snapshot};
+use crate::{
+    Conflict, Store, StoreError, Tx,
+    batch::{clean, document},
+    decode,
+    error::unique,
+    pool::snapshot,
+};
 
 /// Everything that decides who may do what, as of one version.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,7 +53,9 @@ struct AssignmentRow {
     principal: String,
     scope: String,
     created_by: String,
-    created_at: postern_core::time::Instant,
+    created_at: Instant,
+    tags: serde_json::Value,
+    ends_at: Option<Instant>,
 }
 
 impl TryFrom<AssignmentRow> for RoleAssignment {
@@ -60,6 +69,8 @@ impl TryFrom<AssignmentRow> for RoleAssignment {
             scope: decode::text("role_assignments", "scope", &row.scope)?,
             created_by: row.created_by,
             created_at: row.created_at,
+            tags: decode::json("role_assignments", "tags", row.tags)?,
+            ends_at: row.ends_at,
         })
     }
 }
@@ -165,14 +176,16 @@ impl Tx {
             .ok_or_else(|| StoreError::not_found("role", &assignment.role))?;
         }
         sqlx::query!(
-            "INSERT INTO role_assignments (id, role, principal, scope, created_by, created_at)
-             VALUES ($1, $2, $3, $4, $5, $6)",
+            "INSERT INTO role_assignments (id, role, principal, scope, created_by, created_at, tags, ends_at)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
             assignment.id.uuid(),
             assignment.role,
             clean(&assignment.principal.to_string()),
             assignment.scope.to_string(),
             clean(&assignment.created_by),
             assignment.created_at,
+            document(&assignment.tags)?,
+            assignment.ends_at,
         )
         .execute(&mut *self.inner)
         .await
@@ -185,13 +198,45 @@ impl Tx {
         sqlx::query_as!(
             AssignmentRow,
             "DELETE FROM role_assignments WHERE id = $1
-             RETURNING id, role, principal, scope, created_by, created_at",
+             RETURNING id, role, principal, scope, created_by, created_at, tags, ends_at",
             id.uuid(),
         )
         .fetch_optional(&mut *self.inner)
         .await?
         .ok_or_else(|| StoreError::not_found("role assignment", id))?
         .try_into()
+    }
+
+    /// Removes at most `at_once` of the role assignments that ended by `now`, the longest ago first, and returns them.
+    /// Those that another transaction removes at this moment are left to it.
+    pub async fn lapse_assignments(
+        &mut self,
+        now: Instant,
+        at_once: u32,
+    ) -> Result<Vec<RoleAssignment>, StoreError> {
+        // Nothing is deleted where nothing ended, so that the version does not rise for nothing.
+        let ended = sqlx::query_scalar!(
+            "SELECT id FROM role_assignments WHERE ends_at <= $1 ORDER BY ends_at LIMIT $2
+             FOR UPDATE SKIP LOCKED",
+            now,
+            i64::from(at_once),
+        )
+        .fetch_all(&mut *self.inner)
+        .await?;
+        if ended.is_empty() {
+            return Ok(Vec::new());
+        }
+        sqlx::query_as!(
+            AssignmentRow,
+            "DELETE FROM role_assignments WHERE id = ANY ($1)
+             RETURNING id, role, principal, scope, created_by, created_at, tags, ends_at",
+            &ended,
+        )
+        .fetch_all(&mut *self.inner)
+        .await?
+        .into_iter()
+        .map(RoleAssignment::try_from)
+        .collect()
     }
 
     /// Every custom role and role assignment as of now, and the version that they are of.
@@ -204,7 +249,7 @@ impl Tx {
             .await?;
         let assignments = sqlx::query_as!(
             AssignmentRow,
-            "SELECT id, role, principal, scope, created_by, created_at FROM role_assignments ORDER BY id",
+            "SELECT id, role, principal, scope, created_by, created_at, tags, ends_at FROM role_assignments ORDER BY id",
         )
         .fetch_all(&mut *self.inner)
         .await?;
@@ -239,7 +284,7 @@ impl Store {
     pub async fn assignment(&self, id: AssignmentId) -> Result<Option<RoleAssignment>, StoreError> {
         sqlx::query_as!(
             AssignmentRow,
-            "SELECT id, role, principal, scope, created_by, created_at FROM role_assignments WHERE id = $1",
+            "SELECT id, role, principal, scope, created_by, created_at, tags, ends_at FROM role_assignments WHERE id = $1",
             id.uuid(),
         )
         .fetch_optional(&self.pool)

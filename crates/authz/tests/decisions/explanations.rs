@@ -218,7 +218,7 @@ fn who_may_request_lists_the_assignments_that_cover_the_machine() {
         "",
     );
     let found: Vec<String> = authorizer
-        .who_may(Action::Request, &VM.parse().unwrap())
+        .who_may(Action::Request, &Resource::scope(VM.parse().unwrap()), at(0))
         .iter()
         .map(|assignment| assignment.principal.to_string())
         .collect();
@@ -243,7 +243,7 @@ fn a_listing_shows_the_topmost_scopes() {
     );
     let scopes = |groups: &[&str], action| {
         authorizer
-            .scopes(&ada(groups), action)
+            .scopes(&ada(groups), action, at(0))
             .iter()
             .map(ToString::to_string)
             .collect::<Vec<_>>()

@@ -47,6 +47,8 @@ pub(crate) fn assignment(number: u128, role: &str, principal: &str, scope: &str)
         scope: scope.parse().unwrap(),
         created_by: "user:corp/root".into(),
         created_at: at(0),
+        tags: std::collections::BTreeMap::new(),
+        ends_at: None,
     }
 }
 

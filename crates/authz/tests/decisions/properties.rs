@@ -94,9 +94,9 @@ proptest! {
         prop_assert_eq!(decision.missing.is_some(), expected.is_empty());
         let by: Vec<_> = decision.allowed_by.iter().map(|by| by.assignment).collect();
         prop_assert_eq!(by, expected.iter().map(|assignment| assignment.id).collect::<Vec<_>>());
-        prop_assert_eq!(authorizer.who_may(action, &resource.scope), may.iter().collect::<Vec<_>>());
+        prop_assert_eq!(authorizer.who_may(action, &resource, at(0)), may.iter().collect::<Vec<_>>());
         let listed = authorizer
-            .scopes(&ada, action)
+            .scopes(&ada, action, at(0))
             .iter()
             .any(|top| top.contains(&resource.scope));
         prop_assert_eq!(listed, decision.allowed);

@@ -328,3 +328,46 @@ async fn a_grant_that_the_database_has_as_open_and_the_cloud_does_not_is_looked_
     assert!(changed.iter().any(|event| event.subject.grant == Some(unknown)));
     world.assert_sound().await;
 }
+
+#[tokio::test]
+async fn a_role_assignment_that_ended_is_removed_and_told_once_and_the_others_stay() {
+    let world = World::new().await;
+    let assignment = |number, ends_at| postern_core::role::RoleAssignment {
+        id: an_id(number),
+        role: "reader".into(),
+        principal: format!("user:corp/person-{number}").parse().unwrap(),
+        scope: "/aws".parse().unwrap(),
+        created_by: "user:corp/root".into(),
+        created_at: SystemClock.now(),
+        tags: std::collections::BTreeMap::new(),
+        ends_at,
+    };
+    let now = SystemClock.now();
+    let mut tx = world.store.begin().await.unwrap();
+    for (number, ends_at) in [
+        (1, Some(now - chrono::TimeDelta::seconds(1))),
+        (2, Some(now + chrono::TimeDelta::hours(1))),
+        (3, None),
+    ] {
+        tx.insert_assignment(&assignment(number, ends_at)).await.unwrap();
+    }
+    tx.commit().await.unwrap();
+    let stop = CancellationToken::new();
+    let engine = World::engine_with(
+        &world.store,
+        [world.cloud.clone()],
+        Arc::new(SystemClock),
+        config(),
+    );
+    let running = tokio::spawn(engine.run(stop.clone()));
+    until("it is removed", async || {
+        world.store.authz().await.unwrap().assignments.len() == 2
+    })
+    .await;
+    stop.cancel();
+    running.await.unwrap();
+    let told = world.log("role_assignment.lapse").await;
+    assert_eq!(told.len(), 1);
+    assert_eq!(told[0].details["before"]["principal"], "user:corp/person-1");
+    assert_eq!(told[0].decision.as_ref().unwrap()["rule"], "its end has come");
+}

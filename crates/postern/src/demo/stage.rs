@@ -161,6 +161,7 @@ impl Stage {
                 role: role.to_owned(),
                 principal: principal.to_owned(),
                 scope,
+                ..RoleAssignmentCreate::default()
             };
             match olga.create_role_assignment(None, &assignment).await {
                 Ok(_) => {}

@@ -150,6 +150,7 @@ impl Story<'_> {
             lockdown: Lockdown::Strict,
             shared_groups: SharedGroups::Refuse,
             approval: Approval::Policy,
+            authentication: postern_api::jit_policy::Authentication::default(),
             pending_for_seconds: None,
         };
         let policy = self.olga.create_jit_policy(None, &document).await?;

@@ -349,6 +349,7 @@ async fn many_changes_and_a_repair(stage: &Stage) {
         lockdown: Lockdown::default(),
         shared_groups: SharedGroups::default(),
         approval: Approval::default(),
+        authentication: postern_api::jit_policy::Authentication::default(),
         pending_for_seconds: None,
     };
     let policy = olga.create_jit_policy(None, &document).await.unwrap();

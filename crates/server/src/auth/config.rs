@@ -106,6 +106,39 @@ impl Default for ClaimMapping {
     }
 }
 
+/// What whoever has to prove more is told to ask their issuer for (RFC 9470, section 3).
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct StepUp {
+    /// The authentication contexts with which this issuer asks for a second factor, the preferred one first. They have to
+    /// make it say what `mfa_when` looks for.
+    pub acr_values: Vec<String>,
+    /// How long ago somebody may have signed in where a guardrail wants it to be recent, in seconds, if guardrails take
+    /// that; otherwise they sign in anew.
+    pub max_age_seconds: Option<u32>,
+}
+
+impl StepUp {
+    /// Checks that the values can stand in a header, separated by blanks.
+    fn validate(&self) -> Result<(), String> {
+        let fits = |value: &String| {
+            (1..=255).contains(&value.len())
+                && value
+                    .bytes()
+                    .all(|b| b.is_ascii_graphic() && b != b'"' && b != b'\\')
+        };
+        if self.acr_values.len() <= 10 && self.acr_values.iter().all(fits) {
+            Ok(())
+        } else {
+            Err(
+                "`step_up.acr_values` has at most 10 values of 1 to 255 visible ASCII characters without quotes and \
+                 backslashes"
+                    .to_owned(),
+            )
+        }
+    }
+}
+
 /// An issuer of tokens. Times are whole seconds.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -129,6 +162,9 @@ pub struct IssuerConfig {
     /// What its claims mean.
     #[serde(default)]
     pub claims: ClaimMapping,
+    /// What whoever has to prove more is told to ask it for.
+    #[serde(default)]
+    pub step_up: StepUp,
     /// By how much clocks may differ.
     #[serde(default = "leeway")]
     pub leeway_seconds: u32,
@@ -199,6 +235,7 @@ impl IssuerConfig {
                     .to_owned(),
             );
         }
+        self.step_up.validate()?;
         self.address(&self.issuer)?;
         self.jwks_uri
             .as_ref()

@@ -120,7 +120,13 @@ pub(crate) async fn approve_access_request(
             .get(&target.machine)
             .filter(|machine| machine.gone_at.is_none())
             .ok_or_else(|| granting::no_machine(&target.machine, at))?;
-        terms.push(granting::terms(&pending, target, at, machine, &policies)?);
+        let of_target = granting::terms(&pending, target, at, machine, &policies)?;
+        if let Some(lack) = of_target.lack {
+            return Err(app
+                .refuse_approval_of_unproven(tx, &caller, id, target, &of_target, lack)
+                .await);
+        }
+        terms.push(of_target);
         let at_once = pending.extends.is_none() && pending.starts_at.is_none_or(|starts_at| starts_at <= now);
         if at_once && let Some(refusal) = app.preflight(target, machine, now).refusal(at) {
             return Err(refusal);

@@ -274,6 +274,11 @@ pub(crate) async fn ask_for(
             return Err(granting::no_machine(&target.machine, at));
         };
         let terms = granting::terms(&request, target, at, &machine, &policies)?;
+        if let Some(lack) = terms.lack {
+            return Err(app
+                .refuse_unproven(tx, caller, manner.event(), target, &terms, lack)
+                .await);
+        }
         if from_caller.get(at).copied().unwrap_or(false) {
             my_address::check(target, at, &machine, &policies)?;
         }

@@ -56,7 +56,7 @@ pub(crate) async fn list_access_requests(
     let authorizer = app.authorizer().await?;
     let filter = RequestFilter {
         visible: Visible {
-            scopes: authorizer.scopes(&caller.principal, Action::Read),
+            scopes: authorizer.scopes(&caller.principal, Action::Read, app.now()),
             own: Some(caller.reference()),
         },
         requester: principal(query.requester.as_deref(), &caller)?,

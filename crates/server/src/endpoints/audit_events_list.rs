@@ -79,7 +79,7 @@ pub(crate) async fn list_audit_events(
         })
         .transpose()?;
     let authorizer = app.authorizer().await?;
-    let scopes = authorizer.scopes(&caller.principal, Action::Audit);
+    let scopes = authorizer.scopes(&caller.principal, Action::Audit, app.now());
     let asked = scope.clone().unwrap_or(Scope::root());
     // Where the caller has it on a part of what they ask for, they see that part.
     let question_scope = scopes

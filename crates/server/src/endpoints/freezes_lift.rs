@@ -63,7 +63,9 @@ pub(crate) async fn lift_freeze(
     let question = freezing::question(&app, EVENT, found.scope.clone(), &reason);
     let allowed = app.allow(tx, &authorizer, &caller, question).await;
     let (mut tx, decision) = allowed.map_err(|refusal| {
-        let mut seen = authorizer.scopes(&caller.principal, Action::Read).into_iter();
+        let mut seen = authorizer
+            .scopes(&caller.principal, Action::Read, app.now())
+            .into_iter();
         if seen.any(|scope| scope.contains(&found.scope) || found.scope.contains(&scope)) {
             refusal
         } else {

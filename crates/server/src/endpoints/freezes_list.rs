@@ -48,7 +48,7 @@ pub(crate) async fn list_freezes(
         }
     };
     let authorizer = app.authorizer().await?;
-    let scopes = authorizer.scopes(&caller.principal, Action::Read);
+    let scopes = authorizer.scopes(&caller.principal, Action::Read, app.now());
     let filter = FreezeFilter {
         visible: Visible {
             scopes: scopes.clone(),

@@ -69,7 +69,7 @@ pub(crate) async fn list_grants(
     let authorizer = app.authorizer().await?;
     let filter = GrantFilter {
         visible: Visible {
-            scopes: authorizer.scopes(&caller.principal, Action::Read),
+            scopes: authorizer.scopes(&caller.principal, Action::Read, app.now()),
             own: Some(caller.reference()),
         },
         requester: principal(query.requester.as_deref(), &caller)?,

@@ -40,7 +40,7 @@ pub(crate) async fn list_jit_policies(
     let after = page::key(query.cursor.as_deref())?;
     let authorizer = app.authorizer().await?;
     let visible = Visible {
-        scopes: authorizer.scopes(&caller.principal, Action::Read),
+        scopes: authorizer.scopes(&caller.principal, Action::Read, app.now()),
         own: None,
     };
     let found = app.store.policies(&visible, after, limit).await?;

@@ -51,12 +51,13 @@ pub(crate) async fn get_machine(
         .map(|stored| stored.machine.tags.clone())
         .unwrap_or_default();
     let authorizer = app.authorizer().await?;
+    let resource = Resource::machine(id.scope(), tags);
     app.allow_read(
         &authorizer,
         &caller,
         Question {
             action: Action::Read,
-            resource: Resource::machine(id.scope(), tags),
+            resource: resource.clone(),
             context: Context::at(app.now()),
             event: "machine.read",
             subject: Subject {
@@ -80,7 +81,7 @@ pub(crate) async fn get_machine(
     let points = app.store.points_of_machine(&id).await?;
     let findings = app.store.findings_of_machine(&id, MOST_FINDINGS).await?;
     let may_request = authorizer
-        .who_may(Action::Request, &id.scope())
+        .who_may(Action::Request, &resource, app.now())
         .into_iter()
         .map(|assignment| MayRequest {
             principal: assignment.principal.to_string(),

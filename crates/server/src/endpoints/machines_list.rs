@@ -63,9 +63,10 @@ pub(crate) async fn list_machines(
     let authorizer = app.authorizer().await?;
     let filter = MachineFilter {
         visible: Visible {
-            scopes: authorizer.scopes(&caller.principal, Action::Read),
+            scopes: authorizer.scopes(&caller.principal, Action::Read, app.now()),
             own: None,
         },
+        visible_by_tags: authorizer.tagged_scopes(&caller.principal, Action::Read, app.now()),
         scope: Some(scope),
         posture,
         tags,

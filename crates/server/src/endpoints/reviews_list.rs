@@ -50,7 +50,7 @@ pub(crate) async fn list_reviews(
     let authorizer = app.authorizer().await?;
     let filter = ReviewFilter {
         visible: Visible {
-            scopes: authorizer.scopes(&caller.principal, Action::Read),
+            scopes: authorizer.scopes(&caller.principal, Action::Read, app.now()),
             own: Some(caller.reference()),
         },
         open,

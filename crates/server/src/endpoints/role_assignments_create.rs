@@ -10,22 +10,23 @@ use axum::{
 use http::StatusCode;
 use postern_api::{
     ErrorCode, Problem,
-    role::{RoleAssignment as Shown, RoleAssignmentCreate},
+    role::{RoleAssignment as Shown, RoleAssignmentChangeQuery, RoleAssignmentCreate, RoleAssignmentPlan},
 };
 use postern_authz::{Context, Resource, ResourceKind};
 use postern_core::{
     audit::Subject,
     principal::PrincipalRef,
-    role::{Action, RoleAssignment},
+    role::{Action, InvalidAssignment, RoleAssignment},
     scope::Scope,
 };
 use postern_store::StoreError;
 use serde_json::json;
 
 use crate::{
+    assignment_reach::{dry_run_event, reach},
     decide::Question,
     failure::Failure,
-    flow::{authenticate::Caller, body::Command},
+    flow::{authenticate::Caller, body::Command, query::Parameters},
     idempotency,
     shape::role,
     state::App,
@@ -48,13 +49,20 @@ pub(crate) fn question(app: &App, event: &'static str, scope: Scope) -> Question
 }
 
 /// Gives a user, group or workload a role at a scope and below. Needs `assign` there.
+///
+/// With `ends_at` it ends by itself; with `tags` it is only for the machines that carry all of them. With `dry_run`,
+/// nothing is made, and the answer tells what the principal would newly be allowed to do.
 #[utoipa::path(
     post, path = "/v1/role-assignments", tag = "access", operation_id = "createRoleAssignment",
-    params(("Idempotency-Key" = Option<String>, Header, description = "Makes a repetition safe.")),
+    params(
+        RoleAssignmentChangeQuery,
+        ("Idempotency-Key" = Option<String>, Header, description = "Makes a repetition safe.")
+    ),
     request_body = RoleAssignmentCreate,
     responses(
+        (status = 200, description = "What a dry run would have made.", body = RoleAssignmentPlan),
         (status = 201, description = "It is made.", body = Shown),
-        (status = 400, description = "`invalid_role`, `invalid_principal`, `invalid_scope`", body = Problem, content_type = "application/problem+json"),
+        (status = 400, description = "`invalid_role`, `invalid_principal`, `invalid_scope`, `invalid_assignment`", body = Problem, content_type = "application/problem+json"),
         (status = 403, description = "`forbidden`", body = Problem, content_type = "application/problem+json"),
         (status = 409, description = "`conflict`: it is there already; `idempotency_in_flight`", body = Problem, content_type = "application/problem+json"),
         (status = "default", description = "Any other problem.", body = Problem,
@@ -64,6 +72,7 @@ pub(crate) fn question(app: &App, event: &'static str, scope: Scope) -> Question
 pub(crate) async fn create_role_assignment(
     State(app): State<Arc<App>>,
     caller: Caller,
+    Parameters(query): Parameters<RoleAssignmentChangeQuery>,
     command: Command<RoleAssignmentCreate>,
 ) -> Result<Response, Failure> {
     let now = app.now();
@@ -99,7 +108,18 @@ pub(crate) async fn create_role_assignment(
         scope,
         created_by: caller.reference().to_string(),
         created_at: now,
+        tags: body.tags,
+        ends_at: body.ends_at,
     };
+    made.validate(now).map_err(|error| {
+        let pointer = match error {
+            InvalidAssignment::Ended => "/ends_at",
+            InvalidAssignment::Tags => "/tags",
+        };
+        Failure::field(ErrorCode::InvalidAssignment, pointer, error.to_string())
+    })?;
+    let dry_run = query.dry_run.unwrap_or(false);
+    let key = command.key.as_ref().filter(|_| !dry_run);
     let authorizer = app.authorizer().await?;
     let mut tx = app.store.begin().await?;
     if let Some(replay) = idempotency::claim(&mut tx, &caller, command.key.as_ref(), now).await? {
@@ -118,6 +138,18 @@ pub(crate) async fn create_role_assignment(
         ),
         other => other.into(),
     })?;
+    if dry_run {
+        let event = dry_run_event(&app, &caller, &made, &decision);
+        app.write_alone(tx, event).await?;
+        let machines = app.machines_of_assignment(&made).await?;
+        let plan = RoleAssignmentPlan {
+            dry_run: true,
+            assignment: role::show_assignment(&made),
+            gains: reach(&authorizer, &made, &machines, now),
+            loses: Vec::new(),
+        };
+        return Ok(Json(plan).into_response());
+    }
     let event = app.event(
         &caller,
         "role_assignment.create",
@@ -128,14 +160,7 @@ pub(crate) async fn create_role_assignment(
     );
     tx.audit(&[event]).await?;
     let shown = role::show_assignment(&made);
-    idempotency::store(
-        &mut tx,
-        &caller,
-        command.key.as_ref(),
-        StatusCode::CREATED,
-        &shown,
-    )
-    .await?;
+    idempotency::store(&mut tx, &caller, key, StatusCode::CREATED, &shown).await?;
     tx.commit().await?;
     Ok((StatusCode::CREATED, Json(shown)).into_response())
 }

@@ -2,25 +2,39 @@
 
 use std::sync::Arc;
 
-use axum::extract::State;
+use axum::{
+    Json,
+    extract::State,
+    response::{IntoResponse, Response},
+};
 use http::StatusCode;
-use postern_api::{ErrorCode, Problem};
+use postern_api::{
+    ErrorCode, Problem,
+    role::{RoleAssignmentChangeQuery, RoleAssignmentPlan},
+};
 use postern_core::{audit::Subject, id::AssignmentKind};
 use serde_json::json;
 
 use super::role_assignments_create::question;
 use crate::{
+    assignment_reach::{dry_run_event, reach},
     bootstrap,
     failure::Failure,
-    flow::{authenticate::Caller, path::PathId},
+    flow::{authenticate::Caller, path::PathId, query::Parameters},
+    shape::role,
     state::App,
 };
 
-/// Takes a role away from somebody. Needs `assign` at the assignment's scope. The last owner stays.
+/// Takes a role away from somebody. Needs `assign` at the assignment's scope. The last owner for good stays. With `dry_run`,
+/// nothing is removed, and the answer tells what the principal would not be allowed to do any more.
 #[utoipa::path(
     delete, path = "/v1/role-assignments/{id}", tag = "access", operation_id = "deleteRoleAssignment",
-    params(("id" = String, Path, description = "The role assignment's id.")),
+    params(
+        RoleAssignmentChangeQuery,
+        ("id" = String, Path, description = "The role assignment's id.")
+    ),
     responses(
+        (status = 200, description = "What a dry run would have removed.", body = RoleAssignmentPlan),
         (status = 204, description = "It is removed."),
         (status = 403, description = "`forbidden`", body = Problem, content_type = "application/problem+json"),
         (status = 404, description = "`not_found`", body = Problem, content_type = "application/problem+json"),
@@ -33,7 +47,8 @@ pub(crate) async fn delete_role_assignment(
     State(app): State<Arc<App>>,
     caller: Caller,
     PathId(id): PathId<AssignmentKind>,
-) -> Result<StatusCode, Failure> {
+    Parameters(query): Parameters<RoleAssignmentChangeQuery>,
+) -> Result<Response, Failure> {
     let found = app
         .store
         .assignment(id)
@@ -59,6 +74,18 @@ pub(crate) async fn delete_role_assignment(
             ));
         }
     }
+    if query.dry_run == Some(true) {
+        let event = dry_run_event(&app, &caller, &removed, &decision);
+        app.write_alone(tx, event).await?;
+        let machines = app.machines_of_assignment(&removed).await?;
+        let plan = RoleAssignmentPlan {
+            dry_run: true,
+            assignment: role::show_assignment(&removed),
+            gains: Vec::new(),
+            loses: reach(&authorizer, &removed, &machines, app.now()),
+        };
+        return Ok(Json(plan).into_response());
+    }
     let event = app.event(
         &caller,
         "role_assignment.delete",
@@ -69,5 +96,5 @@ pub(crate) async fn delete_role_assignment(
     );
     tx.audit(&[event]).await?;
     tx.commit().await?;
-    Ok(StatusCode::NO_CONTENT)
+    Ok(StatusCode::NO_CONTENT.into_response())
 }

@@ -56,7 +56,7 @@ pub(crate) async fn list_role_assignments(
     let own: Vec<PrincipalRef> = caller.principal.references().collect();
     let seen: Vec<Scope> = [Action::Read, Action::Assign, Action::Audit]
         .into_iter()
-        .flat_map(|action| authorizer.scopes(&caller.principal, action))
+        .flat_map(|action| authorizer.scopes(&caller.principal, action, app.now()))
         .collect();
     let visible = |assignment: &&RoleAssignment| {
         own.contains(&assignment.principal) || seen.iter().any(|scope| scope.contains(&assignment.scope))

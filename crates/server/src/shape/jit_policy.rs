@@ -6,7 +6,7 @@ use postern_api::{ErrorCode, jit_policy as api};
 use postern_core::{
     approval::{Approval, InvalidApproval, Stage},
     id::PolicyId,
-    policy::{GuardedPorts, InvalidPolicy, JitPolicy, Lockdown, SharedGroups},
+    policy::{Authentication, GuardedPorts, InvalidPolicy, JitPolicy, Lockdown, SharedGroups},
     preview::ReachChange,
     time::Instant,
 };
@@ -46,6 +46,14 @@ pub(crate) fn read(document: &api::JitPolicyWrite, id: PolicyId, now: Instant) -
             api::SharedGroups::Revoke => SharedGroups::Revoke,
         },
         approval: read_approval(&document.approval)?,
+        // Negative is out of bounds, as zero is, which `validate` says with the bounds.
+        authentication: Authentication {
+            mfa: document.authentication.mfa,
+            max_age_seconds: document
+                .authentication
+                .max_age_seconds
+                .map(|seconds| u64::try_from(seconds).unwrap_or(0)),
+        },
         // Zero is out of bounds, which `validate` says with the bounds.
         pending_for: document
             .pending_for_seconds
@@ -94,6 +102,10 @@ pub(crate) fn read(document: &api::JitPolicyWrite, id: PolicyId, now: Instant) -
                     }
                     InvalidApproval::Role(number) => format!("/approval/stages/{}/role", number - 1),
                 },
+            ),
+            InvalidPolicy::MaxAge => (
+                ErrorCode::InvalidDuration,
+                "/authentication/max_age_seconds".to_owned(),
             ),
             InvalidPolicy::Pending => (ErrorCode::InvalidDuration, "/pending_for_seconds".to_owned()),
             InvalidPolicy::Overlap(_, other) => (
@@ -204,6 +216,13 @@ pub(crate) fn show(policy: &JitPolicy) -> api::JitPolicy {
             SharedGroups::Revoke => api::SharedGroups::Revoke,
         },
         approval: show_approval(&policy.approval),
+        authentication: api::Authentication {
+            mfa: policy.authentication.mfa,
+            max_age_seconds: policy
+                .authentication
+                .max_age_seconds
+                .and_then(|seconds| i64::try_from(seconds).ok()),
+        },
         pending_for_seconds: policy
             .pending_for
             .and_then(|pending_for| i64::try_from(pending_for.as_secs()).ok()),

@@ -66,5 +66,7 @@ pub(crate) fn show_assignment(assignment: &RoleAssignment) -> api::RoleAssignmen
         scope: assignment.scope.to_string(),
         created_by: assignment.created_by.clone(),
         created_at: assignment.created_at,
+        tags: assignment.tags.clone(),
+        ends_at: assignment.ends_at,
     }
 }

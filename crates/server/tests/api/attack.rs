@@ -473,6 +473,7 @@ async fn a_key_of_one_principal_is_nothing_to_another() {
         role: "requester".into(),
         principal: "workload:corp/ada".into(),
         scope: "/aws".into(),
+        ..RoleAssignmentCreate::default()
     };
     rig.owner().create_role_assignment(None, &program).await.unwrap();
     let mut claims = rig.claims("ada");

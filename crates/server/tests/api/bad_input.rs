@@ -397,6 +397,7 @@ async fn roles_and_assignments_are_checked() {
         role: role.into(),
         principal: principal.into(),
         scope: scope.into(),
+        ..RoleAssignmentCreate::default()
     };
     for (role, principal, scope, expected) in [
         ("nobody", "user:corp/ada", "/", ErrorCode::InvalidRole),

@@ -27,6 +27,8 @@ mod matrix;
 mod my_address;
 mod preflight;
 mod rig;
+mod role_terms;
 mod separation;
 mod serving;
+mod step_up;
 mod story;

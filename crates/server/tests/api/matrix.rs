@@ -253,6 +253,7 @@ impl Stage {
             role: "reader".to_owned(),
             principal: format!("group:corp/{}", self.name()),
             scope: "/".to_owned(),
+            ..RoleAssignmentCreate::default()
         }
     }
 

@@ -138,6 +138,7 @@ impl Rig {
                     role: role.into(),
                     principal: format!("user:corp/{subject}"),
                     scope: scope.into(),
+                    ..postern_api::role::RoleAssignmentCreate::default()
                 },
             )
             .await

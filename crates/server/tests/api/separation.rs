@@ -23,6 +23,7 @@ async fn assign(rig: &Rig, principal: &str, role: &str, scope: &str) {
         role: role.into(),
         principal: principal.into(),
         scope: scope.into(),
+        ..RoleAssignmentCreate::default()
     };
     rig.owner()
         .create_role_assignment(None, &assignment)

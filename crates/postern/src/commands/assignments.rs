@@ -1,0 +1,144 @@
+//! `postern assignments`: who has which role where.
+
+use postern_api::role::{
+    ReachOfAction, RoleAssignment, RoleAssignmentCreate, RoleAssignmentPlan, RoleAssignmentQuery,
+};
+
+use crate::{
+    cli::{AssignArgs, AssignmentsArgs, AssignmentsCommand, AssignmentsListArgs, UnassignArgs},
+    connect,
+    exit::Failure,
+    output,
+};
+
+/// Lists role assignments, makes or removes one.
+pub async fn run(args: AssignmentsArgs) -> Result<(), Failure> {
+    match args.command {
+        None => list(args.list).await,
+        Some(AssignmentsCommand::Create(args)) => create(args).await,
+        Some(AssignmentsCommand::Delete(args)) => delete(args).await,
+    }
+}
+
+async fn list(args: AssignmentsListArgs) -> Result<(), Failure> {
+    let client = connect::client(&args.remote)?;
+    let assignments = connect::all(args.many.limit, |cursor, limit| {
+        let query = RoleAssignmentQuery {
+            principal: args.principal.clone(),
+            role: args.role.clone(),
+            scope: args.scope.clone(),
+            cursor,
+            limit: Some(limit),
+        };
+        let client = &client;
+        async move { client.role_assignments(&query).await }
+    })
+    .await?;
+    if args.remote.json {
+        output::json(&assignments)?;
+    } else {
+        output::line(&listed(&assignments))?;
+    }
+    Ok(())
+}
+
+fn listed(assignments: &[RoleAssignment]) -> String {
+    let rows = assignments.iter().map(|assignment| {
+        [
+            assignment.id.clone(),
+            assignment.principal.clone(),
+            assignment.role.clone(),
+            assignment.scope.clone(),
+            tags(assignment),
+            output::instant_or_dash(assignment.ends_at),
+        ]
+    });
+    output::table(["ASSIGNMENT", "PRINCIPAL", "ROLE", "SCOPE", "TAGS", "ENDS"], rows)
+}
+
+fn tags(assignment: &RoleAssignment) -> String {
+    let tags: Vec<String> = assignment
+        .tags
+        .iter()
+        .map(|(key, value)| format!("{key}={value}"))
+        .collect();
+    if tags.is_empty() {
+        "-".to_owned()
+    } else {
+        tags.join(" ")
+    }
+}
+
+async fn create(args: AssignArgs) -> Result<(), Failure> {
+    let client = connect::client(&args.remote)?;
+    let create = RoleAssignmentCreate {
+        role: args.role,
+        principal: args.principal,
+        scope: args.scope,
+        tags: args.tags.into_iter().collect(),
+        ends_at: args.until,
+    };
+    if args.dry_run {
+        return show(
+            &client.plan_create_role_assignment(&create).await?,
+            args.remote.json,
+        );
+    }
+    let made = connect::keyed(|key| {
+        let (client, create) = (&client, &create);
+        async move { client.create_role_assignment(Some(&key), create).await }
+    })
+    .await?;
+    if args.remote.json {
+        output::json(&made)?;
+    } else {
+        output::line(&listed(&[made]))?;
+    }
+    Ok(())
+}
+
+async fn delete(args: UnassignArgs) -> Result<(), Failure> {
+    let client = connect::client(&args.remote)?;
+    if args.dry_run {
+        return show(
+            &client.plan_delete_role_assignment(&args.id).await?,
+            args.remote.json,
+        );
+    }
+    client.delete_role_assignment(&args.id).await?;
+    if !args.remote.json {
+        output::line(&format!("{} is removed", args.id))?;
+    }
+    Ok(())
+}
+
+fn show(plan: &RoleAssignmentPlan, json: bool) -> Result<(), Failure> {
+    if json {
+        output::json(plan)?;
+        return Ok(());
+    }
+    let who = &plan.assignment.principal;
+    let gains = plan.gains.iter().map(|reach| said(who, "gains", reach));
+    let loses = plan.loses.iter().map(|reach| said(who, "loses", reach));
+    let lines: Vec<String> = gains.chain(loses).collect();
+    if lines.is_empty() {
+        output::line("nothing would change: other role assignments of the same principal allow as much")?;
+    }
+    for line in lines {
+        output::line(&line)?;
+    }
+    output::note("dry run: nothing was changed")?;
+    Ok(())
+}
+
+fn said(who: &str, verb: &str, reach: &ReachOfAction) -> String {
+    let beside = if reach.at_scope {
+        " and at the scope itself"
+    } else {
+        ""
+    };
+    format!(
+        "{who} {verb} `{}` on {} machines{beside}",
+        reach.action, reach.machines
+    )
+}

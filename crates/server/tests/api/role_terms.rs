@@ -1,0 +1,226 @@
+//! Role assignments that end, that are only for machines with certain tags, and what a dry run says of them.
+
+use std::collections::BTreeMap;
+
+use chrono::TimeDelta;
+use postern_api::{
+    ErrorCode,
+    access_request::AccessRequestCreateQuery,
+    machine::MachineQuery,
+    role::{ReachOfAction, RoleAssignmentCreate, RoleAssignmentQuery},
+};
+use postern_core::time::Clock as _;
+use serde_json::json;
+
+use crate::rig::{Answer, MACHINE, Rig, ask, code, http, policy};
+
+const DEV: &str = "arn:aws:ec2:eu-west-1:123456789012:instance/i-0aaaaaaaaaaaaaaaa";
+
+fn assignment(principal: &str, role: &str, tags: &[(&str, &str)]) -> RoleAssignmentCreate {
+    RoleAssignmentCreate {
+        role: role.into(),
+        principal: principal.into(),
+        scope: "/aws".into(),
+        tags: tags
+            .iter()
+            .map(|(key, value)| ((*key).into(), (*value).into()))
+            .collect(),
+        ends_at: None,
+    }
+}
+
+/// One machine without tags, one of development.
+async fn rig() -> Rig {
+    let rig = Rig::start().await;
+    rig.discover(MACHINE).await;
+    rig.discover_with(DEV, true, &[("env", "dev")]).await;
+    rig.owner()
+        .create_jit_policy(None, &policy("ssh", "/aws", "policy"))
+        .await
+        .unwrap();
+    rig.pass().await;
+    rig
+}
+
+fn reach(found: &[ReachOfAction]) -> BTreeMap<&str, (usize, bool)> {
+    found
+        .iter()
+        .map(|one| (one.action.as_str(), (one.machines, one.at_scope)))
+        .collect()
+}
+
+#[tokio::test]
+async fn an_assignment_counts_for_nothing_from_the_instant_of_its_end() {
+    let rig = rig().await;
+    let ends_at = rig.clock.now() + TimeDelta::seconds(600);
+    let ending = RoleAssignmentCreate {
+        ends_at: Some(ends_at),
+        ..assignment("user:corp/ada", "requester", &[])
+    };
+    let made = rig.owner().create_role_assignment(None, &ending).await.unwrap();
+    assert_eq!(made.ends_at, Some(ends_at));
+    let asks = async || {
+        let query = AccessRequestCreateQuery::default();
+        rig.client("ada")
+            .create_access_request(None, &query, &ask(MACHINE))
+            .await
+    };
+    rig.advance(599);
+    asks().await.unwrap();
+    rig.advance(1);
+    assert_eq!(code(asks().await), ErrorCode::Forbidden);
+    let seen = rig
+        .client("ada")
+        .machines(&MachineQuery::default())
+        .await
+        .unwrap();
+    assert!(seen.items.is_empty(), "nor does it show anything");
+}
+
+#[tokio::test]
+async fn an_assignment_with_tags_is_for_those_machines_and_shows_those_alone() {
+    let rig = rig().await;
+    let dev = assignment("user:corp/ada", "requester", &[("env", "dev")]);
+    rig.owner().create_role_assignment(None, &dev).await.unwrap();
+    let ada = rig.client("ada");
+    let query = AccessRequestCreateQuery::default();
+    ada.create_access_request(None, &query, &ask(DEV)).await.unwrap();
+    assert_eq!(
+        code(ada.create_access_request(None, &query, &ask(MACHINE)).await),
+        ErrorCode::Forbidden
+    );
+    let seen: Vec<String> = ada
+        .machines(&MachineQuery::default())
+        .await
+        .unwrap()
+        .items
+        .into_iter()
+        .map(|machine| machine.id)
+        .collect();
+    assert_eq!(seen, [DEV]);
+    assert_eq!(code(ada.machine(MACHINE).await), ErrorCode::Forbidden);
+    assert_eq!(
+        ada.machine(DEV).await.unwrap().may_request.len(),
+        1 + 1,
+        "ada and the owner"
+    );
+    // Another account's scope does not contain the tagged one's.
+    let elsewhere = RoleAssignmentCreate {
+        scope: "/aws/999999999999".into(),
+        ..assignment("user:corp/eve", "requester", &[("env", "dev")])
+    };
+    rig.owner()
+        .create_role_assignment(None, &elsewhere)
+        .await
+        .unwrap();
+    assert!(
+        rig.client("eve")
+            .machines(&MachineQuery::default())
+            .await
+            .unwrap()
+            .items
+            .is_empty()
+    );
+}
+
+#[tokio::test]
+async fn an_owner_for_a_while_or_of_some_machines_is_not_the_owner_who_has_to_stay() {
+    let rig = Rig::start().await;
+    for (who, tags, ends) in [("ada", &[][..], Some(3600)), ("bob", &[("env", "dev")][..], None)] {
+        let owner = RoleAssignmentCreate {
+            scope: "/".into(),
+            ends_at: ends.map(|seconds| rig.clock.now() + TimeDelta::seconds(seconds)),
+            ..assignment(&format!("user:corp/{who}"), "owner", tags)
+        };
+        rig.owner().create_role_assignment(None, &owner).await.unwrap();
+    }
+    let query = RoleAssignmentQuery {
+        principal: Some("me".into()),
+        ..RoleAssignmentQuery::default()
+    };
+    let own = rig.owner().role_assignments(&query).await.unwrap().items;
+    assert_eq!(
+        code(rig.owner().delete_role_assignment(&own[0].id).await),
+        ErrorCode::LastOwner
+    );
+}
+
+#[tokio::test]
+async fn terms_that_could_never_hold_are_refused_with_their_place() {
+    let rig = Rig::start().await;
+    for (change, pointer) in [
+        (json!({ "ends_at": rig.clock.now() }), "/ends_at"),
+        (json!({ "tags": { "": "x" } }), "/tags"),
+        (json!({ "tags": { "env": "x".repeat(257) } }), "/tags"),
+    ] {
+        let mut body = json!({ "role": "reader", "principal": "user:corp/ada", "scope": "/" });
+        body.as_object_mut()
+            .unwrap()
+            .extend(change.as_object().unwrap().clone());
+        let answer = http()
+            .post(rig.url("/v1/role-assignments"))
+            .bearer_auth(rig.token(crate::rig::OWNER))
+            .json(&body)
+            .send()
+            .await
+            .unwrap();
+        let problem = Answer::of(answer).await.problem();
+        assert_eq!(
+            (problem.code, problem.errors[0].pointer.as_str()),
+            (ErrorCode::InvalidAssignment, pointer)
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_dry_run_says_what_is_gained_and_makes_nothing() {
+    let rig = rig().await;
+    let reader = assignment("user:corp/ada", "reader", &[]);
+    rig.owner().create_role_assignment(None, &reader).await.unwrap();
+    let all = assignment("user:corp/ada", "requester", &[]);
+    let plan = rig.owner().plan_create_role_assignment(&all).await.unwrap();
+    assert!(plan.dry_run && plan.loses.is_empty());
+    assert_eq!(
+        reach(&plan.gains),
+        [("request", (2, true))].into(),
+        "reading ada does already"
+    );
+    let dev = assignment("user:corp/ada", "requester", &[("env", "dev")]);
+    let plan = rig.owner().plan_create_role_assignment(&dev).await.unwrap();
+    assert_eq!(reach(&plan.gains), [("request", (1, false))].into());
+    assert_eq!(plan.gains[0].examples, [DEV]);
+    let query = RoleAssignmentQuery {
+        principal: Some("user:corp/ada".into()),
+        ..RoleAssignmentQuery::default()
+    };
+    assert_eq!(rig.owner().role_assignments(&query).await.unwrap().items.len(), 1);
+    assert_eq!(rig.audit("role_assignment.dry_run").await.len(), 2);
+}
+
+#[tokio::test]
+async fn a_dry_run_of_a_removal_says_what_is_lost_and_removes_nothing() {
+    let rig = rig().await;
+    let dev = assignment("user:corp/ada", "reader", &[("env", "dev")]);
+    rig.owner().create_role_assignment(None, &dev).await.unwrap();
+    let all = assignment("user:corp/ada", "requester", &[]);
+    let made = rig.owner().create_role_assignment(None, &all).await.unwrap();
+    let plan = rig.owner().plan_delete_role_assignment(&made.id).await.unwrap();
+    assert!(plan.gains.is_empty());
+    assert_eq!(
+        reach(&plan.loses),
+        [("read", (1, true)), ("request", (2, true))].into(),
+        "the machine of development stays readable"
+    );
+    rig.owner().plan_delete_role_assignment(&made.id).await.unwrap();
+}
+
+#[tokio::test]
+async fn whoever_may_not_assign_is_told_nothing_by_a_dry_run() {
+    let rig = rig().await;
+    rig.assign("ada", "operator", "/").await;
+    let asked = assignment("user:corp/ada", "owner", &[]);
+    assert_eq!(
+        code(rig.client("ada").plan_create_role_assignment(&asked).await),
+        ErrorCode::Forbidden
+    );
+}
