@@ -43,6 +43,20 @@ pub struct Hop {
     pub read_at: Option<DateTime<Utc>>,
 }
 
+/// Where to connect to for a port that a firewall maps.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Entrance {
+    /// The machine's port.
+    #[schema(example = "22/tcp")]
+    pub leads_to: String,
+    /// The firewall's address.
+    #[schema(example = "198.51.100.10")]
+    pub host: String,
+    /// The mapped port there.
+    #[schema(example = 50_000)]
+    pub port: u16,
+}
+
 /// A grant: one machine's share of an approved request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Grant {
@@ -93,6 +107,15 @@ pub struct Grant {
     /// Why it ended.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cause: Option<EndCause>,
+    /// Where to connect to, for each port that a firewall on the way maps to another address and port; as read back
+    /// there. Empty where the machine's own addresses lead to it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub entrances: Vec<Entrance>,
+    /// The hop that the grant waits for, while it opens or closes: the first one that is not as it shall be. The hops
+    /// behind a firewall wait for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(example = "azure:firewall:00000000-0000-0000-0000-000000000001/hub/edge")]
+    pub waits_for: Option<String>,
     /// The enforcement points on the way, each with what was last read there.
     pub hops: Vec<Hop>,
     /// What was noticed about its rules, where one grant is asked for: what stands, then what was put right within 30

@@ -133,7 +133,9 @@ impl Enforcer for AwsEnforcer {
                 let read = self.paid(&account, desired.purpose(), look).await?;
                 Ok(self.reading(&desired.point, read, &written))
             }
-            PointRef::AzureNsg { .. } => Err(not_ours(&desired.point)),
+            PointRef::AzureNsg { .. }
+            | PointRef::AzureFirewall { .. }
+            | PointRef::AzureFirewallPolicy { .. } => Err(not_ours(&desired.point)),
         }
     }
 

@@ -1,7 +1,9 @@
 //! Finds the machines of a subscription and what filters the way to them.
 //!
 //! Five lists of the whole subscription and one of the machines' power, each paged: the number of calls grows with
-//! pages, not with machines.
+//! pages, not with machines. Where there are firewalls, two more, and two calls for each firewall policy.
+
+mod edge;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -17,6 +19,7 @@ use postern_core::{
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::Value;
 
+use self::edge::{Edges, Ways};
 use crate::{
     arm::{Arm, ArmId, is_subscription},
     config::AzureConfig,
@@ -139,6 +142,9 @@ struct Subnet {
 #[serde(rename_all = "camelCase", default)]
 struct SubnetProperties {
     network_security_group: Option<Reference>,
+    address_prefix: Option<String>,
+    address_prefixes: Vec<String>,
+    route_table: Option<Reference>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -164,11 +170,13 @@ struct Surroundings {
     nsgs: BTreeMap<String, (PointRef, Vec<NsgRule>)>,
     public: BTreeMap<String, IpAddr>,
     power: BTreeMap<String, Power>,
+    ways: BTreeMap<String, Ways>,
+    edges: Edges,
 }
 
 /// The machines of the subscription, all on one page.
 pub(crate) async fn machines(arm: &Arm, subscription: &str) -> Result<DiscoveryPage, EnforceError> {
-    let (vms, power, interfaces, networks, nsgs, public) = tokio::try_join!(
+    let (vms, power, interfaces, networks, nsgs, public, firewalls) = tokio::try_join!(
         list::<Vm>(arm, subscription, "Microsoft.Compute", "virtualMachines", &[]),
         power(arm, subscription),
         list::<Interface>(arm, subscription, "Microsoft.Network", "networkInterfaces", &[]),
@@ -181,6 +189,7 @@ pub(crate) async fn machines(arm: &Arm, subscription: &str) -> Result<DiscoveryP
             &[]
         ),
         list::<PublicAddress>(arm, subscription, "Microsoft.Network", "publicIPAddresses", &[]),
+        edge::listed(arm, subscription),
     )?;
     let mut around = Surroundings {
         interfaces: interfaces
@@ -190,16 +199,10 @@ pub(crate) async fn machines(arm: &Arm, subscription: &str) -> Result<DiscoveryP
         subnets: BTreeMap::new(),
         spaces: BTreeMap::new(),
         nsgs: nsgs.iter().map(nsg).collect::<Result<_, _>>()?,
-        public: public
-            .into_iter()
-            .filter_map(|address| {
-                Some((
-                    address.id.to_lowercase(),
-                    address.properties.ip_address?.parse().ok()?,
-                ))
-            })
-            .collect(),
+        public: edge::public_addresses(public),
         power,
+        ways: BTreeMap::new(),
+        edges: Edges::default(),
     };
     for network in networks {
         let id = network.id.to_lowercase();
@@ -208,6 +211,13 @@ pub(crate) async fn machines(arm: &Arm, subscription: &str) -> Result<DiscoveryP
                 .properties
                 .network_security_group
                 .map(|group| group.id.to_lowercase());
+            let prefixes = subnet.properties.address_prefix.iter();
+            let prefixes = prefixes.chain(&subnet.properties.address_prefixes);
+            let ways = Ways {
+                prefixes: prefixes.filter_map(|prefix| prefix.parse().ok()).collect(),
+                table: subnet.properties.route_table.map(|table| table.id.to_lowercase()),
+            };
+            around.ways.insert(subnet.id.to_lowercase(), ways);
             around
                 .subnets
                 .insert(subnet.id.to_lowercase(), (id.clone(), group));
@@ -218,6 +228,7 @@ pub(crate) async fn machines(arm: &Arm, subscription: &str) -> Result<DiscoveryP
             space.iter().filter_map(|prefix| prefix.parse().ok()).collect(),
         );
     }
+    around.edges = Edges::new(firewalls, &around.public, &around.ways)?;
     let machines = vms
         .into_iter()
         .map(|vm| around.machine(vm))
@@ -383,7 +394,23 @@ impl Surroundings {
             .collect();
         let known: Vec<&(String, Option<String>)> =
             subnets.iter().filter_map(|id| self.subnets.get(id)).collect();
-        let mut layers = Vec::new();
+        let network_id = known
+            .first()
+            .map(|(network, _)| network.clone())
+            .unwrap_or_default();
+        let network = self.spaces.get(&network_id).cloned().unwrap_or_default();
+        let addresses: Vec<IpAddr> = configurations()
+            .filter_map(|one| one.private_ip_address.as_deref()?.parse().ok())
+            .collect();
+        let public_addresses: Vec<IpAddr> = configurations()
+            .filter_map(|one| one.public_ip_address.as_ref())
+            .filter_map(|address| self.public.get(&address.id.to_lowercase()).copied())
+            .collect();
+        let ways = subnets.iter().find_map(|id| self.ways.get(id));
+        let approach = self
+            .edges
+            .approach(ways, &network, &addresses, !public_addresses.is_empty());
+        let mut layers: Vec<Layer> = approach.map(Layer::Firewall).into_iter().collect();
         let outer: BTreeSet<&String> = known.iter().filter_map(|(_, group)| group.as_ref()).collect();
         for group in outer {
             layers.push(self.layer(group, Place::Subnet, &groups)?);
@@ -391,20 +418,11 @@ impl Surroundings {
         if let Some(group) = &interface.properties.network_security_group {
             layers.push(self.layer(&group.id.to_lowercase(), Place::Interface, &groups)?);
         }
-        let network_id = known
-            .first()
-            .map(|(network, _)| network.clone())
-            .unwrap_or_default();
         Ok(inventory::Interface {
             id: interface.id.to_lowercase(),
-            addresses: configurations()
-                .filter_map(|one| one.private_ip_address.as_deref()?.parse().ok())
-                .collect(),
-            public_addresses: configurations()
-                .filter_map(|one| one.public_ip_address.as_ref())
-                .filter_map(|address| self.public.get(&address.id.to_lowercase()).copied())
-                .collect(),
-            network: self.spaces.get(&network_id).cloned().unwrap_or_default(),
+            addresses,
+            public_addresses,
+            network,
             network_id,
             layers,
         })

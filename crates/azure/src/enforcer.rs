@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use postern_core::{
+    approach::is_firewall,
     budget::{Level, Purpose},
     enforcer::{Bindings, Change, Desired, DiscoveryPage, EnforceError, Enforcer, Marked, Observed},
     machine::{Account, Cloud},
@@ -17,7 +18,7 @@ use crate::{
     apply,
     arm::{Arm, Budget, Tokens, http_client, is_subscription, spending},
     config::{AzureConfig, is_loopback},
-    discover, effective, observe,
+    discover, effective, firewall, observe,
     operation::Operation,
     sweep,
 };
@@ -107,6 +108,10 @@ impl Enforcer for AzureEnforcer {
     }
 
     async fn observe(&self, desired: &Desired) -> Result<Box<dyn Observed>, EnforceError> {
+        if is_firewall(&desired.point) {
+            let look = Box::pin(self.observe_firewall(desired, self.config.settle_timeout));
+            return Ok(Box::new(spending(desired.purpose(), look).await?));
+        }
         let look = effective::observe(&self.arm, &self.config, desired, &self.refused);
         spending(desired.purpose(), look).await
     }
@@ -117,6 +122,11 @@ impl Enforcer for AzureEnforcer {
         change: &Change,
         _bindings: &mut Bindings,
     ) -> Result<Value, EnforceError> {
+        if is_firewall(point) {
+            // It may take minutes, and goes on whether we wait or not: who looks next sees how it ended.
+            let work = Box::pin(self.write_firewall(change, self.config.change_timeout));
+            return spending(change.verb.purpose(), work).await;
+        }
         let nsg = observe::nsg_id(point)?;
         let operation: Operation = serde_json::from_value(change.operation.clone()).map_err(|error| {
             EnforceError::Malformed(format!("the change at {point} cannot be read: {error}"))
@@ -131,12 +141,21 @@ impl Enforcer for AzureEnforcer {
         account: &Account,
         installation: &Installation,
     ) -> Result<Vec<Marked>, EnforceError> {
-        let work = sweep::marked(&self.arm, account, subscription(account)?, installation);
-        spending(Purpose::Close, work).await
+        let work = async {
+            let subscription = subscription(account)?;
+            let mut found = sweep::marked(&self.arm, account, subscription, installation).await?;
+            found.extend(firewall::marked(&self.arm, account, subscription, installation).await?);
+            Ok(found)
+        };
+        spending(Purpose::Close, Box::pin(work)).await
     }
 
     async fn remove(&self, marked: &Marked) -> Result<(), EnforceError> {
-        let work = sweep::remove(&self.arm, marked, self.config.change_timeout);
+        let within = self.config.change_timeout;
+        if let Some(place) = firewall::place_of(&marked.resource) {
+            return spending(Purpose::Close, Box::pin(self.remove_place(place, within))).await;
+        }
+        let work = sweep::remove(&self.arm, marked, within);
         spending(Purpose::Close, work).await
     }
 

@@ -9,7 +9,13 @@ mod layout;
 pub mod plan;
 #[cfg(test)]
 mod properties;
+mod sweep;
+mod wanted;
 mod wire;
+
+pub(crate) use sweep::{marked, place_of};
+pub use wanted::wanted;
+pub(crate) use wire::policy_levels;
 
 use std::net::IpAddr;
 

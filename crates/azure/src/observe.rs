@@ -68,7 +68,9 @@ pub(crate) async fn observe(
 }
 
 pub(crate) fn nsg_id(point: &PointRef) -> Result<ArmId, EnforceError> {
-    ArmId::of_point(point).ok_or_else(|| EnforceError::Malformed(format!("{point} is not in Azure")))
+    ArmId::of_point(point)
+        .filter(|id| id.is("microsoft.network/networksecuritygroups"))
+        .ok_or_else(|| EnforceError::Malformed(format!("{point} is no NSG")))
 }
 
 /// While a change is on its way, what is read is not what filters: wait for it, and for others' changes too, which

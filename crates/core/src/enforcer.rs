@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::{
+    approach::Approach,
     budget::{Level, Purpose},
     id::{DisplacedId, GrantId, PolicyId},
     inventory::Machine,
@@ -62,6 +63,9 @@ pub struct Member {
     pub interfaces: Vec<String>,
     /// The lockdown that it is under.
     pub guard: Option<Guard>,
+    /// How packets get to it, where a firewall stands before it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub approach: Option<Approach>,
     /// The grants that are wanted on it, in the order of their ids.
     pub grants: Vec<WantedGrant>,
 }
@@ -167,7 +171,9 @@ pub struct Change {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Obstacle {
     /// A stable word: `no_free_priority`, `groups_per_interface`, `rules_per_group`, `shared_group`,
-    /// `machine_not_behind_point`, `foreign_rule_in_the_way`, `displaced_rule_unreadable`.
+    /// `machine_not_behind_point`, `foreign_rule_in_the_way`, `displaced_rule_unreadable`; of firewalls `no_ipv4`
+    /// (they filter IPv4 alone, and the machine or every source has no such address), `too_many_mapped_ports` (each port
+    /// of a range would be mapped by itself) and `no_free_port` (the band of mapped ports is used up).
     pub code: String,
     /// What stands in the way, by name.
     pub message: String,

@@ -9,6 +9,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    approach::Approach,
     machine::MachineId,
     mark::{Installation, Mark},
     nsg::NsgRule,
@@ -90,11 +91,23 @@ pub enum Layer {
         #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
         possible_memberships: BTreeSet<String>,
     },
+    /// An Azure Firewall, classic or with a policy. Only what passes it by its [`Approach`] meets its rules.
+    Firewall(Approach),
     /// The EC2 security groups of the interface; what any of them allows passes.
     SecurityGroups {
         /// The groups.
         groups: Vec<SecurityGroup>,
     },
+}
+
+impl Interface {
+    /// How packets get to it, where a firewall stands before it.
+    pub fn approach(&self) -> Option<&Approach> {
+        self.layers.iter().find_map(|layer| match layer {
+            Layer::Firewall(approach) => Some(approach),
+            Layer::Nsg { .. } | Layer::SecurityGroups { .. } => None,
+        })
+    }
 }
 
 impl Machine {
@@ -104,7 +117,7 @@ impl Machine {
         let mut points = BTreeSet::new();
         for layer in self.interfaces.iter().flat_map(|interface| &interface.layers) {
             match (layer, &self.id) {
-                (Layer::Nsg { point, .. }, _) => {
+                (Layer::Nsg { point, .. } | Layer::Firewall(Approach { point, .. }), _) => {
                     points.insert(point.clone());
                 }
                 (Layer::SecurityGroups { .. }, MachineId::Aws(instance)) => {
@@ -133,7 +146,8 @@ impl Machine {
                             PointRef::security_group(instance.account(), instance.region(), &group.id).ok()
                         }),
                 ),
-                (Layer::SecurityGroups { .. }, MachineId::Azure(_)) => {}
+                // A door that others keep is theirs: behind it the NSG is locked.
+                (Layer::SecurityGroups { .. }, MachineId::Azure(_)) | (Layer::Firewall(_), _) => {}
             }
         }
         points

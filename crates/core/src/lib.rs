@@ -6,6 +6,7 @@
 //! [`enforcer::Enforcer`] is the code for one cloud.
 
 pub mod address;
+pub mod approach;
 pub mod approval;
 pub mod audit;
 pub mod authentication;

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::machine::{self, Account, AwsInstance, Cloud};
 
 /// The native name of an enforcement point. Text form: `azure:nsg:<subscription>/<group>/<name>`,
+/// `azure:firewall:<subscription>/<group>/<name>`, `azure:firewall-policy:<subscription>/<group>/<name>`,
 /// `aws:instance:<account>/<region>/<i-…>`, `aws:security-group:<account>/<region>/<sg-…>`; lower case.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
@@ -18,6 +19,24 @@ pub enum PointRef {
         /// The resource group's name.
         resource_group: String,
         /// The NSG's name.
+        name: String,
+    },
+    /// A classic Azure Firewall, whose document holds all its rules.
+    AzureFirewall {
+        /// The subscription id.
+        subscription: String,
+        /// The resource group's name.
+        resource_group: String,
+        /// The firewall's name.
+        name: String,
+    },
+    /// A firewall policy, of which one rule collection group is written.
+    AzureFirewallPolicy {
+        /// The subscription id.
+        subscription: String,
+        /// The resource group's name.
+        resource_group: String,
+        /// The policy's name.
         name: String,
     },
     /// An EC2 instance, which the temporary security group of its grants is attached to.
@@ -40,6 +59,10 @@ pub enum PointRef {
 pub enum PointType {
     /// An Azure network security group.
     AzureNsg,
+    /// A classic Azure Firewall.
+    AzureFirewall,
+    /// An Azure Firewall policy.
+    AzureFirewallPolicy,
     /// An EC2 instance.
     AwsInstance,
     /// An EC2 security group.
@@ -49,28 +72,36 @@ pub enum PointType {
 impl PointRef {
     /// An NSG by the parts of its resource id, in any case.
     pub fn nsg(subscription: &str, resource_group: &str, name: &str) -> Result<Self, InvalidPoint> {
-        let (subscription, resource_group, name) = (
-            subscription.to_lowercase(),
-            resource_group.to_lowercase(),
-            name.to_lowercase(),
-        );
-        if machine::is_subscription(&subscription)
-            && machine::is_resource_group(&resource_group)
-            && machine::is_azure_name(&name)
-        {
-            Ok(Self::AzureNsg {
-                subscription,
-                resource_group,
-                name,
-            })
-        } else {
-            Err(InvalidPoint(
-                format!("{subscription}/{resource_group}/{name}")
-                    .chars()
-                    .take(200)
-                    .collect(),
-            ))
-        }
+        let (subscription, resource_group, name) = azure_parts(subscription, resource_group, name)?;
+        Ok(Self::AzureNsg {
+            subscription,
+            resource_group,
+            name,
+        })
+    }
+
+    /// A classic firewall by the parts of its resource id, in any case.
+    pub fn firewall(subscription: &str, resource_group: &str, name: &str) -> Result<Self, InvalidPoint> {
+        let (subscription, resource_group, name) = azure_parts(subscription, resource_group, name)?;
+        Ok(Self::AzureFirewall {
+            subscription,
+            resource_group,
+            name,
+        })
+    }
+
+    /// A firewall policy by the parts of its resource id, in any case.
+    pub fn firewall_policy(
+        subscription: &str,
+        resource_group: &str,
+        name: &str,
+    ) -> Result<Self, InvalidPoint> {
+        let (subscription, resource_group, name) = azure_parts(subscription, resource_group, name)?;
+        Ok(Self::AzureFirewallPolicy {
+            subscription,
+            resource_group,
+            name,
+        })
     }
 
     /// A security group by its parts.
@@ -91,7 +122,9 @@ impl PointRef {
     /// The cloud that the point is in.
     pub const fn cloud(&self) -> Cloud {
         match self {
-            Self::AzureNsg { .. } => Cloud::Azure,
+            Self::AzureNsg { .. } | Self::AzureFirewall { .. } | Self::AzureFirewallPolicy { .. } => {
+                Cloud::Azure
+            }
             Self::AwsInstance(_) | Self::AwsSecurityGroup { .. } => Cloud::Aws,
         }
     }
@@ -99,7 +132,9 @@ impl PointRef {
     /// The account whose API budget the point's calls use.
     pub fn account(&self) -> Account {
         match self {
-            Self::AzureNsg { subscription, .. } => Account::Azure {
+            Self::AzureNsg { subscription, .. }
+            | Self::AzureFirewall { subscription, .. }
+            | Self::AzureFirewallPolicy { subscription, .. } => Account::Azure {
                 subscription: subscription.clone(),
             },
             Self::AwsInstance(i) => Account::Aws {
@@ -117,6 +152,8 @@ impl PointRef {
     pub const fn point_type(&self) -> PointType {
         match self {
             Self::AzureNsg { .. } => PointType::AzureNsg,
+            Self::AzureFirewall { .. } => PointType::AzureFirewall,
+            Self::AzureFirewallPolicy { .. } => PointType::AzureFirewallPolicy,
             Self::AwsInstance(_) => PointType::AwsInstance,
             Self::AwsSecurityGroup { .. } => PointType::AwsSecurityGroup,
         }
@@ -133,6 +170,20 @@ impl fmt::Display for PointRef {
             } => {
                 write!(f, "azure:nsg:{subscription}/{resource_group}/{name}")
             }
+            Self::AzureFirewall {
+                subscription,
+                resource_group,
+                name,
+            } => {
+                write!(f, "azure:firewall:{subscription}/{resource_group}/{name}")
+            }
+            Self::AzureFirewallPolicy {
+                subscription,
+                resource_group,
+                name,
+            } => {
+                write!(f, "azure:firewall-policy:{subscription}/{resource_group}/{name}")
+            }
             Self::AwsInstance(i) => write!(f, "aws:instance:{}/{}/{}", i.account(), i.region(), i.instance()),
             Self::AwsSecurityGroup {
                 account,
@@ -148,6 +199,32 @@ impl fmt::Display for PointRef {
 impl fmt::Debug for PointRef {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
+    }
+}
+
+/// The parts of a resource id in lower case, if they are such.
+fn azure_parts(
+    subscription: &str,
+    resource_group: &str,
+    name: &str,
+) -> Result<(String, String, String), InvalidPoint> {
+    let (subscription, resource_group, name) = (
+        subscription.to_lowercase(),
+        resource_group.to_lowercase(),
+        name.to_lowercase(),
+    );
+    if machine::is_subscription(&subscription)
+        && machine::is_resource_group(&resource_group)
+        && machine::is_azure_name(&name)
+    {
+        Ok((subscription, resource_group, name))
+    } else {
+        Err(InvalidPoint(
+            format!("{subscription}/{resource_group}/{name}")
+                .chars()
+                .take(200)
+                .collect(),
+        ))
     }
 }
 
@@ -168,6 +245,8 @@ impl FromStr for PointRef {
         };
         match kind {
             "azure:nsg" => Self::nsg(first, second, third),
+            "azure:firewall" => Self::firewall(first, second, third),
+            "azure:firewall-policy" => Self::firewall_policy(first, second, third),
             "aws:instance" => AwsInstance::new(first, second, third)
                 .map(Self::AwsInstance)
                 .map_err(|_| invalid()),
@@ -199,6 +278,8 @@ mod tests {
     fn a_point_reads_back_from_what_it_shows() {
         for text in [
             "azure:nsg:00000000-0000-0000-0000-000000000001/prod/web-nsg",
+            "azure:firewall:00000000-0000-0000-0000-000000000001/prod/edge",
+            "azure:firewall-policy:00000000-0000-0000-0000-000000000001/prod/rules",
             "aws:instance:123456789012/eu-west-1/i-0123456789abcdef0",
             "aws:security-group:123456789012/eu-west-1/sg-0123456789abcdef0",
         ] {

@@ -90,7 +90,7 @@ pub fn posture(machine: &Machine, covered_by: Option<&JitPolicy>) -> Posture {
     let filtered: Vec<&Interface> = machine
         .interfaces
         .iter()
-        .filter(|interface| !interface.layers.is_empty())
+        .filter(|interface| !is_unfiltered(interface))
         .collect();
     if filtered.is_empty() {
         return Posture {
@@ -150,18 +150,14 @@ fn configured(machine: &Machine, policy: &JitPolicy) -> Posture {
         machine
             .interfaces
             .iter()
-            .filter(|interface| !interface.layers.is_empty())
+            .filter(|interface| !is_unfiltered(interface))
             .find_map(|interface| openings(interface, guard.ports).into_iter().next())
     });
     if let Some(opening) = &opening {
         reason.push_str(", but ");
         reason.push_str(&opening.to_string());
     }
-    if machine
-        .interfaces
-        .iter()
-        .all(|interface| interface.layers.is_empty())
-    {
+    if machine.interfaces.iter().all(is_unfiltered) {
         reason.push_str(", but ");
         reason.push_str(&unfiltered_reason(machine));
     } else {
@@ -190,7 +186,7 @@ fn beside_unfiltered(machine: &Machine) -> String {
     machine
         .interfaces
         .iter()
-        .find(|interface| interface.layers.is_empty())
+        .find(|interface| is_unfiltered(interface))
         .map(|interface| {
             format!(
                 "; nothing filters interface `{}`",
@@ -245,6 +241,8 @@ fn openings(interface: &Interface, ports: Ports) -> Vec<Opening> {
             let through = interface
                 .layers
                 .iter()
+                // A machine is safe by what stands at itself: a firewall may be gone around.
+                .filter(|layer| !matches!(layer, Layer::Firewall(_)))
                 .map(|layer| passages(layer, interface, &flow))
                 .reduce(|outer, inner| meet(&outer, &inner))
                 .unwrap_or_default();
@@ -271,6 +269,14 @@ fn openings(interface: &Interface, ports: Ports) -> Vec<Opening> {
     }
     found.sort_by_key(|opening| !opening.from_any);
     found
+}
+
+/// Whether nothing that a lockdown writes to filters the way. A firewall may be gone around.
+fn is_unfiltered(interface: &Interface) -> bool {
+    interface
+        .layers
+        .iter()
+        .all(|layer| matches!(layer, Layer::Firewall(_)))
 }
 
 /// What passes both; the inner rule is named, which is the last to say yes.
@@ -322,6 +328,8 @@ fn passages(layer: &Layer, interface: &Interface, flow: &Flow) -> Vec<Passage> {
                 Some((reach::nsg_rule_ref(&resource, rule), from))
             })
         }
+        // Not asked: see [`openings`].
+        Layer::Firewall(_) => Vec::new(),
         Layer::SecurityGroups { groups } => {
             let rules: Vec<(&str, &SgRule)> = groups
                 .iter()

@@ -295,6 +295,15 @@ fn of_layer(layer: &Layer, interface: &Interface, flow: &Flow) -> Vec<Passage> {
                 ordered.get(at).map(|rule| reach::nsg_rule_ref(&resource, rule))
             })
         }
+        // Its rules are not previewed: what passes the others is told.
+        Layer::Firewall(_) => vec![Passage {
+            rect: Rect {
+                addresses: Addresses::of(flow.source.net()),
+                ports: (flow.ports.first(), flow.ports.last()),
+            },
+            certain: true,
+            rule: None,
+        }],
         Layer::SecurityGroups { groups } => {
             let rules: Vec<(&str, &SgRule)> = reach::group_rules(groups).collect();
             let pieces = reach::group_pieces(rules.iter().map(|(_, rule)| *rule), &interface.network, flow);

@@ -165,14 +165,14 @@ pub fn reach_address(interface: &Interface, flow: &Flow) -> Reach {
     let hops: Vec<HopVerdict> = interface
         .layers
         .iter()
-        .map(|layer| match layer {
+        .filter_map(|layer| match layer {
             Layer::Nsg {
                 point,
                 place,
                 rules,
                 memberships,
                 possible_memberships,
-            } => HopVerdict {
+            } => Some(HopVerdict {
                 place: Some(*place),
                 ..evaluate_nsg(
                     point,
@@ -184,8 +184,10 @@ pub fn reach_address(interface: &Interface, flow: &Flow) -> Reach {
                     &interface.network,
                     flow,
                 )
-            },
-            Layer::SecurityGroups { groups } => evaluate_groups(groups, &interface.network, flow),
+            }),
+            Layer::SecurityGroups { groups } => Some(evaluate_groups(groups, &interface.network, flow)),
+            // What it lets through is decided by rules that are read at the point; here it promises nothing.
+            Layer::Firewall(_) => None,
         })
         .collect();
     Reach {

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use chrono::TimeDelta;
 use postern_core::{
+    approach::is_firewall,
     audit::AuditEvent,
     enforcer::{EnforceError, Evidence, Observed, Plan},
     grant::{EndCause, Grant, GrantState, HopState, Live},
@@ -152,6 +153,20 @@ impl Engine {
                             changed.push(open.into());
                         }
                     } else {
+                        // What stands behind a firewall opens when the firewall has.
+                        let let_in = of_grant
+                            .iter()
+                            .any(|hop| hop.point == lease.point && hop.state == HopState::Present);
+                        if let_in && is_firewall(&lease.point_ref) {
+                            let behind = of_grant
+                                .iter()
+                                .filter(|hop| hop.point != lease.point && hop.state == HopState::Absent);
+                            due.extend(behind.map(|hop| Due {
+                                point: hop.point,
+                                at: now,
+                                urgency: Urgency::Opening,
+                            }));
+                        }
                         earliest(&mut next, opening.deadline, Urgency::Closing);
                     }
                 }

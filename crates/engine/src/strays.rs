@@ -40,6 +40,11 @@ pub(crate) fn marked_points(machine: &Machine, installation: &Installation) -> B
                     }
                 }
             }
+            (Layer::Firewall(approach), _) => {
+                if approach.marked_by.contains(installation) {
+                    points.insert(approach.point.clone());
+                }
+            }
             (Layer::SecurityGroups { .. }, MachineId::Azure(_)) => {}
         }
     }

@@ -1,6 +1,9 @@
 //! From an approved request to grants: what is checked of each machine, and what is written.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use chrono::TimeDelta;
 use postern_api::{ErrorCode, grant as api_grant};
@@ -21,6 +24,10 @@ use crate::{
     shape::{access_request, grant},
     state::App,
 };
+
+/// How long a grant may take to open where a firewall stands before the machine: a write of a firewall takes minutes,
+/// and waits for the one before it.
+const FIREWALL_OPENS_WITHIN: TimeDelta = TimeDelta::minutes(20);
 
 /// What a target is granted under.
 #[derive(Debug, Clone)]
@@ -164,8 +171,20 @@ impl App {
         let delta = |duration| TimeDelta::from_std(duration).map_err(Failure::internal);
         // One whose time came while somebody had to agree begins at once.
         let later = request.starts_at.filter(|starts_at| *starts_at > now);
-        let deadline = later.unwrap_or(now) + delta(self.config.limits.open_timeout())?;
-        let not_after = deadline + delta(request.duration)?;
+        let duration = delta(request.duration)?;
+        let begins = later.unwrap_or(now);
+        let soon = begins + delta(self.config.limits.open_timeout())?;
+        let late = soon.max(begins + FIREWALL_OPENS_WITHIN);
+        let slow: BTreeSet<MachineId> = tx
+            .machines(&machines_of(request))
+            .await?
+            .into_iter()
+            .filter(|(_, stored)| {
+                let mut interfaces = stored.machine.interfaces.iter();
+                interfaces.any(|interface| interface.approach().is_some())
+            })
+            .map(|(id, _)| id)
+            .collect();
         let grants: Vec<Grant> = request
             .targets
             .iter()
@@ -177,6 +196,11 @@ impl App {
                 let mut sources = target.sources.clone();
                 sources.sort_unstable();
                 sources.dedup();
+                let deadline = if slow.contains(&target.machine) {
+                    late
+                } else {
+                    soon
+                };
                 Grant {
                     id: self.ids.next(now),
                     request: request.id,
@@ -187,7 +211,7 @@ impl App {
                     sources,
                     duration: request.duration,
                     created_at: now,
-                    not_after,
+                    not_after: deadline + duration,
                     together: request.mode == Mode::AllOrNothing && request.targets.len() > 1,
                     state: match later {
                         Some(starts_at) => GrantState::Scheduled(Scheduled { starts_at, deadline }),

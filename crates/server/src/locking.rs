@@ -45,6 +45,7 @@ pub(crate) fn losses(
                                 .map(|one| AddressPrefix::parse(&one.to_string())),
                         );
                     }
+                    Layer::Firewall(_) => {}
                     Layer::SecurityGroups { groups } => {
                         before.insert(interface.id.clone(), groups.clone());
                     }

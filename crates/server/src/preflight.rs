@@ -80,6 +80,7 @@ pub(crate) fn look(
         for layer in &interface.layers {
             match layer {
                 Layer::Nsg { .. } => found.nsg(layer, interface, target, installation),
+                Layer::Firewall(_) => {}
                 Layer::SecurityGroups { groups } => {
                     found.groups(groups, interface, target, installation, settings);
                 }
@@ -201,10 +202,14 @@ impl Preflight {
         let Layer::Nsg { point, rules, .. } = layer else {
             return;
         };
+        let sources = interface.approach().map_or_else(
+            || target.sources.clone(),
+            |approach| approach.seen_behind(&target.sources),
+        );
         for ports in &target.ports {
             let place = Place::of(rules, *ports, &interface.addresses, installation);
             self.numbers(point, rules, &place, installation);
-            for source in &target.sources {
+            for source in &sources {
                 let family = source.net().addr().is_ipv4();
                 let destinations = interface
                     .addresses

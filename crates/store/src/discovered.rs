@@ -9,6 +9,7 @@ use std::{
 };
 
 use postern_core::{
+    approach::Approach,
     id::{PointId, PolicyId},
     inventory::{Interface, Layer, Machine},
     machine::{Account, MachineId},
@@ -83,6 +84,8 @@ struct Membership {
     locks: bool,
     addresses: Vec<std::net::IpAddr>,
     interfaces: Vec<String>,
+    /// How packets get there, where a firewall stands before the machine.
+    approach: Option<Value>,
 }
 
 impl Tx {
@@ -179,11 +182,15 @@ impl Tx {
             .iter()
             .flat_map(|row| row.opens.union(&row.locks).map(move |point| (*row, point)))
             .filter_map(|(row, point)| Some(Membership::of(row, point, points.get(point)?.uuid())))
-            .map(|membership| ((membership.machine_id.clone(), membership.point_id), membership))
-            .collect();
+            .map(|membership| {
+                let membership = membership?;
+                Ok(((membership.machine_id.clone(), membership.point_id), membership))
+            })
+            .collect::<Result<_, StoreError>>()?;
         let present: BTreeMap<(String, Uuid), Membership> = sqlx::query_as!(
             Membership,
-            r#"SELECT machine_id, point_id, opens, locks, addresses AS "addresses: Vec<std::net::IpAddr>", interfaces
+            r#"SELECT machine_id, point_id, opens, locks, addresses AS "addresses: Vec<std::net::IpAddr>", interfaces,
+                      approach
                FROM machine_points WHERE machine_id = ANY ($1)"#,
             names,
         )
@@ -219,14 +226,14 @@ impl Tx {
         }
         if !changed.is_empty() {
             sqlx::query!(
-                "INSERT INTO machine_points (machine_id, point_id, opens, locks, addresses, interfaces)
-                 SELECT machine_id, point_id, opens, locks, addresses, interfaces
+                "INSERT INTO machine_points (machine_id, point_id, opens, locks, addresses, interfaces, approach)
+                 SELECT machine_id, point_id, opens, locks, addresses, interfaces, approach
                  FROM jsonb_to_recordset($1) AS n (machine_id text, point_id uuid, opens boolean, locks boolean,
-                     addresses inet[], interfaces text[])
+                     addresses inet[], interfaces text[], approach jsonb)
                  ORDER BY machine_id, point_id
                  ON CONFLICT (machine_id, point_id) DO UPDATE
                  SET opens = excluded.opens, locks = excluded.locks, addresses = excluded.addresses,
-                     interfaces = excluded.interfaces",
+                     interfaces = excluded.interfaces, approach = excluded.approach",
                 document(&changed)?,
             )
             .execute(&mut *self.inner)
@@ -332,7 +339,7 @@ impl<'a> NewMachine<'a> {
 }
 
 impl Membership {
-    fn of(row: &MachineRow, point: &PointRef, point_id: Uuid) -> Self {
+    fn of(row: &MachineRow, point: &PointRef, point_id: Uuid) -> Result<Self, StoreError> {
         let behind: Vec<&Interface> = row
             .machine
             .interfaces
@@ -344,25 +351,35 @@ impl Membership {
             .flat_map(|interface| interface.addresses.iter().copied())
             .collect();
         let interfaces: BTreeSet<_> = behind.iter().map(|interface| interface.id.clone()).collect();
-        Self {
+        // Whose installation's rules stand there is of no interest here, and changes with every grant.
+        let approach = behind.iter().find_map(|interface| interface.approach());
+        let approach = approach.map(|approach| Approach {
+            marked_by: BTreeSet::new(),
+            ..approach.clone()
+        });
+        Ok(Self {
             machine_id: row.machine.id.to_string(),
             point_id,
             opens: row.opens.contains(point),
             locks: row.locks.contains(point),
             addresses: addresses.into_iter().collect(),
             interfaces: interfaces.into_iter().collect(),
-        }
+            approach: approach.as_ref().map(document).transpose()?,
+        })
     }
 }
 
 /// Whether packets to the interface pass the point.
 fn stands_before(point: &PointRef, interface: &Interface) -> bool {
     interface.layers.iter().any(|layer| match (layer, point) {
-        (Layer::Nsg { point: nsg, .. }, _) => nsg == point,
+        (Layer::Nsg { point: own, .. } | Layer::Firewall(Approach { point: own, .. }), _) => own == point,
         (Layer::SecurityGroups { .. }, PointRef::AwsInstance(_)) => true,
         (Layer::SecurityGroups { groups }, PointRef::AwsSecurityGroup { group, .. }) => {
             groups.iter().any(|attached| attached.id == *group)
         }
-        (Layer::SecurityGroups { .. }, PointRef::AzureNsg { .. }) => false,
+        (
+            Layer::SecurityGroups { .. },
+            PointRef::AzureNsg { .. } | PointRef::AzureFirewall { .. } | PointRef::AzureFirewallPolicy { .. },
+        ) => false,
     })
 }

@@ -6,11 +6,13 @@
 use std::{collections::BTreeMap, net::IpAddr};
 
 use postern_core::{
+    approach::Approach,
     enforcer::{Desired, Displaced, Guard, Member, WantedGrant},
     grant::Grant,
     id::{DisplacedId, PointId, PolicyId},
     machine::MachineId,
     mark::Installation,
+    point::PointRef,
     policy::JitPolicy,
 };
 use serde::Deserialize;
@@ -61,6 +63,7 @@ struct MemberRow {
     machine: String,
     addresses: Vec<IpAddr>,
     interfaces: Vec<String>,
+    approach: Option<Approach>,
     guard: Option<Uuid>,
 }
 
@@ -68,6 +71,8 @@ struct MemberRow {
 struct GrantRow {
     /// Whether the point opens for the grant's machine.
     opens: bool,
+    /// Whether the firewall before the machine has to let the grant in first.
+    waits: bool,
     points: Vec<Uuid>,
     present: bool,
     #[serde(flatten)]
@@ -85,6 +90,7 @@ impl Tx {
                     FROM displaced d WHERE d.point_id = p.id AND d.settled_at IS NULL) AS "displaced!",
                    (SELECT coalesce(jsonb_agg(jsonb_build_object(
                                'machine', m.id, 'addresses', mp.addresses, 'interfaces', mp.interfaces,
+                               'approach', mp.approach,
                                'guard', CASE WHEN mp.locks THEN m.policy_id END)), '[]')
                     FROM machine_points mp JOIN machines m ON m.id = mp.machine_id
                     WHERE mp.point_id = p.id AND m.gone_at IS NULL) AS "members!",
@@ -99,6 +105,10 @@ impl Tx {
                                'present', EXISTS (SELECT FROM grant_hops h
                                                   WHERE h.grant_id = g.id AND h.point_id = p.id
                                                     AND h.state = 'present'),
+                               'waits', g.status = 'opening' AND p.kind NOT LIKE 'azure_firewall%' AND EXISTS (
+                                   SELECT FROM grant_hops h JOIN points before ON before.id = h.point_id
+                                   WHERE h.grant_id = g.id AND before.kind LIKE 'azure_firewall%'
+                                     AND h.state <> 'present'),
                                'points', (SELECT coalesce(jsonb_agg(h.point_id), '[]')
                                           FROM grant_hops h WHERE h.grant_id = g.id)) ORDER BY g.id), '[]')
                     FROM (SELECT h.grant_id AS id FROM grant_hops h WHERE h.point_id = p.id AND NOT h.done
@@ -121,13 +131,14 @@ impl Tx {
         let mut wanted: BTreeMap<MachineId, Vec<WantedGrant>> = BTreeMap::new();
         for GrantRow {
             opens,
+            waits,
             points,
             present,
             grant,
         } in rows
         {
             let grant = Grant::try_from(grant)?;
-            if opens && grant.state.is_wanted() {
+            if opens && !waits && grant.state.is_wanted() {
                 wanted
                     .entry(grant.machine.clone())
                     .or_default()
@@ -140,10 +151,11 @@ impl Tx {
             });
         }
         let guards = guards(row.policies)?;
+        let at: PointRef = decode::text("points", "ref", &row.r#ref)?;
         let members: Vec<MemberRow> = decode::json("machine_points", "row", row.members)?;
         let mut members = members
             .into_iter()
-            .map(|member| read_member(member, &guards, &mut wanted))
+            .map(|member| read_member(member, &at, &guards, &mut wanted))
             .collect::<Result<Vec<_>, _>>()?;
         // The order of the ids is that of the type, which is not that of the texts.
         members.sort_by(|a, b| a.machine.cmp(&b.machine));
@@ -152,7 +164,7 @@ impl Tx {
         Ok(Look {
             desired: Desired {
                 installation: installation.clone(),
-                point: decode::text("points", "ref", &row.r#ref)?,
+                point: at,
                 members,
                 displaced: displaced
                     .into_iter()
@@ -209,6 +221,7 @@ fn guards(policies: Value) -> Result<BTreeMap<Uuid, Guard>, StoreError> {
 
 fn read_member(
     row: MemberRow,
+    at: &PointRef,
     guards: &BTreeMap<Uuid, Guard>,
     wanted: &mut BTreeMap<MachineId, Vec<WantedGrant>>,
 ) -> Result<Member, StoreError> {
@@ -217,11 +230,18 @@ fn read_member(
     let mut interfaces = row.interfaces;
     interfaces.sort_unstable();
     let machine = decode::text("machines", "id", &row.machine)?;
+    let mut grants = wanted.remove(&machine).unwrap_or_default();
+    if let Some(approach) = &row.approach {
+        for grant in &mut grants {
+            grant.sources = approach.seen_at(at, &grant.sources);
+        }
+    }
     Ok(Member {
-        grants: wanted.remove(&machine).unwrap_or_default(),
+        grants,
         machine,
         addresses,
         interfaces,
+        approach: row.approach,
         guard: row.guard.and_then(|policy| guards.get(&policy).cloned()),
     })
 }

@@ -250,6 +250,7 @@ impl Fleet {
             addresses: Vec::new(),
             interfaces: drawn.interfaces.clone(),
             guard: of(name),
+            approach: None,
             grants: grants.to_vec(),
         });
         members.collect()

@@ -62,21 +62,32 @@ impl ArmId {
         if sound { Ok(id) } else { Err(invalid()) }
     }
 
-    /// The NSG that a point names; none for points that are not NSGs.
+    /// The NSG, firewall or firewall policy that a point names; none for points that are not in Azure.
     pub(crate) fn of_point(point: &PointRef) -> Option<Self> {
-        match point {
+        let (kind, subscription, resource_group, name) = match point {
             PointRef::AzureNsg {
                 subscription,
                 resource_group,
                 name,
-            } => Some(Self {
-                subscription: subscription.clone(),
-                resource_group: resource_group.clone(),
-                namespace: NETWORK.to_owned(),
-                parts: vec![("networksecuritygroups".to_owned(), name.clone())],
-            }),
-            PointRef::AwsInstance(_) | PointRef::AwsSecurityGroup { .. } => None,
-        }
+            } => ("networksecuritygroups", subscription, resource_group, name),
+            PointRef::AzureFirewall {
+                subscription,
+                resource_group,
+                name,
+            } => ("azurefirewalls", subscription, resource_group, name),
+            PointRef::AzureFirewallPolicy {
+                subscription,
+                resource_group,
+                name,
+            } => ("firewallpolicies", subscription, resource_group, name),
+            PointRef::AwsInstance(_) | PointRef::AwsSecurityGroup { .. } => return None,
+        };
+        Some(Self {
+            subscription: subscription.clone(),
+            resource_group: resource_group.clone(),
+            namespace: NETWORK.to_owned(),
+            parts: vec![(kind.to_owned(), name.clone())],
+        })
     }
 
     /// A rule of an NSG.
@@ -90,15 +101,21 @@ impl ArmId {
         Ok(id)
     }
 
-    /// The point that an NSG's id names.
+    /// The point that an NSG's, a firewall's or a firewall policy's id names.
     pub(crate) fn point(&self) -> Option<PointRef> {
         let [(_, name)] = self.parts.as_slice() else {
             return None;
         };
-        if !self.is("microsoft.network/networksecuritygroups") {
+        let of = if self.is("microsoft.network/networksecuritygroups") {
+            PointRef::nsg
+        } else if self.is("microsoft.network/azurefirewalls") {
+            PointRef::firewall
+        } else if self.is("microsoft.network/firewallpolicies") {
+            PointRef::firewall_policy
+        } else {
             return None;
-        }
-        PointRef::nsg(&self.subscription, &self.resource_group, name).ok()
+        };
+        of(&self.subscription, &self.resource_group, name).ok()
     }
 
     /// Whether it is of the type, such as `microsoft.network/networkinterfaces`.

@@ -222,6 +222,29 @@ impl Form {
         }
     }
 
+    /// What the journal keeps of the document: the rules.
+    pub(super) fn shown(self, document: &Value) -> Value {
+        let member = |name: &str| document.get(name).cloned().unwrap_or_default();
+        let property = |name: &str| {
+            document
+                .get("properties")
+                .map_or(Value::Null, |of| of.get(name).cloned().unwrap_or_default())
+        };
+        match self {
+            _ if document.is_null() => Value::Null,
+            Self::Classic => json!({
+                "etag": member("etag"),
+                "natRuleCollections": property("natRuleCollections"),
+                "networkRuleCollections": property("networkRuleCollections"),
+            }),
+            Self::Group => json!({
+                "etag": member("etag"),
+                "priority": property("priority"),
+                "ruleCollections": property("ruleCollections"),
+            }),
+        }
+    }
+
     /// Writes what makes a rule of a policy one of its kind.
     pub(super) fn finish(self, kind: Kind, rule: &mut Map<String, Value>) {
         if self == Self::Group {

@@ -17,6 +17,8 @@ use postern_core::{
 };
 use serde_json::{Value, json};
 
+pub use postern_core::approach::Way;
+
 use super::{
     document::{Edit, Form, Kind, Place, Put, Shelf},
     layout::{Layout, Piece, Role, collection_name, layout, role},
@@ -40,18 +42,6 @@ impl Default for Bands {
             ports: 50000..=59999,
         }
     }
-}
-
-/// How packets get to the machine.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Way {
-    /// They are sent to an address of the firewall, and to a mapped port of it.
-    Translated {
-        /// The firewall's address.
-        address: IpAddr,
-    },
-    /// A route sends them through the firewall.
-    Routed,
 }
 
 /// What one grant wants of the firewall for one address of a machine.
@@ -108,6 +98,7 @@ pub struct ObservedFirewall {
     pub(super) bands: Bands,
     /// Whether what carries the document, a policy and its firewall, has taken all changes.
     around_settled: bool,
+    around_in_flux: bool,
 }
 
 impl ObservedFirewall {
@@ -138,6 +129,7 @@ impl ObservedFirewall {
             group_priorities: BTreeSet::new(),
             bands,
             around_settled: true,
+            around_in_flux: false,
         })
     }
 
@@ -178,6 +170,7 @@ impl ObservedFirewall {
             group_priorities,
             bands,
             around_settled: around.iter().all(|document| has_settled(document)),
+            around_in_flux: !around.iter().all(|document| is_at_rest(document)),
         }
     }
 
@@ -216,6 +209,16 @@ impl ObservedFirewall {
     /// Whether what was read is in force: while a firewall is `Updating`, and after it `Failed`, nothing is confirmed.
     pub fn settled(&self) -> bool {
         has_settled(&self.document) && self.around_settled
+    }
+
+    /// Whether a change is being carried out: what is read is then not yet what filters, and no other is taken.
+    pub(super) fn in_flux(&self) -> bool {
+        !is_at_rest(&self.document) || self.around_in_flux
+    }
+
+    /// The rules as read, for the journal.
+    pub(super) fn shown(&self) -> Value {
+        self.form.shown(&self.document)
     }
 
     /// Where the clients of each grant connect to that comes in through a mapped port, in order.
@@ -347,28 +350,9 @@ impl ObservedFirewall {
             ([(place, _)], []) => format!("delete `{}/{}`", place.collection, place.rule),
             _ => format!("write {} rules and delete {}, at once", coming.len(), going.len()),
         };
-        let shown = |document: &Value| {
-            let member = |name: &str| document.get(name).cloned().unwrap_or_default();
-            let property = |name: &str| {
-                document
-                    .get("properties")
-                    .map_or(Value::Null, |of| of.get(name).cloned().unwrap_or_default())
-            };
-            match self.form {
-                _ if document.is_null() => Value::Null,
-                Form::Classic => json!({
-                    "etag": member("etag"),
-                    "natRuleCollections": property("natRuleCollections"),
-                    "networkRuleCollections": property("networkRuleCollections"),
-                }),
-                Form::Group => json!({
-                    "etag": member("etag"),
-                    "priority": property("priority"),
-                    "ruleCollections": property("ruleCollections"),
-                }),
-            }
-        };
-        let after = edit.apply(self.document.clone()).map(|after| shown(&after));
+        let after = edit
+            .apply(self.document.clone())
+            .map(|after| self.form.shown(&after));
         Change {
             verb: match (closes, opens) {
                 (true, _) => Verb::Close,
@@ -379,7 +363,7 @@ impl ObservedFirewall {
             summary,
             grants: grants.into_iter().collect(),
             policies: Vec::new(),
-            before: Some(shown(&self.document)),
+            before: Some(self.form.shown(&self.document)),
             after,
             operation: json!(edit),
             displaces: Vec::new(),
@@ -436,6 +420,11 @@ fn state(document: &Value) -> Option<&str> {
 /// Whether what the document shows is in force; one that says nothing of it has nothing under way.
 pub(super) fn has_settled(document: &Value) -> bool {
     state(document).is_none_or(|state| state == "Succeeded")
+}
+
+/// Whether nothing is under way, be what is shown in force or not.
+fn is_at_rest(document: &Value) -> bool {
+    matches!(state(document), None | Some("Succeeded" | "Failed" | "Canceled"))
 }
 
 /// The rule that drops, for certain, routed packets that ours would let pass.

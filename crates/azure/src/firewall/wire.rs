@@ -9,18 +9,21 @@ use std::{net::IpAddr, time::Duration};
 
 use ipnet::IpNet;
 use postern_core::{
-    enforcer::{Change, EnforceError},
+    enforcer::{Change, Desired, EnforceError},
+    firewall::Firewall,
     mark::Installation,
+    point::PointRef,
 };
 use reqwest::Method;
 use serde_json::{Value, json};
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 use super::{
     document::{Edit, Form},
     list,
     plan::{Bands, ObservedFirewall, has_settled},
     text, texts,
+    wanted::FirewallPoint,
 };
 use crate::{
     AzureEnforcer,
@@ -28,14 +31,16 @@ use crate::{
     observe::NETWORK_VERSION,
 };
 
-const READ: &str = "Microsoft.Network/azureFirewalls/read";
+pub(super) const READ: &str = "Microsoft.Network/azureFirewalls/read";
 const WRITE: &str = "Microsoft.Network/azureFirewalls/write";
-const READ_POLICY: &str = "Microsoft.Network/firewallPolicies/read";
+pub(super) const READ_POLICY: &str = "Microsoft.Network/firewallPolicies/read";
 const READ_GROUP: &str = "Microsoft.Network/firewallPolicies/ruleCollectionGroups/read";
 const WRITE_GROUP: &str = "Microsoft.Network/firewallPolicies/ruleCollectionGroups/write";
 const DELETE_GROUP: &str = "Microsoft.Network/firewallPolicies/ruleCollectionGroups/delete";
 const READ_PUBLIC: &str = "Microsoft.Network/publicIPAddresses/read";
 const READ_SUBNET: &str = "Microsoft.Network/virtualNetworks/subnets/read";
+
+const FIRST_WAIT: Duration = Duration::from_millis(100);
 
 /// The most policies above one another that are followed; Azure allows one above another.
 const MOST_PARENTS: usize = 8;
@@ -68,23 +73,90 @@ impl AzureEnforcer {
         };
         let edge = super::firewall(&document, public, inside)?;
         let own = read_id(policy)?;
-        let (mut levels, mut policies, mut next) = (Vec::new(), Vec::new(), Some(own.clone()));
-        while let Some(policy) = next.take() {
-            if levels.len() >= MOST_PARENTS {
-                return Err(EnforceError::Malformed(format!("`{own}` inherits without end")));
+        let (levels, mut around) = policy_levels(arm, &own).await?;
+        around.push(document);
+        Ok(observed_group(&own, installation, &edge, &levels, &around, bands))
+    }
+
+    /// Reads the firewall, or our group of the policy, that the point is, when nobody is changing it.
+    ///
+    /// # Errors
+    /// [`EnforceError::Gone`] when it does not exist, or has its rules in a policy now; [`EnforceError::Conflict`] while
+    /// a change is being carried out; and those of the calls.
+    pub(crate) async fn observe_firewall(
+        &self,
+        desired: &Desired,
+        settle: Duration,
+    ) -> Result<FirewallPoint, EnforceError> {
+        let id = ArmId::of_point(&desired.point)
+            .ok_or_else(|| EnforceError::Malformed(format!("{} is not in Azure", desired.point)))?;
+        let deadline = Instant::now() + settle;
+        let mut wait = FIRST_WAIT;
+        loop {
+            let observed = if matches!(desired.point, PointRef::AzureFirewall { .. }) {
+                self.read_classic(&id, Bands::default()).await?
+            } else {
+                self.read_policy(&id, &desired.installation, Bands::default())
+                    .await?
+            };
+            if !observed.in_flux() {
+                return Ok(FirewallPoint(observed));
             }
-            let document = arm.get(&policy, NETWORK_VERSION, READ_POLICY).await?;
-            levels.push(groups(arm, &policy).await?);
-            next = document
-                .pointer("/properties/basePolicy/id")
-                .and_then(Value::as_str)
-                .map(read_id)
-                .transpose()?;
-            policies.push(document);
+            if Instant::now() + wait > deadline {
+                return Err(EnforceError::Conflict {
+                    resource: id.to_string(),
+                    code: "Updating".to_owned(),
+                });
+            }
+            sleep(wait).await;
+            wait *= 2;
         }
-        let around: Vec<&Value> = policies.iter().chain([&document]).collect();
-        let group = format!("{own}/rulecollectiongroups/{}", group_name(installation));
-        Ok(ObservedFirewall::group(&group, &edge, &levels, &around, bands))
+    }
+
+    async fn read_classic(&self, id: &ArmId, bands: Bands) -> Result<ObservedFirewall, EnforceError> {
+        let document = self.arm.get(id, NETWORK_VERSION, READ).await?;
+        if document.pointer("/properties/firewallPolicy/id").is_some() {
+            return Err(EnforceError::Gone {
+                resource: id.to_string(),
+                code: "HasFirewallPolicy".to_owned(),
+            });
+        }
+        let (public, inside) = surroundings(&self.arm, &document).await?;
+        ObservedFirewall::classic(document, public, inside, bands)
+    }
+
+    /// All firewalls that have the policy count as one: a rule names the address that it is for.
+    async fn read_policy(
+        &self,
+        id: &ArmId,
+        installation: &Installation,
+        bands: Bands,
+    ) -> Result<ObservedFirewall, EnforceError> {
+        let (levels, mut around) = policy_levels(&self.arm, id).await?;
+        let users: Vec<ArmId> = around
+            .first()
+            .map(|policy| list(policy.get("properties"), "firewalls"))
+            .into_iter()
+            .flatten()
+            .map(|user| read_id(text(user, "id")))
+            .collect::<Result<_, _>>()?;
+        let mut edge = Firewall {
+            id: id.to_string(),
+            public_addresses: Vec::new(),
+            inside: Vec::new(),
+            collections: Vec::new(),
+        };
+        for user in users {
+            let document = match self.arm.get(&user, NETWORK_VERSION, READ).await {
+                Err(EnforceError::Gone { .. }) => continue,
+                answer => answer?,
+            };
+            let (public, inside) = surroundings(&self.arm, &document).await?;
+            edge.public_addresses.extend(public);
+            edge.inside.extend(inside);
+            around.push(document);
+        }
+        Ok(observed_group(id, installation, &edge, &levels, &around, bands))
     }
 
     /// Carries out a change that [`ObservedFirewall::plan`] made, and waits until it is in force, no longer than
@@ -159,6 +231,41 @@ impl AzureEnforcer {
     }
 }
 
+fn observed_group(
+    policy: &ArmId,
+    installation: &Installation,
+    edge: &Firewall,
+    levels: &[Vec<Value>],
+    around: &[Value],
+    bands: Bands,
+) -> ObservedFirewall {
+    let group = format!("{policy}/rulecollectiongroups/{}", group_name(installation));
+    let around: Vec<&Value> = around.iter().collect();
+    ObservedFirewall::group(&group, edge, levels, &around, bands)
+}
+
+/// A policy's groups and those that it inherits, the nearest parent's first; and the policies' documents.
+pub(crate) async fn policy_levels(
+    arm: &Arm,
+    own: &ArmId,
+) -> Result<(Vec<Vec<Value>>, Vec<Value>), EnforceError> {
+    let (mut levels, mut policies, mut next) = (Vec::new(), Vec::new(), Some(own.clone()));
+    while let Some(policy) = next.take() {
+        if levels.len() >= MOST_PARENTS {
+            return Err(EnforceError::Malformed(format!("`{own}` inherits without end")));
+        }
+        let document = arm.get(&policy, NETWORK_VERSION, READ_POLICY).await?;
+        levels.push(groups(arm, &policy).await?);
+        next = document
+            .pointer("/properties/basePolicy/id")
+            .and_then(Value::as_str)
+            .map(read_id)
+            .transpose()?;
+        policies.push(document);
+    }
+    Ok((levels, policies))
+}
+
 /// The name of our group of a policy.
 fn group_name(installation: &Installation) -> String {
     format!("postern-{installation}")
@@ -169,7 +276,7 @@ fn read_id(text: &str) -> Result<ArmId, EnforceError> {
 }
 
 /// A policy's groups, with their rules.
-async fn groups(arm: &Arm, policy: &ArmId) -> Result<Vec<Value>, EnforceError> {
+pub(super) async fn groups(arm: &Arm, policy: &ArmId) -> Result<Vec<Value>, EnforceError> {
     let segments = policy.segments().chain(["ruleCollectionGroups"]);
     arm.list(arm.address(segments, NETWORK_VERSION, &[])?, READ_GROUP)
         .await

@@ -226,6 +226,7 @@ pub(super) fn member(number: usize, addresses: &[&str]) -> Member {
         addresses: addresses.iter().map(|text| text.parse().unwrap()).collect(),
         interfaces: vec![format!("nic{number}")],
         guard: None,
+        approach: None,
         grants: Vec::new(),
     }
 }

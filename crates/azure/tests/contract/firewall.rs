@@ -4,7 +4,9 @@ use std::{net::IpAddr, time::Duration};
 
 use postern_azure::firewall::plan::{Bands, ObservedFirewall, Passage, Wanted, Way};
 use postern_core::{
-    enforcer::{Change, EnforceError, Verb},
+    approach::entrances,
+    enforcer::{Bindings, Change, Desired, EnforceError, Enforcer as _, Member, Verb, WantedGrant},
+    machine::MachineId,
     testing::{an_id, at, ports},
 };
 use postern_sim::{
@@ -290,4 +292,103 @@ async fn what_is_no_firewall_is_not_asked_for() {
         .unwrap_err();
     assert!(matches!(error, EnforceError::Malformed(_)), "{error}");
     assert_eq!(gate.sim.calls().of("VirtualMachines.Get"), 0);
+}
+
+/// What the loop wants of the firewall's point for the gate's machine, as discovered.
+async fn desired(gate: &Gate, grants: Vec<WantedGrant>) -> Desired {
+    let machine: MachineId = gate.machine.parse().unwrap();
+    let enforcer = enforcer(config(&gate.sim));
+    let page = enforcer.discover(&machine.account(), None).await.unwrap();
+    let found = page.machines.iter().find(|one| one.id == machine).unwrap();
+    let approach = found.interfaces[0].approach().unwrap().clone();
+    assert_eq!(approach.inside, ["10.0.9.0/26".parse().unwrap()]);
+    assert_eq!(approach.doors, [gate.public]);
+    Desired {
+        installation: "test".parse().unwrap(),
+        point: approach.point.clone(),
+        members: vec![Member {
+            machine,
+            addresses: found.interfaces[0].addresses.clone(),
+            interfaces: vec![found.interfaces[0].id.clone()],
+            guard: None,
+            approach: Some(approach),
+            grants,
+        }],
+        displaced: Vec::new(),
+        unsettled: false,
+    }
+}
+
+fn want(grant: u128, source: &str) -> WantedGrant {
+    WantedGrant {
+        grant: an_id(grant),
+        ports: vec![ports("22")],
+        sources: vec![source.parse().unwrap()],
+        not_after: at(600),
+    }
+}
+
+#[tokio::test]
+async fn through_the_enforcer_a_discovered_firewall_opens_and_closes_in_one_write_each() {
+    for with_policy in [false, true] {
+        let gate = Gate::new(with_policy).await;
+        let enforcer = enforcer(config(&gate.sim));
+        let before = gate.shown();
+        let wanted = desired(&gate, vec![want(1, ADA), want(2, OFFICE), want(3, "10.0.1.77")]).await;
+        let pass = async |wanted: &Desired| {
+            let plan = enforcer.observe(wanted).await.unwrap().plan(wanted);
+            assert_eq!((plan.changes.len(), plan.obstacles.len()), (1, 0), "{plan:?}");
+            let mut bindings = Bindings::new();
+            enforcer
+                .apply(&wanted.point, &plan.changes[0], &mut bindings)
+                .await
+                .unwrap();
+            let observed = enforcer.observe(wanted).await.unwrap();
+            assert!(observed.settled());
+            assert_eq!(observed.plan(wanted).changes, []);
+            observed.evidence(wanted)
+        };
+        let evidence = pass(&wanted).await;
+        assert!(evidence.values().all(|one| one.complete), "{evidence:?}");
+        assert_eq!(evidence.len(), 3);
+        let told = entrances(&evidence[&an_id(1)].rules);
+        assert_eq!(told.len(), 1);
+        assert_eq!(
+            (told[0].host, gate.lands(ADA, told[0].port)),
+            (gate.public, Some(22))
+        );
+        assert_eq!(gate.lands(BOB, told[0].port), None);
+        assert!(
+            entrances(&evidence[&an_id(2)].rules).is_empty(),
+            "routed, not mapped"
+        );
+        // In the machine's own network nothing passes the firewall, so that nothing is written for it.
+        assert_eq!(evidence[&an_id(3)].rules, json!([]));
+        let evidence = pass(&desired(&gate, Vec::new()).await).await;
+        assert!(evidence.is_empty());
+        assert_eq!(gate.shown(), before);
+    }
+}
+
+#[tokio::test]
+async fn the_sweeper_finds_rules_of_firewalls_by_their_marks_and_takes_them_out_alone() {
+    for with_policy in [false, true] {
+        let gate = Gate::new(with_policy).await;
+        let enforcer = enforcer(config(&gate.sim));
+        let before = gate.shown();
+        let wanted = desired(&gate, vec![want(1, ADA), want(2, OFFICE)]).await;
+        let plan = enforcer.observe(&wanted).await.unwrap().plan(&wanted);
+        gate.write(&plan.changes[0], LONG).await.unwrap();
+        let account = wanted.members[0].machine.account();
+        let marked = enforcer.marked(&account, &wanted.installation).await.unwrap();
+        assert_eq!(marked.len(), 2, "{marked:?}");
+        for one in &marked {
+            enforcer.remove(one).await.unwrap();
+            enforcer.remove(one).await.unwrap();
+        }
+        assert_eq!(gate.shown(), before);
+        assert_eq!(enforcer.marked(&account, &wanted.installation).await.unwrap(), []);
+        let other = "other".parse().unwrap();
+        assert_eq!(enforcer.marked(&account, &other).await.unwrap(), []);
+    }
 }

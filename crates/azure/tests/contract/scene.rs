@@ -283,6 +283,7 @@ fn member(machine: &Machine, point: &PointRef) -> Option<Member> {
         addresses: addresses.into_iter().collect(),
         interfaces: behind.iter().map(|one| one.id.clone()).collect(),
         guard: None,
+        approach: None,
         grants: Vec::new(),
     })
 }

@@ -81,6 +81,7 @@ pub(crate) async fn guard(rig: &Rig, machine: &str) -> anyhow::Result<()> {
         shared_groups: SharedGroups::default(),
         approval: Approval::One,
         pending_for_seconds: None,
+        authentication: postern_api::jit_policy::Authentication::default(),
     };
     rig.olga.create_jit_policy(None, &policy).await?;
     rig.shut(&[machine]).await

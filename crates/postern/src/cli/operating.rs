@@ -160,6 +160,9 @@ pub struct AzurePermissionsArgs {
         value_parser = subscription_id
     )]
     pub accounts: Vec<String>,
+    /// Also what it takes where Azure Firewalls stand before machines
+    #[arg(long)]
+    pub firewalls: bool,
     /// Print one JSON object with all documents
     #[arg(long)]
     pub json: bool,

@@ -119,11 +119,11 @@ fn environment(
 ) -> Result<Vec<(&'static str, String)>, Failure> {
     let lease = held.lease();
     let first = terms::only(lease)?;
-    let reach = terms::reach(first, port, options)?;
+    let reach = terms::reach(lease, first, port, options)?;
     let hosts: Vec<String> = lease
         .machines
         .iter()
-        .filter_map(|machine| terms::reach(machine, port, options).ok())
+        .filter_map(|machine| terms::reach(lease, machine, port, options).ok())
         .map(|reach| reach.host)
         .collect();
     Ok(vec![

@@ -110,10 +110,10 @@ pub fn of_azure(args: &AzurePermissionsArgs) -> Vec<Document> {
             "custom role of the {}, to be assigned at each subscription",
             args.bearer.as_str()
         ),
-        reasons: azure::actions(args.bearer)
+        reasons: azure::actions(args.bearer, args.firewalls)
             .iter()
             .map(|action| (action.name, action.why))
             .collect(),
-        content: azure::role(args.bearer, &args.accounts),
+        content: azure::role(args.bearer, args.firewalls, &args.accounts),
     }]
 }

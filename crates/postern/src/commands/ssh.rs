@@ -54,7 +54,7 @@ async fn ssh(args: SshArgs, say: Say) -> Result<u8, Stopped> {
     let held = open(&named, &ports, &args.options, "ssh", say, &mut signals).await?;
     let line = terms::only(held.lease()).and_then(|only| {
         Ok((
-            terms::reach(only, args.port, &args.options)?,
+            terms::reach(held.lease(), only, args.port, &args.options)?,
             alias(&only.machine)?,
         ))
     });
@@ -116,7 +116,7 @@ async fn pipe(args: ConnectArgs, say: Say) -> Result<u8, Stopped> {
     let held = open(&named, &ports, &args.options, "connect", say, &mut signals).await?;
     let mut heartbeat = held.keep();
     let passing = async {
-        let reach = terms::reach(terms::only(held.lease())?, args.port, &args.options)?;
+        let reach = terms::reach(held.lease(), terms::only(held.lease())?, args.port, &args.options)?;
         pass(reached(&reach).await?).await.map_err(Failure::from)
     };
     let ended = tokio::select! {

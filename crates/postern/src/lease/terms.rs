@@ -91,13 +91,30 @@ pub struct Reach {
     pub port: u16,
 }
 
-/// Where the port of a leased machine is reached.
-pub fn reach(machine: &LeasedMachine, port: u16, options: &LeaseOptions) -> Result<Reach, Failure> {
+/// Where the port of a leased machine is reached: where a firewall maps it, by the firewall's address and port.
+pub fn reach(
+    lease: &Lease,
+    machine: &LeasedMachine,
+    port: u16,
+    options: &LeaseOptions,
+) -> Result<Reach, Failure> {
     if let Some(text) = &options.host {
         let (host, mapped) = host_and_port(text)?;
         return Ok(Reach {
             host,
             port: mapped.unwrap_or(port),
+        });
+    }
+    let leads_to = format!("{port}/tcp");
+    let mut grants = lease.request.grants.iter();
+    let entrance = grants
+        .find(|grant| grant.machine == machine.machine)
+        .and_then(|grant| grant.entrances.iter().find(|one| one.leads_to == leads_to))
+        .filter(|_| !options.private);
+    if let Some(entrance) = entrance {
+        return Ok(Reach {
+            host: entrance.host.clone(),
+            port: entrance.port,
         });
     }
     let host = if options.private {

@@ -43,6 +43,15 @@ const SUBSCRIPTIONS: Action = action(
     "which subscriptions there are, where the configuration names none",
 );
 
+const READ_FIREWALL: Action = action(
+    "Microsoft.Network/azureFirewalls/read",
+    "which firewalls there are, their rules, and wherever marks may be",
+);
+const READ_FIREWALL_POLICY: Action = action(
+    "Microsoft.Network/firewallPolicies/read",
+    "which firewalls have the policy, and what it inherits",
+);
+
 const SERVER: &[Action] = &[
     action(
         "Microsoft.Compute/virtualMachines/read",
@@ -52,6 +61,7 @@ const SERVER: &[Action] = &[
         "Microsoft.Network/applicationSecurityGroups/joinNetworkSecurityRule/action",
         "Azure asks for it when an NSG is written in which a rule of others names an application security group",
     ),
+    READ_FIREWALL,
     OPERATION_RESULTS,
     OPERATIONS,
     action(
@@ -81,6 +91,8 @@ const SERVER: &[Action] = &[
 ];
 
 const SWEEPER: &[Action] = &[
+    READ_FIREWALL,
+    READ_FIREWALL_POLICY,
     OPERATION_RESULTS,
     OPERATIONS,
     READ_NSG,
@@ -92,16 +104,82 @@ const SWEEPER: &[Action] = &[
     SUBSCRIPTIONS,
 ];
 
-/// The actions of the bearer's role.
-pub const fn actions(bearer: Bearer) -> &'static [Action] {
-    match bearer {
-        Bearer::Server => SERVER,
-        Bearer::Sweeper => SWEEPER,
+const READ_GROUPS: Action = action(
+    "Microsoft.Network/firewallPolicies/ruleCollectionGroups/read",
+    "the rules of a policy, before and after each change, and wherever marks may be",
+);
+const DELETE_GROUP: Action = action(
+    "Microsoft.Network/firewallPolicies/ruleCollectionGroups/delete",
+    "closing the last door of a policy: our group goes",
+);
+const JOIN_GROUPS: Action = action(
+    "Microsoft.Network/ipGroups/join/action",
+    "Azure asks for it when a firewall is written in which a rule of others names an IP group",
+);
+const JOIN_PUBLIC: Action = action(
+    "Microsoft.Network/publicIPAddresses/join/action",
+    "Azure asks for it when a firewall is written, for the addresses that it has",
+);
+const JOIN_SUBNET: Action = action(
+    "Microsoft.Network/virtualNetworks/subnets/join/action",
+    "Azure asks for it when a firewall is written, for the subnet that it is in",
+);
+const WRITE_FIREWALL: &str = "Microsoft.Network/azureFirewalls/write";
+const WRITE_GROUP: &str = "Microsoft.Network/firewallPolicies/ruleCollectionGroups/write";
+
+/// What the server needs besides where firewalls stand before machines.
+const SERVER_AT_FIREWALLS: &[Action] = &[
+    action(
+        WRITE_FIREWALL,
+        "opening and closing at a classic firewall, whose rules are part of it",
+    ),
+    READ_FIREWALL_POLICY,
+    DELETE_GROUP,
+    READ_GROUPS,
+    action(WRITE_GROUP, "opening and closing at a policy, in a group of ours"),
+    JOIN_GROUPS,
+    JOIN_PUBLIC,
+    action(
+        "Microsoft.Network/routeTables/read",
+        "discovery: which subnets' packets pass a firewall",
+    ),
+    JOIN_SUBNET,
+    action(
+        "Microsoft.Network/virtualNetworks/subnets/read",
+        "the prefixes that machines see a firewall's packets come from",
+    ),
+];
+
+/// What the sweeper needs besides there.
+const SWEEPER_AT_FIREWALLS: &[Action] = &[
+    action(
+        WRITE_FIREWALL,
+        "closing at a classic firewall, whose rules are part of it",
+    ),
+    DELETE_GROUP,
+    READ_GROUPS,
+    action(WRITE_GROUP, "closing at a policy, in a group of ours"),
+    JOIN_GROUPS,
+    JOIN_PUBLIC,
+    JOIN_SUBNET,
+];
+
+/// The actions of the bearer's role, by name; `firewalls` for subscriptions where Azure Firewalls stand before machines.
+pub fn actions(bearer: Bearer, firewalls: bool) -> Vec<Action> {
+    let (own, more) = match bearer {
+        Bearer::Server => (SERVER, SERVER_AT_FIREWALLS),
+        Bearer::Sweeper => (SWEEPER, SWEEPER_AT_FIREWALLS),
+    };
+    let mut all = own.to_vec();
+    if firewalls {
+        all.extend_from_slice(more);
     }
+    all.sort_by_key(|action| action.name.to_lowercase());
+    all
 }
 
 /// The custom role, as `az role definition create --role-definition` takes it, for whole subscriptions.
-pub fn role(bearer: Bearer, subscriptions: &[String]) -> Value {
+pub fn role(bearer: Bearer, firewalls: bool, subscriptions: &[String]) -> Value {
     let (name, description) = match bearer {
         Bearer::Server => (
             "Postern",
@@ -112,7 +190,10 @@ pub fn role(bearer: Bearer, subscriptions: &[String]) -> Value {
             "Closes what just-in-time access left open past its end",
         ),
     };
-    let names: Vec<&str> = actions(bearer).iter().map(|action| action.name).collect();
+    let names: Vec<&str> = actions(bearer, firewalls)
+        .iter()
+        .map(|action| action.name)
+        .collect();
     let scopes: Vec<String> = subscriptions
         .iter()
         .map(|subscription| format!("/subscriptions/{subscription}"))
@@ -135,8 +216,16 @@ mod tests {
 
     #[test]
     fn actions_are_sorted_and_name_no_wildcard() {
-        for bearer in [Bearer::Server, Bearer::Sweeper] {
-            let names: Vec<&str> = actions(bearer).iter().map(|action| action.name).collect();
+        for (bearer, firewalls) in [
+            (Bearer::Server, false),
+            (Bearer::Server, true),
+            (Bearer::Sweeper, false),
+            (Bearer::Sweeper, true),
+        ] {
+            let names: Vec<&str> = actions(bearer, firewalls)
+                .iter()
+                .map(|action| action.name)
+                .collect();
             let mut sorted = names.clone();
             sorted.sort_by_key(|name| name.to_lowercase());
             sorted.dedup();
@@ -147,7 +236,7 @@ mod tests {
 
     #[test]
     fn the_sweepers_role_writes_single_rules_and_nothing_else() {
-        let writes: Vec<&str> = actions(Bearer::Sweeper)
+        let writes: Vec<&str> = actions(Bearer::Sweeper, false)
             .iter()
             .map(|action| action.name)
             .filter(|name| !name.ends_with("/read"))

@@ -59,6 +59,11 @@ const ONLY_ELSEWHERE: &[(&str, &str)] = &[
 ///
 /// Source: Azure documentation, "Azure permissions for Compute", "… for Networking", "… for Management and governance".
 const ARM: &[(&str, &str)] = &[
+    ("AzureFirewalls.ListAll", "Microsoft.Network/azureFirewalls/read"),
+    (
+        "FirewallPolicies.ListAll",
+        "Microsoft.Network/firewallPolicies/read",
+    ),
     (
         "NetworkInterfaces.Get",
         "Microsoft.Network/networkInterfaces/read",
@@ -581,5 +586,5 @@ async fn the_page_on_cloud_permissions_shows_what_is_printed() {
         );
         shown += 1;
     }
-    assert_eq!(shown, 4, "server and sweeper in both clouds");
+    assert_eq!(shown, 6, "server and sweeper in both clouds, and at firewalls");
 }

@@ -2,6 +2,7 @@
 
 use postern_api::grant as api;
 use postern_core::{
+    approach::{self, is_firewall},
     grant::{EndCause, Grant, GrantState, HopState},
     time::written,
 };
@@ -30,6 +31,8 @@ pub(crate) fn show(grant: &Grant, hops: Vec<api::Hop>) -> api::Grant {
         ended_at: None,
         closed_at: None,
         cause: None,
+        entrances: entrances(&grant.state, &hops),
+        waits_for: waits_for(&grant.state, &hops),
         hops,
         findings: Vec::new(),
     };
@@ -56,6 +59,32 @@ pub(crate) fn show(grant: &Grant, hops: Vec<api::Hop>) -> api::Grant {
         }
     }
     shown
+}
+
+/// Where the firewalls on the way map the ports to.
+fn entrances(state: &GrantState, hops: &[api::Hop]) -> Vec<api::Entrance> {
+    let read = hops
+        .iter()
+        .filter(|_| state.is_wanted())
+        .filter(|hop| hop.point.parse().is_ok_and(|point| is_firewall(&point)))
+        .flat_map(|hop| approach::entrances(&hop.rules));
+    read.map(|one| api::Entrance {
+        leads_to: one.leads_to.to_string(),
+        host: one.host.to_string(),
+        port: one.port,
+    })
+    .collect()
+}
+
+/// The hop that is not yet as it shall be; by their names, firewalls stand before what is behind them.
+fn waits_for(state: &GrantState, hops: &[api::Hop]) -> Option<String> {
+    let wanted = match state {
+        GrantState::Opening(_) => "present",
+        GrantState::Closing(_) => "absent",
+        GrantState::Open(_) | GrantState::Closed(_) => return None,
+    };
+    let late = hops.iter().find(|hop| hop.state != wanted)?;
+    Some(late.point.clone())
 }
 
 /// A hop as it was last read back.

@@ -135,7 +135,7 @@ impl Fleet {
         .map(|_| ())
     }
 
-    /// A top-level resource as a `GET` shows it.
+    /// A resource, or a part of one, as a `GET` shows it.
     pub fn get(&self, id: &str) -> Result<Value, ArmError> {
         let id = parse(id)?;
         let now = self.arm.clock.now();
@@ -145,6 +145,9 @@ impl Fleet {
             .settle(now, &self.arm.ids, &self.arm.instruments.truth);
         let references = inner.state.back_references();
         let resource = inner.state.get(&id).ok_or_else(|| not_found(&id))?;
+        if id.child.is_some() {
+            return super::read::child_shown(&inner.state, resource, &id).ok_or_else(|| not_found(&id));
+        }
         Ok(view::resource(resource, &references))
     }
 

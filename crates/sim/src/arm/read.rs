@@ -145,7 +145,7 @@ fn show(call: &Call<'_>, resource: &Resource, references: &BackReferences) -> Va
     shown
 }
 
-fn child_shown(state: &State, parent: &Resource, id: &Id) -> Option<Value> {
+pub(super) fn child_shown(state: &State, parent: &Resource, id: &Id) -> Option<Value> {
     let (kind, name) = id.child.as_ref()?;
     if *kind == ChildKind::DefaultSecurityRule {
         return view::default_rules(parent).into_iter().find(|rule| {

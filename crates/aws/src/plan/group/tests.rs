@@ -29,6 +29,7 @@ fn member(instance: &str, guarded: &[&str], shared_groups: SharedGroups) -> Memb
             lockdown: Lockdown::Strict,
             shared_groups,
         }),
+        approach: None,
         grants: Vec::new(),
     }
 }

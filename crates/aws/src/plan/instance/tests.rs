@@ -30,6 +30,7 @@ fn desired(grants: Vec<WantedGrant>) -> Desired {
             addresses: Vec::new(),
             interfaces: Vec::new(),
             guard: None,
+            approach: None,
             grants,
         }],
         displaced: Vec::new(),

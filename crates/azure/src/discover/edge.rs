@@ -1,0 +1,328 @@
+//! Finds the firewalls of a subscription, and which interfaces are behind which.
+//!
+//! An interface is behind a firewall that a route of its subnet leads to; or, where it has no public address of its
+//! own, that a NAT rule leads to it from. A firewall in another subscription is not found.
+//!
+//! Sources: Azure REST reference, Azure Firewalls, Firewall Policies, Route Tables (`Route`, `RouteNextHopType`).
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, Ipv4Addr},
+};
+
+use ipnet::IpNet;
+use postern_core::{
+    approach::{Approach, Leg},
+    enforcer::EnforceError,
+    firewall::{Action, Endpoint, Firewall, FirewallRule},
+    mark::Installation,
+    point::PointRef,
+};
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::{PublicAddress, list};
+use crate::{
+    arm::{Arm, ArmId},
+    firewall::{self, policy_levels},
+    observe::Reference,
+    plan::Label,
+};
+
+/// A route table, as far as it says where packets go next.
+#[derive(Debug, Deserialize)]
+pub(super) struct RouteTable {
+    id: String,
+    #[serde(default)]
+    properties: RouteTableProperties,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct RouteTableProperties {
+    routes: Vec<Route>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Route {
+    #[serde(default)]
+    properties: RouteProperties,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct RouteProperties {
+    address_prefix: String,
+    next_hop_ip_address: Option<String>,
+}
+
+/// A subnet, as far as it says which ways lead out of it.
+#[derive(Debug, Default, Clone)]
+pub(super) struct Ways {
+    pub(super) prefixes: Vec<IpNet>,
+    /// The route table's id, lower case.
+    pub(super) table: Option<String>,
+}
+
+/// The firewalls of a subscription, and the routes.
+#[derive(Debug, Default)]
+pub(super) struct Edges {
+    edges: Vec<Edge>,
+    /// By the route table's id, lower case: the prefix, and the appliance that is next.
+    tables: BTreeMap<String, Vec<(IpNet, Option<IpAddr>)>>,
+}
+
+#[derive(Debug)]
+struct Edge {
+    point: PointRef,
+    /// Its addresses inside, which routes name.
+    private: Vec<IpAddr>,
+    firewall: Firewall,
+    marked_by: BTreeSet<Installation>,
+}
+
+/// What is read of firewalls, before what surrounds them is known.
+#[derive(Debug, Default)]
+pub(super) struct Listed {
+    firewalls: Vec<Value>,
+    tables: Vec<RouteTable>,
+    /// By the policy's id, lower case: its groups, and those that it inherits, the nearest parent's first.
+    policies: BTreeMap<String, Vec<Vec<Value>>>,
+}
+
+/// Lists firewalls and routes, and reads the rules of the policies. Where that is not allowed, there are none: who
+/// guards NSGs alone needs no more rights than before.
+pub(super) async fn listed(arm: &Arm, subscription: &str) -> Result<Listed, EnforceError> {
+    let firewalls =
+        allowed(list::<Value>(arm, subscription, "Microsoft.Network", "azureFirewalls", &[]).await)?;
+    if firewalls.is_empty() {
+        return Ok(Listed::default());
+    }
+    let tables = allowed(list(arm, subscription, "Microsoft.Network", "routeTables", &[]).await)?;
+    let mut policies = BTreeMap::new();
+    for firewall in &firewalls {
+        let Some(id) = policy_of(firewall) else { continue };
+        if policies.contains_key(&id) {
+            continue;
+        }
+        let policy = ArmId::parse(&id).map_err(|error| EnforceError::Malformed(error.to_string()))?;
+        let levels = match policy_levels(arm, &policy).await {
+            Ok((levels, _)) => levels,
+            Err(error @ (EnforceError::Forbidden { .. } | EnforceError::Gone { .. })) => {
+                tracing::warn!(policy = %policy, %error, "the rules of a firewall policy are not read");
+                Vec::new()
+            }
+            Err(error) => return Err(error),
+        };
+        policies.insert(id, levels);
+    }
+    Ok(Listed {
+        firewalls,
+        tables,
+        policies,
+    })
+}
+
+fn allowed<T>(answer: Result<Vec<T>, EnforceError>) -> Result<Vec<T>, EnforceError> {
+    match answer {
+        Err(error @ EnforceError::Forbidden { .. }) => {
+            tracing::warn!(%error, "firewalls are left aside");
+            Ok(Vec::new())
+        }
+        answer => answer,
+    }
+}
+
+fn policy_of(firewall: &Value) -> Option<String> {
+    let id = firewall.pointer("/properties/firewallPolicy/id")?.as_str()?;
+    Some(id.to_lowercase())
+}
+
+impl Edges {
+    /// `public` and `subnets` by lower-case ids.
+    pub(super) fn new(
+        listed: Listed,
+        public: &BTreeMap<String, IpAddr>,
+        subnets: &BTreeMap<String, Ways>,
+    ) -> Result<Self, EnforceError> {
+        let mut edges = Vec::new();
+        for raw in &listed.firewalls {
+            edges.extend(edge(raw, &listed.policies, public, subnets)?);
+        }
+        let tables = listed.tables.into_iter().map(|table| {
+            let routes = table.properties.routes.into_iter().filter_map(|route| {
+                // A service tag for a prefix names addresses of Azure's own, which no client has.
+                let prefix: IpNet = route.properties.address_prefix.parse().ok()?;
+                let next = route.properties.next_hop_ip_address;
+                Some((prefix.trunc(), next.and_then(|text| text.parse().ok())))
+            });
+            (table.id.to_lowercase(), routes.collect())
+        });
+        Ok(Self {
+            tables: tables.collect(),
+            edges,
+        })
+    }
+
+    /// How packets get to an interface with these addresses, if a firewall stands before it. `space` is that of its
+    /// virtual network, whose members reach one another without it, unless a route says otherwise.
+    pub(super) fn approach(
+        &self,
+        subnet: Option<&Ways>,
+        space: &[IpNet],
+        addresses: &[IpAddr],
+        has_public: bool,
+    ) -> Option<Approach> {
+        let address = addresses.iter().find_map(|address| match address {
+            IpAddr::V4(address) => Some(*address),
+            IpAddr::V6(_) => None,
+        })?;
+        let none = Vec::new();
+        let routes = subnet
+            .and_then(|subnet| self.tables.get(subnet.table.as_ref()?))
+            .unwrap_or(&none);
+        let next_to = |edge: &&Edge| {
+            routes
+                .iter()
+                .any(|(_, next)| next.is_some_and(|next| edge.private.contains(&next)))
+        };
+        let leads = |edge: &&Edge| !has_public && edge.leads(address).next().is_some();
+        let edge = self
+            .edges
+            .iter()
+            .find(next_to)
+            .or_else(|| self.edges.iter().find(leads))?;
+        let mut legs: Vec<Leg> = routes
+            .iter()
+            .map(|(prefix, next)| Leg {
+                prefix: *prefix,
+                through: next.is_some_and(|next| edge.private.contains(&next)),
+            })
+            .collect();
+        for prefix in space {
+            if legs.iter().all(|leg| leg.prefix != *prefix) {
+                legs.push(Leg {
+                    prefix: *prefix,
+                    through: false,
+                });
+            }
+        }
+        legs.sort();
+        Some(Approach {
+            point: edge.point.clone(),
+            firewall: edge.firewall.id.clone(),
+            address,
+            doors: edge.doors(address),
+            inside: edge.firewall.inside.clone(),
+            legs,
+            marked_by: edge.marked_by.clone(),
+        })
+    }
+}
+
+impl Edge {
+    fn rules(&self) -> impl Iterator<Item = &FirewallRule> {
+        self.firewall.collections.iter().flat_map(|one| &one.rules)
+    }
+
+    /// The rules that translate to the address.
+    fn leads(&self, machine: Ipv4Addr) -> impl Iterator<Item = &FirewallRule> {
+        self.rules().filter(
+            move |rule| matches!(rule.action, Action::Translate { address: Some(to), .. } if to == machine),
+        )
+    }
+
+    /// The public addresses, first those where a rule leads to the machine: people know them, and what they were told
+    /// stays.
+    fn doors(&self, machine: Ipv4Addr) -> Vec<IpAddr> {
+        let known = |door: &IpAddr| {
+            self.leads(machine).any(|rule| {
+                rule.matches
+                    .destinations
+                    .iter()
+                    .any(|one| matches!(one, Endpoint::Range(first, last) if first <= door && door <= last))
+            })
+        };
+        let mut doors: Vec<IpAddr> = self
+            .firewall
+            .public_addresses
+            .iter()
+            .copied()
+            .filter(IpAddr::is_ipv4)
+            .collect();
+        doors.sort_by_key(|door| (!known(door), *door));
+        doors
+    }
+}
+
+fn edge(
+    raw: &Value,
+    policies: &BTreeMap<String, Vec<Vec<Value>>>,
+    public: &BTreeMap<String, IpAddr>,
+    subnets: &BTreeMap<String, Ways>,
+) -> Result<Option<Edge>, EnforceError> {
+    let (mut doors, mut inside, mut private) = (Vec::new(), BTreeSet::new(), Vec::new());
+    let configurations = raw
+        .pointer("/properties/ipConfigurations")
+        .and_then(Value::as_array);
+    for configuration in configurations.into_iter().flatten() {
+        let reference = |member: &str| {
+            let reference = configuration.pointer(&format!("/properties/{member}"))?;
+            let reference: Reference = Reference::deserialize(reference).ok()?;
+            Some(reference.id.to_lowercase())
+        };
+        doors.extend(
+            reference("publicIPAddress")
+                .and_then(|id| public.get(&id))
+                .copied(),
+        );
+        if let Some(ways) = reference("subnet").and_then(|id| subnets.get(&id)) {
+            inside.extend(ways.prefixes.iter().copied());
+        }
+        let own = configuration
+            .pointer("/properties/privateIPAddress")
+            .and_then(Value::as_str);
+        private.extend(own.and_then(|text| text.parse::<IpAddr>().ok()));
+    }
+    doors.sort_unstable();
+    let mut firewall = firewall::firewall(raw, doors, inside.into_iter().collect())?;
+    let policy = policy_of(raw);
+    let id = policy.as_deref().unwrap_or(&firewall.id);
+    let Some(point) = ArmId::parse(id).ok().and_then(|id| id.point()) else {
+        tracing::warn!(firewall = firewall.id, "a firewall's id cannot be read");
+        return Ok(None);
+    };
+    if let Some(levels) = policy.as_ref().and_then(|id| policies.get(id)) {
+        firewall.collections = (0_u8..)
+            .zip(levels)
+            .flat_map(|(inherited, groups)| {
+                groups.iter().flat_map(move |raw| firewall::group(raw, inherited))
+            })
+            .collect();
+    }
+    let marked_by = firewall
+        .collections
+        .iter()
+        .filter(|collection| collection.inherited == 0)
+        .flat_map(|collection| &collection.rules)
+        .filter_map(|rule| Some(Label::parse(rule.description.as_deref()?)?.installation().clone()))
+        .collect();
+    Ok(Some(Edge {
+        point,
+        private,
+        firewall,
+        marked_by,
+    }))
+}
+
+/// The public addresses by lower-case ids.
+pub(super) fn public_addresses(all: Vec<PublicAddress>) -> BTreeMap<String, IpAddr> {
+    all.into_iter()
+        .filter_map(|address| {
+            Some((
+                address.id.to_lowercase(),
+                address.properties.ip_address?.parse().ok()?,
+            ))
+        })
+        .collect()
+}
