@@ -126,6 +126,7 @@ impl Wide {
             role: "requester".to_owned(),
             principal: format!("user:{}/ada", postern::demo::people::ISSUER_NAME),
             scope: "/".to_owned(),
+            ..Default::default()
         };
         wide.rig.olga.create_role_assignment(None, &assignment).await?;
         for subscription in subscriptions() {

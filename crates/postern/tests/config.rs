@@ -69,7 +69,7 @@ fn every_default_that_the_shipped_file_shows_is_the_default() {
 
 /// Commented-out settings whose value is the default; examples of optional settings are not among them.
 fn is_setting(line: &str) -> bool {
-    const EXAMPLES: [&str; 16] = [
+    const EXAMPLES: [&str; 18] = [
         "trusted_proxies",
         "url ",
         "base_url",
@@ -86,6 +86,8 @@ fn is_setting(line: &str) -> bool {
         "aws_",
         "regions",
         "endpoint = \"http://",
+        "acr_values",
+        "max_age_seconds",
     ];
     let setting = line
         .split_once(" = ")

@@ -22,6 +22,7 @@ use crate::{
     freezing,
     granting::{self, machines_of},
     state::App,
+    step_up,
 };
 
 /// The longest between two looks: how late one may be noticed that another replica made meanwhile.
@@ -122,8 +123,16 @@ impl App {
                 let machine = machine
                     .filter(|machine| machine.gone_at.is_none())
                     .ok_or_else(|| "the machine is gone".to_owned())?;
-                granting::terms(&request, target, at, machine, &policies)
-                    .map_err(|failure| failure.detail().to_owned())
+                let terms = granting::terms(&request, target, at, machine, &policies)
+                    .map_err(|failure| failure.detail().to_owned())?;
+                // The policy may ask for more by now than when the request was made.
+                match terms.lack {
+                    None => Ok(terms),
+                    Some(lack) => Err(format!(
+                        "{}, which the requester had not proven",
+                        step_up::unproven(&terms, lack)
+                    )),
+                }
             };
             let refused = match stands_against() {
                 Ok(of_target) => {

@@ -168,7 +168,7 @@ impl App {
 }
 
 /// That the policy asks for more than the requester has proven.
-fn unproven(terms: &Terms, lack: Lack) -> String {
+pub(crate) fn unproven(terms: &Terms, lack: Lack) -> String {
     format!("policy `{}` asks for {}", terms.policy_name, description(lack))
 }
 

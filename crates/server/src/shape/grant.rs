@@ -81,7 +81,7 @@ fn waits_for(state: &GrantState, hops: &[api::Hop]) -> Option<String> {
     let wanted = match state {
         GrantState::Opening(_) => "present",
         GrantState::Closing(_) => "absent",
-        GrantState::Open(_) | GrantState::Closed(_) => return None,
+        GrantState::Scheduled(_) | GrantState::Open(_) | GrantState::Closed(_) => return None,
     };
     let late = hops.iter().find(|hop| hop.state != wanted)?;
     Some(late.point.clone())

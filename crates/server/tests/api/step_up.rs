@@ -1,8 +1,9 @@
 //! Whoever lacks only a second factor or a recent sign-in is told what to ask their issuer for (RFC 9470).
 
+use chrono::TimeDelta;
 use postern_api::{
     ErrorCode,
-    access_request::AccessRequestCreateQuery,
+    access_request::{AccessRequestCreate, AccessRequestCreateQuery},
     jit_policy::{Authentication, JitPolicyQuery, JitPolicyWrite},
     review::BreakGlassQuery,
 };
@@ -151,6 +152,43 @@ async fn a_policy_that_asks_for_more_meanwhile_is_not_dodged_by_having_asked_bef
             .unwrap()
             .status,
         "pending"
+    );
+}
+
+#[tokio::test]
+async fn a_policy_that_asks_for_more_meanwhile_is_not_dodged_by_having_asked_for_later() {
+    let rig = rig("").await;
+    ready(&rig, &asking(false, None, "policy")).await;
+    let for_later = AccessRequestCreate {
+        starts_at: Some(rig.clock.now() + TimeDelta::hours(1)),
+        ..ask(MACHINE)
+    };
+    let query = AccessRequestCreateQuery::default();
+    let request = rig
+        .client("ada")
+        .create_access_request(None, &query, &for_later)
+        .await
+        .unwrap();
+    let document = &rig
+        .owner()
+        .jit_policies(&JitPolicyQuery::default())
+        .await
+        .unwrap()
+        .items[0];
+    rig.owner()
+        .update_jit_policy(&document.id, document.version, &asking(true, None, "policy"))
+        .await
+        .unwrap();
+    rig.advance(3600);
+    rig.running.start_due().await;
+    let ended = rig.owner().grant(&request.grants[0].id).await.unwrap();
+    let cause = ended.cause.unwrap();
+    assert_eq!(
+        (cause.kind.as_str(), cause.reason.as_deref()),
+        (
+            "not_allowed",
+            Some("policy `ssh` asks for a second factor, which the requester had not proven")
+        )
     );
 }
 

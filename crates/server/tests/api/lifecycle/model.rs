@@ -299,11 +299,11 @@ impl ReferenceStateMachine for Lifecycle {
                 }
             }
             Transition::Approve { request, by, narrow } => state
-                .request(request)
+                .request(*request)
                 .map_or(Ok(()), |asked| asked.approve(*by, *narrow, now)),
             Transition::ApproveTogether { request, by } => {
                 let [one, other] = *by;
-                if let Some(asked) = state.request(request) {
+                if let Some(asked) = state.request(*request) {
                     let mut turned = asked.clone();
                     let one_first = [one, other].map(|by| asked.approve(by, None, now));
                     let mut other_first = [other, one].map(|by| turned.approve(by, None, now));
@@ -312,12 +312,12 @@ impl ReferenceStateMachine for Lifecycle {
                 }
                 return state;
             }
-            Transition::Deny { request, .. } => state.request(request).map_or(Ok(()), |asked| {
+            Transition::Deny { request, .. } => state.request(*request).map_or(Ok(()), |asked| {
                 asked.undecided(now)?;
                 asked.status = Status::Denied;
                 Ok(())
             }),
-            Transition::Withdraw { request, by } => state.request(request).map_or(Ok(()), |asked| {
+            Transition::Withdraw { request, by } => state.request(*request).map_or(Ok(()), |asked| {
                 if asked.by != *by {
                     return Err(ErrorCode::NotTheRequester);
                 }
