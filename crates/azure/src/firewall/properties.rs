@@ -556,13 +556,13 @@ fn check_at_rest(model: &Model, wish: &Wanted, start: &Value) -> Result<(), Test
             for source in &passage.sources {
                 let lets_in = doors.iter().any(|door| {
                     by_door(door.address) == passage.way
-                        && mapped.contains(&door.ports.first)
+                        && mapped.iter().any(|port| door.ports.overlaps(*port, *port))
                         && door
                             .sources
                             .iter()
                             .any(|net| net.contains(&source.net()) || source.net().contains(net))
                 });
-                prop_assert!(lets_in, "{source} {doors:?}");
+                prop_assert!(lets_in, "{source} {mapped:?} {doors:?}");
             }
         }
     }
