@@ -2,7 +2,7 @@
 
 Usage: python arm_client.py <endpoint-url> [<subscription-id> [<tenant-id>]]
 
-Needs azure-mgmt-network, azure-mgmt-compute and azure-core. Prints one line per check; exits 1 on the first
+Needs azure-mgmt-network, azure-mgmt-compute, azure-mgmt-authorization and azure-core. Prints one line per check; exits 1 on the first
 check that fails. Works in a resource group of its own and deletes it.
 """
 
@@ -17,6 +17,7 @@ import uuid
 
 from azure.core.credentials import AccessToken
 from azure.core.exceptions import HttpResponseError, ResourceNotFoundError
+from azure.mgmt.authorization import AuthorizationManagementClient
 from azure.mgmt.compute import ComputeManagementClient
 from azure.mgmt.network import NetworkManagementClient
 
@@ -61,6 +62,7 @@ options = {
 }
 network = NetworkManagementClient(SimCredential(), SUBSCRIPTION, **options)
 compute = ComputeManagementClient(SimCredential(), SUBSCRIPTION, **options)
+authorization = AuthorizationManagementClient(SimCredential(), SUBSCRIPTION, **options)
 
 
 def check(what, held, found=None):
@@ -229,9 +231,46 @@ def shapes(nsg, subnet, nic):
     check("firewall, policy, routes and subnet are deleted", [f.name for f in firewalls.list(GROUP, **PLAIN)] == [])
 
 
+def roles():
+    """Role definitions, role assignments and deny assignments, as the newest client reads and writes them."""
+    scope = f"/subscriptions/{SUBSCRIPTION}"
+    assignments, definitions = authorization.role_assignments, authorization.role_definitions
+    reader = list(definitions.list(scope, filter="roleName eq 'Reader'", **PLAIN))
+    check("the built-in role Reader is found by its name",
+          [r.permissions[0].actions for r in reader] == [["*/read"]], reader)
+    name, principal = str(uuid.uuid4()), str(uuid.uuid4())
+    custom = definitions.create_or_update(scope, str(uuid.uuid4()), {
+        "role_name": "JIT " + GROUP, "role_type": "CustomRole", "assignable_scopes": [scope],
+        "permissions": [{"actions": ["Microsoft.Compute/*/read"], "not_actions": []}]}, **PLAIN)
+    read = definitions.get_by_id(custom.id, **PLAIN)
+    check("a custom role is written", (read.role_type, read.permissions[0].actions)
+          == ("CustomRole", ["Microsoft.Compute/*/read"]), read)
+    made = assignments.create(scope, name, {
+        "role_definition_id": custom.id, "principal_id": principal, "principal_type": "User"}, **PLAIN)
+    check("a role is assigned", (made.principal_id, made.scope, made.role_definition_id)
+          == (principal, scope, custom.id), made)
+    refused("it is not assigned twice", 409, "RoleAssignmentExists",
+            lambda: assignments.create(scope, str(uuid.uuid4()), {
+                "role_definition_id": custom.id, "principal_id": principal}, **PLAIN))
+    below = f"{scope}/resourceGroups/{GROUP}"
+    for where in [scope, below]:
+        found = [a.name for a in assignments.list_for_scope(
+            where, filter=f"atScope() and assignedTo('{principal}')", **PLAIN)]
+        check("it is listed at " + ("the subscription" if where == scope else "a group below"), found == [name], found)
+    found = [a.name for a in assignments.list_for_subscription(filter=f"principalId eq '{principal}'", **PLAIN)]
+    check("it is listed by principal", found == [name], found)
+    refused("a filter that Azure does not know is refused", 400, "UnsupportedQuery",
+            lambda: list(assignments.list_for_scope(scope, filter="name eq 'x'", **PLAIN)))
+    denies = list(authorization.deny_assignments.list_for_scope(scope, filter="atScope()", **PLAIN))
+    check("there are no deny assignments", denies == [], denies)
+    check("it is taken away", assignments.delete(scope, name, **PLAIN).name == name)
+    refused("it is gone", 404, "RoleAssignmentNotFound", lambda: assignments.get(scope, name, **PLAIN))
+
+
 def main():
     group_path = f"/subscriptions/{SUBSCRIPTION}/resourcegroups/{GROUP}"
     check("a resource group is created", arm("PUT", group_path, {"location": LOCATION}) == 201)
+    roles()
 
     nsgs, rules = network.network_security_groups, network.security_rules
     nsg = nsgs.begin_create_or_update(GROUP, "web", {"location": LOCATION, "tags": {"a": "b"}}, **POLL).result()

@@ -20,13 +20,15 @@ use crate::{
     config::{AzureConfig, is_loopback},
     discover, effective, firewall, observe,
     operation::Operation,
+    rbac::{AzureRoles, RbacConfig},
     sweep,
 };
 
 /// Guards machines in Azure subscriptions.
 #[derive(Debug)]
 pub struct AzureEnforcer {
-    pub(crate) arm: Arm,
+    pub(crate) arm: Arc<Arm>,
+    clock: Arc<dyn Clock>,
     config: AzureConfig,
     /// Where effective rules may not be read.
     refused: effective::Refused,
@@ -61,7 +63,7 @@ impl AzureEnforcer {
             }
         }
         let http = http_client(config.connect_timeout, config.call_timeout)?;
-        let tokens = Tokens::new(&config, &http, clock)?;
+        let tokens = Tokens::new(&config, &http, Arc::clone(&clock))?;
         let arm = Arm::new(
             http,
             config.endpoint.clone(),
@@ -69,10 +71,16 @@ impl AzureEnforcer {
             Budget::new(config.budget_percent),
         );
         Ok(Self {
-            arm,
+            arm: Arc::new(arm),
+            clock,
             config,
             refused: effective::Refused::default(),
         })
+    }
+
+    /// What asks for the requester's own Azure roles, over the same connections and out of the same budget.
+    pub fn roles(&self, config: RbacConfig) -> AzureRoles {
+        AzureRoles::new(Arc::clone(&self.arm), config, Arc::clone(&self.clock))
     }
 }
 

@@ -19,6 +19,7 @@ pub mod firewall;
 mod observe;
 pub mod operation;
 pub mod plan;
+pub mod rbac;
 mod sweep;
 
 pub use config::{AzureConfig, AzureCredential, PriorityBand};

@@ -11,6 +11,7 @@ pub mod approval;
 pub mod audit;
 pub mod authentication;
 pub mod budget;
+pub mod cloud_roles;
 pub mod enforcer;
 pub mod firewall;
 pub mod freeze;

@@ -129,20 +129,26 @@ impl Arm {
         if_match: Option<&str>,
     ) -> Result<Answer, EnforceError> {
         self.budget.pay(call).await?;
+        read(call, self.with_token(call, body, if_match).await?)
+    }
+
+    async fn with_token(
+        &self,
+        call: &Call<'_>,
+        body: Option<&Value>,
+        if_match: Option<&str>,
+    ) -> Result<(u16, HeaderMap, Value), EnforceError> {
         let token = self.tokens.bearer().await?;
         let answer = self.once(call, body, if_match, token.expose_secret()).await?;
         if answer.0 != 401 {
-            return read(call, answer);
+            return Ok(answer);
         }
         self.tokens.forget(&token).await;
         let renewed = self.tokens.bearer().await?;
         if renewed.expose_secret() == token.expose_secret() {
-            return read(call, answer);
+            return Ok(answer);
         }
-        read(
-            call,
-            self.once(call, body, if_match, renewed.expose_secret()).await?,
-        )
+        self.once(call, body, if_match, renewed.expose_secret()).await
     }
 
     async fn once(
@@ -213,6 +219,27 @@ impl Arm {
     ) -> Result<Value, EnforceError> {
         let call = self.call(Method::GET, id, api_version, action)?;
         Ok(self.send(&call, None, None).await?.body)
+    }
+
+    /// Reads what may not be there: the answer 404 with the error code `absent` says so.
+    pub(crate) async fn find(
+        &self,
+        url: Url,
+        action: &str,
+        absent: &str,
+    ) -> Result<Option<Value>, EnforceError> {
+        let call = Call {
+            method: Method::GET,
+            resource: url.path().to_owned(),
+            url,
+            action,
+        };
+        self.budget.pay(&call).await?;
+        let (status, headers, body) = self.with_token(&call, None, None).await?;
+        if status == 404 && body.pointer("/error/code").and_then(Value::as_str) == Some(absent) {
+            return Ok(None);
+        }
+        read(&call, (status, headers, body)).map(|answer| Some(answer.body))
     }
 
     /// Reads every page of a list.

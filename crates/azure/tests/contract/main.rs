@@ -8,6 +8,7 @@
 
 mod effective;
 mod firewall;
+mod rbac;
 mod scene;
 mod shapes;
 mod story;

@@ -2,7 +2,7 @@
 //!
 //! Subscriptions, resource groups, virtual machines, interfaces, virtual networks and subnets, NSGs and
 //! security rules, public addresses, application security groups, route tables, Azure Firewalls with their own
-//! rules or a firewall policy's, over plain HTTP. It serves its own token
+//! rules or a firewall policy's, and what is known of others' roles (`Microsoft.Authorization`), over plain HTTP. It serves its own token
 //! endpoint (`/{tenant}/oauth2/v2.0/token`, client credentials). Ids and fixed path segments compare without
 //! regard to case; every dated `api-version` is taken.
 //!
@@ -13,6 +13,7 @@
 //! member `inForce` (null where it does not know the resource yet), one on its way out `leaving`.
 
 mod application_group;
+mod authorization;
 mod body;
 mod check;
 mod default_rule;
@@ -50,6 +51,7 @@ use chrono::TimeDelta;
 use ipnet::IpNet;
 use serde_json::Value;
 
+pub use authorization::{Denial, RoleGrant};
 pub use fleet::{Fleet, FleetMachine, inbound};
 pub use identity::ArmClient;
 pub use judge::ArmJudge;
@@ -290,6 +292,70 @@ impl ArmHandle {
     /// Replaces the registered clients. Tokens stay, and are measured by the new actions.
     pub fn set_clients(&self, clients: Vec<ArmClient>) {
         self.arm.lock().identity.set_clients(clients);
+    }
+
+    /// Gives a principal a role. The role assignment's id.
+    ///
+    /// # Errors
+    /// There is no such role, or it is given already.
+    pub fn assign(&self, grant: &RoleGrant) -> Result<String, ArmError> {
+        let (name, now) = (self.arm.ids.uuid(), self.arm.clock.now());
+        self.arm.lock().state.authorization.assign(grant, name, now)
+    }
+
+    /// Takes a role assignment away, by its id; whether it was there.
+    pub fn unassign(&self, id: &str) -> bool {
+        let mut inner = self.arm.lock();
+        inner.state.authorization.delete_assignment(id, "").is_some()
+    }
+
+    /// Makes a custom role for every scope. Its name, a UUID.
+    ///
+    /// # Errors
+    /// Another has that name.
+    pub fn define_role(
+        &self,
+        name: &str,
+        actions: &[&str],
+        not_actions: &[&str],
+    ) -> Result<String, ArmError> {
+        let (id, now) = (self.arm.ids.uuid().to_string(), self.arm.clock.now());
+        let mut inner = self.arm.lock();
+        inner
+            .state
+            .authorization
+            .define(name, &id, (actions, not_actions), now)?;
+        Ok(id)
+    }
+
+    /// Takes something from principals, as Azure does for what it manages. The deny assignment's id.
+    pub fn deny(&self, denial: Denial) -> String {
+        let (name, now) = (self.arm.ids.uuid(), self.arm.clock.now());
+        self.arm.lock().state.authorization.deny(denial, name, now)
+    }
+
+    /// Takes a deny assignment away, by its id; whether it was there.
+    pub fn undeny(&self, id: &str) -> bool {
+        self.arm.lock().state.authorization.undeny(id)
+    }
+
+    /// Puts a principal, or a group, into a group, by object id.
+    pub fn put_in_group(&self, group: &str, member: &str) {
+        self.arm.lock().state.authorization.put_in_group(group, member);
+    }
+
+    /// Takes it out again.
+    pub fn take_from_group(&self, group: &str, member: &str) {
+        self.arm.lock().state.authorization.take_from_group(group, member);
+    }
+
+    /// Puts a subscription below management groups, the outermost first.
+    pub fn place_under(&self, subscription: &str, groups: &[&str]) {
+        self.arm
+            .lock()
+            .state
+            .authorization
+            .place_under(subscription, groups);
     }
 
     /// Stops the server; calls under way end first.

@@ -4,6 +4,7 @@ use http::{Method, StatusCode};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
+use super::authorization;
 use super::id::{ChildKind, Id, Kind};
 use super::operation::Work;
 use super::refusal::ArmError;
@@ -123,6 +124,17 @@ pub(super) fn get(inner: &Inner, call: &Call<'_>, tenant: &str) -> Result<Answer
         }
         Target::Action(id, action) if action == "instanceview" => {
             Ok(Answer::ok(view::instance(found(state, id)?)))
+        }
+        Target::Authorization { scope, kind, name } => {
+            authorization::check_version(*kind, call.api_version())?;
+            authorization::check_scope(state, scope)?;
+            let known = &state.authorization;
+            if let Some(name) = name {
+                return known.get(*kind, scope, name, call.api_version()).map(Answer::ok);
+            }
+            let found = known.list(*kind, scope, call.query("$filter"), call.api_version())?;
+            let within = found.iter().map(|(key, shown)| (key.as_str(), shown.clone()));
+            page(call, page_size, within, Some)
         }
         Target::Operation { id, .. } | Target::OperationResult { id, .. } => poll(inner, call, id),
         _ => Err(not_allowed()),

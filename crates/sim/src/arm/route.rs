@@ -3,6 +3,7 @@
 use http::Method;
 use percent_encoding::percent_decode_str;
 
+use super::authorization::{AuthorizationKind, scope_text, subscription_of};
 use super::id::{ChildKind, Id, Kind};
 
 /// What a path names. Fixed segments and types match without regard to case.
@@ -44,6 +45,12 @@ pub(super) enum Target {
         namespace: String,
         id: String,
     },
+    /// What is known of roles at a scope, `/` for the root.
+    Authorization {
+        scope: String,
+        kind: AuthorizationKind,
+        name: Option<String>,
+    },
     /// A path below a subscription whose type is not known.
     UnknownType {
         subscription: String,
@@ -71,6 +78,9 @@ impl Target {
         };
         let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
         let is = |segment: &str, word: &str| segment.eq_ignore_ascii_case(word);
+        if let Some(target) = Self::authorization(&segments) {
+            return target;
+        }
         match segments.as_slice() {
             [tenant, oauth, version, token]
                 if is(oauth, "oauth2") && is(version, "v2.0") && is(token, "token") =>
@@ -156,6 +166,26 @@ impl Target {
         }
     }
 
+    /// `{scope}/providers/Microsoft.Authorization/{type}[/{name}]`, whatever the scope.
+    fn authorization(segments: &[&str]) -> Option<Self> {
+        let at = segments
+            .iter()
+            .rposition(|segment| segment.eq_ignore_ascii_case("providers"))?;
+        let (scope, rest) = segments.split_at(at);
+        let (namespace, kind, name) = match rest {
+            [_, namespace, kind] => (namespace, kind, None),
+            [_, namespace, kind, name] => (namespace, kind, Some((*name).to_owned())),
+            _ => return None,
+        };
+        let kind = AuthorizationKind::parse(kind)
+            .filter(|_| namespace.eq_ignore_ascii_case("Microsoft.Authorization"))?;
+        Some(Self::Authorization {
+            scope: scope_text(&scope.join("/")),
+            kind,
+            name,
+        })
+    }
+
     fn typed(subscription: &str, group: Option<&str>, namespace: &str, segment: &str) -> Self {
         let subscription = subscription.to_owned();
         match Kind::parse(namespace, segment) {
@@ -206,6 +236,7 @@ impl Target {
             Self::Resource(id) | Self::Children(id, _) | Self::Child(id) | Self::Action(id, _) => {
                 Some(&id.subscription)
             }
+            Self::Authorization { scope, .. } => subscription_of(scope),
             _ => None,
         }
     }
@@ -257,6 +288,8 @@ impl Target {
                 };
                 format!("{}.{name}", id.kind.client())
             }
+            Self::Authorization { kind, name: None, .. } => format!("{}.{}", kind.client(), listed(false)),
+            Self::Authorization { kind, .. } => format!("{}.{verb}", kind.client()),
             Self::Operation { .. } => "Operations.Get".to_owned(),
             Self::OperationResult { .. } => "OperationResults.Get".to_owned(),
             Self::UnknownType { .. } | Self::Unknown => "Unknown".to_owned(),
@@ -298,6 +331,9 @@ impl Target {
                 };
                 Some(format!("{}/{action}/action", id.kind.type_name()))
             }
+            Self::Authorization { kind, .. } => {
+                Some(format!("Microsoft.Authorization/{}/{verb}", kind.segment()))
+            }
             Self::Operation { namespace, .. } => Some(format!("{namespace}/locations/operations/read")),
             Self::OperationResult { namespace, .. } => {
                 Some(format!("{namespace}/locations/operationResults/read"))
@@ -328,6 +364,7 @@ impl Target {
                 format!("/subscriptions/{subscription}/resourceGroups/{group}")
             }
             Self::Resource(id) | Self::Children(id, _) | Self::Child(id) | Self::Action(id, _) => id.text(),
+            Self::Authorization { scope, .. } => scope.clone(),
             _ => "/".to_owned(),
         }
     }

@@ -10,6 +10,7 @@ use ipnet::IpNet;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
+use super::authorization::{self, AuthorizationKind};
 use super::body::Body;
 use super::effective;
 use super::id::Kind;
@@ -276,6 +277,14 @@ impl Arm {
     }
 
     fn change(&self, inner: &mut Inner, call: &Call<'_>, caller: &str) -> Result<Answer, ArmError> {
+        if let Target::Authorization {
+            scope,
+            kind,
+            name: Some(name),
+        } = &call.target
+        {
+            return change_authorization(inner, call, scope, *kind, name);
+        }
         let retry_after = inner.settings.retry_after;
         let origin = Origin {
             now: call.now,
@@ -313,6 +322,43 @@ impl Arm {
             _ => return Err(not_allowed()),
         };
         Ok(written_answer(written, call, retry_after))
+    }
+}
+
+/// Writes and takes away role assignments and custom roles; deny assignments only Azure itself writes.
+fn change_authorization(
+    inner: &mut Inner,
+    call: &Call<'_>,
+    scope: &str,
+    kind: AuthorizationKind,
+    name: &str,
+) -> Result<Answer, ArmError> {
+    authorization::check_version(kind, call.api_version())?;
+    authorization::check_scope(&inner.state, scope)?;
+    let known = &mut inner.state.authorization;
+    let created = |body| Answer {
+        status: StatusCode::CREATED,
+        ..Answer::ok(body)
+    };
+    match (call.method.as_str(), kind) {
+        ("PUT", AuthorizationKind::RoleAssignment) => {
+            let properties = Body::read(call.body)?.properties;
+            let (shown, is_new) =
+                known.put_assignment(scope, name, &properties, call.api_version(), call.now)?;
+            Ok(if is_new { created(shown) } else { Answer::ok(shown) })
+        }
+        ("DELETE", AuthorizationKind::RoleAssignment) => {
+            let id = authorization::id_of(scope, kind, name);
+            let gone = known.delete_assignment(&id, call.api_version());
+            Ok(gone.map_or_else(|| Answer::empty(StatusCode::NO_CONTENT), Answer::ok))
+        }
+        ("PUT", AuthorizationKind::RoleDefinition) => {
+            let properties = Body::read(call.body)?.properties;
+            known
+                .put_definition(scope, name, &properties, call.now)
+                .map(created)
+        }
+        _ => Err(not_allowed()),
     }
 }
 

@@ -11,6 +11,7 @@ use chrono::{DateTime, Utc};
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
+use super::authorization::Authorization;
 use super::id::{ChildKind, Id, Kind};
 use super::operation::Operation;
 
@@ -154,6 +155,8 @@ pub(super) struct State {
     pub(super) pending: Vec<Uuid>,
     /// Addresses given to public IPs so far.
     pub(super) public_addresses: u32,
+    /// Who has which role.
+    pub(super) authorization: Authorization,
 }
 
 pub(super) fn group_key(subscription: &str, group: &str) -> String {
