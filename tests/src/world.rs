@@ -405,6 +405,7 @@ pub fn a_policy(name: &str, scope: &str) -> JitPolicyWrite {
         approval: Approval::default(),
         authentication: postern_api::jit_policy::Authentication::default(),
         pending_for_seconds: None,
+        justification: None,
     }
 }
 
@@ -421,6 +422,7 @@ pub fn a_request(machines: &[&str], seconds: i64) -> AccessRequestCreate {
             .collect(),
         duration_seconds: seconds,
         reason: "the disk is full".to_owned(),
+        ticket: None,
         starts_at: None,
         mode: None,
     }

@@ -62,6 +62,10 @@ pub struct AccessRequestCreate {
     /// Why.
     #[schema(example = "disk full on the build host", min_length = 1, max_length = 1000)]
     pub reason: String,
+    /// The ticket that it is for; a policy may ask for one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(example = "OPS-4711", min_length = 1, max_length = 100)]
+    pub ticket: Option<String>,
     /// When the grants begin to open, in RFC 3339; at once when absent. It is decided again then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub starts_at: Option<DateTime<Utc>>,
@@ -162,6 +166,9 @@ pub struct AccessRequest {
     pub duration_seconds: u64,
     /// Why.
     pub reason: String,
+    /// The ticket that it is for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ticket: Option<String>,
     /// When the grants begin to open, where that is not at once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub starts_at: Option<DateTime<Utc>>,

@@ -63,6 +63,37 @@ pub struct ApprovalStage {
     pub again: bool,
 }
 
+/// What a policy asks of a request's reason and ticket. Patterns are regular expressions without back-references, and
+/// match the whole.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Justification {
+    /// What a reason looks like.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(example = "(?s).{20,}", min_length = 1, max_length = 200)]
+    pub reason_pattern: Option<String>,
+    /// Whether there must be a ticket.
+    #[serde(default)]
+    pub ticket_required: bool,
+    /// What a ticket looks like.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(example = "OPS-[0-9]+", min_length = 1, max_length = 200)]
+    pub ticket_pattern: Option<String>,
+    /// Whether the ticket system is asked for the ticket, and what holds when it does not answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ticket_check: Option<WhenUnanswered>,
+}
+
+/// What holds when the ticket system does not answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum WhenUnanswered {
+    /// The request is refused.
+    Refuse,
+    /// The request goes on, and the audit log says so.
+    Allow,
+}
+
 /// Ports that a policy guards, and on what terms they open.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -129,6 +160,9 @@ pub struct JitPolicyWrite {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(example = 3600, minimum = 60, maximum = 2_592_000)]
     pub pending_for_seconds: Option<i64>,
+    /// What a request's reason and ticket must be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub justification: Option<Justification>,
 }
 
 /// A JIT policy.
@@ -157,6 +191,9 @@ pub struct JitPolicy {
     /// How long a request waits for that before it lapses; as configured when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pending_for_seconds: Option<i64>,
+    /// What a request's reason and ticket must be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub justification: Option<Justification>,
     /// Counts the changes; the `ETag`, in quotes, that a change must name in `If-Match`.
     pub version: i64,
     /// When it was made.

@@ -24,6 +24,10 @@ pub struct LeaseCreate {
     /// Why.
     #[schema(example = "deploy of build 4711", min_length = 1, max_length = 1000)]
     pub reason: String,
+    /// The ticket that it is for; a policy may ask for one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(example = "OPS-4711", min_length = 1, max_length = 100)]
+    pub ticket: Option<String>,
     /// How often you will be heard of, in seconds; 10 when absent. The lease ends when you were not for three times
     /// as long.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -49,12 +49,28 @@ pub struct Preflight {
     pub warnings: Vec<PreflightNote>,
 }
 
+/// What allows one target of a request, and on whose terms.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct DryRunDecision {
+    /// Which machine.
+    pub machine: String,
+    /// What allows it, in a sentence.
+    pub explanation: String,
+    /// The JIT policy that covers the machine. Whom it asks stands in `awaits`.
+    pub policy: String,
+    /// Its name.
+    pub policy_name: String,
+}
+
 /// What a request would be, and run into.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct AccessRequestDryRun {
     /// The request as it would be.
     #[serde(flatten)]
     pub request: AccessRequest,
+    /// What allows it: one for each target, in their order.
+    #[serde(default)]
+    pub decisions: Vec<DryRunDecision>,
     /// One for each target, in their order.
     pub preflight: Vec<Preflight>,
 }

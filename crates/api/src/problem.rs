@@ -147,6 +147,10 @@ codes! {
     AlreadyAgreed = "already_agreed", 409, "Already agreed";
     /// Only an open grant is extended, and this one has not opened, or has ended.
     GrantNotOpen = "grant_not_open", 409, "The grant is not open";
+    /// The reason or ticket is not what the JIT policy asks for. `detail` says what it does.
+    NotJustified = "not_justified", 422, "Not justified";
+    /// The ticket system did not answer, and the JIT policy refuses then.
+    TicketUnanswered = "ticket_unanswered", 503, "The ticket system did not answer";
     /// The grant would end no later than it does.
     NotLonger = "not_longer", 422, "Not longer";
     /// The start is in the past, or further ahead than the server's limit, or cannot be had here.

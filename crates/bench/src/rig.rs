@@ -192,6 +192,7 @@ impl Rig {
             approval: Approval::default(),
             authentication: postern_api::jit_policy::Authentication::default(),
             pending_for_seconds: None,
+            justification: None,
         };
         Ok(self.olga.create_jit_policy(None, &policy).await?)
     }

@@ -436,6 +436,7 @@ impl Stage {
             targets: machines.iter().map(target).collect::<anyhow::Result<_>>()?,
             duration_seconds: seconds,
             reason: "the disk is full".to_owned(),
+            ticket: None,
             starts_at: None,
             mode: Some(postern_api::access_request::Mode::BestEffort),
         })

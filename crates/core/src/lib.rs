@@ -18,6 +18,7 @@ pub mod freeze;
 pub mod grant;
 pub mod id;
 pub mod inventory;
+pub mod justification;
 pub mod lease;
 pub mod machine;
 pub mod mark;

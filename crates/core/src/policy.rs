@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     approval::InvalidApproval,
     id::PolicyId,
+    justification::{InvalidPattern, Justification},
     net::{Ports, Source},
     scope::Scope,
     time::Instant,
@@ -83,6 +84,9 @@ pub struct JitPolicy {
         skip_serializing_if = "Option::is_none"
     )]
     pub pending_for: Option<Duration>,
+    /// What a request's reason and ticket must be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub justification: Option<Justification>,
     /// Counts the changes; the document's `ETag`.
     pub version: i64,
     /// When it was made.
@@ -132,6 +136,9 @@ pub enum InvalidPolicy {
     /// An approval that nobody could give.
     #[error(transparent)]
     Approval(#[from] InvalidApproval),
+    /// A pattern that is none.
+    #[error(transparent)]
+    Pattern(#[from] InvalidPattern),
     /// Outside the bounds.
     #[error("`max_age_seconds` of `authentication` is between {min} and {max}", min = MIN_AGE.as_secs(), max = MAX_AGE.as_secs())]
     MaxAge,
@@ -248,6 +255,9 @@ impl JitPolicy {
         self.approval.validate()?;
         if !self.authentication.is_valid() {
             return Err(InvalidPolicy::MaxAge);
+        }
+        if let Some(justification) = &self.justification {
+            justification.validate()?;
         }
         if self
             .pending_for

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     approval::{Agreement, Awaited},
     id::{GrantId, RequestId},
+    justification::MAX_TICKET,
     machine::MachineId,
     net::{Ports, Source},
     policy::{MAX_DURATION, MAX_PORTS, MAX_SOURCES, MIN_DURATION, whole_seconds},
@@ -98,6 +99,9 @@ pub struct AccessRequest<S = RequestState> {
     pub duration: Duration,
     /// Why.
     pub reason: String,
+    /// The ticket that it is for, if there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ticket: Option<String>,
     /// When the grants begin to open; at once when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub starts_at: Option<Instant>,
@@ -252,6 +256,11 @@ pub enum InvalidRequest {
     /// Outside the bounds that hold for every policy.
     #[error("`duration_seconds` is between {min} and {max}", min = MIN_DURATION.as_secs(), max = MAX_DURATION.as_secs())]
     Duration,
+    /// A ticket that is none.
+    #[error(
+        "`ticket` has 1 to {MAX_TICKET} characters, no control characters, and begins with a letter or digit"
+    )]
+    Ticket,
     /// No reason, or an absurd one.
     #[error("`reason` has 1 to {MAX_REASON} characters and no control characters")]
     Reason,
@@ -329,6 +338,15 @@ impl<S> AccessRequest<S> {
         {
             return Err(InvalidRequest::Reason);
         }
+        // What it begins with keeps it from being a place of its own in an address, such as `..`.
+        let is_ticket = |ticket: &String| {
+            ticket.chars().count() <= MAX_TICKET
+                && ticket.starts_with(char::is_alphanumeric)
+                && !ticket.chars().any(char::is_control)
+        };
+        if !self.ticket.iter().all(is_ticket) {
+            return Err(InvalidRequest::Ticket);
+        }
         Ok(())
     }
 
@@ -340,6 +358,7 @@ impl<S> AccessRequest<S> {
             targets: self.targets,
             duration: self.duration,
             reason: self.reason,
+            ticket: self.ticket,
             starts_at: self.starts_at,
             mode: self.mode,
             extends: self.extends,

@@ -26,7 +26,7 @@ use postern_core::{mark::Installation, net::Source, principal::PrincipalRef};
 use postern_engine::EngineConfig;
 use postern_notify::NotifyConfig;
 use postern_server::config::{
-    ForwardedHeader, IssuerConfig, Limits, Preflight, Proxies, Quotas, ServerConfig, TlsConfig,
+    ForwardedHeader, IssuerConfig, Limits, Preflight, Proxies, Quotas, ServerConfig, TicketConfig, TlsConfig,
 };
 use secrecy::SecretString;
 use serde::{Deserialize, de::DeserializeOwned};
@@ -67,6 +67,8 @@ pub struct Config {
     /// Whom to tell of what.
     #[serde(default)]
     pub notify: NotifyConfig,
+    /// Which ticket system is asked for the tickets of requests, if one is.
+    pub tickets: Option<TicketConfig>,
     /// What holds until somebody has a role.
     #[serde(default)]
     pub bootstrap: Bootstrap,
@@ -474,6 +476,7 @@ impl Config {
             installation: self.installation.name.clone(),
             issuers: self.issuers.clone(),
             first_owners: self.bootstrap.owners.clone(),
+            tickets: self.tickets.clone(),
             limits: Limits {
                 preflight: Preflight {
                     trust: Duration::from_secs(self.engine.discovery_interval_seconds.into()),

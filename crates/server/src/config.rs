@@ -6,6 +6,7 @@ use postern_core::{mark::Installation, net::Source, principal::PrincipalRef};
 use serde::Deserialize;
 
 pub use crate::auth::config::{ClaimMapping, ClaimMatch, IssuerConfig, SigningAlgorithm, StepUp};
+pub use crate::tickets::TicketConfig;
 
 /// Everything that the server is told.
 #[derive(Debug, Clone, Deserialize)]
@@ -30,6 +31,9 @@ pub struct ServerConfig {
     /// Who becomes owner of everything when nobody is; how a new installation gets its first owner.
     #[serde(default)]
     pub first_owners: Vec<PrincipalRef>,
+    /// Which ticket system is asked for tickets.
+    #[serde(default)]
+    pub tickets: Option<TicketConfig>,
     /// Sizes and times.
     #[serde(default)]
     pub limits: Limits,
@@ -202,6 +206,9 @@ pub enum ConfigError {
     /// More than anybody has.
     #[error("at most {MAX_PROXIES} networks of proxies can be trusted")]
     Proxies,
+    /// A ticket system that could not be asked as told.
+    #[error("tickets: {0}")]
+    Tickets(String),
     /// A limit that nothing could work under.
     #[error("`limits.{0}` is not in its range")]
     Limit(&'static str),
@@ -226,6 +233,9 @@ impl ServerConfig {
             {
                 return Err(ConfigError::IssuerTwice(twin.name.clone()));
             }
+        }
+        if let Some(tickets) = &self.tickets {
+            tickets.validate().map_err(ConfigError::Tickets)?;
         }
         if self.tls.is_none() && !self.insecure_http && !self.listen.ip().is_loopback() {
             return Err(ConfigError::PlainHttp(self.listen));

@@ -32,6 +32,7 @@ mod shape;
 mod starting;
 mod state;
 mod step_up;
+mod tickets;
 mod waiting;
 
 pub use config::ServerConfig;
@@ -39,3 +40,4 @@ pub use guardrails::Guardrails;
 pub use router::openapi;
 pub use serve::{Dependencies, Running, Server, StartError};
 pub use state::EngineHealth;
+pub use tickets::{Accept, TicketConfig};

@@ -29,6 +29,7 @@ use crate::{
     metrics::Metrics,
     router, starting,
     state::{App, EngineHealth},
+    tickets::TicketSystem,
     waiting::{self, Waiting},
 };
 
@@ -109,6 +110,12 @@ impl Server {
         let decider = Decider::new(guardrails);
         let authenticator = Authenticator::new(&config.issuers, Arc::clone(&clock))
             .map_err(|error| StartError::Client(Box::new(error)))?;
+        let tickets = config
+            .tickets
+            .as_ref()
+            .map(TicketSystem::new)
+            .transpose()
+            .map_err(ConfigError::Tickets)?;
         bootstrap::first_owners(&store, &*clock, &*ids, &config.first_owners).await?;
         let tls = config.tls.as_ref().map(tls).transpose()?;
         let listen = config.listen;
@@ -127,6 +134,7 @@ impl Server {
             seats: Semaphore::new(limits.waiting),
             rate: PrincipalRate::new(&limits),
             waiting: Waiting::default(),
+            tickets,
             metrics: Metrics::register(&mut registry),
             failures: FailureBudget::default(),
             stopping: stopping.clone(),

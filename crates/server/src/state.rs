@@ -40,6 +40,8 @@ pub(crate) struct App {
     pub(crate) seats: Semaphore,
     pub(crate) rate: PrincipalRate,
     pub(crate) waiting: Waiting,
+    /// Which knows tickets, where one is configured.
+    pub(crate) tickets: Option<crate::tickets::TicketSystem>,
     /// Ends long polls when the server stops.
     pub(crate) stopping: CancellationToken,
 }

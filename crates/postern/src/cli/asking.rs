@@ -24,6 +24,9 @@ pub struct RequestArgs {
     /// Why
     #[arg(long)]
     pub reason: String,
+    /// The ticket that it is for
+    #[arg(long)]
+    pub ticket: Option<String>,
     /// When to begin, such as 2026-03-01T22:00:00Z; it is decided again then
     #[arg(long = "at", value_name = "TIME", conflicts_with_all = ["wait", "break_glass"])]
     pub starts_at: Option<chrono::DateTime<chrono::Utc>>,

@@ -18,6 +18,9 @@ pub struct LeaseOptions {
     /// Why; in a pipeline its run is named when absent
     #[arg(long)]
     pub reason: Option<String>,
+    /// The ticket that it is for
+    #[arg(long)]
+    pub ticket: Option<String>,
     /// What the lease is called: the same key finds a lease that still lasts
     #[arg(long, value_name = "KEY")]
     pub key: Option<String>,

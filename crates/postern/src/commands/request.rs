@@ -35,6 +35,7 @@ pub async fn run(args: RequestArgs) -> Result<(), Failure> {
         targets,
         duration_seconds: whole_seconds(args.duration)?,
         reason: args.reason,
+        ticket: args.ticket,
         starts_at: args.starts_at,
         mode: args.best_effort.then_some(Mode::BestEffort),
     };
@@ -175,6 +176,9 @@ pub fn show(request: &AccessRequest, json: bool) -> Result<(), Failure> {
         ("Reason", request.reason.clone()),
         ("Made", output::instant(request.created_at)),
     ];
+    if let Some(ticket) = &request.ticket {
+        rows.push(("Ticket", ticket.clone()));
+    }
     if let Some(starts_at) = request.starts_at {
         rows.push(("Starts", output::instant(starts_at)));
     }
@@ -271,6 +275,7 @@ mod tests {
             targets: Vec::new(),
             duration_seconds: 60,
             reason: "x".to_owned(),
+            ticket: None,
             starts_at: None,
             mode: Mode::default(),
             extends: None,

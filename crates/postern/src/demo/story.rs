@@ -152,6 +152,7 @@ impl Story<'_> {
             approval: Approval::Policy,
             authentication: postern_api::jit_policy::Authentication::default(),
             pending_for_seconds: None,
+            justification: None,
         };
         let policy = self.olga.create_jit_policy(None, &document).await?;
         let (witness, machines) = (self.witness, self.machines().map(|(_, id)| id.to_owned()));
@@ -464,6 +465,7 @@ async fn ask(
             .collect(),
         duration_seconds: seconds,
         reason: reason.to_owned(),
+        ticket: None,
         starts_at: None,
         mode: None,
     };

@@ -44,6 +44,7 @@ pub async fn create(
         targets,
         duration_seconds: whole_seconds("--duration", options.duration)?,
         reason,
+        ticket: options.ticket.clone(),
         heartbeat_every_seconds: Some(whole_seconds("--heartbeat", options.heartbeat)?),
     })
 }

@@ -356,6 +356,7 @@ async fn many_changes_and_a_repair(stage: &Stage) {
         approval: Approval::default(),
         authentication: postern_api::jit_policy::Authentication::default(),
         pending_for_seconds: None,
+        justification: None,
     };
     let policy = olga.create_jit_policy(None, &document).await.unwrap();
     for port in PORTS {
@@ -372,6 +373,7 @@ async fn many_changes_and_a_repair(stage: &Stage) {
             targets: vec![target(&stage.fleet.web), target(&stage.fleet.app)],
             duration_seconds: 600,
             reason: "story: many".to_owned(),
+            ticket: None,
             starts_at: None,
             mode: None,
         };

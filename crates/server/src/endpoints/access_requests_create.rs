@@ -12,7 +12,7 @@ use http::StatusCode;
 use postern_api::{
     Problem,
     access_request::{AccessRequest as Shown, AccessRequestCreate, AccessRequestCreateQuery},
-    preflight::AccessRequestDryRun,
+    preflight::{AccessRequestDryRun, DryRunDecision},
 };
 use postern_authz::{Context, Decision, Resource};
 use postern_core::{
@@ -71,7 +71,7 @@ const EVENT: &str = "access_request.create";
         (status = 403, description = "`forbidden`: names what is missing or forbids", body = Problem, content_type = "application/problem+json"),
         (status = 404, description = "`machine_not_found`", body = Problem, content_type = "application/problem+json"),
         (status = 409, description = "`frozen`, `too_many_grants`, `too_many_pending`, `idempotency_in_flight`", body = Problem, content_type = "application/problem+json"),
-        (status = 422, description = "`no_policy`, `port_not_guarded`, `source_not_allowed`, `source_unclear`, `source_not_public`, `duration_too_long`, `nothing_to_open`, `idempotency_key_reused`; by preflight: `blocked_by_rule`, `machine_stopped`, `no_address`, `no_capacity`", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "`no_policy`, `port_not_guarded`, `source_not_allowed`, `source_unclear`, `source_not_public`, `duration_too_long`, `not_justified`, `nothing_to_open`, `idempotency_key_reused`; by preflight: `blocked_by_rule`, `machine_stopped`, `no_address`, `no_capacity`", body = Problem, content_type = "application/problem+json"),
         (status = "default", description = "Any other problem.", body = Problem,
          content_type = "application/problem+json")
     )
@@ -231,6 +231,12 @@ pub(crate) async fn ask_for(
     // A guardrail about times speaks of when access is had; what holds then is asked again then.
     let begins = request.starts_at.unwrap_or(now);
 
+    // Before the transaction: whatever it takes, it holds nothing up.
+    let verdict = if manner == Manner::BreakGlass {
+        None
+    } else {
+        app.ticket_verdict(&request).await?
+    };
     let authorizer = app.authorizer().await?;
     let mut tx = app.store.begin().await?;
     if let Some(replay) = idempotency::claim(&mut tx, caller, key, now).await? {
@@ -282,6 +288,20 @@ pub(crate) async fn ask_for(
         if from_caller.get(at).copied().unwrap_or(false) {
             my_address::check(target, at, &machine, &policies)?;
         }
+        // An emergency has its reason, and somebody looks at it afterwards; there may be no ticket yet.
+        if manner != Manner::BreakGlass
+            && let Some(policy) = policies.get(&terms.policy)
+            && let Some(justification) = &policy.justification
+        {
+            justification
+                .check(
+                    &policy.name,
+                    &request.reason,
+                    request.ticket.as_deref(),
+                    verdict.as_ref(),
+                )
+                .map_err(|error| access_request::not_justified(&error))?;
+        }
         let way = app.preflight(target, &machine, now);
         // What stands in the way now says nothing of later, and of what is open already.
         let at_once = request.starts_at.is_none() && request.extends.is_none();
@@ -313,8 +333,19 @@ pub(crate) async fn ask_for(
         }
     }
     let mut events: Vec<AuditEvent> = asked(app, caller, &request, &decisions, dry_run);
+    if let Some(ticket) = &request.ticket {
+        for event in &mut events {
+            if let Some(details) = event.details.as_object_mut() {
+                details.insert(
+                    "ticket".to_owned(),
+                    json!({ "ticket": ticket, "system": verdict }),
+                );
+            }
+        }
+    }
 
     if dry_run {
+        let named: Vec<String> = machines_of(&request).iter().map(ToString::to_string).collect();
         tx.audit(&events).await?;
         tx.commit().await?;
         let decided = if at_once {
@@ -326,6 +357,17 @@ pub(crate) async fn ask_for(
         shown.dry_run = true;
         let shown = AccessRequestDryRun {
             request: shown,
+            decisions: named
+                .iter()
+                .zip(&decisions)
+                .zip(&terms)
+                .map(|((machine, decision), terms)| DryRunDecision {
+                    machine: machine.clone(),
+                    explanation: decision.explain(),
+                    policy: terms.policy.to_string(),
+                    policy_name: terms.policy_name.clone(),
+                })
+                .collect(),
             preflight: ways,
         };
         return Ok(Asked::Tried(Box::new(shown)));

@@ -78,6 +78,11 @@ pub(crate) async fn extend_grant(
         targets: vec![reading::target_of(&grant)],
         duration_seconds: command.body.duration_seconds,
         reason: command.body.reason,
+        ticket: app
+            .store
+            .request(grant.request)
+            .await?
+            .and_then(|request| request.ticket),
         starts_at: None,
         mode: None,
     };

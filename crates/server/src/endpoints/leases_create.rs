@@ -75,6 +75,7 @@ pub(crate) async fn create_lease(
         targets: body.targets,
         duration_seconds: body.duration_seconds,
         reason: body.reason,
+        ticket: body.ticket,
         starts_at: None,
         mode: None,
     };

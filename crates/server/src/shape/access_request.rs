@@ -7,6 +7,7 @@ use postern_api::{ErrorCode, access_request as api, grant};
 use postern_core::{
     approval::Awaited,
     id::RequestId,
+    justification::NotJustified,
     machine::MachineId,
     net::{Ports, Source},
     policy::Refusal,
@@ -53,6 +54,7 @@ pub(crate) fn read(
         // Negative and zero are out of bounds alike, which `validate` says with the bounds.
         duration: Duration::from_secs(u64::try_from(body.duration_seconds).unwrap_or(0)),
         reason: body.reason.clone(),
+        ticket: body.ticket.clone(),
         starts_at: body.starts_at.map(|at| at.trunc_subsecs(6)),
         mode: body.mode.map_or(mode, read_mode),
         extends: None,
@@ -134,6 +136,7 @@ pub(crate) fn check(request: &AccessRequest<Pending>) -> Result<(), Failure> {
                     .map_or_else(|| "/targets".to_owned(), |at| format!("/targets/{at}/sources")),
             ),
             InvalidRequest::Duration => (ErrorCode::InvalidDuration, "/duration_seconds".to_owned()),
+            InvalidRequest::Ticket => (ErrorCode::InvalidReason, "/ticket".to_owned()),
             InvalidRequest::Reason => (ErrorCode::InvalidReason, "/reason".to_owned()),
         };
         Failure::field(code, pointer, error.to_string())
@@ -237,6 +240,18 @@ pub(crate) fn refused(refusal: &Refusal, at: usize) -> Failure {
     Failure::field(code, pointer, refusal.to_string())
 }
 
+/// The failure that a reason or ticket is which does not do.
+pub(crate) fn not_justified(error: &NotJustified) -> Failure {
+    let (code, pointer) = match error {
+        NotJustified::Reason { .. } => (ErrorCode::NotJustified, "/reason"),
+        NotJustified::NoTicket { .. } | NotJustified::Ticket { .. } | NotJustified::Refused { .. } => {
+            (ErrorCode::NotJustified, "/ticket")
+        }
+        NotJustified::Unanswered { .. } => (ErrorCode::TicketUnanswered, "/ticket"),
+    };
+    Failure::field(code, pointer, error.to_string())
+}
+
 /// The failure that an impossible decision is.
 pub(crate) fn impossible(error: &InvalidTransition) -> Failure {
     let code = match error {
@@ -300,6 +315,7 @@ pub(crate) fn show(request: &AccessRequest, grants: Vec<grant::Grant>, now: Inst
             .collect(),
         duration_seconds: request.duration.as_secs(),
         reason: request.reason.clone(),
+        ticket: request.ticket.clone(),
         starts_at: request.starts_at,
         mode: match request.mode {
             Mode::AllOrNothing => api::Mode::AllOrNothing,

@@ -6,6 +6,7 @@ use postern_api::{ErrorCode, jit_policy as api};
 use postern_core::{
     approval::{Approval, InvalidApproval, Stage},
     id::PolicyId,
+    justification::{Justification, WhenUnanswered},
     policy::{Authentication, GuardedPorts, InvalidPolicy, JitPolicy, Lockdown, SharedGroups},
     preview::ReachChange,
     time::Instant,
@@ -58,6 +59,7 @@ pub(crate) fn read(document: &api::JitPolicyWrite, id: PolicyId, now: Instant) -
         pending_for: document
             .pending_for_seconds
             .map(|seconds| Duration::from_secs(u64::try_from(seconds).unwrap_or(0))),
+        justification: document.justification.as_ref().map(read_justification),
         version: FIRST_VERSION,
         created_at: now,
         updated_at: now,
@@ -107,6 +109,10 @@ pub(crate) fn read(document: &api::JitPolicyWrite, id: PolicyId, now: Instant) -
                 ErrorCode::InvalidDuration,
                 "/authentication/max_age_seconds".to_owned(),
             ),
+            InvalidPolicy::Pattern(error) => (
+                ErrorCode::InvalidPolicy,
+                format!("/justification/{}", error.field),
+            ),
             InvalidPolicy::Pending => (ErrorCode::InvalidDuration, "/pending_for_seconds".to_owned()),
             InvalidPolicy::Overlap(_, other) => (
                 ErrorCode::InvalidPolicy,
@@ -116,6 +122,30 @@ pub(crate) fn read(document: &api::JitPolicyWrite, id: PolicyId, now: Instant) -
         Failure::field(code, pointer, error.to_string())
     })?;
     Ok(policy)
+}
+
+fn read_justification(one: &api::Justification) -> Justification {
+    Justification {
+        reason_pattern: one.reason_pattern.clone(),
+        ticket_required: one.ticket_required,
+        ticket_pattern: one.ticket_pattern.clone(),
+        ticket_check: one.ticket_check.map(|when| match when {
+            api::WhenUnanswered::Refuse => WhenUnanswered::Refuse,
+            api::WhenUnanswered::Allow => WhenUnanswered::Allow,
+        }),
+    }
+}
+
+fn show_justification(one: &Justification) -> api::Justification {
+    api::Justification {
+        reason_pattern: one.reason_pattern.clone(),
+        ticket_required: one.ticket_required,
+        ticket_pattern: one.ticket_pattern.clone(),
+        ticket_check: one.ticket_check.map(|when| match when {
+            WhenUnanswered::Refuse => api::WhenUnanswered::Refuse,
+            WhenUnanswered::Allow => api::WhenUnanswered::Allow,
+        }),
+    }
 }
 
 fn read_approval(approval: &api::Approval) -> Result<Approval, Failure> {
@@ -226,6 +256,7 @@ pub(crate) fn show(policy: &JitPolicy) -> api::JitPolicy {
         pending_for_seconds: policy
             .pending_for
             .and_then(|pending_for| i64::try_from(pending_for.as_secs()).ok()),
+        justification: policy.justification.as_ref().map(show_justification),
         version: policy.version,
         created_at: policy.created_at,
         updated_at: policy.updated_at,

@@ -25,6 +25,7 @@ fn a_lease(machine: &str, key: Option<&str>) -> LeaseCreate {
         targets: request.targets,
         duration_seconds: request.duration_seconds,
         reason: request.reason,
+        ticket: None,
         heartbeat_every_seconds: Some(20),
     }
 }

@@ -32,3 +32,4 @@ mod separation;
 mod serving;
 mod step_up;
 mod story;
+mod tickets;

@@ -127,6 +127,16 @@ async fn a_dry_run_shows_every_target_and_what_is_in_its_way() {
     let way = &dry.preflight[0];
     assert_eq!(way.machine, dry.request.targets[0].machine);
     assert!(!way.opens);
+    let decision = &dry.decisions[0];
+    assert_eq!(
+        (decision.machine.as_str(), decision.policy.is_empty()),
+        (way.machine.as_str(), false)
+    );
+    assert!(
+        decision.explanation.contains("requester"),
+        "{}",
+        decision.explanation
+    );
     let codes: Vec<_> = way.obstacles.iter().map(|note| note.code.as_str()).collect();
     assert_eq!(codes, ["machine_stopped", "blocked_by_rule"]);
     let rule = way.obstacles[1].rule.as_ref().unwrap();

@@ -1,0 +1,213 @@
+//! Reasons and tickets: what a policy asks for, and a ticket system that knows, denies, fails or is silent.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU32, Ordering},
+};
+
+use axum::{Json, Router, extract::Path, http::HeaderMap, routing::get};
+use http::StatusCode;
+use postern_api::{
+    ErrorCode,
+    access_request::{AccessRequestCreate, AccessRequestCreateQuery},
+    jit_policy::{Justification, WhenUnanswered},
+    review::BreakGlassQuery,
+};
+use serde_json::{Value, json};
+
+use crate::rig::{MACHINE, Plan, Rig, ask, code, policy};
+
+fn now() -> AccessRequestCreateQuery {
+    AccessRequestCreateQuery::default()
+}
+
+fn about(reason: &str, ticket: Option<&str>) -> AccessRequestCreate {
+    AccessRequestCreate {
+        reason: reason.into(),
+        ticket: ticket.map(Into::into),
+        ..ask(MACHINE)
+    }
+}
+
+/// A ticket system on a port of its own, which counts who asks.
+async fn a_ticket_system() -> (String, Arc<AtomicU32>) {
+    let asked = Arc::new(AtomicU32::new(0));
+    let count = Arc::clone(&asked);
+    let answer = move |Path(ticket): Path<String>, headers: HeaderMap| {
+        count.fetch_add(1, Ordering::SeqCst);
+        let knows_us = headers.get("x-key").is_some_and(|key| key == "s3cret");
+        let answer: (StatusCode, Json<Value>) = match ticket.as_str() {
+            _ if !knows_us => (StatusCode::UNAUTHORIZED, Json(json!({}))),
+            "OPS-1" => (StatusCode::OK, Json(json!({ "fields": { "status": "open" } }))),
+            "OPS-2" => (StatusCode::OK, Json(json!({ "fields": { "status": "closed" } }))),
+            "OPS-500" => (StatusCode::INTERNAL_SERVER_ERROR, Json(json!({}))),
+            _ => (StatusCode::NOT_FOUND, Json(json!({}))),
+        };
+        async move { answer }
+    };
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let router = Router::new().route("/api/{ticket}", get(answer));
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    (format!("http://{address}/api/{{ticket}}"), asked)
+}
+
+/// A rig with this ticket system, and a policy that asks so; ada may ask.
+async fn ready(url: Option<&str>, justification: Justification) -> Rig {
+    let tickets = url.map(|url| {
+        json!({
+            "url": url, "header": "x-key", "secret": "s3cret", "allow_private": true, "timeout_seconds": 15,
+            "accept": { "pointer": "/fields/status", "values": ["open"] },
+        })
+    });
+    let rig = Rig::with(Plan {
+        change: Box::new(move |config| {
+            if let Some(tickets) = tickets {
+                config["tickets"] = tickets;
+            }
+        }),
+        ..Plan::default()
+    })
+    .await;
+    rig.discover(MACHINE).await;
+    let mut document = policy("ssh", "/aws", "policy");
+    document.justification = Some(justification);
+    rig.owner().create_jit_policy(None, &document).await.unwrap();
+    rig.assign("ada", "requester", "/aws").await;
+    rig
+}
+
+#[tokio::test]
+async fn a_reason_and_a_ticket_are_what_the_policy_asks_for() {
+    let rig = ready(
+        None,
+        Justification {
+            reason_pattern: Some("(?s).{10,}".into()),
+            ticket_required: true,
+            ticket_pattern: Some("OPS-[0-9]+".into()),
+            ticket_check: None,
+        },
+    )
+    .await;
+    let ada = rig.client("ada");
+    for (asked, detail) in [
+        (about("short", Some("OPS-1")), "reason"),
+        (about("long enough a reason", None), "asks for a ticket"),
+        (about("long enough a reason", Some("OPS-1x")), "OPS-[0-9]+"),
+    ] {
+        let refused = ada.create_access_request(None, &now(), &asked).await.unwrap_err();
+        let problem = refused.problem().unwrap();
+        assert_eq!(problem.code, ErrorCode::NotJustified);
+        assert!(problem.detail.contains(detail), "{}", problem.detail);
+    }
+    for ticket in ["", "..", "a\nb", &"a".repeat(101)] {
+        let refused = ada
+            .create_access_request(None, &now(), &about("long enough a reason", Some(ticket)))
+            .await;
+        assert_eq!(code(refused), ErrorCode::InvalidReason, "{ticket:?}");
+    }
+    let made = ada
+        .create_access_request(None, &now(), &about("long enough a reason", Some("OPS-1")))
+        .await
+        .unwrap();
+    assert_eq!(made.ticket.as_deref(), Some("OPS-1"));
+    let created = rig.audit("access_request.create").await;
+    assert_eq!(created.last().unwrap().event.details["ticket"]["ticket"], "OPS-1");
+    let emergency = rig
+        .owner()
+        .break_glass(None, &BreakGlassQuery::default(), &about("fire", None))
+        .await;
+    assert_eq!(
+        emergency.unwrap().status,
+        "approved",
+        "an emergency needs no ticket"
+    );
+}
+
+#[tokio::test]
+async fn a_ticket_system_that_does_not_answer_is_as_the_policy_says() {
+    let (url, asked) = a_ticket_system().await;
+    for (when, unanswered) in [
+        (WhenUnanswered::Refuse, Some(ErrorCode::TicketUnanswered)),
+        (WhenUnanswered::Allow, None),
+    ] {
+        let rig = ready(
+            Some(&url),
+            Justification {
+                ticket_check: Some(when),
+                ..Justification::default()
+            },
+        )
+        .await;
+        let ada = rig.client("ada");
+        for (ticket, expected) in [
+            (None, None),
+            (Some("OPS-1"), None),
+            (Some("OPS-2"), Some(ErrorCode::NotJustified)),
+            (Some("OPS-3"), Some(ErrorCode::NotJustified)),
+            (Some("OPS-500"), unanswered),
+        ] {
+            let made = ada.create_access_request(None, &now(), &about("x", ticket)).await;
+            assert_eq!(
+                made.err().map(|error| error.problem().unwrap().code),
+                expected,
+                "{ticket:?}"
+            );
+        }
+        let created = rig.audit("access_request.create").await;
+        let said = |ticket: &str| {
+            let all = created.iter().map(|stored| &stored.event.details["ticket"]);
+            let of = all.filter(|one| one["ticket"] == ticket);
+            of.map(|one| one["system"]["verdict"].clone()).next_back()
+        };
+        assert_eq!(said("OPS-1"), Some(json!("confirmed")));
+        let silent = (when == WhenUnanswered::Allow).then(|| json!("unanswered"));
+        assert_eq!(said("OPS-500"), silent, "the log says that nobody confirmed it");
+        let before = asked.load(Ordering::SeqCst);
+        let stranger = rig
+            .client("mal")
+            .create_access_request(None, &now(), &about("x", Some("OPS-1")))
+            .await;
+        assert_eq!(code(stranger), ErrorCode::Forbidden);
+        assert_eq!(
+            asked.load(Ordering::SeqCst),
+            before,
+            "nobody else makes the server call it"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_check_without_a_ticket_system_confirms_nothing() {
+    let rig = ready(
+        None,
+        Justification {
+            ticket_check: Some(WhenUnanswered::Refuse),
+            ..Justification::default()
+        },
+    )
+    .await;
+    let refused = rig
+        .client("ada")
+        .create_access_request(None, &now(), &about("x", Some("OPS-1")))
+        .await;
+    assert_eq!(code(refused), ErrorCode::TicketUnanswered);
+}
+
+#[tokio::test]
+async fn a_pattern_that_is_none_is_refused_by_name() {
+    let rig = Rig::start().await;
+    let mut document = policy("ssh", "/aws", "policy");
+    document.justification = Some(Justification {
+        ticket_pattern: Some("a)(b".into()),
+        ..Justification::default()
+    });
+    let refused = rig.owner().create_jit_policy(None, &document).await.unwrap_err();
+    let problem = refused.problem().unwrap();
+    assert_eq!(problem.code, ErrorCode::InvalidPolicy);
+    assert!(
+        json!(problem)
+            .to_string()
+            .contains("/justification/ticket_pattern")
+    );
+}
