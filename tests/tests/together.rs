@@ -1,4 +1,5 @@
 //! Several machines in two clouds: all of them, or none, or what can be had.
+#![expect(clippy::unwrap_used, reason = "a test may fail by panicking")]
 
 use std::{path::PathBuf, time::Duration};
 

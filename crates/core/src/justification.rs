@@ -177,11 +177,11 @@ impl Justification {
             return Ok(());
         };
         match (verdict, unanswered) {
-            (Some(TicketVerdict::Confirmed), _) => Ok(()),
             (Some(TicketVerdict::Refused { reason }), _) => Err(NotJustified::Refused {
                 reason: reason.clone(),
             }),
-            (Some(TicketVerdict::Unanswered { .. }) | None, WhenUnanswered::Allow) => Ok(()),
+            (Some(TicketVerdict::Confirmed), _)
+            | (Some(TicketVerdict::Unanswered { .. }) | None, WhenUnanswered::Allow) => Ok(()),
             (Some(TicketVerdict::Unanswered { reason }), WhenUnanswered::Refuse) => {
                 Err(NotJustified::Unanswered {
                     policy: policy(),

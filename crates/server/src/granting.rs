@@ -11,6 +11,7 @@ use postern_core::{
     approval::Stage,
     grant::{Grant, GrantState, Opening, Scheduled},
     id::{GrantId, PolicyId},
+    justification::Justification,
     machine::MachineId,
     policy::{Ask, JitPolicy, Lack},
     request::{AccessRequest, Mode, Target},
@@ -40,6 +41,8 @@ pub(crate) struct Terms {
     pub(crate) stages: Vec<Stage>,
     /// What the requester had not proven when they asked, of what the policy asks for.
     pub(crate) lack: Option<Lack>,
+    /// What the policy asks of the reason and the ticket.
+    pub(crate) justification: Option<Justification>,
     /// How long the request waits for them, if the policy says.
     pub(crate) pending_for: Option<Duration>,
 }
@@ -82,6 +85,7 @@ pub(crate) fn terms<S>(
         policy_name: policy.name.clone(),
         stages: policy.approval.stages(),
         lack: policy.authentication.lack(&request.principal, request.created_at),
+        justification: policy.justification.clone(),
         pending_for: policy.pending_for,
     })
 }

@@ -18,6 +18,7 @@ mod freezing;
 mod granting;
 mod guardrails;
 mod idempotency;
+mod justifying;
 mod leasing;
 mod locking;
 mod metrics;

@@ -126,13 +126,16 @@ impl App {
                 let terms = granting::terms(&request, target, at, machine, &policies)
                     .map_err(|failure| failure.detail().to_owned())?;
                 // The policy may ask for more by now than when the request was made.
-                match terms.lack {
-                    None => Ok(terms),
-                    Some(lack) => Err(format!(
+                if let Some(lack) = terms.lack {
+                    return Err(format!(
                         "{}, which the requester had not proven",
                         step_up::unproven(&terms, lack)
-                    )),
+                    ));
                 }
+                terms
+                    .still_justified(&request)
+                    .map_err(|error| error.to_string())?;
+                Ok(terms)
             };
             let refused = match stands_against() {
                 Ok(of_target) => {

@@ -82,6 +82,7 @@ pub(crate) async fn guard(rig: &Rig, machine: &str) -> anyhow::Result<()> {
         approval: Approval::One,
         pending_for_seconds: None,
         authentication: postern_api::jit_policy::Authentication::default(),
+        justification: None,
     };
     rig.olga.create_jit_policy(None, &policy).await?;
     rig.shut(&[machine]).await

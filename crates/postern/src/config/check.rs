@@ -163,6 +163,7 @@ fn server(config: &Config, found: &mut Problems) {
         error @ (ConfigError::EveryProxy(_) | ConfigError::Proxies) => {
             report(found, "listen.trusted_proxies", error.to_string());
         }
+        ConfigError::Tickets(problem) => report(found, "tickets", problem),
         ConfigError::Limit(name) => report(found, format!("limits.{name}"), "is not in its range"),
     }
 }

@@ -126,6 +126,11 @@ pub(crate) async fn approve_access_request(
                 .refuse_approval_of_unproven(tx, &caller, id, target, &of_target, lack)
                 .await);
         }
+        if let Err(error) = of_target.still_justified(&pending) {
+            return Err(app
+                .refuse_unjustified(tx, &caller, APPROVE, &pending, target, &of_target, (&error, None))
+                .await);
+        }
         terms.push(of_target);
         let at_once = pending.extends.is_none() && pending.starts_at.is_none_or(|starts_at| starts_at <= now);
         if at_once && let Some(refusal) = app.preflight(target, machine, now).refusal(at) {

@@ -290,17 +290,12 @@ pub(crate) async fn ask_for(
         }
         // An emergency has its reason, and somebody looks at it afterwards; there may be no ticket yet.
         if manner != Manner::BreakGlass
-            && let Some(policy) = policies.get(&terms.policy)
-            && let Some(justification) = &policy.justification
+            && let Err(error) = terms.justified(&request, verdict.as_ref())
         {
-            justification
-                .check(
-                    &policy.name,
-                    &request.reason,
-                    request.ticket.as_deref(),
-                    verdict.as_ref(),
-                )
-                .map_err(|error| access_request::not_justified(&error))?;
+            let said = (&error, verdict.as_ref());
+            return Err(app
+                .refuse_unjustified(tx, caller, manner.event(), &request, target, &terms, said)
+                .await);
         }
         let way = app.preflight(target, &machine, now);
         // What stands in the way now says nothing of later, and of what is open already.

@@ -40,6 +40,7 @@ fn a_lease(machine: &str, key: &str) -> LeaseCreate {
         targets: request.targets,
         duration_seconds: request.duration_seconds,
         reason: request.reason,
+        ticket: request.ticket,
         heartbeat_every_seconds: Some(20),
     }
 }

@@ -6,13 +6,15 @@ use std::sync::{
 };
 
 use axum::{Json, Router, extract::Path, http::HeaderMap, routing::get};
+use chrono::TimeDelta;
 use http::StatusCode;
 use postern_api::{
     ErrorCode,
     access_request::{AccessRequestCreate, AccessRequestCreateQuery},
-    jit_policy::{Justification, WhenUnanswered},
+    jit_policy::{JitPolicyQuery, JitPolicyWrite, Justification, WhenUnanswered},
     review::BreakGlassQuery,
 };
+use postern_core::time::Clock as _;
 use serde_json::{Value, json};
 
 use crate::rig::{MACHINE, Plan, Rig, ask, code, policy};
@@ -106,6 +108,15 @@ async fn a_reason_and_a_ticket_are_what_the_policy_asks_for() {
             .await;
         assert_eq!(code(refused), ErrorCode::InvalidReason, "{ticket:?}");
     }
+    let denied = rig.audit("access_request.create").await;
+    assert_eq!(denied.len(), 3, "each refusal by the policy stands in the log");
+    let decision = denied[0].event.decision.as_ref().unwrap();
+    assert!(
+        decision["not_justified"]
+            .as_str()
+            .unwrap()
+            .contains("policy `ssh`")
+    );
     let made = ada
         .create_access_request(None, &now(), &about("long enough a reason", Some("OPS-1")))
         .await
@@ -174,6 +185,53 @@ async fn a_ticket_system_that_does_not_answer_is_as_the_policy_says() {
             before,
             "nobody else makes the server call it"
         );
+    }
+}
+
+#[tokio::test]
+async fn a_policy_that_asks_for_a_ticket_meanwhile_asks_it_of_what_waits_and_of_what_is_scheduled() {
+    for approval in ["one", "policy"] {
+        let rig = Rig::start().await;
+        rig.ready_for_requests(approval).await;
+        let for_later = AccessRequestCreate {
+            starts_at: Some(rig.clock.now() + TimeDelta::hours(1)),
+            ..ask(MACHINE)
+        };
+        let request = rig
+            .client("ada")
+            .create_access_request(None, &now(), &for_later)
+            .await
+            .unwrap();
+        let owner = rig.owner();
+        let written = &owner
+            .jit_policies(&JitPolicyQuery::default())
+            .await
+            .unwrap()
+            .items[0];
+        let stricter = JitPolicyWrite {
+            justification: Some(Justification {
+                ticket_required: true,
+                ..Justification::default()
+            }),
+            ..policy("ssh", "/aws", approval)
+        };
+        owner
+            .update_jit_policy(&written.id, written.version, &stricter)
+            .await
+            .unwrap();
+        if approval == "one" {
+            let approved = owner.approve_access_request(&request.id, None).await;
+            assert_eq!(code(approved), ErrorCode::RequesterNotAllowed);
+            let denied = rig.audit("access_request.approve").await;
+            let decision = denied[0].event.decision.as_ref().unwrap();
+            assert_eq!(decision["not_justified"], "policy `ssh` asks for a ticket");
+        } else {
+            rig.advance(3600);
+            rig.running.start_due().await;
+            let ended = owner.grant(&request.grants[0].id).await.unwrap();
+            let reason = ended.cause.unwrap().reason;
+            assert_eq!(reason.as_deref(), Some("policy `ssh` asks for a ticket"));
+        }
     }
 }
 
