@@ -8,12 +8,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, ensure};
+use anyhow::{Context as _, bail, ensure};
 use futures::future::try_join_all;
+use postern::demo::people::ISSUER_NAME;
 use postern_api::{
     access_request::{AccessRequestCreate, AccessRequestCreateQuery},
     client::Client,
     jit_policy::{Approval, GuardedPorts, JitPolicyWrite, Lockdown, SharedGroups},
+    role::RoleAssignmentCreate,
 };
 use postern_tests::world::a_request;
 use serde::Serialize;
@@ -29,6 +31,8 @@ use crate::{
 pub(crate) const CONNECTIONS: u32 = 16;
 /// Turns of each.
 const TURNS: usize = 3;
+/// Who asks, in turn: people enough that none has as many requests waiting as one may.
+const REQUESTERS: u32 = 1000;
 /// How long a turn takes.
 const TURN: Duration = Duration::from_secs(10);
 
@@ -65,9 +69,16 @@ pub(crate) fn median(values: &[f64]) -> f64 {
     sample.summary().map_or(f64::NAN, |summary| summary.p50)
 }
 
-/// Puts `machine` under a policy that wants an approval.
+/// Puts `machine` under a policy that wants an approval, and lets every engineer ask.
 pub(crate) async fn guard(rig: &Rig, machine: &str) -> anyhow::Result<()> {
     rig.discovered(&[machine]).await?;
+    let engineers = RoleAssignmentCreate {
+        role: "requester".to_owned(),
+        principal: format!("group:{ISSUER_NAME}/engineers"),
+        scope: "/".to_owned(),
+        ..RoleAssignmentCreate::default()
+    };
+    rig.olga.create_role_assignment(None, &engineers).await?;
     let policy = JitPolicyWrite {
         name: "asked for".to_owned(),
         scope: "/".to_owned(),
@@ -97,25 +108,37 @@ pub(crate) async fn measure(rig: &mut Rig, machine: &str) -> anyhow::Result<Crea
         .context("the world has a Postgres of its own")?
         .log_path();
     let request = a_request(&[machine], 3600);
-    let once = async || create(&rig.ada, &request).await;
+    // Named so that a replay makes up people as it makes up requests.
+    let engineers: Vec<Client> = (0..REQUESTERS)
+        .map(|number| {
+            let name = format!("00000000-0000-7000-9000-{number:012x}");
+            rig.ada.clone().with_token(rig.world.engineer(&name))
+        })
+        .collect();
     // The first calls prepare statements and fill caches.
-    for _ in 0..20 {
-        once().await?;
+    for engineer in engineers.iter().take(20) {
+        create(engineer, &request).await?;
     }
-    let earlier = one(recording::record(&url, &log, once).await?)?;
-    let transaction = one(recording::record(&url, &log, once).await?)?;
+    let mut recorded = Vec::new();
+    for engineer in engineers.iter().take(2) {
+        let once = async || create(engineer, &request).await;
+        recorded.push(one(recording::record(&url, &log, once).await?)?);
+    }
+    let [earlier, transaction] = recorded.as_slice() else {
+        bail!("two calls were recorded")
+    };
     ensure!(
         earlier.len() == transaction.len(),
         "the same call executes the same statements"
     );
     let directory = log.parent().context("the log is in a directory")?;
     let script = directory.join("create.sql");
-    std::fs::write(&script, pgbench::script(&transaction, &earlier)?)?;
+    std::fs::write(&script, pgbench::script(transaction, earlier)?)?;
 
     let bar = progress("creating requests", u64::try_from(TURNS)?);
     let (mut ours, mut theirs, mut calls) = (Vec::new(), Vec::new(), Sample::default());
     for turn in 0..TURNS {
-        ours.push(turn_of_ours(&rig.ada, &request, &mut calls).await?);
+        ours.push(turn_of_ours(&engineers, &request, &mut calls).await?);
         let (script, url) = (script.clone(), url.clone());
         let run = u64::try_from(turn)?;
         theirs.push(
@@ -160,7 +183,7 @@ async fn create(client: &Client, request: &AccessRequestCreate) -> anyhow::Resul
 
 /// Requests a second, while so many clients ask as soon as they are answered.
 async fn turn_of_ours(
-    client: &Client,
+    engineers: &[Client],
     request: &AccessRequestCreate,
     calls: &mut Sample,
 ) -> anyhow::Result<f64> {
@@ -168,10 +191,13 @@ async fn turn_of_ours(
     let clients = (0..CONNECTIONS).map(|_| async {
         let mut took = Vec::new();
         while start.elapsed() < TURN {
+            let next = usize::try_from(made.fetch_add(1, Ordering::Relaxed))?;
+            let engineer = engineers
+                .get(next % engineers.len())
+                .context("there are engineers")?;
             let sent = Instant::now();
-            create(client, request).await?;
+            create(engineer, request).await?;
             took.push(sent.elapsed().as_secs_f64() * 1e3);
-            made.fetch_add(1, Ordering::Relaxed);
         }
         anyhow::Ok(took)
     });
