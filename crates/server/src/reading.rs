@@ -227,6 +227,41 @@ impl App {
         self.show_request_with(request, &grants).await
     }
 
+    /// The requests as they are, each with its grants and their hops, in two statements however many they are.
+    pub(crate) async fn show_requests(
+        &self,
+        requests: &[AccessRequest],
+    ) -> Result<Vec<api::AccessRequest>, Failure> {
+        let approved = || {
+            requests
+                .iter()
+                .filter(|request| matches!(request.state, RequestState::Approved(_)))
+        };
+        let own: Vec<_> = approved()
+            .filter(|request| request.extends.is_none())
+            .map(|request| request.id)
+            .collect();
+        let extended: Vec<_> = approved().filter_map(|request| request.extends).collect();
+        let grants = self.store.grants_of_requests(&own, &extended).await?;
+        let ids: Vec<_> = grants.iter().map(|grant| grant.id).collect();
+        let hops = self.store.hops_of(&ids).await?;
+        let now = self.now();
+        let show = |request: &AccessRequest| {
+            let came_of_it = |grant: &&Grant| match (&request.state, request.extends) {
+                (RequestState::Approved(_), Some(extended)) => grant.id == extended,
+                (RequestState::Approved(_), None) => grant.request == request.id,
+                _ => false,
+            };
+            let grants: Vec<Grant> = grants.iter().filter(came_of_it).cloned().collect();
+            let hops = grants
+                .iter()
+                .filter_map(|grant| Some((grant.id, hops.get(&grant.id)?.clone())))
+                .collect();
+            access_request::show(request, granting::show_all(&grants, hops), now)
+        };
+        Ok(requests.iter().map(show).collect())
+    }
+
     /// The request as it is, with these grants of it and their hops.
     pub(crate) async fn show_request_with(
         &self,

@@ -510,6 +510,28 @@ impl Store {
                 .await?,
         )
     }
+
+    /// The grants that came of any of `requests`, and those of `grants`, by id.
+    pub async fn grants_of_requests(
+        &self,
+        requests: &[RequestId],
+        grants: &[GrantId],
+    ) -> Result<Vec<Grant>, StoreError> {
+        if requests.is_empty() && grants.is_empty() {
+            return Ok(Vec::new());
+        }
+        let requests: Vec<Uuid> = requests.iter().map(|id| id.uuid()).collect();
+        let grants: Vec<Uuid> = grants.iter().map(|id| id.uuid()).collect();
+        read(
+            grants!(
+                "WHERE g.request_id = ANY ($1) OR g.id = ANY ($2) ORDER BY g.id",
+                &requests,
+                &grants,
+            )
+            .fetch_all(&self.lists)
+            .await?,
+        )
+    }
 }
 
 impl<'a> NewGrant<'a> {

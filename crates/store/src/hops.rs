@@ -199,6 +199,9 @@ async fn hops(
     executor: impl sqlx::PgExecutor<'_>,
     grants: &[GrantId],
 ) -> Result<BTreeMap<GrantId, Vec<Hop>>, StoreError> {
+    if grants.is_empty() {
+        return Ok(BTreeMap::new());
+    }
     let ids: Vec<Uuid> = grants.iter().map(|id| id.uuid()).collect();
     by_grant(
         sqlx::query_as!(

@@ -79,9 +79,6 @@ pub(crate) async fn list_access_requests(
         };
         request.targets.iter().map(resource).collect()
     });
-    let mut items = Vec::with_capacity(visible.len());
-    for request in &visible {
-        items.push(app.show_request(request).await?);
-    }
+    let items = app.show_requests(&visible).await?;
     Ok(Json(Page { items, next_cursor }))
 }
