@@ -37,8 +37,9 @@ pub(crate) struct BenchArgs {
     /// it logs.
     #[arg(long)]
     pub(crate) server_log: Option<PathBuf>,
-    /// Replace the section between the two markers in this Markdown file. All parts are needed for it.
-    #[arg(long, conflicts_with = "only")]
+    /// Replace what is between two markers in this Markdown file: `figures` for all parts that are measured by default,
+    /// `storm` or `rest` for one of the large ones by itself.
+    #[arg(long)]
     pub(crate) markdown: Option<PathBuf>,
 }
 
@@ -64,6 +65,18 @@ pub(crate) enum Part {
 }
 
 impl BenchArgs {
+    /// Between which markers of a page the figures belong.
+    pub(crate) fn markers(&self) -> anyhow::Result<&'static str> {
+        match self.only.as_slice() {
+            [] => Ok("figures"),
+            [Part::Storm] => Ok("storm"),
+            [Part::Rest] => Ok("rest"),
+            _ => anyhow::bail!(
+                "a page takes all the parts that are measured by default, or one of the large ones by itself"
+            ),
+        }
+    }
+
     pub(crate) fn wants(&self, part: Part) -> bool {
         // The large ones take longer than all others together.
         let large = matches!(part, Part::Storm | Part::Rest);

@@ -47,14 +47,19 @@ fn main() -> ExitCode {
 }
 
 async fn bench(args: &BenchArgs) -> anyhow::Result<()> {
+    let markers = args
+        .markdown
+        .as_ref()
+        .map(|path| anyhow::Ok((path, args.markers()?)))
+        .transpose()?;
     let report = measure::all(args).await?;
     writeln!(std::io::stdout(), "{}", report.text()).context("the table cannot be printed")?;
     if let Some(path) = &args.json {
         let text = serde_json::to_string_pretty(&report)?;
         std::fs::write(path, text + "\n").with_context(|| format!("{} cannot be written", path.display()))?;
     }
-    if let Some(path) = &args.markdown {
-        markdown::write(path, &report)?;
+    if let Some((path, markers)) = markers {
+        markdown::write(path, markers, &report)?;
     }
     Ok(())
 }
