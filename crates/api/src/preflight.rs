@@ -62,6 +62,48 @@ pub struct DryRunDecision {
     pub policy_name: String,
 }
 
+/// A change that would be written.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct DryRunChange {
+    /// What it does: `open`, or `repair` where it changes a rule that grants share.
+    #[schema(example = "open")]
+    pub verb: String,
+    /// The native id of the resource that would be written.
+    pub target: String,
+    /// What would happen, in one line. Names and marks would have the id of the grant, which does not exist yet.
+    pub summary: String,
+    /// What stands there now, where something does; only for whoever may read all machines of the request.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub before: Option<serde_json::Value>,
+    /// What would stand there, likewise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after: Option<serde_json::Value>,
+}
+
+/// What is wanted at a point and cannot be had.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct DryRunObstacle {
+    /// A stable word, such as `no_free_priority`.
+    pub code: String,
+    /// What stands in the way, by name.
+    pub detail: String,
+}
+
+/// What would be written at one enforcement point, from a reading that was made for it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct DryRunPoint {
+    /// Which.
+    #[schema(example = "azure:nsg:00000000-0000-0000-0000-000000000001/prod/web-nsg")]
+    pub point: String,
+    /// In order.
+    pub changes: Vec<DryRunChange>,
+    /// What cannot be had.
+    pub obstacles: Vec<DryRunObstacle>,
+    /// Why it could not be read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unread: Option<String>,
+}
+
 /// What a request would be, and run into.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct AccessRequestDryRun {
@@ -73,4 +115,7 @@ pub struct AccessRequestDryRun {
     pub decisions: Vec<DryRunDecision>,
     /// One for each target, in their order.
     pub preflight: Vec<Preflight>,
+    /// What would be written if it began now, at each enforcement point.
+    #[serde(default)]
+    pub writes: Vec<DryRunPoint>,
 }

@@ -127,7 +127,7 @@ impl Service {
             .context("the subscribers of `notify` cannot be written down")?;
         let engine = Engine::new(
             store.clone(),
-            enforcers,
+            enforcers.iter().cloned(),
             Arc::clone(&clock),
             Arc::clone(&ids),
             engine,
@@ -149,6 +149,7 @@ impl Service {
                     Ok(())
                 }
             }),
+            enforcers,
         };
         let server = match Server::bind(server, dependencies).await {
             Ok(server) => server,

@@ -14,6 +14,7 @@ mod deciding;
 mod endpoints;
 mod failure;
 mod flow;
+mod foreseeing;
 mod freezing;
 mod granting;
 mod guardrails;

@@ -12,7 +12,10 @@ use axum::Router;
 use axum_server::{Handle, tls_rustls::RustlsConfig};
 use hyper_util::rt::TokioTimer;
 use postern_authz::GuardrailSet;
-use postern_core::time::{Clock, IdSource};
+use postern_core::{
+    enforcer::Enforcer,
+    time::{Clock, IdSource},
+};
 use postern_store::{Store, StoreError};
 use prometheus_client::registry::Registry;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
@@ -50,6 +53,8 @@ pub struct Dependencies {
     pub guardrails: GuardrailSet,
     /// Whether the reconcile loop works, for `/readyz`.
     pub engine: EngineHealth,
+    /// Which read the clouds for dry runs. The server itself writes nothing through them.
+    pub enforcers: Vec<Arc<dyn Enforcer>>,
 }
 
 impl std::fmt::Debug for Dependencies {
@@ -105,6 +110,7 @@ impl Server {
             mut registry,
             guardrails,
             engine,
+            enforcers,
         } = dependencies;
         let count = guardrails.iter().count();
         let decider = Decider::new(guardrails);
@@ -135,6 +141,7 @@ impl Server {
             rate: PrincipalRate::new(&limits),
             waiting: Waiting::default(),
             tickets,
+            enforcers,
             metrics: Metrics::register(&mut registry),
             failures: FailureBudget::default(),
             stopping: stopping.clone(),

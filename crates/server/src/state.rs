@@ -2,7 +2,10 @@
 
 use std::{fmt, sync::Arc};
 
-use postern_core::time::{Clock, IdSource, Instant};
+use postern_core::{
+    enforcer::Enforcer,
+    time::{Clock, IdSource, Instant},
+};
 use postern_store::Store;
 use prometheus_client::registry::Registry;
 use tokio::sync::Semaphore;
@@ -40,6 +43,8 @@ pub(crate) struct App {
     pub(crate) seats: Semaphore,
     pub(crate) rate: PrincipalRate,
     pub(crate) waiting: Waiting,
+    /// Which read the clouds for dry runs, and are told to write nothing.
+    pub(crate) enforcers: Vec<Arc<dyn Enforcer>>,
     /// Which knows tickets, where one is configured.
     pub(crate) tickets: Option<crate::tickets::TicketSystem>,
     /// Ends long polls when the server stops.

@@ -5,6 +5,7 @@ use std::time::Duration;
 use postern_api::{
     access_request::{AccessRequest, AccessRequestCreate, AccessRequestCreateQuery, AskedTarget, Mode},
     client::Client,
+    preflight::{AccessRequestDryRun, PreflightNote},
     review::BreakGlassQuery,
 };
 
@@ -39,10 +40,10 @@ pub async fn run(args: RequestArgs) -> Result<(), Failure> {
         starts_at: args.starts_at,
         mode: args.best_effort.then_some(Mode::BestEffort),
     };
-    let query = AccessRequestCreateQuery {
-        dry_run: args.dry_run.then_some(true),
-        wait: None,
-    };
+    if args.dry_run {
+        return show_dry_run(&client.dry_run_access_request(&request).await?, args.remote.json);
+    }
+    let query = AccessRequestCreateQuery::default();
     let made = connect::keyed(|key| {
         let (client, query, request) = (&client, &query, &request);
         let break_glass = args.break_glass;
@@ -160,6 +161,44 @@ impl Waited {
             Err(Failure::new(Exit::Failure, failed.join("; ")))
         }
     }
+}
+
+/// Prints what a request would come to, run into and write.
+fn show_dry_run(dry: &AccessRequestDryRun, json: bool) -> Result<(), Failure> {
+    if json {
+        output::json(dry)?;
+        return Ok(());
+    }
+    show(&dry.request, false)?;
+    let mut rows = Vec::new();
+    for decision in &dry.decisions {
+        rows.push((
+            "Allowed",
+            format!("{}: {}", decision.machine, decision.explanation),
+        ));
+        rows.push(("Policy", decision.policy_name.clone()));
+    }
+    for way in &dry.preflight {
+        let notes = |kind, notes: &[PreflightNote]| {
+            let told = notes.iter().map(move |note| (kind, note.detail.clone()));
+            told.collect::<Vec<_>>()
+        };
+        rows.extend(notes("In the way", &way.obstacles));
+        rows.extend(notes("Worth knowing", &way.warnings));
+    }
+    for point in &dry.writes {
+        let at = &point.point;
+        let changes = point.changes.iter().map(|change| &change.summary);
+        rows.extend(changes.map(|summary| ("Would write", format!("{at}: {summary}"))));
+        let obstacles = point.obstacles.iter().map(|one| &one.detail);
+        rows.extend(obstacles.map(|detail| ("In the way", format!("{at}: {detail}"))));
+        if let Some(reason) = &point.unread {
+            rows.push(("Not read", format!("{at}: {reason}")));
+        }
+    }
+    output::line("")?;
+    output::line(&output::fields(rows))?;
+    Ok(())
 }
 
 /// Prints a request with its grants.

@@ -261,6 +261,7 @@ pub(crate) async fn ask_for(
     let policies = granting::by_id(tx.policies().await?);
     let mut machines = tx.machines(&machines_of(&request)).await?;
     let mut decided = Vec::with_capacity(request.targets.len());
+    let mut readable = dry_run;
     let mut ways = Vec::with_capacity(request.targets.len());
     for (at, target) in request.targets.iter().enumerate() {
         let machine = machines.remove(&target.machine);
@@ -279,6 +280,10 @@ pub(crate) async fn ask_for(
             tx.rollback().await?;
             return Err(granting::no_machine(&target.machine, at));
         };
+        if readable {
+            let read = question(Action::Read, &request, target, Some(&machine), now);
+            readable = app.decide(&authorizer, &caller.principal, &read).allowed;
+        }
         let terms = granting::terms(&request, target, at, &machine, &policies)?;
         if let Some(lack) = terms.lack {
             return Err(app
@@ -343,6 +348,9 @@ pub(crate) async fn ask_for(
         let named: Vec<String> = machines_of(&request).iter().map(ToString::to_string).collect();
         tx.audit(&events).await?;
         tx.commit().await?;
+        let writes = app
+            .foresee(&request.clone().approve_by_policy(now), &terms, readable, now)
+            .await?;
         let decided = if at_once {
             request.approve_by_policy(now).into()
         } else {
@@ -364,6 +372,7 @@ pub(crate) async fn ask_for(
                 })
                 .collect(),
             preflight: ways,
+            writes,
         };
         return Ok(Asked::Tried(Box::new(shown)));
     }

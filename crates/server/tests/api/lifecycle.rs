@@ -151,6 +151,8 @@ impl Installation {
         for who in APPROVERS {
             rig.assign(who, "approver", "/aws").await;
         }
+        // She may approve, and never does: ending a grant is for those who did.
+        rig.assign("fay", "approver", "/aws").await;
         rig.assign("sam", "operator", "/aws").await;
         let cloud = MemoryCloud {
             state: Arc::default(),
@@ -324,7 +326,7 @@ impl World {
                 let who = match by {
                     Revoker::Requester => REQUESTERS[model.requests[at].by],
                     Revoker::Operator => "sam",
-                    Revoker::Stranger => "eve",
+                    Revoker::Stranger => "fay",
                 };
                 let grants = self.grants_of(at).await;
                 let Some(grant) = grants.first() else { return };

@@ -89,6 +89,7 @@ impl Rig {
                 registry: Registry::default(),
                 guardrails: GuardrailSet::parse("test", plan.guardrails).unwrap(),
                 engine: Arc::new(move || engine.clone()),
+                enforcers: Vec::new(),
             },
         )
         .await
