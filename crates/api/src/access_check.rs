@@ -52,6 +52,10 @@ pub struct AccessCheck {
     pub explanation: String,
     /// The same for programs.
     pub decision: Value,
+    /// What the cloud's own role assignments say, where the installation demands them at this machine for this action
+    /// and Postern's own roles allow it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cloud_roles: Option<Value>,
     /// What would allow it, where that was asked for: each line a way of its own past the guardrails, and the role
     /// assignment that is needed besides.
     #[serde(default)]

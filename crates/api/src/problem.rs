@@ -113,6 +113,11 @@ codes! {
     StepUpRequired = "step_up_required", 401, "Stronger authentication required";
     /// The decision was no. `detail` names what is missing or what forbids it.
     Forbidden = "forbidden", 403, "Forbidden";
+    /// The cloud's own role assignments do not allow the requester what the installation demands. `detail` names what
+    /// is missing.
+    CloudRoleMissing = "cloud_role_missing", 403, "Role in the cloud missing";
+    /// The cloud's own role assignments could not be read, and without them nothing is allowed.
+    CloudRolesUnknown = "cloud_roles_unknown", 503, "Roles in the cloud unknown";
     /// Nobody approves their own request.
     OwnRequest = "own_request", 403, "Own request";
     /// A request is approved by a person.

@@ -56,8 +56,9 @@ pub async fn serve(config: &Path) -> anyhow::Result<()> {
     let config = Config::load(config)?;
     logging::start(&config.logging.filter, config.logging.format)?;
     let clock: Arc<dyn Clock> = Arc::new(WrongClock(TimeDelta::milliseconds(ahead.parse()?)));
-    let enforcers = sabotage::wrap(enforcers::all(&config, &clock).await?)?;
-    serve::until_told(&config, enforcers, clock, Arc::new(RandomIds))
+    let mut reach = enforcers::all(&config, &clock).await?;
+    reach.enforcers = sabotage::wrap(reach.enforcers)?;
+    serve::until_told(&config, reach, clock, Arc::new(RandomIds))
         .await
         .map_err(anyhow::Error::msg)
 }

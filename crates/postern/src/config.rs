@@ -6,6 +6,7 @@
 mod check;
 mod clouds;
 mod place;
+mod rbac;
 mod value;
 
 use std::{
@@ -36,6 +37,7 @@ use crate::guardrails::Texts;
 
 pub use clouds::Clouds;
 pub use place::{Invalid, Problem};
+pub use rbac::{AzureGroups, AzureRbac, OtherIssuers};
 
 /// The whole configuration.
 #[derive(Debug, Clone, Deserialize)]
@@ -157,6 +159,8 @@ pub struct Azure {
     pub effective_rules: Option<bool>,
     /// How much of ARM's documented request limits may be used, in percent, 0 to 10 000; 0 keeps no budget.
     pub budget_percent: Option<u32>,
+    /// What requesters must hold in Azure itself, if anything.
+    pub rbac: Option<AzureRbac>,
 }
 
 /// How we prove to Azure who we are.

@@ -5,19 +5,32 @@ use std::{sync::Arc, time::Duration};
 use anyhow::Context as _;
 use postern_aws::{AssumeRole, AwsAccount, AwsConfig, AwsEnforcer};
 use postern_azure::{AzureConfig, AzureCredential, AzureEnforcer};
-use postern_core::{enforcer::Enforcer, time::Clock};
+use postern_core::{cloud_roles::CloudRoles, enforcer::Enforcer, time::Clock};
 
 use crate::config::{Aws, Azure, AzureCredentialKind, Clouds, Config};
 
 /// The name under which the clouds' own logs show our calls.
 const SESSION: &str = "postern";
 
-/// One enforcer per configured cloud.
-pub async fn all(config: &Config, clock: &Arc<dyn Clock>) -> anyhow::Result<Vec<Arc<dyn Enforcer>>> {
+/// What a configuration makes of the clouds.
+#[derive(Debug, Clone)]
+pub struct Reach {
+    /// One enforcer per configured cloud.
+    pub enforcers: Vec<Arc<dyn Enforcer>>,
+    /// What asks for requesters' own roles in the cloud, where the configuration demands them.
+    pub roles: Option<Arc<dyn CloudRoles>>,
+}
+
+/// Everything that the configuration asks for.
+pub async fn all(config: &Config, clock: &Arc<dyn Clock>) -> anyhow::Result<Reach> {
     let mut enforcers: Vec<Arc<dyn Enforcer>> = Vec::new();
+    let mut roles: Option<Arc<dyn CloudRoles>> = None;
     if let Some(section) = &config.azure {
         let enforcer = AzureEnforcer::new(azure(section)?, Arc::clone(clock))
             .context("the Azure enforcer cannot be made")?;
+        if let Some(rbac) = &section.rbac {
+            roles = Some(Arc::new(enforcer.roles(rbac.settings(&config.issuers)?)));
+        }
         enforcers.push(Arc::new(enforcer));
     }
     if let Some(section) = &config.aws {
@@ -26,7 +39,7 @@ pub async fn all(config: &Config, clock: &Arc<dyn Clock>) -> anyhow::Result<Vec<
             .context("the AWS enforcer cannot be made")?;
         enforcers.push(Arc::new(enforcer));
     }
-    Ok(enforcers)
+    Ok(Reach { enforcers, roles })
 }
 
 /// An enforcer of as little as can fail by itself.

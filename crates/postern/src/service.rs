@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 use anyhow::Context as _;
 use postern_authz::GuardrailSet;
 use postern_core::{
+    cloud_roles::CloudRoles,
     enforcer::Enforcer,
     id::PassId,
     mark::Installation,
@@ -34,6 +35,8 @@ pub struct Parts {
     pub store: Store,
     /// One enforcer per cloud.
     pub enforcers: Vec<Arc<dyn Enforcer>>,
+    /// What asks for requesters' own roles in the cloud, if that is demanded.
+    pub cloud_roles: Option<Arc<dyn CloudRoles>>,
     /// Where the time comes from.
     pub clock: Arc<dyn Clock>,
     /// Where ids come from.
@@ -98,6 +101,7 @@ impl Service {
         let Parts {
             store,
             enforcers,
+            cloud_roles,
             clock,
             ids,
             engine,
@@ -150,6 +154,7 @@ impl Service {
                 }
             }),
             enforcers,
+            cloud_roles,
         };
         let server = match Server::bind(server, dependencies).await {
             Ok(server) => server,

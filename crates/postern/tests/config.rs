@@ -69,7 +69,7 @@ fn every_default_that_the_shipped_file_shows_is_the_default() {
 
 /// Commented-out settings whose value is the default; examples of optional settings are not among them.
 fn is_setting(line: &str) -> bool {
-    const EXAMPLES: [&str; 18] = [
+    const EXAMPLES: [&str; 25] = [
         "trusted_proxies",
         "url ",
         "base_url",
@@ -88,11 +88,87 @@ fn is_setting(line: &str) -> bool {
         "endpoint = \"http://",
         "acr_values",
         "max_age_seconds",
+        // Of a section that is not there: see the test about it.
+        "issuer = \"corp\"",
+        "object_id",
+        "groups = \"azure\"",
+        "actions",
+        "other_issuers",
+        "cache_",
+        "timeout_seconds",
     ];
     let setting = line
         .split_once(" = ")
         .is_some_and(|(key, _)| key.bytes().all(|b| b.is_ascii_lowercase() || b == b'_'));
     setting && !EXAMPLES.iter().any(|example| line.starts_with(example))
+}
+
+/// The shipped file with these lines of `[azure.rbac]`, and an issuer that passes the object id on.
+fn with_rbac(lines: &str) -> String {
+    let text = with("# extra = []  ", "extra = [\"oid\"] # ");
+    format!("{text}\n[azure.rbac]\n{lines}\n")
+}
+
+#[test]
+fn the_defaults_of_azure_rbac_are_those_that_the_shipped_file_shows() {
+    let shown: Vec<&str> = SHIPPED
+        .lines()
+        .skip_while(|line| *line != "# [azure.rbac]")
+        .skip(1)
+        .map_while(|line| line.strip_prefix("# "))
+        .filter(|line| !line.starts_with("actions"))
+        .collect();
+    assert_eq!(shown.len(), 7);
+    let settings = |lines: &str| {
+        let config = read(&with_rbac(lines), &[]).unwrap();
+        let rbac = config.azure.unwrap().rbac.unwrap();
+        format!("{:?}", rbac.settings(&config.issuers).unwrap())
+    };
+    assert_eq!(settings(&shown.join("\n")), settings("issuer = \"corp\""));
+}
+
+#[test]
+fn azure_rbac_wants_an_issuer_that_passes_the_object_id_on_and_actions_that_are_some() {
+    for (lines, key, message) in [
+        (
+            "issuer = \"nobody\"",
+            "issuer",
+            "not the name of a configured issuer",
+        ),
+        ("issuer = \"ci\"", "object_id", "neither `claims.subject` nor"),
+        (
+            "issuer = \"corp\"\nobject_id = \"upn\"",
+            "object_id",
+            "neither `claims.subject` nor",
+        ),
+        ("issuer = \"corp\"\nactions = []", "actions", "demands nothing"),
+        (
+            "issuer = \"corp\"\nactions = [\"*/read\", \"read\"]",
+            "actions.1",
+            "is no action",
+        ),
+        (
+            "issuer = \"corp\"\ncache_seconds = 3601",
+            "cache_seconds",
+            "between 0 and 3600",
+        ),
+        (
+            "issuer = \"corp\"\ntimeout_seconds = 0",
+            "timeout_seconds",
+            "between 1 and 60",
+        ),
+        ("issuer = \"corp\"\ngroups = \"both\"", "groups", "both"),
+    ] {
+        let refused = read(&with_rbac(lines), &[]).expect_err(lines);
+        let key = format!("azure.rbac.{key}");
+        let problem = refused
+            .problems()
+            .iter()
+            .find(|problem| problem.key() == Some(&key))
+            .unwrap_or_else(|| panic!("{lines}: no problem with `{key}` in: {refused}"));
+        assert!(problem.to_string().contains(message), "{lines}: {problem}");
+    }
+    assert!(read(&with_rbac("issuer = \"corp\"\nobject_id = \"sub\""), &[]).is_ok());
 }
 
 #[test]

@@ -23,6 +23,7 @@ use crate::{
     failure::Failure,
     flow::authenticate::Caller,
     granting::{Terms, machines_of},
+    second_yes::SecondYes,
     shape::access_request,
     state::App,
 };
@@ -34,6 +35,8 @@ pub(crate) struct Approval<'a> {
     pub(crate) approver: &'a [Decision],
     /// That the requester may still request.
     pub(crate) requester: &'a [Decision],
+    /// What the clouds say of the requester.
+    pub(crate) clouds: &'a SecondYes,
 }
 
 /// The audit event of an approval.
@@ -170,6 +173,7 @@ impl App {
         caller: &Caller,
         request: &AccessRequest<Pending>,
         machines: &BTreeMap<MachineId, StoredMachine>,
+        clouds: &SecondYes,
     ) -> Result<(Tx, Vec<Decision>), Failure> {
         let mut decisions = Vec::with_capacity(request.targets.len());
         for target in &request.targets {
@@ -194,6 +198,11 @@ impl App {
                         decision.explain()
                     ),
                 ));
+            }
+            if let Some(against) = clouds.against(&target.machine) {
+                return Err(self
+                    .refuse_by_cloud(tx, caller, APPROVE, Some(request.id), target, &against)
+                    .await);
             }
             decisions.push(decision);
         }
@@ -270,6 +279,7 @@ impl App {
                     "policy": { "id": terms.policy, "name": terms.policy_name },
                     "authorization": decided.and_then(|by| by.approver.get(at)),
                     "requester": decided.and_then(|by| by.requester.get(at)),
+                    "cloud_roles": decided.map(|by| by.clouds.shown(&grant.machine)),
                 }));
                 event
             })

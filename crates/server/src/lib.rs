@@ -29,6 +29,7 @@ mod preflight;
 mod reading;
 mod reviewing;
 mod router;
+mod second_yes;
 mod serve;
 mod shape;
 mod starting;

@@ -13,6 +13,7 @@ use axum_server::{Handle, tls_rustls::RustlsConfig};
 use hyper_util::rt::TokioTimer;
 use postern_authz::GuardrailSet;
 use postern_core::{
+    cloud_roles::CloudRoles,
     enforcer::Enforcer,
     time::{Clock, IdSource},
 };
@@ -55,6 +56,8 @@ pub struct Dependencies {
     pub engine: EngineHealth,
     /// Which read the clouds for dry runs. The server itself writes nothing through them.
     pub enforcers: Vec<Arc<dyn Enforcer>>,
+    /// What a cloud's own roles say of requesters, where that is demanded besides Postern's own.
+    pub cloud_roles: Option<Arc<dyn CloudRoles>>,
 }
 
 impl std::fmt::Debug for Dependencies {
@@ -111,6 +114,7 @@ impl Server {
             guardrails,
             engine,
             enforcers,
+            cloud_roles,
         } = dependencies;
         let count = guardrails.iter().count();
         let decider = Decider::new(guardrails);
@@ -153,6 +157,7 @@ impl Server {
             decider,
             registry,
             engine,
+            cloud_roles,
         });
         app.metrics.guardrails_hold(count);
         let guardrails = Guardrails(Arc::clone(&app));

@@ -5,6 +5,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use postern_api::ErrorCode;
 use postern_core::{
     audit::{Actor, AuditEvent, Outcome, Subject},
     grant::{EndCause, Grant, GrantState, Live},
@@ -35,6 +36,8 @@ struct Again {
     /// Why it may not be had any more.
     refused: Option<String>,
     decision: Value,
+    /// What the cloud's own roles say.
+    clouds: Value,
 }
 
 /// Starts what is due until the server stops.
@@ -80,6 +83,11 @@ impl App {
 
     async fn start_request(&self, id: RequestId) -> Result<(), Failure> {
         let authorizer = self.authorizer().await?;
+        let clouds = self.second_yes_of(&authorizer, id).await?;
+        if let Some(unknown) = clouds.unknown() {
+            // Nothing starts on what is not known. It stays due until its deadline.
+            return Err(Failure::new(ErrorCode::CloudRolesUnknown, unknown));
+        }
         let mut tx = self.store.begin().await?;
         // Freezes before policies before requests before machines before grants, as everybody locks them.
         let freezes = tx.freezes_in_force().await?;
@@ -117,6 +125,9 @@ impl App {
                 if !decision.allowed {
                     return Err(decision.explain());
                 }
+                if let Some(against) = clouds.against(&target.machine) {
+                    return Err(against.explain());
+                }
                 if let Some(freeze) = freezing::over(&freezes, target) {
                     return Err(format!("`{}` is frozen: {}", freeze.scope, freeze.reason));
                 }
@@ -147,6 +158,7 @@ impl App {
             found.push(Again {
                 refused,
                 decision: json!(decision),
+                clouds: clouds.shown(&target.machine),
             });
         }
         // Who agreed must still be enough: policies and roles may have changed since.
@@ -189,7 +201,7 @@ impl App {
                 None => scheduled.start().into(),
                 Some(cause) => Live::Scheduled(scheduled).end(cause, now).into(),
             };
-            events.push(self.start_event(&request, &after, &again.decision, now));
+            events.push(self.start_event(&request, &after, (&again.decision, &again.clouds), now));
             if after.state.is_wanted() {
                 started.push(after.id);
             } else {
@@ -222,7 +234,7 @@ impl App {
         &self,
         request: &AccessRequest,
         grant: &Grant,
-        decision: &Value,
+        (decision, clouds): (&Value, &Value),
         now: Instant,
     ) -> AuditEvent {
         let started = grant.state.is_wanted();
@@ -240,7 +252,7 @@ impl App {
                 .cause()
                 .map_or_else(|| Some(request.reason.clone()), |cause| Some(cause.words())),
             decision: Some(
-                json!({ "decided_by": "lifecycle", "rule": "decided again at the start", "requester": decision }),
+                json!({ "decided_by": "lifecycle", "rule": "decided again at the start", "requester": decision, "cloud_roles": clouds }),
             ),
             details: json!({ "requester": grant.requester, "starts_at": request.starts_at, "state": grant.state }),
             subject: Subject {

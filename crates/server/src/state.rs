@@ -3,6 +3,7 @@
 use std::{fmt, sync::Arc};
 
 use postern_core::{
+    cloud_roles::CloudRoles,
     enforcer::Enforcer,
     time::{Clock, IdSource, Instant},
 };
@@ -35,6 +36,8 @@ pub(crate) struct App {
     pub(crate) metrics: Metrics,
     pub(crate) registry: Registry,
     pub(crate) engine: EngineHealth,
+    /// Who is asked for a second yes, where one is demanded.
+    pub(crate) cloud_roles: Option<Arc<dyn CloudRoles>>,
     /// Places for requests under way.
     pub(crate) permits: Arc<Semaphore>,
     /// Places for requests without a token.

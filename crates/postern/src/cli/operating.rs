@@ -163,6 +163,9 @@ pub struct AzurePermissionsArgs {
     /// Also what it takes where Azure Firewalls stand before machines
     #[arg(long)]
     pub firewalls: bool,
+    /// Also what it takes to read requesters' own role assignments, for `azure.rbac`
+    #[arg(long)]
+    pub rbac: bool,
     /// Print one JSON object with all documents
     #[arg(long)]
     pub json: bool,

@@ -148,6 +148,7 @@ fn offline(args: &AuthzExplainArgs, cases: &Path) -> Result<AccessCheck, Failure
             allowed: decision.allowed,
             explanation: decision.explain(),
             decision: json!(decision),
+            cloud_roles: None,
             remedies: remedies.explain(),
         })
     };

@@ -104,16 +104,20 @@ pub fn of_aws(args: AwsPermissionsArgs) -> Vec<Document> {
 
 /// The Azure custom role.
 pub fn of_azure(args: &AzurePermissionsArgs) -> Vec<Document> {
+    let besides = azure::Besides {
+        firewalls: args.firewalls,
+        rbac: args.rbac,
+    };
     vec![Document {
         key: "role_definition",
         title: format!(
             "custom role of the {}, to be assigned at each subscription",
             args.bearer.as_str()
         ),
-        reasons: azure::actions(args.bearer, args.firewalls)
+        reasons: azure::actions(args.bearer, besides)
             .iter()
             .map(|action| (action.name, action.why))
             .collect(),
-        content: azure::role(args.bearer, args.firewalls, &args.accounts),
+        content: azure::role(args.bearer, besides, &args.accounts),
     }]
 }

@@ -3,16 +3,13 @@
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use postern_core::{
-    enforcer::Enforcer,
-    time::{Clock, IdSource, RandomIds, SystemClock},
-};
+use postern_core::time::{Clock, IdSource, RandomIds, SystemClock};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
     cli::ConfigArgs,
     config::Config,
-    enforcers,
+    enforcers::{self, Reach},
     exit::Failure,
     guardrails::{Texts, Watch},
     logging,
@@ -24,14 +21,14 @@ pub async fn run(args: ConfigArgs) -> Result<(), Failure> {
     let config = Config::load(&args.config)?;
     logging::start(&config.logging.filter, config.logging.format)?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let enforcers = enforcers::all(&config, &clock).await?;
-    until_told(&config, enforcers, clock, Arc::new(RandomIds)).await
+    let reach = enforcers::all(&config, &clock).await?;
+    until_told(&config, reach, clock, Arc::new(RandomIds)).await
 }
 
 /// As [`run`], with the clouds, the time and the ids that the caller brings: a test may bring others.
 pub async fn until_told(
     config: &Config,
-    enforcers: Vec<Arc<dyn Enforcer>>,
+    reach: Reach,
     clock: Arc<dyn Clock>,
     ids: Arc<dyn IdSource>,
 ) -> Result<(), Failure> {
@@ -48,7 +45,8 @@ pub async fn until_told(
     service::prepare(&store, &config.installation.name).await?;
     let mut service = Service::start(Parts {
         store,
-        enforcers,
+        enforcers: reach.enforcers,
+        cloud_roles: reach.roles,
         engine: config.engine(service::owner(&*clock, &*ids)),
         server: config.server(),
         guardrails,

@@ -32,6 +32,9 @@ pub(super) fn problems(config: &Config) -> Problems {
     }
     database(&config.database, &mut found);
     clouds(config.azure.as_ref(), config.aws.as_ref(), &mut found);
+    if let Some(rbac) = config.azure.as_ref().and_then(|azure| azure.rbac.as_ref()) {
+        rbac.problems(&config.issuers, &mut found);
+    }
     engine(&config.engine, &mut found);
     notify(&config.notify, &mut found);
     for (at, owner) in config.bootstrap.owners.iter().enumerate() {

@@ -15,6 +15,8 @@ pub struct Person {
     pub user: &'static str,
     /// The subject in their tokens.
     pub subject: &'static str,
+    /// What Entra ID would know them by.
+    pub object_id: &'static str,
     /// Their name.
     pub name: &'static str,
     /// Their groups.
@@ -28,6 +30,7 @@ pub const PEOPLE: [Person; 5] = [
     Person {
         user: "ada",
         subject: "ada",
+        object_id: "0b1ec700-0000-4000-8000-000000000001",
         name: "Ada, an engineer",
         groups: &["engineers"],
         workload: false,
@@ -35,6 +38,7 @@ pub const PEOPLE: [Person; 5] = [
     Person {
         user: "sam",
         subject: "sam",
+        object_id: "0b1ec700-0000-4000-8000-000000000002",
         name: "Sam, who approves",
         groups: &["leads"],
         workload: false,
@@ -42,6 +46,7 @@ pub const PEOPLE: [Person; 5] = [
     Person {
         user: "olga",
         subject: "olga",
+        object_id: "0b1ec700-0000-4000-8000-000000000003",
         name: "Olga, the owner",
         groups: &["security"],
         workload: false,
@@ -49,6 +54,7 @@ pub const PEOPLE: [Person; 5] = [
     Person {
         user: "eve",
         subject: "eve",
+        object_id: "0b1ec700-0000-4000-8000-000000000004",
         name: "Eve, without a role",
         groups: &[],
         workload: false,
@@ -56,6 +62,7 @@ pub const PEOPLE: [Person; 5] = [
     Person {
         user: "ci",
         subject: "repo:shop/app:ref:refs/heads/main",
+        object_id: "0b1ec700-0000-4000-8000-000000000005",
         name: "A CI job",
         groups: &[],
         workload: true,
@@ -78,6 +85,7 @@ impl Person {
             "nbf": now,
             "exp": now + seconds,
             "name": self.name,
+            "oid": self.object_id,
             "groups": self.groups,
         });
         if let Some(claims) = claims.as_object_mut() {

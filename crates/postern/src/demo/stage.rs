@@ -118,6 +118,7 @@ impl Stage {
         let service = Service::start(Parts {
             store,
             enforcers: vec![Arc::new(azure(fleet, &clock)?), Arc::new(aws(fleet).await?)],
+            cloud_roles: None,
             engine: EngineConfig {
                 discovery_interval: LOOK,
                 drift_interval: LOOK,

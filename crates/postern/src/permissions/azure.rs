@@ -164,22 +164,51 @@ const SWEEPER_AT_FIREWALLS: &[Action] = &[
     JOIN_SUBNET,
 ];
 
-/// The actions of the bearer's role, by name; `firewalls` for subscriptions where Azure Firewalls stand before machines.
-pub fn actions(bearer: Bearer, firewalls: bool) -> Vec<Action> {
+/// What the server needs besides to read requesters' own role assignments. They are read at machines, and what is
+/// assigned above a machine is listed there too.
+const SERVER_FOR_RBAC: &[Action] = &[
+    action(
+        "Microsoft.Authorization/denyAssignments/read",
+        "what is taken from requesters whatever their roles; for `azure.rbac`",
+    ),
+    action(
+        "Microsoft.Authorization/roleAssignments/read",
+        "which roles requesters have themselves; for `azure.rbac`",
+    ),
+    action(
+        "Microsoft.Authorization/roleDefinitions/read",
+        "what those roles allow; for `azure.rbac`",
+    ),
+];
+
+/// What is asked of Azure besides network security groups.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Besides {
+    /// Azure Firewalls stand before machines.
+    pub firewalls: bool,
+    /// Requesters' own role assignments are demanded: `azure.rbac`.
+    pub rbac: bool,
+}
+
+/// The actions of the bearer's role, by name.
+pub fn actions(bearer: Bearer, besides: Besides) -> Vec<Action> {
     let (own, more) = match bearer {
         Bearer::Server => (SERVER, SERVER_AT_FIREWALLS),
         Bearer::Sweeper => (SWEEPER, SWEEPER_AT_FIREWALLS),
     };
     let mut all = own.to_vec();
-    if firewalls {
+    if besides.firewalls {
         all.extend_from_slice(more);
+    }
+    if besides.rbac && bearer == Bearer::Server {
+        all.extend_from_slice(SERVER_FOR_RBAC);
     }
     all.sort_by_key(|action| action.name.to_lowercase());
     all
 }
 
 /// The custom role, as `az role definition create --role-definition` takes it, for whole subscriptions.
-pub fn role(bearer: Bearer, firewalls: bool, subscriptions: &[String]) -> Value {
+pub fn role(bearer: Bearer, besides: Besides, subscriptions: &[String]) -> Value {
     let (name, description) = match bearer {
         Bearer::Server => (
             "Postern",
@@ -190,7 +219,7 @@ pub fn role(bearer: Bearer, firewalls: bool, subscriptions: &[String]) -> Value 
             "Closes what just-in-time access left open past its end",
         ),
     };
-    let names: Vec<&str> = actions(bearer, firewalls)
+    let names: Vec<&str> = actions(bearer, besides)
         .iter()
         .map(|action| action.name)
         .collect();
@@ -222,7 +251,11 @@ mod tests {
             (Bearer::Sweeper, false),
             (Bearer::Sweeper, true),
         ] {
-            let names: Vec<&str> = actions(bearer, firewalls)
+            let besides = Besides {
+                firewalls,
+                rbac: firewalls,
+            };
+            let names: Vec<&str> = actions(bearer, besides)
                 .iter()
                 .map(|action| action.name)
                 .collect();
@@ -236,7 +269,7 @@ mod tests {
 
     #[test]
     fn the_sweepers_role_writes_single_rules_and_nothing_else() {
-        let writes: Vec<&str> = actions(Bearer::Sweeper, false)
+        let writes: Vec<&str> = actions(Bearer::Sweeper, Besides::default())
             .iter()
             .map(|action| action.name)
             .filter(|name| !name.ends_with("/read"))

@@ -4,6 +4,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
+    time::Duration,
 };
 
 use postern::demo::{
@@ -21,12 +22,20 @@ use postern_api::{
     jit_policy::{Approval, GuardedPorts, JitPolicyWrite, Lockdown, SharedGroups},
 };
 use postern_aws::{AssumeRole, AwsAccount, AwsConfig, AwsEnforcer, BaseCredentials};
-use postern_azure::{AzureConfig, AzureCredential, AzureEnforcer};
+use postern_azure::{
+    AzureConfig, AzureCredential, AzureEnforcer,
+    rbac::{DEFENDER_ACTIONS, Groups, ObjectId, Others, Pattern, RbacConfig},
+};
 use postern_core::{
+    cloud_roles::CloudRoles as _,
     enforcer::Enforcer as _,
+    principal::{Principal, PrincipalKind},
     time::{RandomIds, SystemClock},
 };
-use postern_sim::{arm::ArmClient, truth::Change};
+use postern_sim::{
+    arm::{ArmClient, RoleGrant},
+    truth::Change,
+};
 use secrecy::SecretString;
 use serde_json::{Value, json};
 
@@ -57,9 +66,14 @@ const ONLY_ELSEWHERE: &[(&str, &str)] = &[
 
 /// The action that Azure asks for at each call, by the names that Microsoft's clients have for the calls.
 ///
-/// Source: Azure documentation, "Azure permissions for Compute", "… for Networking", "… for Management and governance".
+/// Source: Azure documentation, "Azure permissions for Compute", "… for Networking", "… for Management and governance", "… for
+/// Identity".
 const ARM: &[(&str, &str)] = &[
     ("AzureFirewalls.ListAll", "Microsoft.Network/azureFirewalls/read"),
+    (
+        "DenyAssignments.List",
+        "Microsoft.Authorization/denyAssignments/read",
+    ),
     (
         "FirewallPolicies.ListAll",
         "Microsoft.Network/firewallPolicies/read",
@@ -92,6 +106,14 @@ const ARM: &[(&str, &str)] = &[
     (
         "PublicIPAddresses.ListAll",
         "Microsoft.Network/publicIPAddresses/read",
+    ),
+    (
+        "RoleAssignments.List",
+        "Microsoft.Authorization/roleAssignments/read",
+    ),
+    (
+        "RoleDefinitions.Get",
+        "Microsoft.Authorization/roleDefinitions/read",
     ),
     (
         "SecurityRules.CreateOrUpdate",
@@ -548,6 +570,67 @@ async fn the_sweeper_needs_what_is_printed_for_it_and_nothing_else() {
 }
 
 #[tokio::test]
+async fn requesters_own_roles_are_read_with_what_is_printed_for_it() {
+    let fleet = fleet().await;
+    let role = printed(&["azure", "--rbac", "--account", SUBSCRIPTION]).await;
+    let role = iam::texts(&role["role_definition"]["Actions"]);
+    let without = role_actions("server").await;
+    let more: BTreeSet<String> = role
+        .iter()
+        .filter(|action| !without.contains(action))
+        .cloned()
+        .collect();
+    let sweeper = printed(&["azure", "--rbac", "--for", "sweeper", "--account", SUBSCRIPTION]).await;
+    assert_eq!(
+        iam::texts(&sweeper["role_definition"]["Actions"]),
+        role_actions("sweeper").await
+    );
+    let object_id = "aaaaaaaa-0000-4000-8000-000000000001";
+    let grant = RoleGrant {
+        scope: format!("/subscriptions/{SUBSCRIPTION}"),
+        role: "Contributor".to_owned(),
+        principal: object_id.to_owned(),
+        condition: None,
+    };
+    fleet.arm.assign(&grant).unwrap();
+    let few: Vec<String> = more.iter().cloned().collect();
+    limit(&fleet, &few);
+    let mut azure = AzureConfig::new(Vec::new()).unwrap();
+    azure.endpoint = fleet.arm.url().parse().unwrap();
+    azure.authority = fleet.arm.url().parse().unwrap();
+    azure.credential = AzureCredential::ClientSecret {
+        tenant_id: fleet.arm.tenant().to_owned(),
+        client_id: CLIENT_ID.to_owned(),
+        client_secret: SecretString::from(CLIENT_SECRET),
+    };
+    let enforcer = AzureEnforcer::new(azure, Arc::new(SystemClock)).unwrap();
+    let roles = enforcer.roles(RbacConfig {
+        actions: DEFENDER_ACTIONS.map(Pattern::of).to_vec(),
+        issuer: "corp".to_owned(),
+        object_id: ObjectId::Subject,
+        groups: Groups::Azure,
+        others: Others::Refuse,
+        lifetime: Duration::ZERO,
+        entries: 1,
+        timeout: Duration::from_secs(30),
+    });
+    let principal = Principal {
+        kind: PrincipalKind::Human,
+        issuer: "corp".to_owned(),
+        subject: object_id.to_owned(),
+        name: None,
+        groups: BTreeSet::new(),
+        mfa: false,
+        authenticated_at: None,
+        claims: BTreeMap::new(),
+    };
+    let machine = fleet.web.parse().unwrap();
+    let decision = roles.decide(&principal, &machine).await;
+    assert!(decision.is_allowed(), "{decision:?}");
+    assert_eq!(called(&fleet), more, "what is printed is what was needed");
+}
+
+#[tokio::test]
 async fn the_trust_policy_asks_for_the_external_id() {
     let principal = "arn:aws:iam::999988887777:role/postern-hub";
     let documents = printed(&[
@@ -588,5 +671,8 @@ async fn the_page_on_cloud_permissions_shows_what_is_printed() {
         );
         shown += 1;
     }
-    assert_eq!(shown, 6, "server and sweeper in both clouds, and at firewalls");
+    assert_eq!(
+        shown, 7,
+        "server and sweeper in both clouds, and at firewalls; and for requesters' own roles"
+    );
 }

@@ -10,6 +10,7 @@ use postern_api::{
 use postern_authz::{Context, Resource};
 use postern_core::{
     audit::Subject,
+    cloud_roles::CloudDecision,
     machine::{MachineId, partition},
     net::{Ports, Source},
     principal::{Principal, PrincipalKind, PrincipalRef},
@@ -104,6 +105,7 @@ pub(crate) async fn check_access(
             by_name(other)?
         }
     };
+    let machine = tags.is_some().then(|| machine_at(&scope)).flatten();
     let resource = match tags {
         Some(tags) => Resource::machine(scope.clone(), tags),
         None => Resource::scope(scope.clone()),
@@ -123,6 +125,11 @@ pub(crate) async fn check_access(
         tx.audit(&[event]).await?;
     }
     tx.commit().await?;
+    let demanded = matches!(action, Action::Request | Action::BreakGlass) && decision.allowed;
+    let second = match machine.filter(|_| demanded) {
+        Some(machine) => app.second_yes_at(&principal, &machine).await?,
+        None => None,
+    };
     let remedies = if wants_remedies && !decision.allowed {
         // One at a time, and off the threads that answer requests: it costs hundreds of decisions.
         let _turn = app.decider.remedies.acquire().await.map_err(Failure::internal)?;
@@ -140,9 +147,14 @@ pub(crate) async fn check_access(
         principal: checked.to_string(),
         action: action.to_string(),
         scope: scope.to_string(),
-        allowed: decision.allowed,
-        explanation: decision.explain(),
+        allowed: decision.allowed && second.as_ref().is_none_or(CloudDecision::is_allowed),
+        explanation: match &second {
+            None => decision.explain(),
+            Some(second) if second.is_allowed() => format!("{}; {}", decision.explain(), second.explain()),
+            Some(second) => format!("{}, but {}", decision.explain(), second.explain()),
+        },
         decision: json!(decision),
+        cloud_roles: second.map(|second| json!(second)),
         remedies,
     }))
 }

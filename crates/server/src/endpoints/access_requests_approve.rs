@@ -69,6 +69,7 @@ fn granted_for(request: &AccessRequest, target: &Target) -> Value {
         (status = 404, description = "`not_found`, `machine_not_found`", body = Problem, content_type = "application/problem+json"),
         (status = 409, description = "`already_decided`, `already_agreed`, `request_lapsed`, `frozen`, `too_many_grants`, `grant_not_open`, `idempotency_in_flight`", body = Problem, content_type = "application/problem+json"),
         (status = 422, description = "`wider_than_asked`, `not_longer`; `no_policy`, `port_not_guarded`, `source_not_allowed`, `duration_too_long`, `nothing_to_open`, `requester_not_allowed`: the policies or the requester's roles changed since it was asked; `blocked_by_rule`, `machine_stopped`, `no_address`, `no_capacity`: the way to the machine did", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "`cloud_roles_unknown`: the cloud's own roles of the requester could not be read; `unavailable`", body = Problem, content_type = "application/problem+json"),
         (status = "default", description = "Any other problem.", body = Problem,
          content_type = "application/problem+json")
     )
@@ -83,6 +84,8 @@ pub(crate) async fn approve_access_request(
     let narrowing = access_request::read_narrowing(&command.body)?;
     let comment = command.body.comment;
     let authorizer = app.authorizer().await?;
+    // Of the requester; whoever approves needs no role in the cloud.
+    let clouds = app.second_yes_of(&authorizer, id).await?;
     let mut tx = app.store.begin().await?;
     if let Some(replay) = idempotency::claim(&mut tx, &caller, command.key.as_ref(), now).await? {
         return Ok(replay.into_response());
@@ -112,7 +115,7 @@ pub(crate) async fn approve_access_request(
         return Err(app.impossible(tx, &caller, id, APPROVE, &error).await);
     }
     let (mut tx, still) = app
-        .may_still_request(tx, &authorizer, &caller, &pending, &machines)
+        .may_still_request(tx, &authorizer, &caller, &pending, &machines, &clouds)
         .await?;
     let mut terms = Vec::with_capacity(pending.targets.len());
     for (at, target) in pending.targets.iter().enumerate() {
@@ -190,6 +193,7 @@ pub(crate) async fn approve_access_request(
         Some(Approval {
             approver: &decisions,
             requester: &still,
+            clouds: &clouds,
         }),
     );
     tx.audit(&events).await?;

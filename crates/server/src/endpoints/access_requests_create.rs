@@ -41,6 +41,7 @@ use crate::{
     idempotency::{self, IdempotencyKey, Replay},
     leasing::WantedLease,
     my_address, reviewing,
+    second_yes::SecondYes,
     shape::access_request,
     state::App,
 };
@@ -68,10 +69,11 @@ const EVENT: &str = "access_request.create";
         (status = 201, description = "The request.", body = Shown),
         (status = 400, description = "`invalid_machine_id`, `invalid_ports`, `invalid_source`, `invalid_duration`, `invalid_reason`, `invalid_targets`, `invalid_start`, `unknown_field`, `malformed_json`, …", body = Problem, content_type = "application/problem+json"),
         (status = 401, description = "`step_up_required` (RFC 9470), and the token's problems", body = Problem, content_type = "application/problem+json"),
-        (status = 403, description = "`forbidden`: names what is missing or forbids", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "`forbidden`: names what is missing or forbids; `cloud_role_missing`: names what the cloud's own roles do not allow", body = Problem, content_type = "application/problem+json"),
         (status = 404, description = "`machine_not_found`", body = Problem, content_type = "application/problem+json"),
         (status = 409, description = "`frozen`, `too_many_grants`, `too_many_pending`, `idempotency_in_flight`", body = Problem, content_type = "application/problem+json"),
         (status = 422, description = "`no_policy`, `port_not_guarded`, `source_not_allowed`, `source_unclear`, `source_not_public`, `duration_too_long`, `not_justified`, `nothing_to_open`, `idempotency_key_reused`; by preflight: `blocked_by_rule`, `machine_stopped`, `no_address`, `no_capacity`", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "`cloud_roles_unknown`: the cloud's own roles could not be read, and nothing is allowed without them; `unavailable`", body = Problem, content_type = "application/problem+json"),
         (status = "default", description = "Any other problem.", body = Problem,
          content_type = "application/problem+json")
     )
@@ -238,6 +240,9 @@ pub(crate) async fn ask_for(
         app.ticket_verdict(&request).await?
     };
     let authorizer = app.authorizer().await?;
+    let clouds = app
+        .second_yes(&authorizer, &request, manner.action(), begins)
+        .await?;
     let mut tx = app.store.begin().await?;
     if let Some(replay) = idempotency::claim(&mut tx, caller, key, now).await? {
         tx.rollback().await?;
@@ -280,6 +285,11 @@ pub(crate) async fn ask_for(
             tx.rollback().await?;
             return Err(granting::no_machine(&target.machine, at));
         };
+        if let Some(decision) = clouds.against(&target.machine) {
+            return Err(app
+                .refuse_by_cloud(tx, caller, manner.event(), None, target, &decision)
+                .await);
+        }
         if readable {
             let read = question(Action::Read, &request, target, Some(&machine), now);
             readable = app.decide(&authorizer, &caller.principal, &read).allowed;
@@ -332,7 +342,7 @@ pub(crate) async fn ask_for(
             app.lengthened(&mut tx, grant, request.duration, now).await?;
         }
     }
-    let mut events: Vec<AuditEvent> = asked(app, caller, &request, &decisions, dry_run);
+    let mut events: Vec<AuditEvent> = asked(app, caller, &request, &decisions, &clouds, dry_run);
     if let Some(ticket) = &request.ticket {
         for event in &mut events {
             if let Some(details) = event.details.as_object_mut() {
@@ -457,6 +467,7 @@ fn asked(
     caller: &Caller,
     request: &AccessRequest<Pending>,
     decisions: &[Decision],
+    clouds: &SecondYes,
     dry_run: bool,
 ) -> Vec<AuditEvent> {
     let action = if dry_run { "access_request.dry_run" } else { EVENT };
@@ -479,6 +490,7 @@ fn asked(
                 "mode": request.mode,
                 "extends": request.extends,
                 "awaits": request.state.awaits,
+                "cloud_roles": clouds.shown(&target.machine),
             });
             let mut event = app.event(
                 caller,

@@ -51,7 +51,7 @@ pub(crate) const EVENT: &str = "grant.extend";
         (status = 201, description = "The request: approved, with the grant as it is now, or pending.", body = Shown),
         (status = 400, description = "`invalid_duration`, `invalid_reason`, `unknown_field`, `malformed_json`, …", body = Problem, content_type = "application/problem+json"),
         (status = 401, description = "`step_up_required` (RFC 9470), and the token's problems", body = Problem, content_type = "application/problem+json"),
-        (status = 403, description = "`forbidden`, `not_the_requester`", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "`forbidden`, `cloud_role_missing`, `not_the_requester`", body = Problem, content_type = "application/problem+json"),
         (status = 404, description = "`not_found`", body = Problem, content_type = "application/problem+json"),
         (status = 409, description = "`grant_not_open`, `frozen`, `idempotency_in_flight`", body = Problem, content_type = "application/problem+json"),
         (status = 422, description = "`not_longer`, `no_policy`, `port_not_guarded`, `source_not_allowed`, `duration_too_long`, `idempotency_key_reused`", body = Problem, content_type = "application/problem+json"),

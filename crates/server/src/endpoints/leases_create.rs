@@ -47,7 +47,7 @@ use crate::{
         (status = 201, description = "A new lease.", body = Shown),
         (status = 400, description = "`invalid_lease`, and what `POST /v1/access-requests` answers", body = Problem, content_type = "application/problem+json"),
         (status = 401, description = "`step_up_required` (RFC 9470), and the token's problems", body = Problem, content_type = "application/problem+json"),
-        (status = 403, description = "`forbidden`: names what is missing or forbids", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "`forbidden`: names what is missing or forbids; `cloud_role_missing`: names what the cloud's own roles do not allow", body = Problem, content_type = "application/problem+json"),
         (status = 404, description = "`machine_not_found`", body = Problem, content_type = "application/problem+json"),
         (status = 409, description = "`frozen`, `lease_key_in_use`, `too_many_grants`, `too_many_pending`, `idempotency_in_flight`", body = Problem, content_type = "application/problem+json"),
         (status = 422, description = "What `POST /v1/access-requests` answers", body = Problem, content_type = "application/problem+json"),

@@ -90,6 +90,7 @@ impl Rig {
                 guardrails: GuardrailSet::parse("test", plan.guardrails).unwrap(),
                 engine: Arc::new(move || engine.clone()),
                 enforcers: Vec::new(),
+                cloud_roles: None,
             },
         )
         .await

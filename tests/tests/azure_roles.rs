@@ -1,0 +1,274 @@
+//! Azure's own roles as a second yes, demanded by a server over the simulator.
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test may fail by panicking")]
+
+use std::{path::PathBuf, time::Duration};
+
+use chrono::TimeDelta;
+use postern::demo::{fleet::SUBSCRIPTION, people};
+use postern_api::{
+    ErrorCode, Problem,
+    access_check::AccessCheckQuery,
+    access_request::{AccessRequest, AccessRequestCreateQuery},
+    client::ClientError,
+    jit_policy::Approval,
+    review::BreakGlassQuery,
+    role::RoleAssignmentCreate,
+};
+use postern_core::machine::MachineId;
+use postern_sim::{
+    Effect, FaultRule, When,
+    arm::{Denial, RoleGrant},
+};
+use postern_tests::{
+    Person, ServerProcess, World, WorldOptions,
+    world::{a_policy, a_request},
+};
+
+const INITIATE: &str = "Microsoft.Security/locations/jitNetworkAccessPolicies/initiate/action";
+const ENGINEERS: &str = "bbbbbbbb-0000-4000-8000-000000000001";
+const STAFF: &str = "bbbbbbbb-0000-4000-8000-000000000002";
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A world whose server demands what Defender demands, and remembers what Azure said for so many seconds.
+async fn world(cache_seconds: u32) -> (World, ServerProcess) {
+    let issuer = people::ISSUER_NAME;
+    let world = World::new(WorldOptions {
+        binary: PathBuf::from(env!("CARGO_BIN_EXE_postern-under-test")),
+        more: format!(
+            "[issuers.claims]\nextra = [\"oid\"]\n\
+             [azure.rbac]\nissuer = \"{issuer}\"\ncache_seconds = {cache_seconds}\ntimeout_seconds = 10\n"
+        ),
+        fsync: false,
+    })
+    .await;
+    let server = world.serve(&[]).await;
+    world.lock_down().await;
+    (world, server)
+}
+
+fn ada() -> &'static str {
+    people::Person::named("ada").unwrap().object_id
+}
+
+fn give(world: &World, role: &str, principal: &str) -> String {
+    let grant = RoleGrant {
+        scope: format!("/subscriptions/{SUBSCRIPTION}"),
+        role: role.to_owned(),
+        principal: principal.to_owned(),
+        condition: None,
+    };
+    world.fleet.arm.assign(&grant).unwrap()
+}
+
+async fn ask(world: &World, machines: &[&str]) -> Result<AccessRequest, ClientError> {
+    let query = AccessRequestCreateQuery {
+        wait: Some(30),
+        ..AccessRequestCreateQuery::default()
+    };
+    world
+        .client(Person::Ada)
+        .create_access_request(None, &query, &a_request(machines, 600))
+        .await
+}
+
+#[track_caller]
+fn refused<T: std::fmt::Debug>(answer: Result<T, ClientError>) -> Problem {
+    answer.unwrap_err().problem().unwrap().clone()
+}
+
+async fn check(world: &World, who: Person, action: &str) -> postern_api::access_check::AccessCheck {
+    let machine: MachineId = world.fleet.db.parse().unwrap();
+    let query = AccessCheckQuery {
+        action: Some(action.to_owned()),
+        scope: Some(machine.scope().to_string()),
+        ..AccessCheckQuery::default()
+    };
+    world.client(who).access_check(&query).await.unwrap()
+}
+
+/// What the audit log says of the last request of a kind.
+async fn last_event(world: &World, action: &str) -> postern_api::audit_event::AuditEvent {
+    let events = world.audit_log().await;
+    let last = events.into_iter().rev().find(|event| event.action == action);
+    last.unwrap_or_else(|| panic!("no event `{action}`"))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn posterns_role_is_not_enough_without_the_one_in_azure() {
+    let (world, _server) = world(0).await;
+    let (db, app) = (world.fleet.db.clone(), world.fleet.app.clone());
+
+    // Nothing in Azure, then too little: the answer names what is missing, and so does the audit log.
+    let problem = refused(ask(&world, &[&db]).await);
+    assert_eq!((problem.code, problem.status), (ErrorCode::CloudRoleMissing, 403));
+    give(&world, "Reader", ada());
+    let problem = refused(ask(&world, &[&db]).await);
+    assert!(problem.detail.contains(INITIATE), "{}", problem.detail);
+    assert!(
+        !problem.detail.contains("virtualMachines/read"),
+        "{}",
+        problem.detail
+    );
+    let event = last_event(&world, "access_request.create").await;
+    assert_eq!(event.outcome, "denied");
+    let decision = event.decision.unwrap();
+    assert_eq!(decision["decided_by"], "cloud_roles");
+    assert_eq!(decision["cloud_roles"]["lacks"][0]["action"], INITIATE);
+    let checked = check(&world, Person::Ada, "request").await;
+    assert!(
+        !checked.allowed && checked.explanation.contains(INITIATE),
+        "{checked:?}"
+    );
+    assert!(!world.reachable(&db, [203, 0, 113, 7], 22));
+    // Azure has no say about machines elsewhere.
+    ask(&world, &[&app]).await.unwrap();
+
+    // The role at the subscription, through a group in a group.
+    world.fleet.arm.put_in_group(STAFF, ENGINEERS);
+    world.fleet.arm.put_in_group(ENGINEERS, ada());
+    let assignment = give(&world, "Contributor", STAFF);
+    let request = ask(&world, &[&db]).await.unwrap();
+    assert_eq!(request.grants[0].status, "open");
+    assert!(world.reachable(&db, [203, 0, 113, 7], 22));
+    let roles = last_event(&world, "access_request.create").await.details["cloud_roles"].take();
+    assert_eq!(roles["by"][0]["assignment"], assignment.as_str());
+    assert_eq!(roles["by"][0]["role_name"], "Contributor");
+    assert!(check(&world, Person::Ada, "request").await.allowed);
+
+    // A role in Azure is not Postern's.
+    give(&world, "Owner", people::Person::named("eve").unwrap().object_id);
+    let eve = world
+        .client(Person::Eve)
+        .create_access_request(
+            None,
+            &AccessRequestCreateQuery::default(),
+            &a_request(&[&db], 600),
+        )
+        .await;
+    assert_eq!(refused(eve).code, ErrorCode::Forbidden);
+    assert!(!check(&world, Person::Eve, "request").await.allowed);
+
+    // A deny assignment wins.
+    let denied = world.fleet.arm.deny(Denial {
+        scope: format!("/subscriptions/{SUBSCRIPTION}"),
+        name: "managed".to_owned(),
+        actions: vec!["Microsoft.Compute/*".to_owned()],
+        not_actions: Vec::new(),
+        principals: vec![STAFF.to_owned()],
+        excluded: Vec::new(),
+        only_there: false,
+    });
+    let problem = refused(ask(&world, &[&db]).await);
+    assert_eq!(problem.code, ErrorCode::CloudRoleMissing);
+    assert!(problem.detail.contains("`managed`"), "{}", problem.detail);
+    assert!(world.fleet.arm.undeny(&denied));
+
+    // Azure that does not answer allows nothing, and when it does again, all is as before.
+    let down = world.fleet.arm.faults().add(FaultRule {
+        operation: "RoleAssignments.List".to_owned(),
+        when: When::Always,
+        effect: Effect::ResetBefore,
+    });
+    let problem = refused(ask(&world, &[&db]).await);
+    assert_eq!(
+        (problem.code, problem.status),
+        (ErrorCode::CloudRolesUnknown, 503)
+    );
+    assert!(!check(&world, Person::Ada, "request").await.allowed);
+    assert!(world.fleet.arm.faults().remove(down));
+    ask(&world, &[&db]).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_role_that_was_taken_away_serves_no_longer_than_the_cache_lives() {
+    let (world, _server) = world(1).await;
+    let db = world.fleet.db.clone();
+    let assignment = give(&world, "Contributor", ada());
+    ask(&world, &[&db]).await.unwrap();
+    assert!(world.fleet.arm.unassign(&assignment));
+    let problem = world
+        .eventually("the role is gone", PATIENCE, async || {
+            let answer = ask(&world, &[&db]).await;
+            answer.err().map(|error| error.problem().unwrap().clone())
+        })
+        .await;
+    assert_eq!(problem.code, ErrorCode::CloudRoleMissing);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn it_is_asked_again_at_a_late_approval_and_when_a_scheduled_grant_starts() {
+    let (world, _server) = world(0).await;
+    let db = world.fleet.db.clone();
+    let olga = world.client(Person::Olga);
+    let assignment = give(&world, "Contributor", ada());
+
+    // Scheduled: allowed when it was asked for, and not any more when its time came.
+    let mut later = a_request(&[&db], 600);
+    later.starts_at = Some(world.now() + TimeDelta::seconds(4));
+    let query = AccessRequestCreateQuery::default();
+    let scheduled = world
+        .client(Person::Ada)
+        .create_access_request(None, &query, &later)
+        .await
+        .unwrap();
+    assert_eq!(scheduled.grants[0].status, "scheduled");
+    assert!(world.fleet.arm.unassign(&assignment));
+    world.until(&scheduled.grants[0].id, "closed", PATIENCE).await;
+    let ended = last_event(&world, "grant.end").await;
+    assert!(ended.reason.unwrap().contains(INITIATE));
+    assert_eq!(ended.decision.unwrap()["cloud_roles"]["outcome"], "refused");
+    assert!(!world.reachable(&db, [203, 0, 113, 7], 22));
+
+    // With approval: the requester's role counts at the approval, and whoever approves needs none.
+    let mut policy = a_policy("approved", &db.parse::<MachineId>().unwrap().scope().to_string());
+    policy.approval = Approval::One;
+    olga.create_jit_policy(None, &policy).await.unwrap();
+    let assignment = give(&world, "Contributor", ada());
+    let pending = world
+        .client(Person::Ada)
+        .create_access_request(None, &query, &a_request(&[&db], 600))
+        .await
+        .unwrap();
+    assert_eq!(pending.status, "pending");
+    assert!(world.fleet.arm.unassign(&assignment));
+    let sam = world.client(Person::Sam);
+    let problem = refused(sam.approve_access_request(&pending.id, None).await);
+    assert_eq!(problem.code, ErrorCode::RequesterNotAllowed);
+    assert!(problem.detail.contains(INITIATE), "{}", problem.detail);
+    let assignment = give(&world, "Contributor", ada());
+    let approved = sam.approve_access_request(&pending.id, None).await.unwrap();
+    assert_eq!(approved.status, "approved");
+    let event = last_event(&world, "access_request.approve").await;
+    let roles = &event.decision.unwrap()["cloud_roles"];
+    assert_eq!(roles["by"][0]["assignment"], assignment.as_str());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_breaks_the_glass_needs_it_too() {
+    let (world, _server) = world(0).await;
+    let db = world.fleet.db.clone();
+    let role = RoleAssignmentCreate {
+        role: "owner".to_owned(),
+        principal: format!("user:{}/ada", people::ISSUER_NAME),
+        scope: "/".to_owned(),
+        ..RoleAssignmentCreate::default()
+    };
+    world
+        .client(Person::Olga)
+        .create_role_assignment(None, &role)
+        .await
+        .unwrap();
+    let ada_client = world.client(Person::Ada);
+    let query = BreakGlassQuery::default();
+    let broken = ada_client
+        .break_glass(None, &query, &a_request(&[&db], 600))
+        .await;
+    assert_eq!(refused(broken).code, ErrorCode::CloudRoleMissing);
+    assert!(!check(&world, Person::Ada, "break_glass").await.allowed);
+    give(&world, "Owner", ada());
+    let opened = ada_client
+        .break_glass(None, &query, &a_request(&[&db], 600))
+        .await
+        .unwrap();
+    world.until(&opened.grants[0].id, "open", PATIENCE).await;
+}
