@@ -74,7 +74,7 @@ pub(super) fn get(inner: &Inner, call: &Call<'_>, tenant: &str) -> Result<Answer
                 .of_kind(subscription, group.as_deref(), *kind)
                 .map(|(key, resource)| (key.as_str(), resource));
             page(call, page_size, within, |resource| {
-                Some(show(call, resource, &references))
+                Some(show(call, resource, references))
             })
         }
         Target::ServiceTags {
@@ -87,7 +87,7 @@ pub(super) fn get(inner: &Inner, call: &Call<'_>, tenant: &str) -> Result<Answer
         ))),
         Target::Resource(id) => {
             let resource = found(state, id)?;
-            let shown = show(call, resource, &state.back_references());
+            let shown = show(call, resource, state.back_references());
             let mut answer = Answer::ok(shown);
             if id.kind != Kind::VirtualMachine {
                 answer.headers.push(("etag", resource.etag_text()));
@@ -111,7 +111,7 @@ pub(super) fn get(inner: &Inner, call: &Call<'_>, tenant: &str) -> Result<Answer
                     &child.name,
                     goal,
                     child.provisioning,
-                    &references,
+                    references,
                 ))
             })
         }
@@ -174,7 +174,7 @@ pub(super) fn child_shown(state: &State, parent: &Resource, id: &Id) -> Option<V
         &child.name,
         goal,
         child.provisioning,
-        &state.back_references(),
+        state.back_references(),
     ))
 }
 

@@ -5,7 +5,8 @@
 //! same while nothing is under way.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::ops::{Deref, DerefMut};
+use std::sync::{Arc, OnceLock};
 
 use chrono::{DateTime, Utc};
 use serde_json::{Map, Value, json};
@@ -143,13 +144,35 @@ impl Touch {
     }
 }
 
+/// Resources by their keys. Who points at whom follows from all of them, and is kept until one may have changed.
+#[derive(Debug, Default)]
+pub(super) struct Resources {
+    all: BTreeMap<String, Resource>,
+    references: OnceLock<BackReferences>,
+}
+
+impl Deref for Resources {
+    type Target = BTreeMap<String, Resource>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.all
+    }
+}
+
+impl DerefMut for Resources {
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        self.references.take();
+        &mut self.all
+    }
+}
+
 /// Everything in the cloud.
 #[derive(Debug, Default)]
 pub(super) struct State {
     /// Id and display name.
     pub(super) subscriptions: Vec<(String, String)>,
     pub(super) groups: BTreeMap<String, Group>,
-    pub(super) resources: BTreeMap<String, Resource>,
+    pub(super) resources: Resources,
     pub(super) operations: BTreeMap<Uuid, Operation>,
     /// The operations that are not done.
     pub(super) pending: Vec<Uuid>,
@@ -224,7 +247,13 @@ impl State {
     }
 
     /// All references as the control plane shows them.
-    pub(super) fn back_references(&self) -> BackReferences {
+    pub(super) fn back_references(&self) -> &BackReferences {
+        self.resources
+            .references
+            .get_or_init(|| self.count_references())
+    }
+
+    fn count_references(&self) -> BackReferences {
         let mut references = BackReferences::new();
         let mut point = |target: Option<&str>, member: &'static str, from: &Id| {
             if let Some(target) = target {
@@ -261,9 +290,8 @@ impl State {
                 }
                 Kind::NetworkSecurityGroup => {
                     for (child, goal) in resource.shown() {
-                        let child = id.child(ChildKind::SecurityRule, &child.name);
                         for group in super::rule::application_groups(goal) {
-                            point(Some(group), "", &child);
+                            point(Some(group), "", &id.child(ChildKind::SecurityRule, &child.name));
                         }
                     }
                 }
