@@ -10,6 +10,7 @@ use postern_api::{
     access_check::AccessCheckQuery,
     access_request::{AccessRequest, AccessRequestCreateQuery},
     client::ClientError,
+    grant::GrantExtend,
     jit_policy::Approval,
     review::BreakGlassQuery,
     role::RoleAssignmentCreate,
@@ -241,6 +242,59 @@ async fn it_is_asked_again_at_a_late_approval_and_when_a_scheduled_grant_starts(
     let event = last_event(&world, "access_request.approve").await;
     let roles = &event.decision.unwrap()["cloud_roles"];
     assert_eq!(roles["by"][0]["assignment"], assignment.as_str());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_scheduled_grant_waits_for_an_azure_that_does_not_answer_when_it_starts() {
+    let (world, _server) = world(0).await;
+    let db = world.fleet.db.clone();
+    give(&world, "Contributor", ada());
+    let mut later = a_request(&[&db], 600);
+    later.starts_at = Some(world.now() + TimeDelta::seconds(3));
+    let scheduled = world
+        .client(Person::Ada)
+        .create_access_request(None, &AccessRequestCreateQuery::default(), &later)
+        .await
+        .unwrap();
+    let grant = &scheduled.grants[0].id;
+    let arm = &world.fleet.arm;
+    let down = arm.faults().add(FaultRule {
+        operation: "DenyAssignments.List".to_owned(),
+        when: When::Always,
+        effect: Effect::ResetBefore,
+    });
+    world
+        .eventually("the start was tried twice", PATIENCE, async || {
+            (arm.faults().hits() >= 2).then_some(())
+        })
+        .await;
+    assert_eq!(
+        world.client(Person::Olga).grant(grant).await.unwrap().status,
+        "scheduled"
+    );
+    assert!(arm.faults().remove(down));
+    world.until(grant, "open", PATIENCE).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_extension_needs_it_still() {
+    let (world, _server) = world(0).await;
+    let db = world.fleet.db.clone();
+    let assignment = give(&world, "Contributor", ada());
+    let request = ask(&world, &[&db]).await.unwrap();
+    let extend = GrantExtend {
+        duration_seconds: 1200,
+        reason: "not done yet".to_owned(),
+    };
+    assert!(world.fleet.arm.unassign(&assignment));
+    let client = world.client(Person::Ada);
+    let refusal = refused(client.extend_grant(&request.grants[0].id, None, &extend).await);
+    assert_eq!(refusal.code, ErrorCode::CloudRoleMissing);
+    give(&world, "Contributor", ada());
+    client
+        .extend_grant(&request.grants[0].id, None, &extend)
+        .await
+        .unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -370,6 +370,33 @@ async fn a_decision_waits_no_longer_than_it_may() {
 }
 
 #[tokio::test]
+async fn looks_are_paid_for_out_of_the_budget_and_leave_some_for_closings() {
+    let scene = Scene::start(Scene::options()).await;
+    let mut few = config(&scene.sim);
+    few.budget_percent = 1;
+    let clock = ManualClock::new(at(0));
+    let enforcer = AzureEnforcer::new(few, Arc::new(clock)).unwrap();
+    for number in 0..20 {
+        let role = scene
+            .sim
+            .define_role(&format!("role {number}"), &["Microsoft.Compute/*"], &[])
+            .unwrap();
+        let grant = RoleGrant {
+            scope: SUBSCRIPTION.to_owned(),
+            role,
+            principal: ADA.to_owned(),
+            condition: None,
+        };
+        scene.sim.assign(&grant).unwrap();
+    }
+    let roles = enforcer.roles(demand());
+    let decision = roles.decide(&somebody(ADA, &[]), &scene.web).await;
+    assert!(matches!(decision, CloudDecision::Unknown { .. }), "{decision:?}");
+    let read = scene.sim.calls().of("RoleDefinitions.Get");
+    assert!(read < 20, "{read} of 20 roles were read");
+}
+
+#[tokio::test]
 async fn groups_of_the_token_count_where_that_is_configured() {
     let office = Office::with(
         RbacConfig {
