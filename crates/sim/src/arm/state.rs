@@ -248,9 +248,7 @@ impl State {
 
     /// All references as the control plane shows them.
     pub(super) fn back_references(&self) -> &BackReferences {
-        self.resources
-            .references
-            .get_or_init(|| self.count_references())
+        self.resources.references.get_or_init(|| self.count_references())
     }
 
     fn count_references(&self) -> BackReferences {
