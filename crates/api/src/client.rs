@@ -13,6 +13,10 @@ use crate::{
         AccessRequest, AccessRequestApprove, AccessRequestCreate, AccessRequestCreateQuery,
         AccessRequestDeny, AccessRequestQuery,
     },
+    access_review::{
+        AccessReview, AccessReviewCancel, AccessReviewCreate, AccessReviewItem, AccessReviewItemDecide,
+        AccessReviewItemQuery, AccessReviewQuery,
+    },
     audit_event::{AuditEvent, AuditEventQuery},
     delivery::{Delivery, DeliveryQuery},
     freeze::{Freeze, FreezeCreate, FreezeLift, FreezeMade, FreezeQuery},
@@ -300,6 +304,56 @@ impl Client {
             .json(request)
             .timeout(REQUEST_TIMEOUT.saturating_add(wait));
         Self::read(keyed(call, key)).await
+    }
+
+    /// Lists access reviews of role assignments.
+    pub async fn access_reviews(&self, query: &AccessReviewQuery) -> Result<Page<AccessReview>, ClientError> {
+        self.get(&["v1", "access-reviews"], query).await
+    }
+
+    /// One access review.
+    pub async fn access_review(&self, id: &str) -> Result<AccessReview, ClientError> {
+        self.get(&["v1", "access-reviews", id], &()).await
+    }
+
+    /// Lists the items of an access review.
+    pub async fn access_review_items(
+        &self,
+        id: &str,
+        query: &AccessReviewItemQuery,
+    ) -> Result<Page<AccessReviewItem>, ClientError> {
+        self.get(&["v1", "access-reviews", id, "items"], query).await
+    }
+
+    /// Starts an access review.
+    pub async fn create_access_review(
+        &self,
+        key: Option<&str>,
+        create: &AccessReviewCreate,
+    ) -> Result<AccessReview, ClientError> {
+        self.post(&["v1", "access-reviews"], key, create).await
+    }
+
+    /// Ends an access review early, and its further rounds.
+    pub async fn cancel_access_review(
+        &self,
+        id: &str,
+        key: Option<&str>,
+        cancel: &AccessReviewCancel,
+    ) -> Result<AccessReview, ClientError> {
+        self.post(&["v1", "access-reviews", id, "cancel"], key, cancel)
+            .await
+    }
+
+    /// Decides about an item of an access review.
+    pub async fn decide_access_review_item(
+        &self,
+        id: &str,
+        key: Option<&str>,
+        decide: &AccessReviewItemDecide,
+    ) -> Result<AccessReviewItem, ClientError> {
+        self.post(&["v1", "access-review-items", id, "decide"], key, decide)
+            .await
     }
 
     /// Lists reviews of what was opened by breaking the glass.

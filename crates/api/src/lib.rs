@@ -5,6 +5,7 @@
 
 pub mod access_check;
 pub mod access_request;
+pub mod access_review;
 pub mod audit_event;
 pub mod client;
 pub mod delivery;

@@ -84,6 +84,8 @@ codes! {
     InvalidRole = "invalid_role", 400, "Invalid role";
     /// The role assignment has ended already, or its tags are none that a machine could carry.
     InvalidAssignment = "invalid_assignment", 400, "Invalid role assignment";
+    /// The access review has no name, no reviewers who are people, a deadline or a recurrence out of bounds.
+    InvalidAccessReview = "invalid_access_review", 400, "Invalid access review";
     /// Not an action.
     InvalidAction = "invalid_action", 400, "Invalid action";
     /// Not an id of the kind that the path asks for.
@@ -128,6 +130,10 @@ codes! {
     NotTheRequester = "not_the_requester", 403, "Not the requester";
     /// Only who holds a lease heartbeats and releases it.
     NotTheHolder = "not_the_holder", 403, "Not the holder";
+    /// Nobody reviews their own role assignment, nor that of a group that they are in.
+    OwnAssignment = "own_assignment", 403, "Own role assignment";
+    /// Only the reviewers that an access review names decide about its items.
+    NotAReviewer = "not_a_reviewer", 403, "Not a reviewer";
     /// There is nothing here, or nothing that you may see.
     NotFound = "not_found", 404, "Not found";
     /// No such machine was discovered.
@@ -144,6 +150,8 @@ codes! {
     TooManyGrants = "too_many_grants", 409, "Too many grants";
     /// As many requests of yours wait for somebody to decide as may.
     TooManyPending = "too_many_pending", 409, "Too many pending requests";
+    /// The access review is over: its deadline passed, or somebody cancelled it.
+    AccessReviewOver = "access_review_over", 409, "Access review over";
     /// You hold a lease with this key, for something else.
     LeaseKeyInUse = "lease_key_in_use", 409, "Lease key in use";
     /// The lease has ended: it was released, its heartbeat was missed, or its access is over.
@@ -186,6 +194,8 @@ codes! {
     DurationTooLong = "duration_too_long", 422, "Duration too long";
     /// No JIT policy covers the machine.
     NoPolicy = "no_policy", 422, "No JIT policy";
+    /// There are more role assignments at the scope than one access review takes. Review the scopes below.
+    AccessReviewTooLarge = "access_review_too_large", 422, "Access review too large";
     /// An approval grants no more than was asked for.
     WiderThanAsked = "wider_than_asked", 422, "Wider than asked for";
     /// Whoever made the request would not be allowed to make it now.

@@ -166,6 +166,10 @@ ids! {
     ChangeId = ChangeKindId("chg", "change");
     /// A review of what was opened by breaking the glass.
     ReviewId = ReviewKind("rev", "review");
+    /// A round of an access review of role assignments.
+    AccessReviewId = AccessReviewKind("arv", "access review");
+    /// One role assignment of an access review.
+    AccessReviewItemId = AccessReviewItemKind("ari", "access review item");
     /// A freeze of a scope.
     FreezeId = FreezeKind("frz", "freeze");
     /// A rule that a lockdown took out of the way and saved.

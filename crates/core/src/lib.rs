@@ -5,6 +5,7 @@
 //! enforcement point ([`point::PointRef`]) on the way to the machine, lets it through; an
 //! [`enforcer::Enforcer`] is the code for one cloud.
 
+pub mod access_review;
 pub mod address;
 pub mod approach;
 pub mod approval;

@@ -135,6 +135,9 @@ pub struct RoleAssignment {
     pub ends_at: Option<Instant>,
 }
 
+/// The role that may do everything.
+pub const OWNER: &str = "owner";
+
 /// The most tags of a role assignment.
 pub const MAX_TAGS: usize = 20;
 
@@ -169,6 +172,11 @@ impl RoleAssignment {
     /// Whether it has not ended at `now`.
     pub fn counts_at(&self, now: Instant) -> bool {
         self.ends_at.is_none_or(|ends_at| now < ends_at)
+    }
+
+    /// Whether it makes somebody an owner of everything, for good: an installation keeps at least one of these.
+    pub fn is_lasting_owner(&self) -> bool {
+        self.role == OWNER && self.scope.depth() == 0 && self.tags.is_empty() && self.ends_at.is_none()
     }
 
     /// Whether it is for what carries these tags. What is about no machine carries none.

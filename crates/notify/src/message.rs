@@ -98,8 +98,14 @@ fn subject_of(event: &AuditEvent) -> Option<String> {
         .map(|id| id.to_string())
         .or_else(|| subject.request.map(|id| id.to_string()))
         .or_else(|| subject.policy.map(|id| id.to_string()))
+        .or_else(|| access_review(event).map(str::to_owned))
         .or_else(|| subject.machine.as_ref().map(ToString::to_string))
         .or_else(|| subject.point.clone())
+}
+
+/// The access review that the event is of, by its id.
+fn access_review(event: &AuditEvent) -> Option<&str> {
+    event.details.get("access_review")?.as_str()
 }
 
 fn actor(actor: &Actor) -> String {
@@ -119,7 +125,7 @@ fn link(base: &Url, event: &AuditEvent) -> Option<Url> {
         (Some(grant), ..) => format!("v1/grants/{grant}"),
         (None, Some(request), _) => format!("v1/access-requests/{request}"),
         (None, None, Some(policy)) => format!("v1/jit-policies/{policy}"),
-        (None, None, None) => return None,
+        (None, None, None) => format!("v1/access-reviews/{}", access_review(event)?),
     };
     base.join(&path).ok()
 }
@@ -136,6 +142,10 @@ fn summary(event: &AuditEvent) -> String {
         ("access_request.withdraw", Outcome::Succeeded) => "withdrew a request for access",
         ("access_request.lapse", Outcome::Succeeded) => "let a request lapse that nobody decided on",
         ("break_glass.use", Outcome::Succeeded) => "BROKE THE GLASS: opened access without approval",
+        ("access_review.start", Outcome::Succeeded) => "started an access review",
+        ("access_review.remind", _) => "reminds of an access review that waits for decisions",
+        ("access_review.complete", Outcome::Succeeded) => "completed an access review",
+        ("access_review.cancel", Outcome::Succeeded) => "cancelled an access review",
         ("review.close", Outcome::Succeeded) => "closed the review of a broken glass",
         ("freeze.create", Outcome::Succeeded) => "FROZE everything",
         ("freeze.lift", Outcome::Succeeded) => "lifted a freeze",
@@ -255,6 +265,30 @@ mod tests {
             link.starts_with("https://postern.example.com/jit/v1/access-requests/"),
             "{link}"
         );
+    }
+
+    #[test]
+    fn reviewers_are_told_of_an_access_review_with_a_link_to_it() {
+        let mut started = asked();
+        started.event.action = "access_review.start".into();
+        started.event.subject = Subject::default();
+        started.event.reason = Some("`who needs what`".into());
+        let review = an_id::<postern_core::id::AccessReviewKind>(4).to_string();
+        started.event.details = json!({ "access_review": review, "reviewers": ["user:corp/lea"] });
+        let base = "https://postern.example.com/".parse().unwrap();
+        let told = Message::of(&started, &"prod".parse().unwrap(), Some(&base));
+        assert_eq!(
+            told.summary,
+            "user:corp/ada started an access review (/aws/123456789012): `who needs what`"
+        );
+        assert_eq!(told.cloud_event["subject"], review);
+        assert!(
+            told.link
+                .unwrap()
+                .path()
+                .ends_with(&format!("/v1/access-reviews/{review}"))
+        );
+        assert!(!told.cloud_event.to_string().contains("user:corp/lea"));
     }
 
     #[test]

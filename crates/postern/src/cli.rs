@@ -1,5 +1,6 @@
 //! The command line: what can be said, with its help.
 
+mod access_reviewing;
 mod asking;
 mod assigning;
 mod deciding;
@@ -14,6 +15,7 @@ use clap::{Parser, Subcommand};
 
 use crate::exit::EXIT_CODES;
 
+pub use access_reviewing::*;
 pub use asking::*;
 pub use assigning::*;
 pub use deciding::*;
@@ -115,6 +117,12 @@ pub enum Command {
     /// Lists role assignments, makes or removes one
     #[command(after_help = ASSIGNMENT_EXAMPLES)]
     Assignments(AssignmentsArgs),
+    /// Lists access reviews, shows one (`get`), starts, decides or cancels one
+    ///
+    /// An access review has people look at who has which role at a scope, and take away what is not needed. What they
+    /// do not decide by its deadline is removed or kept, as it says.
+    #[command(after_help = ACCESS_REVIEW_EXAMPLES)]
+    AccessReviews(AccessReviewsArgs),
     /// Reads the audit log
     #[command(after_help = AUDIT_EXAMPLES)]
     Audit(AuditArgs),
@@ -166,6 +174,14 @@ Examples:
   postern assignments --scope /aws/123456789012
   postern assignments create requester group:corp/sre --on /aws/123456789012 --tag env=dev --until 2026-12-31T18:00:00Z
   postern assignments delete ra_0199… --dry-run";
+
+const ACCESS_REVIEW_EXAMPLES: &str = "\
+Examples:
+  postern access-reviews create production --on /aws/123456789012 --reviewer group:corp/leads \\
+    --for 14days --undecided remove --every-days 90 --round-days 14
+  postern access-reviews --mine --status open
+  postern access-reviews get arv_0199… --status open
+  postern access-reviews decide ari_0199… remove --reason \"moved to another team\"";
 
 const LEASE_HELP: &str = "\
 The token is in --token-file (read again before it ends) or POSTERN_TOKEN; in a GitHub Actions job with

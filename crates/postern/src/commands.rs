@@ -1,5 +1,6 @@
 //! The commands of the command line, one room each.
 
+pub mod access_reviews;
 pub mod assignments;
 pub mod audit;
 pub mod authz;

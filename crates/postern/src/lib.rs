@@ -63,6 +63,7 @@ pub async fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Revoke(args) => commands::grants::revoke(args).await,
         Command::Freeze(args) => commands::freezes::freeze(args).await,
         Command::Freezes(args) => commands::freezes::run(args).await,
+        Command::AccessReviews(args) => commands::access_reviews::run(args).await,
         Command::Reviews(args) => commands::reviews::run(args).await,
         Command::Machines(args) => commands::machines::run(args).await,
         Command::Policies(args) => commands::policies::run(args).await,

@@ -3,23 +3,12 @@
 use postern_core::{
     audit::{Actor, AuditEvent, Outcome, Subject},
     principal::PrincipalRef,
-    role::RoleAssignment,
+    role::{OWNER, RoleAssignment},
     scope::Scope,
     time::{Clock, IdSource},
 };
 use postern_store::{Conflict, Store, StoreError};
 use serde_json::json;
-
-/// The role that may do everything.
-pub(crate) const OWNER: &str = "owner";
-
-/// Whether the assignment makes somebody an owner of everything, for good.
-pub(crate) fn is_owner(assignment: &RoleAssignment) -> bool {
-    assignment.role == OWNER
-        && assignment.scope == Scope::root()
-        && assignment.tags.is_empty()
-        && assignment.ends_at.is_none()
-}
 
 /// Makes these principals owners, unless somebody is already. Of two replicas that start at once, one does.
 pub(crate) async fn first_owners(
@@ -28,7 +17,14 @@ pub(crate) async fn first_owners(
     ids: &dyn IdSource,
     owners: &[PrincipalRef],
 ) -> Result<(), StoreError> {
-    if owners.is_empty() || store.authz().await?.assignments.iter().any(is_owner) {
+    if owners.is_empty()
+        || store
+            .authz()
+            .await?
+            .assignments
+            .iter()
+            .any(RoleAssignment::is_lasting_owner)
+    {
         return Ok(());
     }
     let now = clock.now();

@@ -4,6 +4,8 @@
 //! points due, all in one transaction with its audit events; the reconcile loop does the rest. Nothing here
 //! talks to a cloud.
 
+mod access_review_turn;
+mod access_reviewing;
 mod agreeing;
 mod assignment_reach;
 mod auth;

@@ -21,9 +21,10 @@ use crate::{
 /// A refusal as somebody gets it who may not see what it is about.
 pub(crate) fn hidden(refusal: Failure, what: &str) -> Failure {
     match refusal.code() {
-        ErrorCode::Forbidden | ErrorCode::NotTheRequester | ErrorCode::NotTheHolder => {
-            Failure::not_found(what)
-        }
+        ErrorCode::Forbidden
+        | ErrorCode::NotTheRequester
+        | ErrorCode::NotTheHolder
+        | ErrorCode::NotAReviewer => Failure::not_found(what),
         _ => refusal,
     }
 }

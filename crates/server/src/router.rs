@@ -50,6 +50,7 @@ impl Modify for BearerScheme {
         (name = "freezes", description = "Emergencies: close everything at a scope, and keep it closed until lifted."),
         (name = "break-glass", description = "Emergencies: open at once without approval, to be looked at afterwards."),
         (name = "access", description = "Roles, role assignments and the explanation of decisions."),
+        (name = "access-reviews", description = "Who has which role, looked at from time to time, and taken away where it is not needed."),
         (name = "audit", description = "Who did what, why, decided by what, with which outcome, when."),
         (name = "health", description = "For those who run the server. Needs no token."),
     )
@@ -101,6 +102,14 @@ fn guarded() -> OpenApiRouter<Arc<App>> {
             e::role_assignments_create::create_role_assignment
         ))
         .routes(routes!(e::role_assignments_delete::delete_role_assignment))
+        .routes(routes!(
+            e::access_reviews_list::list_access_reviews,
+            e::access_reviews_create::create_access_review
+        ))
+        .routes(routes!(e::access_reviews_get::get_access_review))
+        .routes(routes!(e::access_reviews_items::list_access_review_items))
+        .routes(routes!(e::access_reviews_cancel::cancel_access_review))
+        .routes(routes!(e::access_review_items_decide::decide_access_review_item))
         .routes(routes!(e::access_check::check_access))
         .routes(routes!(e::audit_events_list::list_audit_events))
         .routes(routes!(e::deliveries_list::list_deliveries))

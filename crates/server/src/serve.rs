@@ -24,6 +24,7 @@ use tokio::{sync::Semaphore, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    access_review_turn,
     auth::{Authenticator, failed::FailureBudget},
     bootstrap,
     config::{ConfigError, Limits, ServerConfig, TlsConfig},
@@ -163,6 +164,7 @@ impl Server {
         let guardrails = Guardrails(Arc::clone(&app));
         drop(tokio::spawn(waiting::listen(Arc::clone(&app))));
         drop(tokio::spawn(starting::start_forever(Arc::clone(&app))));
+        drop(tokio::spawn(access_review_turn::turn_forever(Arc::clone(&app))));
         let handle = Handle::new();
         let task = serve(listener, tls, router::router(app), &limits, handle.clone()).map_err(failed)?;
         tracing::info!(%address, "serving");
@@ -204,6 +206,14 @@ impl Running {
     pub async fn start_due(&self) {
         if let Err(failure) = self.guardrails.0.start_due().await {
             tracing::warn!(detail = failure.detail(), "scheduled grants were not started");
+        }
+    }
+
+    /// Ends the access reviews whose deadline has passed, reminds reviewers and starts the next rounds, as the server does
+    /// by itself within seconds.
+    pub async fn turn_access_reviews(&self) {
+        if let Err(failure) = self.guardrails.0.turn_access_reviews().await {
+            tracing::warn!(detail = failure.detail(), "access reviews were not looked at");
         }
     }
 

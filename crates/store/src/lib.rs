@@ -8,9 +8,11 @@
 //! access: they live in the database's own time, the one clock that all replicas share.
 //!
 //! **Locks.** A transaction locks rows in this order, so that no two wait for each other: access leases, freezes,
-//! policies, requests, grants (by id), points (by id). [`Tx::mark_due`] and [`Tx::finish`] therefore come last. [`Tx::intend`] takes a
+//! policies, requests, grants (by id), points (by id). Access reviews come before their items, those before role
+//! assignments (by id), and those before the version of all of them. [`Tx::mark_due`] and [`Tx::finish`] therefore come last. [`Tx::intend`] takes a
 //! lock that only the leasing of a point collides with, and after [`Tx::lease`] nothing else may be locked.
 
+mod access_reviews;
 mod audit;
 mod batch;
 mod coverage;
@@ -48,6 +50,7 @@ pub mod testing;
 mod tests;
 
 pub use crate::{
+    access_reviews::{AccessReviewFilter, ItemCounts, StoredItem},
     audit::{AuditFilter, Order, StoredEvent},
     coverage::{CoverageChange, Covered},
     discovered::{Gone, MachineRow, SavedMachines},
@@ -73,5 +76,5 @@ pub use crate::{
     requests::RequestFilter,
     restores::Restore,
     reviews::ReviewFilter,
-    roles::Authz,
+    roles::{Authz, Removal},
 };

@@ -1,8 +1,11 @@
 //! Custom roles and role assignments.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use postern_core::{
     id::AssignmentId,
     role::{Action, Role, RoleAssignment},
+    scope::Scope,
     time::Instant,
 };
 use uuid::Uuid;
@@ -12,6 +15,7 @@ use crate::{
     batch::{clean, document},
     decode,
     error::unique,
+    page::scope_text,
     pool::snapshot,
 };
 
@@ -24,6 +28,15 @@ pub struct Authz {
     pub roles: Vec<Role>,
     /// The role assignments, by id.
     pub assignments: Vec<RoleAssignment>,
+}
+
+/// What became of role assignments that were to be removed. Those in neither were not there.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Removal {
+    /// As they were.
+    pub removed: Vec<RoleAssignment>,
+    /// The one that stays, because an installation keeps an owner.
+    pub last_owner: Option<RoleAssignment>,
 }
 
 struct RoleRow {
@@ -205,6 +218,86 @@ impl Tx {
         .await?
         .ok_or_else(|| StoreError::not_found("role assignment", id))?
         .try_into()
+    }
+
+    /// Removes these role assignments, in this order, but never the last owner of the installation. Nobody else changes
+    /// role assignments until the transaction ends.
+    pub async fn remove_assignments(&mut self, ids: &[AssignmentId]) -> Result<Removal, StoreError> {
+        let wanted: Vec<Uuid> = ids.iter().map(|id| id.uuid()).collect();
+        // Rows before the version: every other change of assignments locks them in that order, too.
+        let found: BTreeMap<AssignmentId, RoleAssignment> = sqlx::query_as!(
+            AssignmentRow,
+            "SELECT id, role, principal, scope, created_by, created_at, tags, ends_at
+             FROM role_assignments WHERE id = ANY ($1) ORDER BY id FOR UPDATE",
+            &wanted,
+        )
+        .fetch_all(&mut *self.inner)
+        .await?
+        .into_iter()
+        .map(|row| RoleAssignment::try_from(row).map(|found| (found.id, found)))
+        .collect::<Result<_, _>>()?;
+        if found.is_empty() {
+            return Ok(Removal::default());
+        }
+        // From here on no other change of assignments commits before this one does.
+        sqlx::query_scalar!("SELECT version FROM authz_version FOR NO KEY UPDATE")
+            .fetch_one(&mut *self.inner)
+            .await?;
+        let mut owners: usize = 0;
+        if found.values().any(RoleAssignment::is_lasting_owner) {
+            let all = self.authz().await?.assignments;
+            owners = all.iter().filter(|one| one.is_lasting_owner()).count();
+        }
+        let mut removal = Removal::default();
+        for assignment in ids.iter().filter_map(|id| found.get(id)) {
+            if assignment.is_lasting_owner() {
+                if owners <= 1 {
+                    removal.last_owner = Some(assignment.clone());
+                    continue;
+                }
+                owners -= 1;
+            }
+            removal.removed.push(assignment.clone());
+        }
+        let goes: Vec<Uuid> = removal.removed.iter().map(|one| one.id.uuid()).collect();
+        // Nothing is deleted where nothing goes, so that the version does not rise for nothing.
+        if !goes.is_empty() {
+            sqlx::query!("DELETE FROM role_assignments WHERE id = ANY ($1)", &goes)
+                .execute(&mut *self.inner)
+                .await?;
+        }
+        Ok(removal)
+    }
+
+    /// The role assignments at a scope and below, by id.
+    pub async fn assignments_below(&mut self, scope: &Scope) -> Result<Vec<RoleAssignment>, StoreError> {
+        sqlx::query_as!(
+            AssignmentRow,
+            "SELECT id, role, principal, scope, created_by, created_at, tags, ends_at FROM role_assignments
+             WHERE $1::text IS NULL OR scope = $1 OR starts_with(scope, $1 || '/') ORDER BY id",
+            scope_text(Some(scope)),
+        )
+        .fetch_all(&mut *self.inner)
+        .await?
+        .into_iter()
+        .map(RoleAssignment::try_from)
+        .collect()
+    }
+
+    /// Which of these role assignments there are.
+    pub async fn standing_assignments(
+        &mut self,
+        ids: &[AssignmentId],
+    ) -> Result<BTreeSet<AssignmentId>, StoreError> {
+        let wanted: Vec<Uuid> = ids.iter().map(|id| id.uuid()).collect();
+        Ok(
+            sqlx::query_scalar!("SELECT id FROM role_assignments WHERE id = ANY ($1)", &wanted)
+                .fetch_all(&mut *self.inner)
+                .await?
+                .into_iter()
+                .map(AssignmentId::from_uuid)
+                .collect(),
+        )
     }
 
     /// Removes at most `at_once` of the role assignments that ended by `now`, the longest ago first, and returns them.

@@ -18,7 +18,6 @@ use serde_json::json;
 use super::role_assignments_create::question;
 use crate::{
     assignment_reach::{dry_run_event, reach},
-    bootstrap,
     failure::Failure,
     flow::{authenticate::Caller, path::PathId, query::Parameters},
     shape::role,
@@ -58,22 +57,18 @@ pub(crate) async fn delete_role_assignment(
     let tx = app.store.begin().await?;
     let asked = question(&app, "role_assignment.delete", found.scope.clone());
     let (mut tx, decision) = app.allow(tx, &authorizer, &caller, asked).await?;
-    let removed = tx.delete_assignment(id).await?;
-    // From here on no other change of assignments commits before this one does, so the others that are
-    // committed now are all that there are.
-    if bootstrap::is_owner(&removed) {
-        let others = tx.authz().await?.assignments;
-        if !others
-            .iter()
-            .any(|other| other.id != id && bootstrap::is_owner(other))
-        {
-            tx.rollback().await?;
-            return Err(Failure::new(
-                ErrorCode::LastOwner,
-                "this is the last owner of the installation; make another one first",
-            ));
-        }
+    let mut removal = tx.remove_assignments(&[id]).await?;
+    if removal.last_owner.is_some() {
+        tx.rollback().await?;
+        return Err(Failure::new(
+            ErrorCode::LastOwner,
+            "this is the last owner of the installation; make another one first",
+        ));
     }
+    let removed = removal
+        .removed
+        .pop()
+        .ok_or_else(|| Failure::not_found("such role assignment"))?;
     if query.dry_run == Some(true) {
         let event = dry_run_event(&app, &caller, &removed, &decision);
         app.write_alone(tx, event).await?;

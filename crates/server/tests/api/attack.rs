@@ -363,11 +363,14 @@ const MAKES_GRANTS: &[&str] = &[
     "createLease",
 ];
 const MAKES_NONE: &[&str] = &[
+    "cancelAccessReview",
     "closeReview",
+    "createAccessReview",
     "createFreeze",
     "createJitPolicy",
     "createRole",
     "createRoleAssignment",
+    "decideAccessReviewItem",
     "deleteJitPolicy",
     "deleteRole",
     "deleteRoleAssignment",

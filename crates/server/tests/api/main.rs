@@ -7,6 +7,7 @@
     reason = "a test may fail by panicking"
 )]
 
+mod access_reviews;
 mod approval;
 mod attack;
 mod authentication;

@@ -4,13 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use postern_api::{
     access_request::AccessRequestCreateQuery,
+    access_review::AccessReviewItemQuery,
     freeze::FreezeCreate,
     jit_policy::JitPolicyQuery,
     lease::LeaseWaitQuery,
     review::{BreakGlassQuery, ReviewQuery},
     role::{RoleAssignmentCreate, RoleCreate},
 };
-use postern_core::role::Role;
+use postern_core::{role::Role, time::Clock as _};
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -62,6 +63,13 @@ const MATRIX: &[(&str, &[&str])] = &[
     ("listRoleAssignments", EVERY_ROLE),
     ("createRoleAssignment", &["owner"]),
     ("deleteRoleAssignment", &["owner"]),
+    ("listAccessReviews", EVERY_ROLE),
+    ("getAccessReview", EVERY_ROLE),
+    ("listAccessReviewItems", EVERY_ROLE),
+    ("createAccessReview", &["owner"]),
+    ("cancelAccessReview", &["owner"]),
+    // Whom the access review names, and no role.
+    ("decideAccessReviewItem", &[]),
     ("checkAccess", &["auditor", "owner"]),
     ("listAuditEvents", &["auditor", "owner"]),
     ("listDeliveries", &["auditor", "owner"]),
@@ -257,6 +265,31 @@ impl Stage {
         }
     }
 
+    /// An access review's body.
+    fn access_review(&mut self) -> Value {
+        json!({
+            "name": self.name(), "scope": "/aws", "reviewers": ["user:corp/lea"],
+            "deadline": self.rig.clock.now() + chrono::TimeDelta::days(7), "undecided": "keep",
+        })
+    }
+
+    async fn an_access_review(&mut self) -> String {
+        let create = serde_json::from_value(self.access_review()).unwrap();
+        self.rig
+            .owner()
+            .create_access_review(None, &create)
+            .await
+            .unwrap()
+            .id
+    }
+
+    async fn an_item(&mut self) -> String {
+        let review = self.an_access_review().await;
+        let query = AccessReviewItemQuery::default();
+        let items = self.rig.owner().access_review_items(&review, &query).await;
+        items.unwrap().items.remove(0).id
+    }
+
     async fn an_assignment(&mut self) -> String {
         let assignment = self.assignment();
         let owner = self.rig.owner();
@@ -314,6 +347,19 @@ impl Stage {
             }
             "createFreeze" => Call::plain().with(json!(self.freeze())),
             "liftFreeze" => Call::of(self.a_freeze().await).with(json!({ "reason": "over" })),
+            "listAccessReviews" => {
+                self.an_access_review().await;
+                Call::plain()
+            }
+            "createAccessReview" => Call::plain().with(self.access_review()),
+            "getAccessReview" | "listAccessReviewItems" => Call::of(self.an_access_review().await),
+            "cancelAccessReview" => {
+                Call::of(self.an_access_review().await).with(json!({ "reason": "not now" }))
+            }
+            "decideAccessReviewItem" => {
+                let decision = json!({ "decision": "keep", "reason": "needed" });
+                Call::of(self.an_item().await).with(decision)
+            }
             "createRole" => Call::plain().with(json!({ "name": self.name(), "actions": ["read"] })),
             "deleteRole" => Call::of(self.a_role().await),
             "createRoleAssignment" => Call::plain().with(json!(self.assignment())),

@@ -27,6 +27,8 @@ pub(crate) const OWNER: &str = "root";
 /// See the module.
 pub(crate) struct Rig {
     pub(crate) running: Running,
+    /// The configuration.
+    document: Value,
     pub(crate) address: SocketAddr,
     pub(crate) store: Store,
     pub(crate) clock: ManualClock,
@@ -75,6 +77,7 @@ impl Rig {
             "first_owners": [format!("user:corp/{OWNER}")],
         });
         (plan.change)(&mut config);
+        let document = config.clone();
         let config: ServerConfig = serde_json::from_value(config).unwrap();
         let store = postern_store::testing::fresh_store().await;
         let clock = ManualClock::new(at(0));
@@ -98,12 +101,36 @@ impl Rig {
         Self {
             address: running.addr(),
             running,
+            document,
             store,
             clock,
             issuer,
             key: plan.keys.into_iter().next().unwrap(),
             ids,
         }
+    }
+
+    /// Another server over the same database, without guardrails.
+    pub(crate) async fn replica(&self) -> Running {
+        let dependencies = Dependencies {
+            store: self.store.clone(),
+            clock: Arc::new(self.clock.clone()),
+            ids: Arc::new(self.ids.clone()),
+            registry: Registry::default(),
+            guardrails: GuardrailSet::parse("test", "").unwrap(),
+            engine: Arc::new(|| Ok(())),
+            enforcers: Vec::new(),
+            cloud_roles: None,
+        };
+        let config: ServerConfig = serde_json::from_value(self.document.clone()).unwrap();
+        Server::bind(config, dependencies).await.unwrap()
+    }
+
+    /// A client of somebody in these groups.
+    pub(crate) fn member(&self, subject: &str, groups: &[&str]) -> Client {
+        let mut claims = self.claims(subject);
+        claims["groups"] = json!(groups);
+        self.client(subject).with_token(self.key.sign(&claims))
     }
 
     pub(crate) fn url(&self, path: &str) -> String {

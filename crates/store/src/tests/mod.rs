@@ -1,5 +1,6 @@
 //! The store against a real Postgres.
 
+mod access_reviews;
 mod approach;
 mod audit;
 mod decisions;

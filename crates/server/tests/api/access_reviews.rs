@@ -1,0 +1,759 @@
+//! Access reviews: who has which role, looked at from time to time, and taken away where it is not needed.
+
+use chrono::TimeDelta;
+use postern_api::{
+    ErrorCode,
+    access_request::AccessRequestCreateQuery,
+    access_review::{
+        AccessReview, AccessReviewCancel, AccessReviewCreate, AccessReviewItem, AccessReviewItemDecide,
+        AccessReviewItemQuery, AccessReviewQuery, AccessReviewRecurrence, ItemVerdict, Undecided,
+    },
+    delivery::DeliveryQuery,
+    role::{RoleAssignmentCreate, RoleAssignmentQuery},
+};
+use postern_core::{audit::Outcome, id::AccessReviewId, scope::Scope, time::Clock as _};
+use postern_store::Subscription;
+use serde_json::json;
+
+use crate::rig::{MACHINE, OWNER, Plan, Rig, ask, code};
+
+const DAY: i64 = 86_400;
+
+/// Of everything below `scope`, by lea and by whoever is in group `leads`, for a week.
+fn campaign(rig: &Rig, scope: &str, undecided: Undecided) -> AccessReviewCreate {
+    AccessReviewCreate {
+        name: "who needs what".into(),
+        scope: scope.into(),
+        reviewers: vec!["user:corp/lea".into(), "group:corp/leads".into()],
+        deadline: rig.clock.now() + TimeDelta::days(7),
+        undecided,
+        unused_after_days: 90,
+        recurrence: None,
+    }
+}
+
+async fn start(rig: &Rig, create: &AccessReviewCreate) -> AccessReview {
+    rig.owner().create_access_review(None, create).await.unwrap()
+}
+
+async fn items(rig: &Rig, review: &AccessReview) -> Vec<AccessReviewItem> {
+    let query = AccessReviewItemQuery::default();
+    rig.owner()
+        .access_review_items(&review.id, &query)
+        .await
+        .unwrap()
+        .items
+}
+
+/// The item of somebody's assignment.
+async fn item_of(rig: &Rig, review: &AccessReview, principal: &str) -> AccessReviewItem {
+    let items = items(rig, review).await;
+    items
+        .into_iter()
+        .find(|item| item.assignment.principal == principal)
+        .unwrap()
+}
+
+async fn again(rig: &Rig, review: &AccessReview) -> AccessReview {
+    rig.owner().access_review(&review.id).await.unwrap()
+}
+
+fn keep() -> AccessReviewItemDecide {
+    AccessReviewItemDecide {
+        decision: ItemVerdict::Keep,
+        reason: "on the team".into(),
+    }
+}
+
+fn remove() -> AccessReviewItemDecide {
+    AccessReviewItemDecide {
+        decision: ItemVerdict::Remove,
+        reason: "moved on".into(),
+    }
+}
+
+async fn assign(rig: &Rig, role: &str, principal: &str, scope: &str) -> String {
+    let create = RoleAssignmentCreate {
+        role: role.into(),
+        principal: principal.into(),
+        scope: scope.into(),
+        ..RoleAssignmentCreate::default()
+    };
+    let made = rig.owner().create_role_assignment(None, &create).await;
+    made.unwrap().id
+}
+
+/// Whose assignments at a scope and below there are.
+async fn assigned(rig: &Rig, scope: &str) -> Vec<String> {
+    let query = RoleAssignmentQuery {
+        scope: Some(scope.into()),
+        ..RoleAssignmentQuery::default()
+    };
+    let found = rig.owner().role_assignments(&query).await.unwrap();
+    let mut found: Vec<String> = found.items.into_iter().map(|one| one.principal).collect();
+    found.sort();
+    found
+}
+
+/// The outcomes of the events of an action, the oldest first.
+async fn outcomes(rig: &Rig, action: &str) -> Vec<&'static str> {
+    let events = rig.audit(action).await;
+    events
+        .iter()
+        .map(|stored| stored.event.outcome.as_str())
+        .collect()
+}
+
+async fn turn(rig: &Rig) {
+    rig.running.turn_access_reviews().await;
+}
+
+#[tokio::test]
+async fn a_round_begins_with_what_is_assigned_when_it_was_last_used_and_what_is_recommended() {
+    let rig = Rig::start().await;
+    rig.ready_for_requests("one").await;
+    assign(&rig, "approver", "user:corp/bob", "/aws").await;
+    assign(&rig, "requester", "user:corp/zed", "/aws").await;
+    assign(&rig, "reader", "user:corp/eve", "/aws").await;
+    assign(&rig, "requester", "group:corp/sre", "/aws").await;
+    assign(&rig, "requester", "user:corp/elsewhere", "/azure").await;
+    rig.advance(100 * DAY);
+    let request = rig
+        .client("ada")
+        .create_access_request(None, &AccessRequestCreateQuery::default(), &ask(MACHINE))
+        .await
+        .unwrap();
+    let bob = rig.client("bob");
+    bob.approve_access_request(&request.id, None).await.unwrap();
+    rig.advance(1);
+    let sam = rig.member("sam", &["sre"]);
+    sam.create_access_request(None, &AccessRequestCreateQuery::default(), &ask(MACHINE))
+        .await
+        .unwrap();
+    rig.advance(30 * DAY);
+    // What changes nothing is no use of anything.
+    rig.client("zed")
+        .dry_run_access_request(&ask(MACHINE))
+        .await
+        .unwrap();
+    assign(&rig, "requester", "user:corp/new", "/aws").await;
+    let review = start(&rig, &campaign(&rig, "/aws", Undecided::Remove)).await;
+    assert_eq!(
+        (review.status.as_str(), review.round, review.items.open),
+        ("open", 1, 6)
+    );
+    let found = items(&rig, &review).await;
+    let told: Vec<String> = found
+        .iter()
+        .map(|item| {
+            let who = &item.assignment.principal;
+            let because = &item.recommendation.because;
+            match &item.last_use {
+                Some(last) => format!("{who} {because}: {} by {}", last.action, last.by),
+                None => format!("{who} {because}"),
+            }
+        })
+        .collect();
+    assert_eq!(
+        told,
+        [
+            "user:corp/ada used: access_request.create by user:corp/ada",
+            "user:corp/bob used: access_request.approve by user:corp/bob",
+            "user:corp/zed unused",
+            "user:corp/eve not_recorded",
+            "group:corp/sre used: access_request.create by user:corp/sam",
+            "user:corp/new new",
+        ]
+    );
+    let removals: Vec<_> = found
+        .iter()
+        .filter(|item| item.recommendation.decision == ItemVerdict::Remove)
+        .map(|item| item.assignment.principal.as_str())
+        .collect();
+    assert_eq!(removals, ["user:corp/zed"]);
+    let last = found[0].last_use.as_ref().unwrap();
+    assert_eq!(last.at, postern_core::testing::at(100 * DAY));
+    let event = &rig.audit("access_review.start").await[0].event;
+    assert_eq!(event.details["items"], 6);
+    assert_eq!(event.details["recommended_removals"], 1);
+    assert_eq!(
+        event.details["reviewers"],
+        json!(["user:corp/lea", "group:corp/leads"])
+    );
+}
+
+#[tokio::test]
+async fn reviewers_decide_without_any_role_and_what_they_remove_is_gone_at_once() {
+    let rig = Rig::start().await;
+    rig.ready_for_requests("policy").await;
+    assign(&rig, "requester", "user:corp/zed", "/aws").await;
+    let review = start(&rig, &campaign(&rig, "/aws", Undecided::Keep)).await;
+    let ada = item_of(&rig, &review, "user:corp/ada").await.id;
+    let zed = item_of(&rig, &review, "user:corp/zed").await.id;
+    let (lea, led) = (rig.client("lea"), rig.member("len", &["leads"]));
+    let mine = AccessReviewQuery {
+        mine: Some(true),
+        ..AccessReviewQuery::default()
+    };
+    assert_eq!(lea.access_reviews(&mine).await.unwrap().items.len(), 1);
+    assert!(rig.owner().access_reviews(&mine).await.unwrap().items.is_empty());
+    assert_eq!(led.access_review(&review.id).await.unwrap().items.open, 2);
+    let kept = led
+        .decide_access_review_item(&ada, Some("once"), &keep())
+        .await
+        .unwrap();
+    let repeated = led
+        .decide_access_review_item(&ada, Some("once"), &keep())
+        .await
+        .unwrap();
+    assert_eq!(kept, repeated);
+    assert_eq!(kept.status, "kept");
+    let decided = kept.decided.unwrap();
+    assert_eq!(decided.by.as_deref(), Some("user:corp/len"));
+    assert_eq!(decided.reason.as_deref(), Some("on the team"));
+    let removed = lea
+        .decide_access_review_item(&zed, None, &remove())
+        .await
+        .unwrap();
+    assert_eq!(removed.status, "removed");
+    assert_eq!(assigned(&rig, "/aws").await, ["user:corp/ada"]);
+    let refused = rig
+        .client("zed")
+        .create_access_request(None, &AccessRequestCreateQuery::default(), &ask(MACHINE))
+        .await;
+    assert_eq!(code(refused), ErrorCode::Forbidden);
+    assert_eq!(
+        code(lea.decide_access_review_item(&zed, None, &keep()).await),
+        ErrorCode::Conflict,
+        "what is removed stays so"
+    );
+    // What was kept may be thought over.
+    lea.decide_access_review_item(&ada, None, &remove())
+        .await
+        .unwrap();
+    assert!(assigned(&rig, "/aws").await.is_empty());
+    let counts = again(&rig, &review).await.items;
+    assert_eq!((counts.open, counts.kept, counts.removed), (0, 0, 2));
+
+    let decided = rig.audit("access_review.decide").await;
+    assert_eq!(decided.len(), 3);
+    assert_eq!(
+        decided[0].event.decision.as_ref().unwrap()["reviewer"],
+        "group:corp/leads"
+    );
+    let deleted = rig.audit("role_assignment.delete").await;
+    assert_eq!(deleted.len(), 2);
+    assert_eq!(deleted[0].event.details["before"]["principal"], "user:corp/zed");
+    assert_eq!(deleted[0].event.details["access_review"], json!(review.id));
+}
+
+#[tokio::test]
+async fn nobody_reviews_their_own_assignment_and_nobody_who_is_not_named_reviews_any() {
+    let rig = Rig::start().await;
+    assign(&rig, "requester", "user:corp/lea", "/aws").await;
+    assign(&rig, "requester", "group:corp/sre", "/aws").await;
+    assign(&rig, "owner", "user:corp/second", "/").await;
+    let review = start(&rig, &campaign(&rig, "/aws", Undecided::Keep)).await;
+    let own = item_of(&rig, &review, "user:corp/lea").await.id;
+    let group = item_of(&rig, &review, "group:corp/sre").await.id;
+    let lea = rig.member("lea", &["sre"]);
+    for item in [&own, &group] {
+        for decision in [keep(), remove()] {
+            let decided = lea.decide_access_review_item(item, None, &decision).await;
+            assert_eq!(code(decided), ErrorCode::OwnAssignment);
+        }
+    }
+    // Another spelling of one's own name is no other person.
+    let disguised = rig.member("LEA", &["leads"]);
+    let decided = disguised.decide_access_review_item(&own, None, &keep()).await;
+    assert_eq!(code(decided), ErrorCode::OwnAssignment);
+    let mut claims = rig.claims("bot");
+    claims["groups"] = json!(["leads"]);
+    claims["idtyp"] = json!("app");
+    let bot = rig.client("bot").with_token(rig.key.sign(&claims));
+    let decided = bot.decide_access_review_item(&own, None, &keep()).await;
+    assert_eq!(code(decided), ErrorCode::NotAPerson);
+    // An owner sees it, and is not named; a stranger does not learn that it is there.
+    let decided = rig.owner().decide_access_review_item(&own, None, &keep()).await;
+    assert_eq!(code(decided), ErrorCode::NotAReviewer);
+    let stranger = rig.client("mal");
+    let decided = stranger.decide_access_review_item(&own, None, &keep()).await;
+    assert_eq!(code(decided), ErrorCode::NotFound);
+    assert_eq!(
+        code(stranger.access_review(&review.id).await),
+        ErrorCode::NotFound
+    );
+    let listed = stranger.access_reviews(&AccessReviewQuery::default()).await;
+    assert!(listed.unwrap().items.is_empty());
+    assert_eq!(outcomes(&rig, "access_review.decide").await, ["denied"; 8]);
+    assert_eq!(again(&rig, &review).await.items.open, 2);
+    // Somebody else who is named does.
+    let led = rig.member("len", &["leads"]);
+    led.decide_access_review_item(&own, None, &keep()).await.unwrap();
+}
+
+#[tokio::test]
+async fn at_the_deadline_two_servers_remove_what_nobody_decided_once() {
+    let rig = Rig::start().await;
+    rig.assign("ada", "requester", "/aws").await;
+    rig.assign("zed", "requester", "/aws").await;
+    let review = start(&rig, &campaign(&rig, "/aws", Undecided::Remove)).await;
+    let ada = item_of(&rig, &review, "user:corp/ada").await.id;
+    let lea = rig.client("lea");
+    lea.decide_access_review_item(&ada, None, &keep()).await.unwrap();
+    let other = rig.replica().await;
+    // Somebody holds it when its deadline comes, so that both servers wait for the same row.
+    let id: AccessReviewId = review.id.parse().unwrap();
+    let mut held = rig.store.begin().await.unwrap();
+    held.access_review(id).await.unwrap().unwrap();
+    rig.advance(7 * DAY);
+    let release = async {
+        while !postern_store::testing::somebody_waits(&rig.store).await {
+            tokio::task::yield_now().await;
+        }
+        held.commit().await.unwrap();
+    };
+    tokio::join!(
+        rig.running.turn_access_reviews(),
+        other.turn_access_reviews(),
+        release
+    );
+    let after = again(&rig, &review).await;
+    assert_eq!(after.status, "completed");
+    assert_eq!(after.completed_at, Some(review.deadline));
+    assert_eq!(
+        (after.items.kept, after.items.removed, after.items.open),
+        (1, 1, 0)
+    );
+    assert_eq!(assigned(&rig, "/aws").await, ["user:corp/ada"]);
+    let deleted = rig.audit("role_assignment.delete").await;
+    assert_eq!(deleted.len(), 1);
+    assert!(
+        deleted[0].event.decision.as_ref().unwrap()["rule"]
+            .as_str()
+            .unwrap()
+            .contains("nobody decided by the deadline")
+    );
+    assert_eq!(outcomes(&rig, "access_review.complete").await, ["succeeded"]);
+    let zed = item_of(&rig, &review, "user:corp/zed").await;
+    assert_eq!(zed.status, "removed");
+    assert_eq!(zed.decided.unwrap().by, None);
+    let late = rig
+        .client("lea")
+        .decide_access_review_item(&ada, None, &remove())
+        .await;
+    assert_eq!(code(late), ErrorCode::AccessReviewOver);
+}
+
+#[tokio::test]
+async fn a_turn_that_dies_halfway_leaves_everything_to_the_next() {
+    let rig = Rig::start().await;
+    rig.assign("ada", "requester", "/aws").await;
+    rig.assign("zed", "requester", "/aws").await;
+    let review = start(&rig, &campaign(&rig, "/aws", Undecided::Remove)).await;
+    // Its last event cannot be written, after everything else was.
+    postern_store::testing::contend(&rig.store, "access_review.complete", 1).await;
+    rig.advance(7 * DAY);
+    while again(&rig, &review).await.status == "open" {
+        let before = rig.audit("role_assignment.delete").await.len();
+        turn(&rig).await;
+        assert!(before == 0 || before == 2, "all or nothing");
+    }
+    assert!(assigned(&rig, "/aws").await.is_empty());
+    assert_eq!(rig.audit("role_assignment.delete").await.len(), 2);
+    assert_eq!(outcomes(&rig, "access_review.complete").await, ["succeeded"]);
+}
+
+#[tokio::test]
+async fn after_the_deadline_nobody_decides_even_where_no_server_has_looked_yet() {
+    let rig = Rig::start().await;
+    rig.assign("zed", "requester", "/aws").await;
+    let review = start(&rig, &campaign(&rig, "/aws", Undecided::Keep)).await;
+    let zed = item_of(&rig, &review, "user:corp/zed").await.id;
+    rig.advance(7 * DAY);
+    let late = rig
+        .client("lea")
+        .decide_access_review_item(&zed, None, &remove())
+        .await;
+    assert_eq!(code(late), ErrorCode::AccessReviewOver);
+    turn(&rig).await;
+    assert_eq!(item_of(&rig, &review, "user:corp/zed").await.status, "kept");
+    assert_eq!(assigned(&rig, "/aws").await, ["user:corp/zed"]);
+    let decided = rig.audit("access_review.decide").await;
+    let rule = decided[0].event.decision.as_ref().unwrap()["rule"]
+        .as_str()
+        .unwrap();
+    assert!(rule.contains("keep what is undecided"), "{rule}");
+}
+
+#[tokio::test]
+async fn the_last_owner_stays_whoever_decides_and_says_so() {
+    let rig = Rig::start().await;
+    let review = start(&rig, &campaign(&rig, "/", Undecided::Remove)).await;
+    let owner = format!("user:corp/{OWNER}");
+    let item = item_of(&rig, &review, &owner).await.id;
+    let lea = rig.client("lea");
+    let decided = lea.decide_access_review_item(&item, None, &remove()).await;
+    assert_eq!(code(decided), ErrorCode::LastOwner);
+    assert_eq!(outcomes(&rig, "access_review.decide").await, ["denied"]);
+    assert_eq!(item_of(&rig, &review, &owner).await.status, "open");
+    rig.advance(7 * DAY);
+    turn(&rig).await;
+    let after = again(&rig, &review).await;
+    assert_eq!((after.status.as_str(), after.items.not_removed), ("completed", 1));
+    assert_eq!(item_of(&rig, &review, &owner).await.status, "not_removed");
+    assert_eq!(outcomes(&rig, "access_review.decide").await, ["denied", "failed"]);
+    assert_eq!(assigned(&rig, "/").await, [owner]);
+}
+
+#[tokio::test]
+async fn of_several_undecided_owners_the_one_who_was_there_last_stays() {
+    let rig = Rig::start().await;
+    rig.assign("second", "owner", "/").await;
+    rig.assign("third", "owner", "/").await;
+    rig.advance(DAY);
+    let second = rig.client("second");
+    let create = RoleAssignmentCreate {
+        role: "reader".into(),
+        principal: "user:corp/eve".into(),
+        scope: "/azure".into(),
+        ..RoleAssignmentCreate::default()
+    };
+    second.create_role_assignment(None, &create).await.unwrap();
+    let review = second
+        .create_access_review(None, &campaign(&rig, "/", Undecided::Remove))
+        .await
+        .unwrap();
+    rig.advance(7 * DAY);
+    turn(&rig).await;
+    let second = rig.client("second");
+    let after = second.access_review(&review.id).await.unwrap();
+    assert_eq!((after.items.removed, after.items.not_removed), (3, 1));
+    let left = second
+        .role_assignments(&RoleAssignmentQuery::default())
+        .await
+        .unwrap()
+        .items;
+    assert_eq!(left.len(), 1);
+    assert_eq!(left[0].principal, "user:corp/second");
+}
+
+#[tokio::test]
+async fn an_assignment_that_goes_meanwhile_is_gone_and_one_made_anew_is_not_touched() {
+    let rig = Rig::start().await;
+    let first = assign(&rig, "requester", "user:corp/zed", "/aws").await;
+    let review = start(&rig, &campaign(&rig, "/aws", Undecided::Remove)).await;
+    let item = item_of(&rig, &review, "user:corp/zed").await;
+    rig.owner().delete_role_assignment(&first).await.unwrap();
+    let second = assign(&rig, "requester", "user:corp/zed", "/aws").await;
+    assert_eq!(item_of(&rig, &review, "user:corp/zed").await.status, "gone");
+    let counts = again(&rig, &review).await.items;
+    assert_eq!((counts.open, counts.gone), (0, 1));
+    let gone = AccessReviewItemQuery {
+        status: Some("gone".into()),
+        ..AccessReviewItemQuery::default()
+    };
+    let listed = rig.owner().access_review_items(&review.id, &gone).await.unwrap();
+    assert_eq!(listed.items.len(), 1);
+    let lea = rig.client("lea");
+    for decision in [keep(), remove()] {
+        let decided = lea.decide_access_review_item(&item.id, None, &decision).await;
+        assert_eq!(code(decided), ErrorCode::Conflict);
+    }
+    rig.advance(7 * DAY);
+    turn(&rig).await;
+    assert_eq!(again(&rig, &review).await.items.gone, 1);
+    let left = rig
+        .owner()
+        .role_assignments(&RoleAssignmentQuery {
+            principal: Some("user:corp/zed".into()),
+            ..RoleAssignmentQuery::default()
+        })
+        .await
+        .unwrap()
+        .items;
+    assert_eq!(left.len(), 1);
+    assert_eq!(left[0].id, second);
+    assert_eq!(rig.audit("role_assignment.delete").await.len(), 1);
+}
+
+#[tokio::test]
+async fn a_recurring_one_starts_its_next_round_by_itself_and_once() {
+    let rig = Rig::start().await;
+    rig.assign("zed", "requester", "/aws").await;
+    let create = AccessReviewCreate {
+        recurrence: Some(AccessReviewRecurrence {
+            every_days: 30,
+            round_days: 10,
+        }),
+        ..campaign(&rig, "/aws", Undecided::Keep)
+    };
+    let first = start(&rig, &create).await;
+    let due = rig.clock.now() + TimeDelta::days(30);
+    assert_eq!(first.next_round_at, Some(due));
+    rig.advance(7 * DAY);
+    turn(&rig).await;
+    let rounds = async || {
+        let query = AccessReviewQuery::default();
+        rig.owner().access_reviews(&query).await.unwrap().items
+    };
+    assert_eq!(rounds().await.len(), 1, "not yet");
+    rig.assign("new", "requester", "/aws").await;
+    rig.advance(23 * DAY);
+    let other = rig.replica().await;
+    tokio::join!(rig.running.turn_access_reviews(), other.turn_access_reviews());
+    let found = rounds().await;
+    assert_eq!(found.len(), 2);
+    let second = &found[0];
+    assert_eq!((second.round, second.series.as_str()), (2, first.id.as_str()));
+    assert_eq!(second.status, "open");
+    assert_eq!(second.items.open, 2, "what is assigned by now");
+    assert_eq!(second.deadline, rig.clock.now() + TimeDelta::days(10));
+    assert_eq!(second.next_round_at, Some(due + TimeDelta::days(30)));
+    assert_eq!(found[1].next_round_at, None);
+    assert_eq!(outcomes(&rig, "access_review.start").await, ["succeeded"; 2]);
+    // Reviewers of the new round decide about its items.
+    let zed = item_of(&rig, second, "user:corp/zed").await.id;
+    let lea = rig.client("lea");
+    lea.decide_access_review_item(&zed, None, &remove())
+        .await
+        .unwrap();
+    assert_eq!(assigned(&rig, "/aws").await, ["user:corp/new"]);
+    // Cancelled, it neither goes on nor starts again.
+    let stop = AccessReviewCancel {
+        reason: "another tool does it".into(),
+    };
+    let owner = rig.owner();
+    let cancelled = owner.cancel_access_review(&second.id, None, &stop).await.unwrap();
+    assert_eq!(
+        (cancelled.status.as_str(), cancelled.next_round_at),
+        ("cancelled", None)
+    );
+    rig.advance(365 * DAY);
+    turn(&rig).await;
+    assert_eq!(rounds().await.len(), 2);
+    assert_eq!(assigned(&rig, "/aws").await, ["user:corp/new"]);
+}
+
+#[tokio::test]
+async fn who_may_assign_there_starts_and_cancels_one_and_what_is_undecided_then_stays() {
+    let rig = Rig::start().await;
+    rig.assign("zed", "requester", "/aws").await;
+    rig.assign("adm", "owner", "/azure").await;
+    let adm = rig.client("adm");
+    let create = campaign(&rig, "/aws", Undecided::Remove);
+    assert_eq!(
+        code(adm.create_access_review(None, &create).await),
+        ErrorCode::Forbidden
+    );
+    let owner = rig.owner();
+    let review = owner.create_access_review(Some("once"), &create).await.unwrap();
+    let repeated = owner.create_access_review(Some("once"), &create).await.unwrap();
+    assert_eq!(review.id, repeated.id);
+    let zed = item_of(&rig, &review, "user:corp/zed").await.id;
+    let stop = AccessReviewCancel {
+        reason: "wrong scope".into(),
+    };
+    let cancel =
+        async |client: &postern_api::Client| client.cancel_access_review(&review.id, None, &stop).await;
+    assert_eq!(code(cancel(&adm).await), ErrorCode::NotFound);
+    // A reviewer sees it, and may not.
+    assert_eq!(code(cancel(&rig.client("lea")).await), ErrorCode::Forbidden);
+    let cancelled = cancel(&owner).await.unwrap();
+    assert_eq!(cancelled.cancelled.unwrap().reason, "wrong scope");
+    assert_eq!(code(cancel(&owner).await), ErrorCode::AccessReviewOver);
+    let late = rig
+        .client("lea")
+        .decide_access_review_item(&zed, None, &remove())
+        .await;
+    assert_eq!(code(late), ErrorCode::AccessReviewOver);
+    rig.advance(7 * DAY);
+    turn(&rig).await;
+    assert_eq!(assigned(&rig, "/aws").await, ["user:corp/zed"]);
+    assert_eq!(
+        outcomes(&rig, "access_review.cancel").await,
+        ["denied", "denied", "succeeded"]
+    );
+}
+
+#[tokio::test]
+async fn reviewers_are_told_of_the_start_and_reminded_once_of_what_is_undecided() {
+    let rig = Rig::start().await;
+    rig.assign("zed", "requester", "/aws").await;
+    let subscription = Subscription {
+        name: "leads".into(),
+        actions: vec!["access_review.start".into(), "access_review.remind".into()],
+        outcomes: vec![Outcome::Succeeded],
+        scope: Scope::root(),
+    };
+    rig.store
+        .subscribe(&[subscription], rig.clock.now())
+        .await
+        .unwrap();
+    start(&rig, &campaign(&rig, "/aws", Undecided::Remove)).await;
+    let done = start(&rig, &campaign(&rig, "/aws", Undecided::Remove)).await;
+    let zed = item_of(&rig, &done, "user:corp/zed").await.id;
+    rig.client("lea")
+        .decide_access_review_item(&zed, None, &keep())
+        .await
+        .unwrap();
+    rig.advance(5 * DAY);
+    turn(&rig).await;
+    assert!(rig.audit("access_review.remind").await.is_empty(), "too early");
+    rig.advance(DAY);
+    turn(&rig).await;
+    turn(&rig).await;
+    let reminded = rig.audit("access_review.remind").await;
+    assert_eq!(reminded.len(), 1, "only where something is undecided");
+    assert_eq!(reminded[0].event.details["open"], 1);
+    assert_eq!(reminded[0].event.details["reviewers"][0], "user:corp/lea");
+    let told = rig.owner().deliveries(&DeliveryQuery::default()).await.unwrap();
+    let mut told: Vec<_> = told.items.into_iter().map(|one| one.action).collect();
+    told.sort();
+    assert_eq!(
+        told,
+        [
+            "access_review.remind",
+            "access_review.start",
+            "access_review.start"
+        ]
+    );
+}
+
+#[tokio::test]
+async fn guardrails_bind_reviewers_as_they_bind_who_assigns_and_readers_as_ever() {
+    let rig = Rig::with(Plan {
+        guardrails: r#"
+            @id("assign-with-mfa") forbid (principal, action == Action::"assign", resource)
+            unless { principal.mfa || principal.subject == "root" };
+            @id("no-reading") forbid (principal, action == Action::"read", resource)
+            when { principal.subject == "eve" };
+        "#,
+        ..Plan::default()
+    })
+    .await;
+    rig.assign("zed", "requester", "/aws").await;
+    rig.assign("eve", "reader", "/aws").await;
+    let review = start(&rig, &campaign(&rig, "/aws", Undecided::Keep)).await;
+    let zed = item_of(&rig, &review, "user:corp/zed").await.id;
+    let weak = rig.client("lea");
+    let decided = weak.decide_access_review_item(&zed, None, &remove()).await;
+    let problem = decided.unwrap_err();
+    let problem = problem.problem().unwrap();
+    assert_eq!(problem.code, ErrorCode::Forbidden);
+    assert!(problem.detail.contains("assign-with-mfa"), "{}", problem.detail);
+    let mut claims = rig.claims("lea");
+    claims["amr"] = json!(["mfa"]);
+    let strong = rig.client("lea").with_token(rig.key.sign(&claims));
+    strong
+        .decide_access_review_item(&zed, None, &remove())
+        .await
+        .unwrap();
+    let eve = rig.client("eve");
+    let listed = eve.access_reviews(&AccessReviewQuery::default()).await.unwrap();
+    assert!(listed.items.is_empty());
+    assert_eq!(code(eve.access_review(&review.id).await), ErrorCode::NotFound);
+}
+
+#[tokio::test]
+async fn lists_come_in_pages() {
+    let rig = Rig::start().await;
+    for number in 0..5 {
+        rig.assign(&format!("p{number}"), "requester", "/aws/123456789012")
+            .await;
+    }
+    rig.assign("other", "requester", "/aws").await;
+    let review = start(&rig, &campaign(&rig, "/aws", Undecided::Keep)).await;
+    let mut seen = Vec::new();
+    let mut cursor = None;
+    loop {
+        let query = AccessReviewItemQuery {
+            scope: Some("/aws/123456789012".into()),
+            limit: Some(2),
+            cursor,
+            ..AccessReviewItemQuery::default()
+        };
+        let page = rig
+            .client("lea")
+            .access_review_items(&review.id, &query)
+            .await
+            .unwrap();
+        assert!(page.items.len() <= 2);
+        seen.extend(page.items.into_iter().map(|item| item.assignment.principal));
+        cursor = page.next_cursor;
+        if cursor.is_none() {
+            break;
+        }
+    }
+    let all: Vec<String> = (0..5).map(|number| format!("user:corp/p{number}")).collect();
+    assert_eq!(seen, all);
+    let second = start(&rig, &campaign(&rig, "/aws", Undecided::Keep)).await;
+    let query = AccessReviewQuery {
+        limit: Some(1),
+        ..AccessReviewQuery::default()
+    };
+    let page = rig.owner().access_reviews(&query).await.unwrap();
+    assert_eq!(page.items[0].id, second.id, "the newest first");
+    let query = AccessReviewQuery {
+        cursor: page.next_cursor,
+        ..query
+    };
+    let page = rig.owner().access_reviews(&query).await.unwrap();
+    assert_eq!(page.items[0].id, review.id);
+    assert_eq!(page.next_cursor, None);
+}
+
+#[tokio::test]
+async fn what_cannot_be_reviewed_is_refused_with_its_place() {
+    let rig = Rig::start().await;
+    let good = campaign(&rig, "/aws", Undecided::Keep);
+    let refused = async |create: AccessReviewCreate| {
+        let failed = rig.owner().create_access_review(None, &create).await.unwrap_err();
+        let problem = failed.problem().unwrap().clone();
+        (problem.code, problem.errors[0].pointer.clone())
+    };
+    let invalid = |pointer: &str| (ErrorCode::InvalidAccessReview, pointer.to_owned());
+    let of = |reviewers: &[&str]| AccessReviewCreate {
+        reviewers: reviewers.iter().map(|one| (*one).to_owned()).collect(),
+        ..good.clone()
+    };
+    assert_eq!(refused(of(&[])).await, invalid("/reviewers"));
+    assert_eq!(refused(of(&["workload:corp/bot"])).await, invalid("/reviewers"));
+    let elsewhere = (ErrorCode::InvalidPrincipal, "/reviewers/1".to_owned());
+    assert_eq!(refused(of(&["user:corp/lea", "user:nowhere/x"])).await, elsewhere);
+    let named = AccessReviewCreate {
+        name: " ".into(),
+        ..good.clone()
+    };
+    assert_eq!(refused(named).await, invalid("/name"));
+    let late = AccessReviewCreate {
+        deadline: rig.clock.now(),
+        ..good.clone()
+    };
+    assert_eq!(refused(late).await, invalid("/deadline"));
+    let overlapping = AccessReviewCreate {
+        recurrence: Some(AccessReviewRecurrence {
+            every_days: 7,
+            round_days: 8,
+        }),
+        ..good.clone()
+    };
+    assert_eq!(refused(overlapping).await, invalid("/recurrence"));
+    let nowhere = AccessReviewCreate {
+        scope: "aws".into(),
+        ..good.clone()
+    };
+    assert_eq!(refused(nowhere).await.0, ErrorCode::InvalidScope);
+    let silent = AccessReviewItemDecide {
+        reason: " ".into(),
+        ..keep()
+    };
+    rig.assign("zed", "requester", "/aws").await;
+    let review = start(&rig, &good).await;
+    let zed = item_of(&rig, &review, "user:corp/zed").await.id;
+    let decided = rig
+        .client("lea")
+        .decide_access_review_item(&zed, None, &silent)
+        .await;
+    assert_eq!(code(decided), ErrorCode::InvalidReason);
+}
