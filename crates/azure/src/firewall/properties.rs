@@ -1,5 +1,7 @@
 //! What the firewall's planner promises, case by case and on many of them.
 
+mod shapes;
+
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -58,7 +60,8 @@ impl Model {
                 .iter()
                 .map(|collection| {
                     let mut inner = collection["properties"].clone();
-                    inner["name"] = json!(format!("{kind}{}", collection["name"]));
+                    let name = collection["name"].as_str().unwrap();
+                    inner["name"] = json!(format!("{kind}-{name}"));
                     inner["ruleCollectionType"] = json!(kind);
                     for rule in inner["rules"].as_array_mut().unwrap() {
                         rule["ruleType"] = json!(rule_type);
