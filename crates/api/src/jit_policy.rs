@@ -27,6 +27,10 @@ pub enum SharedGroups {
     Refuse,
     /// Displace the rules all the same: the others lose them too.
     Revoke,
+    /// Leave the group alone and give the machine a private copy of it without the guarded ports in its place. Done
+    /// for every group that any other machine has, whether a policy covers that one or not. Refused, by name, where
+    /// rules name the group as their source: they would not let the machine's packets in any more.
+    Isolate,
 }
 
 /// Who must agree before a request under the policy is granted.

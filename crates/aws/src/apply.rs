@@ -38,6 +38,27 @@ pub(crate) async fn operation(
             bindings.insert(GroupRef::binding(vpc), group.clone());
             Ok(json!({ "group": group }))
         }
+        Operation::CreateCopy {
+            of,
+            vpc,
+            name,
+            description,
+            tags,
+        } => {
+            let group = create(ec2, vpc, name, description, tags).await?;
+            bindings.insert(GroupRef::copy_binding(of), group.clone());
+            Ok(json!({ "group": group }))
+        }
+        Operation::TrimEgress { group, rules } => {
+            let group = resolve(group, bindings)?;
+            revoke_egress(ec2, &group, rules).await?;
+            Ok(json!({ "group": group }))
+        }
+        Operation::AuthorizeEgress { group, rules } => {
+            let group = resolve(group, bindings)?;
+            authorize_egress(ec2, &group, rules).await?;
+            Ok(json!({ "group": group }))
+        }
         Operation::RevokeEgress { group, rules } => {
             let group = resolve(group, bindings)?;
             revoke_egress(ec2, &group, rules).await?;
@@ -102,18 +123,18 @@ pub(crate) async fn operation(
 
 /// The id of a group.
 pub(crate) fn resolve(group: &GroupRef, bindings: &Bindings) -> Result<String, EnforceError> {
-    match group {
-        GroupRef::Id(id) => Ok(id.clone()),
-        GroupRef::Made { vpc } => {
-            bindings
-                .get(&GroupRef::binding(vpc))
-                .cloned()
-                .ok_or_else(|| EnforceError::Conflict {
-                    resource: format!("the holder in {vpc}"),
-                    code: "not made in this pass".to_owned(),
-                })
-        }
-    }
+    let (binding, resource) = match group {
+        GroupRef::Id(id) => return Ok(id.clone()),
+        GroupRef::Made { vpc } => (GroupRef::binding(vpc), format!("the holder in {vpc}")),
+        GroupRef::Copied { of } => (GroupRef::copy_binding(of), format!("the copy of {of}")),
+    };
+    bindings
+        .get(&binding)
+        .cloned()
+        .ok_or_else(|| EnforceError::Conflict {
+            resource,
+            code: "not made in this pass".to_owned(),
+        })
 }
 
 async fn create(
@@ -199,15 +220,36 @@ async fn revoke_egress(ec2: &Ec2, group: &str, rules: &[SgRule]) -> Result<(), E
     Ok(())
 }
 
-async fn authorize(ec2: &Ec2, group: &str, rules: &[SgRule]) -> Result<(), EnforceError> {
-    let Err(failure) = authorize_once(ec2, group, rules).await else {
+async fn authorize_egress(ec2: &Ec2, group: &str, rules: &[SgRule]) -> Result<(), EnforceError> {
+    let Err(failure) = authorize_egress_once(ec2, group, rules).await else {
         return Ok(());
     };
     if !failure.is("InvalidPermission.Duplicate") {
         return Err(failure.about(group));
     }
-    // Nothing was authorized: one of the rules is there, be it from a call whose answer was lost.
-    let standing = ec2.ingress(group).await.map_err(|failure| failure.about(group))?;
+    let standing = ec2.egress(group).await.map_err(|failure| failure.about(group))?;
+    let missing = missing_of(group, rules, &standing)?;
+    if missing.is_empty() {
+        return Ok(());
+    }
+    authorize_egress_once(ec2, group, &missing)
+        .await
+        .map_err(|failure| failure.about(group))
+}
+
+async fn authorize_egress_once(ec2: &Ec2, group: &str, rules: &[SgRule]) -> Result<(), Failure> {
+    ec2.client
+        .authorize_security_group_egress()
+        .group_id(group)
+        .set_ip_permissions(Some(wire::permissions(rules, true)))
+        .send()
+        .await
+        .map(|_| ())
+        .map_err(|error| Failure::new("AuthorizeSecurityGroupEgress", &error))
+}
+
+/// The rules that do not stand in `group`. One that stands with another description is somebody's.
+fn missing_of(group: &str, rules: &[SgRule], standing: &[SgRule]) -> Result<Vec<SgRule>, EnforceError> {
     let mut missing = Vec::new();
     for rule in rules {
         let content = Content::of(rule);
@@ -222,6 +264,19 @@ async fn authorize(ec2: &Ec2, group: &str, rules: &[SgRule]) -> Result<(), Enfor
             }
         }
     }
+    Ok(missing)
+}
+
+async fn authorize(ec2: &Ec2, group: &str, rules: &[SgRule]) -> Result<(), EnforceError> {
+    let Err(failure) = authorize_once(ec2, group, rules).await else {
+        return Ok(());
+    };
+    if !failure.is("InvalidPermission.Duplicate") {
+        return Err(failure.about(group));
+    }
+    // Nothing was authorized: one of the rules is there, be it from a call whose answer was lost.
+    let standing = ec2.ingress(group).await.map_err(|failure| failure.about(group))?;
+    let missing = missing_of(group, rules, &standing)?;
     if missing.is_empty() {
         return Ok(());
     }

@@ -4,14 +4,16 @@
 //! name. More is read only where those two hint at it: holders in places where they do not belong, or a VPC of
 //! which it is not known whether a new group would have an IPv6 egress rule.
 
-use std::collections::BTreeSet;
+mod isolation;
+
+use std::collections::{BTreeMap, BTreeSet};
 
 use aws_sdk_ec2::types::{Filter, Instance, InstanceStateName, ManagedPrefixList};
 use postern_core::{
     enforcer::{Desired, EnforceError},
-    inventory::MARK_TAG,
+    inventory::{is_holder, purpose_of},
     machine::{AwsInstance, is_ec2_id},
-    mark::{Installation, Mark, Purpose},
+    mark::{Installation, Purpose},
     sg::{SecurityGroup, SgPeer, SgRule},
 };
 
@@ -19,8 +21,8 @@ use crate::{
     client::{Clients, Ec2},
     error::Failure,
     plan::{
-        group::{Attached, ObservedGroup},
-        instance::{ObservedInstance, ObservedInterface, holder_name},
+        group::ObservedGroup,
+        instance::{Copied, ObservedInstance, ObservedInterface, copy_name, holder_name, isolating},
         rule::{Count, Weights},
         written::{self, Carry, Written},
     },
@@ -112,6 +114,15 @@ impl Ec2 {
 
     /// The ingress rules of a group, with ids and tags.
     pub(crate) async fn ingress(&self, group: &str) -> Result<Vec<SgRule>, Failure> {
+        self.rules(group, false).await
+    }
+
+    /// The egress rules of a group, with ids and tags.
+    pub(crate) async fn egress(&self, group: &str) -> Result<Vec<SgRule>, Failure> {
+        self.rules(group, true).await
+    }
+
+    async fn rules(&self, group: &str, out: bool) -> Result<Vec<SgRule>, Failure> {
         let rules = self
             .client
             .describe_security_group_rules()
@@ -125,7 +136,7 @@ impl Ec2 {
         Ok(rules
             .iter()
             .filter_map(wire::group_rule)
-            .filter(|(_, egress)| !egress)
+            .filter(|(_, egress)| *egress == out)
             .map(|(rule, _)| rule)
             .collect())
     }
@@ -238,15 +249,6 @@ fn interfaces(instance: &Instance) -> Vec<(ObservedInterface, Vec<(String, Strin
         .collect()
 }
 
-/// Whether a group is a holder of ours.
-pub(crate) fn is_holder(group: &SecurityGroup, installation: &Installation) -> bool {
-    group
-        .tags
-        .get(MARK_TAG)
-        .and_then(|text| Mark::parse(text))
-        .is_some_and(|mark| mark.installation == *installation && mark.purpose == Purpose::Holder)
-}
-
 /// Reads an instance point.
 pub(crate) async fn instance(
     clients: &Clients,
@@ -258,15 +260,27 @@ pub(crate) async fn instance(
     let installation = &desired.installation;
     let id = point.instance();
     let name = holder_name(installation, id);
+    // What all its private copies are named like; EC2 takes wildcards in the values of filters.
+    let copies = copy_name(installation, id, "sg-*");
     let (found, named) = tokio::join!(
         ec2.instance(id),
-        ec2.groups(wire::filter("group-name", [name.clone()]))
+        ec2.groups(wire::filter("group-name", [name.clone(), copies]))
     );
     let found = found.map_err(|failure| failure.about(id))?;
     let named = named.map_err(|failure| failure.about(&name))?;
-    let (holders, impostors): (Vec<_>, Vec<_>) = named
+    let (holders, others): (Vec<_>, Vec<_>) = named
         .into_iter()
         .partition(|group| is_holder(group, installation));
+    let (mut copies, mut impostors, mut false_copies) = (Vec::new(), Vec::new(), Vec::new());
+    for group in others {
+        match purpose_of(&group, installation) {
+            Some(Purpose::Copy { of }) if group.name == copy_name(installation, id, &of) => {
+                copies.push(Copied::new(of, group));
+            }
+            _ if group.name == name => impostors.push(group),
+            _ => false_copies.push(group),
+        }
+    }
     let is_gone = found.is_none();
     let (interfaces, groups): (Vec<_>, Vec<_>) = found
         .filter(|instance| !is_terminated(instance))
@@ -281,10 +295,14 @@ pub(crate) async fn instance(
         impostors,
         strays: Vec::new(),
         misplaced: BTreeSet::new(),
+        copies,
+        strange_copies: BTreeMap::new(),
+        originals: Vec::new(),
+        false_copies,
         limits: clients.config().limits,
     };
     let carried = observed.with(written);
-    if is_gone && carried.holders.is_empty() {
+    if is_gone && carried.holders.is_empty() && carried.copies.is_empty() {
         return Err(EnforceError::Gone {
             resource: id.to_owned(),
             code: "InvalidInstanceID.NotFound".to_owned(),
@@ -294,7 +312,14 @@ pub(crate) async fn instance(
         observed.strays = strays(ec2, &observed).await?;
     }
     let groups = groups.into_iter().flatten().collect();
-    observed.misplaced = misplaced(ec2, installation, &name, &groups).await?;
+    strange(ec2, installation, &mut observed, &groups).await?;
+    // Which groups there are to copy or to put back goes by what was written too.
+    let carried = observed.with(written);
+    observed.originals = isolation::originals(ec2, &carried, desired).await?;
+    for copy in &mut observed.copies {
+        copy.elsewhere = isolation::elsewhere(ec2, &carried, copy, isolating(desired).is_some()).await?;
+    }
+    let carried = observed.with(written);
     // Whether a holder has to be made goes by what was written too.
     observed.ipv6_vpcs = ipv6_vpcs(clients, ec2, &carried, desired).await?;
     Ok(observed)
@@ -336,37 +361,49 @@ async fn strays(ec2: &Ec2, observed: &ObservedInstance) -> Result<Vec<ObservedIn
     Ok(strays)
 }
 
-/// Holders of other instances among the groups (id and name) of this one's interfaces. The name is the hint, the
-/// mark decides.
-async fn misplaced(
+/// Holders and private copies of other instances among the groups (id and name) of this one's interfaces, and private
+/// copies of its own that do not show by their name yet. The name is the hint, the mark decides.
+async fn strange(
     ec2: &Ec2,
     installation: &Installation,
-    own_name: &str,
+    observed: &mut ObservedInstance,
     groups: &BTreeSet<(String, String)>,
-) -> Result<BTreeSet<String>, EnforceError> {
+) -> Result<(), EnforceError> {
     let prefix = holder_name(installation, "");
+    let is_ours = |rest: &str| match rest.split_once("-sg-") {
+        Some((instance, _)) => is_ec2_id(instance, "i-"),
+        None => is_ec2_id(rest, "i-") && rest != observed.instance,
+    };
     let hinted: Vec<String> = groups
         .iter()
-        .filter(|(_, name)| {
-            name != own_name
-                && name
-                    .strip_prefix(&prefix)
-                    .is_some_and(|rest| is_ec2_id(rest, "i-"))
+        .filter(|(id, name)| {
+            name.strip_prefix(&prefix).is_some_and(is_ours)
+                && observed.copies.iter().all(|copy| copy.group.id != *id)
         })
         .map(|(id, _)| id.clone())
         .collect();
     if hinted.is_empty() {
-        return Ok(BTreeSet::new());
+        return Ok(());
     }
     let groups = ec2
         .groups(wire::filter("group-id", hinted))
         .await
-        .map_err(|failure| failure.about(own_name))?;
-    Ok(groups
-        .into_iter()
-        .filter(|group| is_holder(group, installation))
-        .map(|group| group.id)
-        .collect())
+        .map_err(|failure| failure.about(&observed.instance))?;
+    for group in groups {
+        match purpose_of(&group, installation) {
+            Some(Purpose::Holder) => {
+                observed.misplaced.insert(group.id);
+            }
+            Some(Purpose::Copy { of }) if group.name == copy_name(installation, &observed.instance, &of) => {
+                observed.copies.push(Copied::new(of, group));
+            }
+            Some(Purpose::Copy { of }) => {
+                observed.strange_copies.insert(group.id, of);
+            }
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// The VPCs with IPv6 among those where a holder would be made. An interface with an IPv6 address needs no asking.
@@ -527,19 +564,8 @@ pub(crate) async fn group(
             .map(|group| written::confirmed(group, written))
             .unwrap_or_default(),
         group,
-        attached: interfaces
-            .iter()
-            .filter_map(|interface| {
-                Some(Attached {
-                    interface: interface.network_interface_id()?.to_owned(),
-                    instance: interface
-                        .attachment()
-                        .and_then(|attachment| attachment.instance_id())
-                        .map(str::to_owned),
-                    description: interface.description().unwrap_or_default().to_owned(),
-                })
-            })
-            .collect(),
+        attached: interfaces.iter().filter_map(isolation::attachment).collect(),
+        copies: isolation::copies(ec2, id, desired).await?,
         gone_peers: peers
             .into_iter()
             .filter(|peer| !groups.iter().any(|group| group.id == *peer))

@@ -17,12 +17,23 @@ pub enum GroupRef {
         /// `vpc-…`.
         vpc: String,
     },
+    /// The private copy of a group that an earlier change of the same plan makes; its id is in the bindings under
+    /// [`GroupRef::copy_binding`].
+    Copied {
+        /// The group that it is a copy of.
+        of: String,
+    },
 }
 
 impl GroupRef {
     /// The name under which the bindings of a pass hold the id of the holder made in `vpc`.
     pub fn binding(vpc: &str) -> String {
         format!("holder:{vpc}")
+    }
+
+    /// The name under which the bindings of a pass hold the id of the copy made of `of`.
+    pub fn copy_binding(of: &str) -> String {
+        format!("copy:{of}")
     }
 
     /// The name under which the bindings of a pass say that the egress of `group` was emptied.
@@ -45,6 +56,33 @@ pub enum Operation {
         description: String,
         /// Its tags, the mark among them.
         tags: BTreeMap<String, String>,
+    },
+    /// `CreateSecurityGroup`, tags included: a private copy, empty as yet.
+    CreateCopy {
+        /// Of which group.
+        of: String,
+        /// Where.
+        vpc: String,
+        /// Its name, unique in the VPC.
+        name: String,
+        /// For people.
+        description: String,
+        /// Its tags, the mark among them.
+        tags: BTreeMap<String, String>,
+    },
+    /// `RevokeSecurityGroupEgress` on a private copy: these rules and no others. A rule that is not there is success.
+    TrimEgress {
+        /// Of which group.
+        group: GroupRef,
+        /// Which rules.
+        rules: Vec<SgRule>,
+    },
+    /// `AuthorizeSecurityGroupEgress` on a private copy. A rule that is there with the same description is success.
+    AuthorizeEgress {
+        /// In which group.
+        group: GroupRef,
+        /// Which rules.
+        rules: Vec<SgRule>,
     },
     /// `RevokeSecurityGroupEgress` on a holder. A rule that is not there is success.
     RevokeEgress {
@@ -93,7 +131,7 @@ pub enum Operation {
         /// its egress rules would widen what the machine may reach.
         emptied: Option<GroupRef>,
     },
-    /// `DeleteSecurityGroup` on a holder. A group that is not there is success.
+    /// `DeleteSecurityGroup` on a holder or a private copy. A group that is not there is success.
     DeleteHolder {
         /// `sg-…`.
         group: String,

@@ -164,6 +164,7 @@ fn bindings(operation: &Operation, answer: &Value) -> Bindings {
     let id = |value: Option<&Value>| value.and_then(Value::as_str).map(str::to_owned);
     let made = |group: &GroupRef, id: Option<String>| match group {
         GroupRef::Made { vpc } => id.map(|id| (GroupRef::binding(vpc), id)),
+        GroupRef::Copied { of } => id.map(|id| (GroupRef::copy_binding(of), id)),
         GroupRef::Id(_) => None,
     };
     match operation {
@@ -171,7 +172,13 @@ fn bindings(operation: &Operation, answer: &Value) -> Bindings {
             .map(|id| (GroupRef::binding(vpc), id))
             .into_iter()
             .collect(),
+        Operation::CreateCopy { of, .. } => id(answer.get("group"))
+            .map(|id| (GroupRef::copy_binding(of), id))
+            .into_iter()
+            .collect(),
         Operation::RevokeEgress { group, .. }
+        | Operation::TrimEgress { group, .. }
+        | Operation::AuthorizeEgress { group, .. }
         | Operation::Authorize { group, .. }
         | Operation::Revoke { group, .. }
         | Operation::Describe { group, .. } => made(group, id(answer.get("group"))).into_iter().collect(),
@@ -189,8 +196,8 @@ fn bindings(operation: &Operation, answer: &Value) -> Bindings {
 
 fn effects(before: Option<&Value>, operation: &Operation, bindings: &Bindings) -> Vec<Written> {
     let id = |group: &GroupRef| resolve(group, bindings).ok();
-    let effect = match operation {
-        Operation::CreateHolder { vpc, name, tags, .. } => bindings.get(&GroupRef::binding(vpc)).map(|id| {
+    let made = |binding: &str, vpc: &String, name: &String, tags: &BTreeMap<String, String>| {
+        bindings.get(binding).map(|id| {
             Written::Made(SecurityGroup {
                 id: id.clone(),
                 name: name.clone(),
@@ -200,6 +207,20 @@ fn effects(before: Option<&Value>, operation: &Operation, bindings: &Bindings) -
                 egress: default_egress(true),
                 tags: tags.clone(),
             })
+        })
+    };
+    let effect = match operation {
+        Operation::CreateHolder { vpc, name, tags, .. } => made(&GroupRef::binding(vpc), vpc, name, tags),
+        Operation::CreateCopy {
+            of, vpc, name, tags, ..
+        } => made(&GroupRef::copy_binding(of), vpc, name, tags),
+        Operation::TrimEgress { group, rules } => id(group).map(|group| Written::EgressRevoked {
+            group,
+            rules: rules.clone(),
+        }),
+        Operation::AuthorizeEgress { group, rules } => id(group).map(|group| Written::EgressAuthorized {
+            group,
+            rules: rules.clone(),
         }),
         Operation::RevokeEgress { group, rules } => id(group).map(|group| Written::EgressRevoked {
             group,

@@ -56,8 +56,18 @@ impl Regrouping {
         groups
     }
 
+    /// Whether one group was to come in the place of another, and somebody took that one off since: then nothing is to
+    /// come in its place.
+    fn is_outdated(&self, standing: &[String]) -> bool {
+        let is_swap = !self.added.is_empty() && !self.removed.is_empty();
+        is_swap
+            && !standing.iter().any(|group| self.removed.contains(group))
+            && !self.added.iter().all(|group| standing.contains(group))
+    }
+
     /// Reads the list and gives what to write; `written` is what was written lately and may not show.
-    /// [`EnforceError::Conflict`] where no group would be left, which EC2 does not allow.
+    /// [`EnforceError::Conflict`] where no group would be left, which EC2 does not allow, and where what was to be
+    /// replaced is gone.
     pub(crate) async fn now(
         &self,
         ec2: &Ec2,
@@ -94,6 +104,12 @@ impl Regrouping {
                 _ => {}
             }
         }
+        if self.is_outdated(&standing) {
+            return Err(EnforceError::Conflict {
+                resource: interface.to_owned(),
+                code: "what was to be replaced is gone".to_owned(),
+            });
+        }
         let groups = self.of(standing);
         if groups.is_empty() {
             return Err(EnforceError::Conflict {
@@ -127,5 +143,16 @@ mod tests {
         let closing = Regrouping::new(Some(&before), &texts(&["sg-web"]));
         assert_eq!(closing.of(texts(&["sg-new", "sg-ours"])), texts(&["sg-new"]));
         assert_eq!(closing.of(texts(&["sg-new"])), texts(&["sg-new"]));
+    }
+
+    #[test]
+    fn nothing_comes_in_the_place_of_what_somebody_took_off_since() {
+        let before = json!({ "groups": ["sg-own", "sg-team"] });
+        let swap = Regrouping::new(Some(&before), &texts(&["sg-own", "sg-copy"]));
+        assert!(!swap.is_outdated(&texts(&["sg-team", "sg-new"])));
+        assert!(!swap.is_outdated(&texts(&["sg-own", "sg-copy"])), "done before");
+        assert!(swap.is_outdated(&texts(&["sg-own", "sg-new"])));
+        let closing = Regrouping::new(Some(&before), &texts(&["sg-own"]));
+        assert!(!closing.is_outdated(&texts(&["sg-own"])));
     }
 }

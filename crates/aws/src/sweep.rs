@@ -2,7 +2,7 @@
 
 use postern_core::{
     enforcer::{EnforceError, Marked},
-    inventory::MARK_TAG,
+    inventory::{MARK_TAG, is_holder, purpose_of},
     machine::Account,
     mark::{Installation, Mark, Purpose},
     sg::SgRule,
@@ -13,24 +13,31 @@ use crate::{
     apply,
     client::Ec2,
     error::Failure,
-    observe::is_holder,
-    plan::{instance::holder_mark, rule},
+    plan::{
+        instance::{copy_mark, holder_mark},
+        rule,
+    },
     wire,
 };
 
-/// Holders by their tag, and rules by their description. The native id of a rule is `<group>/<rule>`.
+/// Holders and private copies by their tag, and rules by their description. The native id of a rule is
+/// `<group>/<rule>`.
 pub(crate) async fn marked(
     ec2: &Ec2,
     account: &Account,
     installation: &Installation,
 ) -> Result<Vec<Marked>, EnforceError> {
-    let mark = holder_mark(installation);
     let tag = format!("tag:{MARK_TAG}");
-    let (holders, rules) = tokio::join!(
-        ec2.groups(wire::filter(&tag, [mark.to_string()])),
+    // EC2 takes wildcards in the values of filters.
+    let marks = [
+        holder_mark(installation).to_string(),
+        copy_mark(installation, "*").to_string(),
+    ];
+    let (groups, rules) = tokio::join!(
+        ec2.groups(wire::filter(&tag, marks)),
         marked_rules(ec2, installation)
     );
-    let holders = holders.map_err(|failure| failure.about(&ec2.account))?;
+    let groups = groups.map_err(|failure| failure.about(&ec2.account))?;
     let rules = rules.map_err(|failure| failure.about(&ec2.account))?;
     let rules = rules.into_iter().map(|(mark, group, rule)| Marked {
         mark,
@@ -38,13 +45,19 @@ pub(crate) async fn marked(
         account: account.clone(),
         detail: json!({ "group": group, "rule": rule }),
     });
-    let holders = holders.into_iter().map(|holder| Marked {
-        mark: mark.clone(),
-        resource: holder.id.clone(),
-        account: account.clone(),
-        detail: json!({ "group": holder }),
+    let groups = groups.into_iter().filter_map(|group| {
+        let purpose = purpose_of(&group, installation)?;
+        Some(Marked {
+            mark: Mark {
+                installation: installation.clone(),
+                purpose,
+            },
+            resource: group.id.clone(),
+            account: account.clone(),
+            detail: json!({ "group": group }),
+        })
     });
-    Ok(rules.chain(holders).collect())
+    Ok(rules.chain(groups).collect())
 }
 
 fn resource(group: &str, rule: &SgRule) -> String {
@@ -76,11 +89,20 @@ async fn marked_rules(
 }
 
 /// Removes a grant's rule, or a holder with whatever is in it. A residual is what others are left with of a rule
-/// that only the database can put back: it is refused.
+/// that only the database can put back, and a private copy keeps closed what the group that it stands for opens: they
+/// are refused.
 pub(crate) async fn remove(ec2: &Ec2, marked: &Marked) -> Result<(), EnforceError> {
     match &marked.mark.purpose {
         Purpose::Holder => remove_holder(ec2, &marked.resource, &marked.mark.installation).await,
         Purpose::Grant { .. } => remove_rule(ec2, marked).await,
+        Purpose::Copy { of } => Err(EnforceError::Refused {
+            operation: "remove".to_owned(),
+            code: "copy".to_owned(),
+            message: format!(
+                "`{}` stands in the place of `{of}`, which opens what it keeps closed",
+                marked.resource
+            ),
+        }),
         Purpose::Residual { .. } | Purpose::Lockdown { .. } => Err(EnforceError::Refused {
             operation: "remove".to_owned(),
             code: "residual".to_owned(),

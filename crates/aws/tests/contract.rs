@@ -20,6 +20,8 @@ use postern_sim::{
 
 #[path = "contract/fleets.rs"]
 mod fleets;
+#[path = "contract/isolation.rs"]
+mod isolation;
 #[path = "contract/lag.rs"]
 mod lag;
 #[path = "contract/moves.rs"]
@@ -75,6 +77,12 @@ async fn the_enforcer_keeps_its_contract_against_the_simulator() {
 async fn every_shape_of_a_fleet_is_locked_opened_closed_and_restored() {
     let (_handle, endpoint) = simulator().await;
     fleets::run(&endpoint).await;
+}
+
+#[tokio::test]
+async fn a_machine_is_isolated_from_a_group_that_others_use_and_given_it_back() {
+    let (_handle, endpoint) = simulator().await;
+    isolation::run(&endpoint).await;
 }
 
 #[tokio::test]

@@ -153,7 +153,22 @@ fn groups(
                 .context("no interface with it")?;
             let mut left = interface.groups.clone();
             left.retain(|other| other != group);
-            fleet.set_groups(&interface.id, &left)?;
+            // Whoever takes a copy off takes the group off that it stands for.
+            if let Some(of) = stands_for(&there, group) {
+                let twin = shadow.snapshot()?;
+                let mut groups = twin
+                    .interface(&interface.id)
+                    .context("no interface")?
+                    .groups
+                    .clone();
+                groups.retain(|other| *other != of);
+                anyhow::ensure!(!groups.is_empty(), "the last group stays");
+                fleet.set_groups(&interface.id, &left)?;
+                shadow.set_groups(&interface.id, &groups)?;
+                contested.push(Contested::Toggled(interface.id.clone(), of, real.ec2.now()));
+            } else {
+                fleet.set_groups(&interface.id, &left)?;
+            }
             Ok(format!("{group} (ours) taken off {}", interface.id))
         }
         Edit::SgToggle(interface, group) => {
@@ -379,7 +394,7 @@ fn canonical(rule: &Ingress) -> Ingress {
     rule
 }
 
-/// The groups of ours that hold grants' rules.
+/// The groups of ours: those that hold grants' rules, and private copies.
 fn holders(there: &Snapshot) -> Vec<String> {
     there
         .groups
@@ -392,6 +407,12 @@ fn holders(there: &Snapshot) -> Vec<String> {
         })
         .map(|group| group.id.clone())
         .collect()
+}
+
+/// The group that a private copy of ours stands for.
+fn stands_for(there: &Snapshot, group: &str) -> Option<String> {
+    let mark = there.group(group)?.tags.get(MARK_TAG)?;
+    mark.strip_prefix(MARK)?.strip_prefix("copy=").map(str::to_owned)
 }
 
 /// The rules of ours, in groups of ours and of others.

@@ -42,6 +42,18 @@ pub struct Desired {
 }
 
 impl Desired {
+    /// The members whose lockdown is kept at this point. At an EC2 instance that is what gives it private copies of
+    /// groups; everything else is kept at the groups themselves.
+    pub fn locked_down(&self) -> impl Iterator<Item = &Member> {
+        let at_instance = matches!(self.point, PointRef::AwsInstance(_));
+        self.members.iter().filter(move |member| {
+            member
+                .guard
+                .as_ref()
+                .is_some_and(|guard| !at_instance || guard.shared_groups == SharedGroups::Isolate)
+        })
+    }
+
     /// Whose turn the calls that read the point are.
     pub const fn purpose(&self) -> Purpose {
         if self.unsettled {
@@ -61,7 +73,7 @@ pub struct Member {
     pub addresses: Vec<IpAddr>,
     /// Its interfaces behind this point (`eni-…`, or lower-case ARM ids), sorted.
     pub interfaces: Vec<String>,
-    /// The lockdown that it is under.
+    /// The lockdown that it is under, where the point has a part in it.
     pub guard: Option<Guard>,
     /// How packets get to it, where a firewall stands before it.
     #[serde(default, skip_serializing_if = "Option::is_none")]

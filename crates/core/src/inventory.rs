@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     approach::Approach,
     machine::MachineId,
-    mark::{Installation, Mark},
+    mark::{Installation, Mark, Purpose},
     nsg::NsgRule,
     point::PointRef,
     sg::SecurityGroup,
@@ -129,8 +129,8 @@ impl Machine {
         points
     }
 
-    /// The points whose rules a lockdown of this machine writes. Temporary groups of `installation` are not
-    /// among them: they hold what grants opened.
+    /// The points whose rules a lockdown of this machine writes. Temporary groups of `installation` are not among them:
+    /// they hold what grants opened. A private copy stands for the group that comes back in its place.
     pub fn lockdown_points(&self, installation: &Installation) -> BTreeSet<PointRef> {
         let mut points = BTreeSet::new();
         for layer in self.interfaces.iter().flat_map(|interface| &interface.layers) {
@@ -141,9 +141,13 @@ impl Machine {
                 (Layer::SecurityGroups { groups }, MachineId::Aws(instance)) => points.extend(
                     groups
                         .iter()
-                        .filter(|group| !is_ours(group, installation))
+                        .filter_map(|group| match purpose_of(group, installation) {
+                            None => Some(group.id.clone()),
+                            Some(Purpose::Copy { of }) => Some(of),
+                            Some(_) => None,
+                        })
                         .filter_map(|group| {
-                            PointRef::security_group(instance.account(), instance.region(), &group.id).ok()
+                            PointRef::security_group(instance.account(), instance.region(), &group).ok()
                         }),
                 ),
                 // A door that others keep is theirs: behind it the NSG is locked.
@@ -162,14 +166,33 @@ impl Machine {
     }
 }
 
-/// The tag on an EC2 temporary group whose value is its [`Mark`].
+/// The tag on an EC2 group of ours whose value is its [`Mark`].
 pub const MARK_TAG: &str = "postern:mark";
 
-/// Whether `group` is a temporary group of this installation.
-pub fn is_ours(group: &SecurityGroup, installation: &Installation) -> bool {
+/// What `group` is for, where it is a group of this installation.
+pub fn purpose_of(group: &SecurityGroup, installation: &Installation) -> Option<Purpose> {
     group
         .tags
         .get(MARK_TAG)
         .and_then(|text| Mark::parse(text))
-        .is_some_and(|mark| mark.installation == *installation)
+        .filter(|mark| mark.installation == *installation)
+        .map(|mark| mark.purpose)
+}
+
+/// The group that `group` stands for, where it is a private copy, of whichever installation.
+pub fn copied_from(group: &SecurityGroup) -> Option<String> {
+    match Mark::parse(group.tags.get(MARK_TAG)?)?.purpose {
+        Purpose::Copy { of } => Some(of),
+        _ => None,
+    }
+}
+
+/// Whether `group` is a group of this installation: a temporary one, or a private copy.
+pub fn is_ours(group: &SecurityGroup, installation: &Installation) -> bool {
+    purpose_of(group, installation).is_some()
+}
+
+/// Whether `group` is a temporary group of this installation, which holds what grants opened.
+pub fn is_holder(group: &SecurityGroup, installation: &Installation) -> bool {
+    purpose_of(group, installation) == Some(Purpose::Holder)
 }

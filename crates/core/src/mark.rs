@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     id::{DisplacedId, GrantId, PolicyId},
+    machine::is_ec2_id,
     time::Instant,
 };
 
@@ -89,6 +90,11 @@ pub enum Purpose {
     },
     /// Holds the grants' rules of one machine (an EC2 temporary group).
     Holder,
+    /// Stands in the place of a group that others use too, at one machine (an EC2 private copy).
+    Copy {
+        /// The group's id, `sg-…`.
+        of: String,
+    },
     /// Keeps a policy's ports closed.
     Lockdown {
         /// The policy.
@@ -104,7 +110,8 @@ pub enum Purpose {
 /// The mark of one rule, group or tag.
 ///
 /// Text form: `postern:<installation> grant=<32 hex> end=<RFC 3339>`, `postern:<installation> holder`,
-/// `postern:<installation> lockdown=<32 hex>`, `postern:<installation> residual=<32 hex>`.
+/// `postern:<installation> copy=sg-…`, `postern:<installation> lockdown=<32 hex>`,
+/// `postern:<installation> residual=<32 hex>`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mark {
     /// Whose it is.
@@ -132,6 +139,7 @@ impl fmt::Display for Mark {
                 )
             }
             Purpose::Holder => f.write_str("holder"),
+            Purpose::Copy { of } => write!(f, "copy={of}"),
             Purpose::Lockdown { policy } => write!(f, "lockdown={}", policy.hex()),
             Purpose::Residual { of } => write!(f, "residual={}", of.hex()),
         }
@@ -151,6 +159,11 @@ impl Mark {
                 grant: GrantId::from_hex(grant)?,
                 end: DateTime::parse_from_rfc3339(end).ok()?.to_utc(),
             }
+        } else if let Some(of) = rest.strip_prefix("copy=") {
+            if !is_ec2_id(of, "sg-") {
+                return None;
+            }
+            Purpose::Copy { of: of.to_owned() }
         } else if let Some(policy) = rest.strip_prefix("lockdown=") {
             Purpose::Lockdown {
                 policy: PolicyId::from_hex(policy)?,
@@ -181,6 +194,9 @@ mod tests {
                 end: at(3),
             },
             Purpose::Holder,
+            Purpose::Copy {
+                of: "sg-0123456789abcdef0".to_owned(),
+            },
             Purpose::Lockdown { policy: an_id(2) },
             Purpose::Residual { of: an_id(3) },
         ] {
@@ -211,6 +227,8 @@ mod tests {
             "postern:x grant=1 end=2026-01-01T00:00:00Z",
             "postern:-x holder",
             "postern:x lockdown=zz",
+            "postern:x copy=",
+            "postern:x copy=i-0123456789abcdef0",
         ] {
             assert_eq!(Mark::parse(text), None, "{text}");
         }

@@ -39,6 +39,9 @@ pub enum SharedGroups {
     Refuse,
     /// Displace the rules all the same: the others lose them too.
     Revoke,
+    /// Leave the group alone and give the machine a private copy of it without the guarded ports in its place. Done
+    /// for every group that any other machine has, whether a policy covers that one or not.
+    Isolate,
 }
 
 /// Ports that a policy guards, and on what terms they open.

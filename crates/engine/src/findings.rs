@@ -45,7 +45,8 @@ pub(crate) fn missing(view: &View, evidence: &BTreeSet<GrantId>, plan: &Plan) ->
         .collect();
     // Where a rule of others is displaced now, what is written beside it is new and not lost; and where a planner has
     // something to tell, what it writes has that reason.
-    let has_reason = !plan.findings.is_empty() || changes.iter().any(|change| !change.displaces.is_empty());
+    let has_reason = plan.findings.iter().any(Finding::is_drift)
+        || changes.iter().any(|change| !change.displaces.is_empty());
     if view.was_locked() && !has_reason {
         let lockdown = changes.iter().filter(|change| change.verb == Verb::LockDown);
         found.extend(lockdown.map(|change| {
@@ -73,10 +74,9 @@ pub(crate) fn missing(view: &View, evidence: &BTreeSet<GrantId>, plan: &Plan) ->
 pub(crate) fn lockdown(desired: &Desired) -> Option<String> {
     let mut hasher = DefaultHasher::new();
     let mut any = false;
-    for member in &desired.members {
-        let Some(guard) = &member.guard else { continue };
+    for member in desired.locked_down() {
         any = true;
-        json!([member.machine, member.addresses, member.interfaces, guard])
+        json!([member.machine, member.addresses, member.interfaces, member.guard])
             .to_string()
             .hash(&mut hasher);
     }

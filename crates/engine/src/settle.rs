@@ -268,10 +268,8 @@ impl Engine {
             tx.finish(lease, retry, &due).await?;
             "retry"
         } else {
-            let holds_ours = desired
-                .members
-                .iter()
-                .any(|m| m.guard.is_some() || !m.grants.is_empty())
+            let holds_ours = desired.members.iter().any(|member| !member.grants.is_empty())
+                || desired.locked_down().next().is_some()
                 || !desired.displaced.is_empty();
             if lags {
                 let look = TimeDelta::from_std(self.config.backoff).unwrap_or_default();

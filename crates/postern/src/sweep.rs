@@ -213,7 +213,9 @@ impl Sweep {
                 (Status::Overdue, Some(*end))
             }
             Purpose::Grant { end, .. } => (Status::Live, Some(*end)),
-            Purpose::Holder | Purpose::Lockdown { .. } | Purpose::Residual { .. } => (Status::Standing, None),
+            Purpose::Holder | Purpose::Copy { .. } | Purpose::Lockdown { .. } | Purpose::Residual { .. } => {
+                (Status::Standing, None)
+            }
         }
     }
 }

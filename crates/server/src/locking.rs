@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use postern_core::{
-    inventory::{Layer, Machine, is_ours},
+    inventory::{Layer, Machine, is_holder},
     machine::MachineId,
     mark::{Installation, Mark, Purpose},
     net::{Ports, Protocol},
@@ -147,7 +147,7 @@ fn without(groups: &[SecurityGroup], ports: &[Ports], installation: &Installatio
         .iter()
         .cloned()
         .map(|mut group| {
-            if !is_ours(&group, installation) {
+            if !is_holder(&group, installation) {
                 group
                     .ingress
                     .retain(|rule| !ports.iter().any(|ports| lets_in(rule, *ports)));

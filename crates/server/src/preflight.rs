@@ -8,7 +8,7 @@ use std::{collections::BTreeSet, net::IpAddr, slice, time::Duration};
 use chrono::TimeDelta;
 use postern_api::{ErrorCode, preflight as api};
 use postern_core::{
-    inventory::{Interface, Layer, Power, is_ours},
+    inventory::{Interface, Layer, Power, is_holder},
     mark::{Installation, Mark, Purpose},
     net::Ports,
     nsg::{Access, AddressPrefix, Direction, Memberships, NsgPorts, NsgProtocol, NsgRule, SharedMark, Side},
@@ -284,7 +284,7 @@ impl Preflight {
         settings: &Settings,
     ) {
         let Some(quotas) = settings.quotas else { return };
-        let holder = groups.iter().find(|group| is_ours(group, installation));
+        let holder = groups.iter().find(|group| is_holder(group, installation));
         if holder.is_none() && groups.len() >= quotas.groups_per_interface {
             let detail = format!(
                 "interface `{}` has {} of {} security groups, and the grant needs one more",

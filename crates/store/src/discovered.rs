@@ -11,7 +11,7 @@ use std::{
 use postern_core::{
     approach::Approach,
     id::{PointId, PolicyId},
-    inventory::{Interface, Layer, Machine},
+    inventory::{Interface, Layer, Machine, copied_from},
     machine::{Account, MachineId},
     point::PointRef,
     posture::Posture,
@@ -375,7 +375,10 @@ fn stands_before(point: &PointRef, interface: &Interface) -> bool {
         (Layer::Nsg { point: own, .. } | Layer::Firewall(Approach { point: own, .. }), _) => own == point,
         (Layer::SecurityGroups { .. }, PointRef::AwsInstance(_)) => true,
         (Layer::SecurityGroups { groups }, PointRef::AwsSecurityGroup { group, .. }) => {
-            groups.iter().any(|attached| attached.id == *group)
+            let stands_for = |attached| copied_from(attached).is_some_and(|of| of == *group);
+            groups
+                .iter()
+                .any(|attached| attached.id == *group || stands_for(attached))
         }
         (
             Layer::SecurityGroups { .. },

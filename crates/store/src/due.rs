@@ -429,6 +429,11 @@ impl Tx {
                    OR EXISTS (SELECT FROM machine_points mp JOIN machines m ON m.id = mp.machine_id
                               WHERE mp.point_id = p.id AND mp.locks AND m.policy_id IS NOT NULL
                                 AND m.gone_at IS NULL)
+                   OR (p.kind = 'aws_instance' AND EXISTS (
+                       SELECT FROM machine_points mp
+                       JOIN machines m ON m.id = mp.machine_id JOIN jit_policies y ON y.id = m.policy_id
+                       WHERE mp.point_id = p.id AND m.gone_at IS NULL
+                         AND y.document ->> 'shared_groups' = 'isolate'))
                )
                ORDER BY p.id"#,
         )

@@ -25,7 +25,7 @@ use crate::{JournalEntry, StoreError, Tx, decode, grants, journal};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Look {
     /// The whole of what is wanted of the point: the machines behind it that are there, by id; their guards, where
-    /// the point locks them down; their wanted grants by id, where it opens for them; what lockdowns displaced here,
+    /// the point locks them down or is an instance, which may have private copies of groups; their wanted grants by id, where it opens for them; what lockdowns displaced here,
     /// oldest first.
     pub desired: Desired,
     /// The grants with a part in it that are not closed, by id; not locked.
@@ -91,14 +91,15 @@ impl Tx {
                    (SELECT coalesce(jsonb_agg(jsonb_build_object(
                                'machine', m.id, 'addresses', mp.addresses, 'interfaces', mp.interfaces,
                                'approach', mp.approach,
-                               'guard', CASE WHEN mp.locks THEN m.policy_id END)), '[]')
+                               'guard', CASE WHEN mp.locks OR p.kind = 'aws_instance' THEN m.policy_id END)), '[]')
                     FROM machine_points mp JOIN machines m ON m.id = mp.machine_id
                     WHERE mp.point_id = p.id AND m.gone_at IS NULL) AS "members!",
                    (SELECT coalesce(jsonb_agg(y.document), '[]')
                     FROM jit_policies y
                     WHERE y.id IN (SELECT m.policy_id
                                    FROM machine_points mp JOIN machines m ON m.id = mp.machine_id
-                                   WHERE mp.point_id = p.id AND mp.locks AND m.gone_at IS NULL)) AS "policies!",
+                                   WHERE mp.point_id = p.id AND (mp.locks OR p.kind = 'aws_instance')
+                                     AND m.gone_at IS NULL)) AS "policies!",
                    (SELECT coalesce(jsonb_agg(to_jsonb(g) || jsonb_build_object(
                                'opens', EXISTS (SELECT FROM machine_points mp
                                                 WHERE mp.point_id = p.id AND mp.machine_id = g.machine_id AND mp.opens),

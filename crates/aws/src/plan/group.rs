@@ -53,6 +53,17 @@ pub struct Attached {
     pub description: String,
 }
 
+impl Attached {
+    /// Who has the interface, for people.
+    pub fn name(&self) -> String {
+        match &self.instance {
+            Some(instance) => format!("{instance} ({})", self.interface),
+            None if self.description.is_empty() => self.interface.clone(),
+            None => format!("{} ({})", self.interface, self.description),
+        }
+    }
+}
+
 /// A group that others own, as read.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ObservedGroup {
@@ -62,6 +73,9 @@ pub struct ObservedGroup {
     pub group: Option<SecurityGroup>,
     /// Where it is attached.
     pub attached: Vec<Attached>,
+    /// The private copies of ours that stand for it, by name. Looked for only where somebody is to be isolated.
+    #[serde(default)]
+    pub copies: Vec<String>,
     /// Groups of the same account and prefix lists that displaced rules name as source and that, as EC2 said, do not
     /// exist.
     pub gone_peers: BTreeSet<String>,
@@ -117,11 +131,18 @@ struct Wish {
     others: Vec<String>,
     /// Whether rules may be taken out of others' way too.
     may_displace: bool,
+    /// Whether, where they may not, the machines that want it get private copies.
+    waits: bool,
 }
 
 impl Wish {
     fn of(observed: &ObservedGroup, desired: &Desired) -> Self {
-        let guards: Vec<&Guard> = desired.members.iter().filter_map(overruling).collect();
+        let guards: Vec<&Guard> = desired
+            .members
+            .iter()
+            .filter(|member| has_a_say(observed, desired, member))
+            .filter_map(overruling)
+            .collect();
         let mut ports: Vec<Ports> = guards
             .iter()
             .flat_map(|guard| guard.ports.iter().copied())
@@ -132,21 +153,21 @@ impl Wish {
             .attached
             .iter()
             .filter(|attached| !is_guarded(attached, &desired.members))
-            .map(|attached| match &attached.instance {
-                Some(instance) => format!("{instance} ({})", attached.interface),
-                None if attached.description.is_empty() => attached.interface.clone(),
-                None => format!("{} ({})", attached.interface, attached.description),
-            })
+            .map(Attached::name)
             .collect();
         let may_displace = others.is_empty()
             || guards
                 .iter()
                 .all(|guard| guard.shared_groups == SharedGroups::Revoke);
+        let waits = guards
+            .iter()
+            .all(|guard| guard.shared_groups != SharedGroups::Refuse);
         Self {
             ports,
             policies: guards.iter().map(|guard| guard.policy).collect(),
             others,
             may_displace,
+            waits,
         }
     }
 }
@@ -158,6 +179,22 @@ fn overruling(member: &Member) -> Option<&Guard> {
         .guard
         .as_ref()
         .filter(|guard| guard.lockdown == Lockdown::Strict)
+}
+
+/// Whether the member's lockdown is kept at this group. One that isolates is where the group is its own alone;
+/// elsewhere the machine gets a private copy (see the instance point), and the group is left as it is. What is displaced
+/// already stays so as long as such a machine has the group.
+fn has_a_say(observed: &ObservedGroup, desired: &Desired, member: &Member) -> bool {
+    let Some(guard) = overruling(member).filter(|guard| guard.shared_groups == SharedGroups::Isolate) else {
+        return true;
+    };
+    let own = |attached: &Attached| is_guarded(attached, std::slice::from_ref(member));
+    let is_displaced = |displaced: &Displaced| {
+        serde_json::from_value::<SgRule>(displaced.rule.clone())
+            .is_ok_and(|rule| rule::overlaps(&rule, &guard.ports))
+    };
+    let is_alone = observed.copies.is_empty() && observed.attached.iter().all(own);
+    observed.attached.iter().any(own) && (is_alone || desired.displaced.iter().any(is_displaced))
 }
 
 fn is_guarded(attached: &Attached, members: &[Member]) -> bool {

@@ -3,8 +3,11 @@
 //! EC2 knows one rule per protocol, ports and peer, so grants that want the same share it. Its description is
 //! the mark of the grant that ends last among those that want it: the sweeper, which reads nothing else, then
 //! never closes it early. When that grant closes before the others, the description changes to the next one.
+//!
+//! It is also where a lockdown isolates: the lists of groups of its interfaces are written by this point alone.
 
 mod closing;
+mod isolation;
 mod opening;
 #[cfg(test)]
 mod tests;
@@ -12,19 +15,20 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet};
 
 use postern_core::{
-    enforcer::{Change, Desired, Evidence, Finding, Observed, Obstacle, Plan, Verb},
+    enforcer::{Change, Desired, Evidence, Finding, Guard, Member, Observed, Obstacle, Plan, Verb},
     id::GrantId,
     inventory::MARK_TAG,
     machine::MachineId,
     mark::{Installation, Mark, Purpose},
     point::PointRef,
+    policy::{Lockdown, SharedGroups},
     sg::{SecurityGroup, SgPeer, SgProtocol, SgRule},
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::{
-    change, for_grants, json as to_json,
+    change, for_grants, for_policies, json as to_json,
     rule::{self, Content},
 };
 use crate::{
@@ -74,6 +78,80 @@ pub fn default_egress(ipv6: bool) -> Vec<SgRule> {
         .collect()
 }
 
+/// The name of the private copy of group `of` for `instance`; for both empty, what all such names begin with.
+pub fn copy_name(installation: &Installation, instance: &str, of: &str) -> String {
+    format!("{}-{of}", holder_name(installation, instance))
+}
+
+/// The tags of the private copy of group `of` for `instance`.
+pub fn copy_tags(installation: &Installation, instance: &str, of: &str) -> BTreeMap<String, String> {
+    BTreeMap::from([
+        ("Name".to_owned(), copy_name(installation, instance, of)),
+        (MARK_TAG.to_owned(), copy_mark(installation, of).to_string()),
+    ])
+}
+
+/// The mark of a private copy of group `of`.
+pub fn copy_mark(installation: &Installation, of: &str) -> Mark {
+    Mark {
+        installation: installation.clone(),
+        purpose: Purpose::Copy { of: of.to_owned() },
+    }
+}
+
+/// That an interface had a group before a private copy came in its place: what is saved when that is done.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attachment {
+    /// `eni-…`.
+    pub interface: String,
+    /// The group.
+    pub group: String,
+}
+
+/// A private copy of the instance, as read.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Copied {
+    /// The group that it stands for.
+    pub of: String,
+    /// The copy.
+    pub group: SecurityGroup,
+    /// Interfaces of others that it is attached to. Looked for only where it may have to go.
+    pub elsewhere: Vec<Elsewhere>,
+}
+
+impl Copied {
+    /// A copy of `of` that is on no interface of others.
+    pub const fn new(of: String, group: SecurityGroup) -> Self {
+        Self {
+            of,
+            group,
+            elsewhere: Vec::new(),
+        }
+    }
+}
+
+/// An interface that is not the instance's.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Elsewhere {
+    /// Which.
+    pub interface: ObservedInterface,
+    /// The instance that has it; none where none has.
+    pub instance: Option<String>,
+}
+
+/// A group of others that the instance has, or that a private copy on it stands for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Original {
+    /// `sg-…`.
+    pub id: String,
+    /// The group; none when EC2 said that it does not exist.
+    pub group: Option<SecurityGroup>,
+    /// Who else has it, or a copy of ours of it, by name. Looked for only where it matters.
+    pub others: Vec<String>,
+    /// Whose rules name it, its own included.
+    pub named_by: BTreeSet<String>,
+}
+
 /// A network interface, as far as the holder is concerned.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ObservedInterface {
@@ -105,6 +183,18 @@ pub struct ObservedInstance {
     pub strays: Vec<ObservedInterface>,
     /// Holders of other instances on interfaces of this one.
     pub misplaced: BTreeSet<String>,
+    /// Its private copies of groups.
+    #[serde(default)]
+    pub copies: Vec<Copied>,
+    /// Private copies of other instances on interfaces of this one, each with the group that it stands for.
+    #[serde(default)]
+    pub strange_copies: BTreeMap<String, String>,
+    /// The groups of others that its private copies stand for and, where it is to be isolated, those that it has.
+    #[serde(default)]
+    pub originals: Vec<Original>,
+    /// Groups that have the name of a private copy of it without our mark: somebody else's.
+    #[serde(default)]
+    pub false_copies: Vec<SecurityGroup>,
     /// The quotas.
     pub limits: AwsLimits,
 }
@@ -151,7 +241,7 @@ fn wanted(desired: &Desired) -> BTreeMap<Content, Wanted> {
         .collect()
 }
 
-fn grants(desired: &Desired) -> impl Iterator<Item = &postern_core::enforcer::WantedGrant> {
+fn own(desired: &Desired) -> impl Iterator<Item = &Member> {
     desired
         .members
         .iter()
@@ -159,7 +249,22 @@ fn grants(desired: &Desired) -> impl Iterator<Item = &postern_core::enforcer::Wa
             (MachineId::Aws(machine), PointRef::AwsInstance(instance)) => machine == instance,
             _ => false,
         })
-        .flat_map(|member| &member.grants)
+}
+
+fn grants(desired: &Desired) -> impl Iterator<Item = &postern_core::enforcer::WantedGrant> {
+    own(desired).flat_map(|member| &member.grants)
+}
+
+/// The lockdown of the instance, where it overrules others' rules.
+pub fn strict(desired: &Desired) -> Option<&Guard> {
+    own(desired)
+        .find_map(|member| member.guard.as_ref())
+        .filter(|guard| guard.lockdown == Lockdown::Strict)
+}
+
+/// The lockdown for which the instance gets private copies of groups that others use too.
+pub fn isolating(desired: &Desired) -> Option<&Guard> {
+    strict(desired).filter(|guard| guard.shared_groups == SharedGroups::Isolate)
 }
 
 /// The grant that a rule's mark names.
@@ -179,6 +284,10 @@ struct Draft<'a> {
     groups: BTreeMap<&'a str, Vec<GroupRef>>,
     closings: Vec<Change>,
     openings: Vec<Change>,
+    /// What makes private copies and keeps them like what they stand for.
+    isolation: Vec<Change>,
+    /// What puts groups back in the place of their copies.
+    restores: Vec<Change>,
     obstacles: Vec<Obstacle>,
     findings: Vec<Finding>,
 }
@@ -201,11 +310,14 @@ impl Observed for ObservedInstance {
                 .collect(),
             closings: Vec::new(),
             openings: Vec::new(),
+            isolation: Vec::new(),
+            restores: Vec::new(),
             obstacles: Vec::new(),
             findings: Vec::new(),
         };
         draft.refuse_strangers();
         draft.detach_misplaced();
+        draft.keep_copies();
         let vpcs: BTreeSet<&str> = self
             .interfaces
             .iter()
@@ -221,11 +333,15 @@ impl Observed for ObservedInstance {
                 holder => draft.keep_holder(vpc, holder),
             }
         }
+        draft.make_copies();
+        draft.give_back();
+        let settled = draft.settle_attachments();
+        let changes = draft.closings.into_iter().chain(draft.openings);
         Plan {
-            changes: draft.closings.into_iter().chain(draft.openings).collect(),
+            changes: changes.chain(draft.isolation).chain(draft.restores).collect(),
             obstacles: draft.obstacles,
             findings: draft.findings,
-            settled: Vec::new(),
+            settled,
         }
     }
 
@@ -370,6 +486,7 @@ impl<'a> Draft<'a> {
             .map(|group| match group {
                 GroupRef::Id(id) => id.clone(),
                 GroupRef::Made { .. } => self.name(),
+                GroupRef::Copied { of } => copy_name(&self.desired.installation, &self.observed.instance, of),
             })
             .collect()
     }

@@ -151,6 +151,45 @@ impl Model {
                 };
                 bindings.insert(GroupRef::binding(&vpc), id);
             }
+            Operation::CreateCopy {
+                of, vpc, name, tags, ..
+            } => {
+                let id = if let Some(group) = self.groups.values().find(|group| group.name == name) {
+                    if !group.ingress.is_empty() || group.tags != tags {
+                        return Err("InvalidGroup.Duplicate".to_owned());
+                    }
+                    group.id.clone()
+                } else {
+                    self.made += 1;
+                    let id = format!("sg-{:017x}", self.made);
+                    let group = SecurityGroup {
+                        id: id.clone(),
+                        name,
+                        vpc,
+                        ingress: Vec::new(),
+                        egress: default_egress(self.ipv6),
+                        tags,
+                    };
+                    self.groups.insert(id.clone(), group);
+                    id
+                };
+                bindings.insert(GroupRef::copy_binding(&of), id);
+            }
+            Operation::TrimEgress { group, rules } => {
+                let group = resolve(&group, bindings)?;
+                self.group(&group)?
+                    .egress
+                    .retain(|standing| !rules.iter().any(|rule| rule.same_content(standing)));
+            }
+            Operation::AuthorizeEgress { group, rules } => {
+                let group = resolve(&group, bindings)?;
+                let egress = &mut self.group(&group)?.egress;
+                for rule in rules {
+                    if !egress.iter().any(|standing| standing.same_content(&rule)) {
+                        egress.push(rule);
+                    }
+                }
+            }
             Operation::RevokeEgress { group, rules } => {
                 let group = resolve(&group, bindings)?;
                 self.group(&group)?
@@ -288,6 +327,10 @@ fn resolve(group: &GroupRef, bindings: &Bindings) -> Result<String, String> {
         GroupRef::Id(id) => Ok(id.clone()),
         GroupRef::Made { vpc } => bindings
             .get(&GroupRef::binding(vpc))
+            .cloned()
+            .ok_or_else(|| "not made".to_owned()),
+        GroupRef::Copied { of } => bindings
+            .get(&GroupRef::copy_binding(of))
             .cloned()
             .ok_or_else(|| "not made".to_owned()),
     }

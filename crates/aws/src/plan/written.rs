@@ -10,11 +10,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use postern_core::{
     enforcer::{Desired, Evidence, Observed, Plan},
     id::GrantId,
+    inventory::copied_from,
     sg::{SecurityGroup, SgRule},
 };
 use serde_json::Value;
 
-use super::{group::ObservedGroup, instance::ObservedInstance, rule::Content};
+use super::{
+    group::ObservedGroup,
+    instance::{Copied, ObservedInstance},
+    rule::Content,
+};
 
 /// The effect of one write that EC2 said is done.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,6 +34,13 @@ pub enum Written {
     /// Egress rules were taken out of a group.
     EgressRevoked {
         /// Of which group.
+        group: String,
+        /// Which.
+        rules: Vec<SgRule>,
+    },
+    /// Egress rules were put into a group, or stood there already.
+    EgressAuthorized {
+        /// Into which group.
         group: String,
         /// Which.
         rules: Vec<SgRule>,
@@ -95,6 +107,8 @@ impl Written {
             ) => interface == i && group == g,
             (Self::Authorized { group, rules }, Self::Revoked { group: g, rules: r })
             | (Self::Revoked { group, rules }, Self::Authorized { group: g, rules: r })
+            | (Self::EgressAuthorized { group, rules }, Self::EgressRevoked { group: g, rules: r })
+            | (Self::EgressRevoked { group, rules }, Self::EgressAuthorized { group: g, rules: r })
             | (Self::Described { group, rules }, Self::Described { group: g, rules: r }) => {
                 group == g && overlap(rules, r)
             }
@@ -184,8 +198,23 @@ fn same_group(one: &SecurityGroup, other: &SecurityGroup) -> bool {
         && contents(&one.egress) == contents(&other.egress)
 }
 
+fn put_in(standing: &mut Vec<SgRule>, rules: &[SgRule]) {
+    for rule in rules {
+        let content = Content::of(rule);
+        if !standing.iter().any(|standing| Content::of(standing) == content) {
+            standing.push(SgRule {
+                id: None,
+                ..rule.clone()
+            });
+        }
+    }
+}
+
 fn carry(group: &mut SecurityGroup, written: &Written) {
     match written {
+        Written::EgressAuthorized { group: of, rules } if *of == group.id => {
+            put_in(&mut group.egress, rules);
+        }
         Written::EgressRevoked { group: of, rules } if *of == group.id => {
             let gone: BTreeSet<Content> = rules.iter().map(Content::of).collect();
             group
@@ -193,19 +222,7 @@ fn carry(group: &mut SecurityGroup, written: &Written) {
                 .retain(|standing| !gone.contains(&Content::of(standing)));
         }
         Written::Authorized { group: of, rules } if *of == group.id => {
-            for rule in rules {
-                let content = Content::of(rule);
-                if !group
-                    .ingress
-                    .iter()
-                    .any(|standing| Content::of(standing) == content)
-                {
-                    group.ingress.push(SgRule {
-                        id: None,
-                        ..rule.clone()
-                    });
-                }
-            }
+            put_in(&mut group.ingress, rules);
         }
         Written::Revoked { group: of, rules } if *of == group.id => {
             // With another id it is another rule, which somebody made since.
@@ -232,11 +249,20 @@ fn carry(group: &mut SecurityGroup, written: &Written) {
 impl Carry for ObservedInstance {
     fn with(&self, written: &[Written]) -> Self {
         let mut state = self.clone();
+        // A group of others that a reading shows on an interface may have been put back there.
+        let has = |group: &String| {
+            let mut interfaces = self.interfaces.iter().chain(&self.strays);
+            interfaces.any(|interface| interface.groups.contains(group))
+        };
         for written in written {
             let mut interfaces = state.interfaces.iter_mut().chain(&mut state.strays);
             match written {
                 Written::Made(group) => {
-                    if !state.holders.iter().any(|holder| holder.vpc == group.vpc) {
+                    if let Some(of) = copied_from(group) {
+                        if !state.copies.iter().any(|copy| copy.group.id == group.id) {
+                            state.copies.push(Copied::new(of, group.clone()));
+                        }
+                    } else if !state.holders.iter().any(|holder| holder.vpc == group.vpc) {
                         state.holders.push(group.clone());
                     }
                 }
@@ -245,11 +271,15 @@ impl Carry for ObservedInstance {
                         found.groups.retain(|standing| standing != group);
                     }
                     state.holders.retain(|holder| holder.id != *group);
+                    state.copies.retain(|copy| copy.group.id != *group);
                 }
                 Written::Attached { interface, group } => {
                     if let Some(found) = interfaces.find(|found| found.id == *interface)
                         && !found.groups.contains(group)
-                        && state.holders.iter().any(|holder| holder.id == *group)
+                        && (state.holders.iter().any(|holder| holder.id == *group)
+                            || state.copies.iter().any(|copy| copy.group.id == *group)
+                            || state.originals.iter().any(|original| original.id == *group)
+                            || has(group))
                     {
                         found.groups.push(group.clone());
                     }
@@ -260,8 +290,9 @@ impl Carry for ObservedInstance {
                     }
                 }
                 in_group => {
-                    for holder in &mut state.holders {
-                        carry(holder, in_group);
+                    let copies = state.copies.iter_mut().map(|copy| &mut copy.group);
+                    for group in state.holders.iter_mut().chain(copies) {
+                        carry(group, in_group);
                     }
                 }
             }
@@ -282,6 +313,13 @@ impl Carry for ObservedInstance {
                 .collect::<BTreeMap<_, _>>()
         };
         interfaces(self) == interfaces(other)
+            && self.copies.len() == other.copies.len()
+            && self.copies.iter().all(|copy| {
+                other
+                    .copies
+                    .iter()
+                    .any(|found| same_group(&copy.group, &found.group))
+            })
             && self.holders.len() == other.holders.len()
             && self
                 .holders

@@ -34,11 +34,12 @@ pub(crate) async fn run(endpoint: &Endpoint) {
     no_room_in_a_locked_group(endpoint).await;
     match endpoint.flavour {
         Flavour::Simulator => {
+            a_machine_isolated_from_a_shared_group(endpoint).await;
             prefix_lists(endpoint).await;
             a_prefix_list_too_heavy_to_split(endpoint).await;
             a_prefix_list_that_goes_while_displaced(endpoint).await;
         }
-        // moto deletes a prefix list that rules name, and weighs none.
+        // moto deletes a prefix list that rules name, and weighs none; it does not tell whose rules name a group.
         Flavour::Moto => {}
     }
 }
@@ -54,11 +55,15 @@ pub(crate) struct Fleet {
     vpc: String,
     subnet: String,
     ipv6: bool,
-    groups: BTreeMap<&'static str, String>,
+    pub(crate) groups: BTreeMap<&'static str, String>,
     pub(crate) machines: BTreeMap<&'static str, Drawn>,
     /// Names for other ids.
     names: BTreeMap<String, String>,
     displaced: BTreeMap<&'static str, Vec<Displaced>>,
+    /// The machines that are locked down, and how.
+    guarded: BTreeMap<String, Guard>,
+    /// What copies took the place of, by machine.
+    pub(crate) replaced: BTreeMap<String, Vec<Displaced>>,
     said: Vec<String>,
 }
 
@@ -89,6 +94,8 @@ impl Fleet {
             machines: BTreeMap::new(),
             names: BTreeMap::new(),
             displaced: BTreeMap::new(),
+            guarded: BTreeMap::new(),
+            replaced: BTreeMap::new(),
             said: Vec::new(),
         }
     }
@@ -110,7 +117,7 @@ impl Fleet {
         self.allow(name, permissions).await;
     }
 
-    async fn allow(&self, group: &str, permissions: Vec<IpPermission>) {
+    pub(crate) async fn allow(&self, group: &str, permissions: Vec<IpPermission>) {
         if !permissions.is_empty() {
             let call = self
                 .stage
@@ -185,8 +192,12 @@ impl Fleet {
                 continue;
             }
             if !self.groups.values().any(|known| known == id) {
-                let holder = format!("holder of {}", name.rsplit("suite-").next().unwrap());
-                self.names.insert(id.to_owned(), holder);
+                let whose = name.rsplit("suite-").next().unwrap();
+                let named = match whose.split_once("-sg-") {
+                    Some((machine, group)) => format!("copy of sg-{group} for {machine}"),
+                    None => format!("holder of {whose}"),
+                };
+                self.names.insert(id.to_owned(), named);
             }
             let filter = Filter::builder().name("group-id").values(id).build();
             let rules = admin.describe_security_group_rules().filters(filter);
@@ -257,7 +268,7 @@ impl Fleet {
     }
 
     /// Passes over a point until it is as wanted, or not to be had.
-    async fn settle(&mut self, desired: &mut Desired) {
+    pub(crate) async fn settle(&mut self, desired: &mut Desired) {
         for _ in 0..6 {
             let plan = self.stage.pass(desired, usize::MAX).await;
             let obstacles = plan
@@ -288,7 +299,17 @@ impl Fleet {
         panic!("{} does not settle", desired.point);
     }
 
-    async fn lock(&mut self, guarded: &[&str], shared_groups: SharedGroups) {
+    pub(crate) async fn lock(&mut self, guarded: &[&str], shared_groups: SharedGroups) {
+        let guard = Guard {
+            policy: an_id(9),
+            ports: vec![ports("22")],
+            lockdown: Lockdown::Strict,
+            shared_groups,
+        };
+        self.guarded = guarded
+            .iter()
+            .map(|name| ((*name).to_owned(), guard.clone()))
+            .collect();
         for (name, id) in self.groups.clone() {
             let guard = |machine: &str| {
                 guarded.contains(&machine).then(|| Guard {
@@ -308,22 +329,32 @@ impl Fleet {
             self.settle(&mut desired).await;
             self.displaced.insert(name, desired.displaced);
         }
+        for name in self.machines.keys().copied().collect::<Vec<_>>() {
+            self.open(name, &[]).await;
+        }
+    }
+
+    /// What is wanted of a machine's own point.
+    pub(crate) fn wanted(&self, machine: &str, grants: &[WantedGrant]) -> Desired {
+        let id = MachineId::Aws(self.machines[machine].machine.clone());
+        let members = self.members(|name| self.guarded.get(name).cloned(), grants);
+        Desired {
+            installation: installation(),
+            members: members
+                .into_iter()
+                .filter(|member| member.machine == id)
+                .collect(),
+            point: PointRef::AwsInstance(self.machines[machine].machine.clone()),
+            displaced: self.replaced.get(machine).cloned().unwrap_or_default(),
+            unsettled: false,
+        }
     }
 
     pub(crate) async fn open(&mut self, machine: &str, grants: &[WantedGrant]) -> bool {
-        let point = PointRef::AwsInstance(self.machines[machine].machine.clone());
-        let mut desired = Desired {
-            installation: installation(),
-            members: self
-                .members(|_| None, grants)
-                .into_iter()
-                .filter(|member| member.machine == MachineId::Aws(self.machines[machine].machine.clone()))
-                .collect(),
-            point,
-            displaced: Vec::new(),
-            unsettled: false,
-        };
+        let mut desired = self.wanted(machine, grants);
         self.settle(&mut desired).await;
+        self.replaced
+            .insert(machine.to_owned(), desired.displaced.clone());
         let evidence = self.stage.observe(&desired).await.evidence(&desired);
         !grants.is_empty()
             && grants
@@ -348,7 +379,12 @@ impl Fleet {
         let closed = self.text().await;
         self.lock(&[], shared_groups).await;
         assert_eq!(self.text().await, before, "what is lifted leaves nothing behind");
-        assert!(self.displaced.values().all(Vec::is_empty));
+        assert!(
+            self.displaced
+                .values()
+                .chain(self.replaced.values())
+                .all(Vec::is_empty)
+        );
         let section = |title: &str, text: &str, earlier: &[(&str, &str)]| {
             let same = earlier.iter().find(|(_, earlier)| *earlier == text);
             match same {
@@ -396,7 +432,7 @@ fn all_traffic(cidr: &str) -> IpPermission {
         .build()
 }
 
-fn from_group(port: i32, group: &str) -> IpPermission {
+pub(crate) fn from_group(port: i32, group: &str) -> IpPermission {
     IpPermission::builder()
         .ip_protocol("tcp")
         .from_port(port)
@@ -522,6 +558,23 @@ async fn a_shared_group_revoked(endpoint: &Endpoint) {
         .story(&["ours"], SharedGroups::Revoke, &[grant(1, "22")])
         .await;
     assert_drawn("shared_and_revoked", &story);
+}
+
+async fn a_machine_isolated_from_a_shared_group(endpoint: &Endpoint) {
+    let mut fleet = Fleet::of(endpoint).await;
+    let rules = vec![
+        tcp(22, 22, "0.0.0.0/0", "ssh"),
+        tcp(20, 80, "10.0.0.0/8", "inside"),
+        tcp(443, 443, "0.0.0.0/0", "web"),
+    ];
+    fleet.group("team", rules).await;
+    fleet.group("own", vec![tcp(22, 22, "10.0.0.0/8", "ssh")]).await;
+    fleet.machine("ours", &[&["team", "own"], &["team"]]).await;
+    fleet.machine("theirs", &[&["team"]]).await;
+    let story = fleet
+        .story(&["ours"], SharedGroups::Isolate, &[grant(1, "22")])
+        .await;
+    assert_drawn("shared_and_isolated", &story);
 }
 
 async fn no_room_at_an_interface(endpoint: &Endpoint) {

@@ -120,7 +120,7 @@ impl Stage {
         Self::new(endpoint, |_| {}).await
     }
 
-    fn here(&self) -> Account {
+    pub(crate) fn here(&self) -> Account {
         Account::Aws {
             account: self.account.clone(),
             region: REGION.to_owned(),

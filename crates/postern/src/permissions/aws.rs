@@ -46,9 +46,11 @@ enum Resources {
 
 #[derive(Debug, Clone, Copy)]
 enum Condition {
-    /// The resource carries the mark of a temporary group.
+    /// The resource carries the mark of a temporary group or of a private copy.
     OnOurGroups,
-    /// The resource is made with the mark of a temporary group.
+    /// The resource carries the mark of a temporary group.
+    OnHolders,
+    /// The resource is made with the mark of a temporary group or of a private copy.
     AsOurGroup,
     /// Tags only in the call that makes the resource.
     While(&'static str),
@@ -63,6 +65,7 @@ const SERVER: &[Statement] = &[
             "ec2:DescribeManagedPrefixLists",
             "ec2:DescribeNetworkInterfaces",
             "ec2:DescribeRegions",
+            "ec2:DescribeSecurityGroupReferences",
             "ec2:DescribeSecurityGroupRules",
             "ec2:DescribeSecurityGroups",
             "ec2:DescribeVpcs",
@@ -72,7 +75,7 @@ const SERVER: &[Statement] = &[
     },
     Statement {
         sid: "MakeOurGroups",
-        why: "a machine's temporary group, which is born with our mark",
+        why: "a machine's temporary group, or its private copy of a group, which are born with our mark",
         actions: &["ec2:CreateSecurityGroup"],
         resources: Resources::Types(&["security-group"]),
         condition: Some(Condition::AsOurGroup),
@@ -92,9 +95,14 @@ const SERVER: &[Statement] = &[
         condition: Some(Condition::While("CreateSecurityGroup")),
     },
     Statement {
-        sid: "EmptyAndDeleteOurGroups",
-        why: "a temporary group loses its egress rules before it is used, and goes with the last grant",
-        actions: &["ec2:DeleteSecurityGroup", "ec2:RevokeSecurityGroupEgress"],
+        sid: "FitAndDeleteOurGroups",
+        why: "a temporary group loses its egress rules before it is used, and goes with the last grant; a private \
+              copy has those of its group, and goes with the policy",
+        actions: &[
+            "ec2:AuthorizeSecurityGroupEgress",
+            "ec2:DeleteSecurityGroup",
+            "ec2:RevokeSecurityGroupEgress",
+        ],
         resources: Resources::Types(&["security-group"]),
         condition: Some(Condition::OnOurGroups),
     },
@@ -119,8 +127,8 @@ const SERVER: &[Statement] = &[
     },
     Statement {
         sid: "AttachAndDetach",
-        why: "a temporary group comes to the machine's interfaces and goes again; the call names all groups of \
-              the interface, those of others too",
+        why: "a temporary group or a private copy comes to the machine's interfaces and goes again; the call names \
+              all groups of the interface, those of others too",
         actions: &["ec2:ModifyNetworkInterfaceAttribute"],
         resources: Resources::Types(&["network-interface", "security-group"]),
         condition: None,
@@ -144,7 +152,7 @@ const SWEEPER: &[Statement] = &[
         why: "taking rules out of our temporary groups, and out of no others",
         actions: &["ec2:RevokeSecurityGroupIngress"],
         resources: Resources::Types(&["security-group"]),
-        condition: Some(Condition::OnOurGroups),
+        condition: Some(Condition::OnHolders),
     },
 ];
 
@@ -222,22 +230,30 @@ impl Ask {
     }
 
     fn condition(&self, condition: Condition) -> Value {
-        let (key, value) = match condition {
-            Condition::OnOurGroups => ("aws:ResourceTag", self.holder_mark()),
-            Condition::AsOurGroup => ("aws:RequestTag", self.holder_mark()),
+        let ours = || json!([self.holder_mark(), self.copy_mark()]);
+        let (key, value, exact) = match condition {
+            Condition::OnOurGroups => ("aws:ResourceTag", ours(), false),
+            Condition::OnHolders => (
+                "aws:ResourceTag",
+                json!(self.holder_mark()),
+                self.installation.is_some(),
+            ),
+            Condition::AsOurGroup => ("aws:RequestTag", ours(), false),
             Condition::While(action) => {
                 return json!({ "StringEquals": { "ec2:CreateAction": action } });
             }
         };
         let (operator, key) = (
-            if self.installation.is_some() {
-                "StringEquals"
-            } else {
-                "StringLike"
-            },
+            if exact { "StringEquals" } else { "StringLike" },
             format!("{key}/{MARK_TAG}"),
         );
         json!({ operator: { key: value } })
+    }
+
+    /// A pattern for the marks of private copies, whichever group they stand for.
+    fn copy_mark(&self) -> String {
+        let whose = self.installation.as_ref().map_or("*", Installation::as_str);
+        format!("postern:{whose} copy=sg-*")
     }
 
     /// The text of a temporary group's mark, or a pattern for every installation's.

@@ -35,10 +35,14 @@ fn holds(condition: &Value, question: &Question<'_>) -> bool {
     condition.as_object().is_none_or(|operators| {
         operators.iter().all(|(operator, keys)| {
             keys.as_object().unwrap().iter().all(|(key, wanted)| {
-                let wanted = wanted.as_str().unwrap();
                 assert!(matches!(operator.as_str(), "StringEquals" | "StringLike"));
                 let given = question.context.get(key);
-                given.is_some_and(|value| value == wanted || operator == "StringLike" && like(wanted, value))
+                // Of several values one has to fit.
+                texts(wanted).iter().any(|wanted| {
+                    given.is_some_and(|value| {
+                        value == wanted || operator == "StringLike" && like(wanted, value)
+                    })
+                })
             })
         })
     })

@@ -429,6 +429,71 @@ async fn many_changes_and_a_repair(stage: &Stage) {
     assert!(grants().await.is_empty(), "the grants end with their policy");
 }
 
+/// A group that two machines have, and one of them isolated from it and released.
+async fn an_isolation(stage: &Stage) {
+    let aws = stage.fleet.ec2.fleet(ACCOUNT, REGION);
+    let there = aws.snapshot().unwrap();
+    let at = |machine: &str| {
+        let id = machine.rsplit('/').next().unwrap();
+        let has = |interface: &&postern_sim::ec2::state::Interface| {
+            let attachment = interface.attachment.as_ref();
+            attachment.is_some_and(|attachment| attachment.instance_id == id)
+        };
+        there.interfaces.iter().find(has).unwrap().clone()
+    };
+    let (app, build) = (at(&stage.fleet.app), at(&stage.fleet.build));
+    aws.set_groups(&build.id, &app.groups).unwrap();
+    aws.call(
+        "AuthorizeSecurityGroupEgress",
+        &[
+            ("GroupId", &app.groups[0]),
+            ("IpPermissions.1.IpProtocol", "tcp"),
+            ("IpPermissions.1.FromPort", "443"),
+            ("IpPermissions.1.ToPort", "443"),
+            ("IpPermissions.1.IpRanges.1.CidrIp", "10.0.0.0/8"),
+        ],
+    )
+    .unwrap();
+    let olga = stage.client("olga").unwrap();
+    let document = JitPolicyWrite {
+        name: "isolated".to_owned(),
+        scope: format!(
+            "/aws/{ACCOUNT}/{REGION}/{}",
+            stage.fleet.app.rsplit('/').next().unwrap()
+        ),
+        tags: BTreeMap::new(),
+        guards: vec![GuardedPorts {
+            ports: "22".to_owned(),
+            allowed_sources: vec!["203.0.113.0/24".to_owned()],
+            max_duration_seconds: 3600,
+        }],
+        lockdown: Lockdown::default(),
+        shared_groups: SharedGroups::Isolate,
+        approval: Approval::default(),
+        authentication: postern_api::jit_policy::Authentication::default(),
+        justification: None,
+        pending_for_seconds: None,
+    };
+    let policy = olga.create_jit_policy(None, &document).await.unwrap();
+    let until = async |isolated: bool| {
+        let mut is_so = false;
+        for _ in 0..400 {
+            let there = aws.snapshot().unwrap();
+            let is_same = there.interface(&app.id).unwrap().groups == app.groups;
+            let is_there = there.groups.iter().any(|group| group.name.contains("-sg-"));
+            is_so = is_same != isolated && is_there == isolated;
+            if is_so {
+                break;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+        assert!(is_so, "isolated: {isolated}");
+    };
+    until(true).await;
+    olga.delete_jit_policy(&policy.id, policy.version).await.unwrap();
+    until(false).await;
+}
+
 /// Somebody writes another description over a grant's rule in EC2.
 fn edit_a_description(fleet: &Fleet) {
     let world = fleet.ec2.truth().world(None);
@@ -481,6 +546,7 @@ async fn the_server_needs_what_is_printed_for_it_and_nothing_else() {
     discover_accounts(&stage.fleet).await;
 
     many_changes_and_a_repair(&stage).await;
+    an_isolation(&stage).await;
 
     let mut needed = called(&stage.fleet);
     needed.extend(assert_allowed(&policy, &stage.fleet, built));

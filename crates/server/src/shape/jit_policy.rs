@@ -45,6 +45,7 @@ pub(crate) fn read(document: &api::JitPolicyWrite, id: PolicyId, now: Instant) -
         shared_groups: match document.shared_groups {
             api::SharedGroups::Refuse => SharedGroups::Refuse,
             api::SharedGroups::Revoke => SharedGroups::Revoke,
+            api::SharedGroups::Isolate => SharedGroups::Isolate,
         },
         approval: read_approval(&document.approval)?,
         // Negative is out of bounds, as zero is, which `validate` says with the bounds.
@@ -244,6 +245,7 @@ pub(crate) fn show(policy: &JitPolicy) -> api::JitPolicy {
         shared_groups: match policy.shared_groups {
             SharedGroups::Refuse => api::SharedGroups::Refuse,
             SharedGroups::Revoke => api::SharedGroups::Revoke,
+            SharedGroups::Isolate => api::SharedGroups::Isolate,
         },
         approval: show_approval(&policy.approval),
         authentication: api::Authentication {

@@ -37,6 +37,7 @@ pub(crate) fn action(name: &str) -> Option<Action> {
         "DescribeManagedPrefixLists" => addresses::describe_managed_prefix_lists,
         "DescribeNetworkInterfaces" => interfaces::describe_network_interfaces,
         "DescribeRegions" => network::describe_regions,
+        "DescribeSecurityGroupReferences" => groups::describe_references,
         "DescribeSecurityGroupRules" => permissions::describe_rules,
         "DescribeSecurityGroups" => groups::describe_security_groups,
         "DescribeSubnets" => network::describe_subnets,

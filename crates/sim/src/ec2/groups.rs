@@ -1,6 +1,7 @@
 //! Security groups: create, delete, describe. Their rules are in `permissions`.
 //!
-//! Source: API reference `CreateSecurityGroup`, `DeleteSecurityGroup`, `DescribeSecurityGroups`.
+//! Source: API reference `CreateSecurityGroup`, `DeleteSecurityGroup`, `DescribeSecurityGroups`,
+//! `DescribeSecurityGroupReferences`.
 
 use super::context::Context;
 use super::error::{Ec2Error, Result};
@@ -174,6 +175,26 @@ pub(crate) fn delete_security_group(ctx: &mut Context<'_>) -> Result<String> {
     Ok(Xml::of(|xml| {
         xml.leaf("return", true);
         xml.leaf("groupId", &id);
+    }))
+}
+
+/// Whose groups in peered VPCs name these. Peered VPCs are not simulated, so there are none.
+pub(crate) fn describe_references(ctx: &mut Context<'_>) -> Result<String> {
+    let root = ctx.root();
+    let ids = root.list("GroupId");
+    root.finish()?;
+    if ids.is_empty() {
+        return Err(Ec2Error::missing("GroupId"));
+    }
+    for id in &ids {
+        ctx.region.group(id)?;
+    }
+    Ok(Xml::of(|xml| {
+        xml.list(
+            "securityGroupReferenceSet",
+            std::iter::empty::<&Group>(),
+            |_, _| {},
+        );
     }))
 }
 

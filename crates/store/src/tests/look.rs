@@ -6,7 +6,10 @@ use postern_core::{
     enforcer::Displaced,
     grant::EndCause,
     id::PointId,
+    inventory::{Layer, MARK_TAG},
+    mark::{Mark, Purpose},
     point::PointRef,
+    policy::{JitPolicy, SharedGroups},
     scope::Scope,
     testing::{a_policy, an_id, at, ports},
 };
@@ -98,8 +101,13 @@ async fn a_lockdown_is_wanted_where_the_point_locks_and_a_grant_where_it_opens()
     let at_instance = tx.look(&installation(), instance).await.unwrap().desired;
     assert_eq!(at_instance.members.len(), 1);
     assert_eq!(
-        at_instance.members[0].guard, None,
-        "an instance's point holds no lockdown"
+        at_instance.members[0].guard, at_group.members[0].guard,
+        "an instance may have a private copy of a group"
+    );
+    assert_eq!(
+        at_instance.locked_down().count(),
+        0,
+        "the lockdown is kept at the group"
     );
     let wanted: Vec<_> = at_instance.members[0]
         .grants
@@ -110,6 +118,47 @@ async fn a_lockdown_is_wanted_where_the_point_locks_and_a_grant_where_it_opens()
         wanted,
         [grants[0].id, grants[2].id],
         "by id, without the one that ended"
+    );
+}
+
+#[tokio::test]
+async fn a_machine_with_a_private_copy_stands_behind_the_group_and_is_kept_at_its_instance() {
+    let store = fresh_store().await;
+    let policy = JitPolicy {
+        shared_groups: SharedGroups::Isolate,
+        ..a_policy("/aws")
+    };
+    let mut tx = store.begin().await.unwrap();
+    tx.insert_policy(&policy).await.unwrap();
+    tx.commit().await.unwrap();
+    let mut machine = a_machine(1);
+    let Layer::SecurityGroups { groups } = &mut machine.interfaces[0].layers[0] else {
+        panic!("an instance has groups");
+    };
+    let of = groups[0].id.clone();
+    groups[0].id = "sg-0000000000000c0de".to_owned();
+    let copy = Mark {
+        installation: installation(),
+        purpose: Purpose::Copy { of },
+    };
+    groups[0].tags.insert(MARK_TAG.to_owned(), copy.to_string());
+    save(&store, &[a_row(machine, Some(&policy))], 0).await;
+
+    let group = point_named(&store, &the_group()).await;
+    let instance = point_named(&store, &the_instance()).await;
+    let mut tx = store.begin().await.unwrap();
+    for point in [group, instance] {
+        let desired = tx.look(&installation(), point).await.unwrap().desired;
+        assert_eq!(
+            desired.members[0].interfaces,
+            [a_machine(1).interfaces[0].id.clone()]
+        );
+        assert_eq!(desired.locked_down().count(), 1, "{}", desired.point);
+    }
+    assert_eq!(
+        tx.due_points_backstop(at(5)).await.unwrap(),
+        2,
+        "both are to be looked at"
     );
 }
 

@@ -19,7 +19,9 @@ impl<'a> Draft<'a> {
         let mut in_the_way: Vec<&Locked<'a>> =
             locked.iter().filter(|locked| locked.standing.is_some()).collect();
         let held_off = !in_the_way.is_empty() && !self.wish.others.is_empty() && !self.wish.may_displace;
-        if held_off {
+        if held_off && self.wish.waits {
+            in_the_way.clear();
+        } else if held_off {
             let rules: Vec<SgRule> = in_the_way.iter().map(|locked| locked.rule.clone()).collect();
             self.plan.obstacles.push(Obstacle {
                 code: "shared_group".to_owned(),

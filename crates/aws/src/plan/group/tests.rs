@@ -72,6 +72,7 @@ struct World {
     model: Model,
     displaced: Vec<Displaced>,
     others: Vec<Attached>,
+    copies: Vec<String>,
     gone_peers: BTreeSet<String>,
     limits: AwsLimits,
 }
@@ -86,6 +87,7 @@ impl World {
             model,
             displaced: Vec::new(),
             others: Vec::new(),
+            copies: Vec::new(),
             gone_peers: BTreeSet::new(),
             limits: AwsLimits {
                 rules_per_group: 10_000,
@@ -101,6 +103,7 @@ impl World {
             description: String::new(),
         };
         ObservedGroup {
+            copies: self.copies.clone(),
             id: GROUP.to_owned(),
             group: self.model.groups.get(GROUP).cloned(),
             attached: [own].into_iter().chain(self.others.clone()).collect(),
@@ -519,4 +522,52 @@ proptest! {
         prop_assert_eq!(world.model.essence(), theirs.essence());
         prop_assert_eq!(&world.displaced, &vec![]);
     }
+}
+
+fn other() -> Attached {
+    Attached {
+        interface: "eni-1".to_owned(),
+        instance: Some("i-00000000000000001".to_owned()),
+        description: String::new(),
+    }
+}
+
+#[test]
+fn one_that_isolates_displaces_rules_of_a_group_of_its_own_alone() {
+    let isolating = || vec![member(INSTANCE, &["22"], SharedGroups::Isolate)];
+    let mut world = World::new(vec![rule("22", "0.0.0.0/0")]);
+    assert_eq!(calls(&world.plan(isolating())), ["revoke"]);
+
+    world.copies = vec!["postern-test-i-00000000000000002-sg-1".to_owned()];
+    assert_eq!(
+        calls(&world.plan(isolating())),
+        [""; 0],
+        "another machine has a copy of it"
+    );
+    world.copies = Vec::new();
+    world.others = vec![other()];
+    let plan = world.plan(isolating());
+    assert_eq!(
+        (calls(&plan).len(), plan.obstacles.len()),
+        (0, 0),
+        "the machine gets a copy"
+    );
+
+    // The rest is as if that machine were not there.
+    let mut both = isolating();
+    both.push(member("i-00000000000000002", &["3389"], SharedGroups::Refuse));
+    assert_eq!(calls(&world.plan(both)), [""; 0], "3389 is not open");
+}
+
+#[test]
+fn what_is_displaced_stays_so_while_one_that_isolates_has_the_group() {
+    let mut world = World::new(vec![rule("22", "0.0.0.0/0")]);
+    world.pass(&["22"], usize::MAX);
+    world.others = vec![other()];
+    let isolating = vec![member(INSTANCE, &["22"], SharedGroups::Isolate)];
+    assert_eq!(calls(&world.plan(isolating)), [""; 0]);
+    assert_eq!(
+        calls(&world.plan(vec![member(INSTANCE, &[], SharedGroups::Isolate)])),
+        ["authorize"]
+    );
 }

@@ -83,6 +83,10 @@ fn observe(model: &Model, desired: &Desired) -> ObservedInstance {
         impostors,
         strays: others,
         misplaced: BTreeSet::new(),
+        copies: Vec::new(),
+        strange_copies: BTreeMap::new(),
+        originals: Vec::new(),
+        false_copies: Vec::new(),
         limits: AwsLimits::default(),
     }
 }
