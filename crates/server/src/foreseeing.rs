@@ -5,7 +5,6 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use futures::{StreamExt as _, stream::FuturesOrdered};
 use postern_api::preflight as api;
 use postern_core::{
     enforcer::{Change, Desired, Obstacle},
@@ -17,7 +16,7 @@ use postern_core::{
 
 use crate::{failure::Failure, granting::Terms, state::App};
 
-/// The longest that the reading of all points may take. A request of its own may take `limits.request_seconds`.
+/// The longest that waiting for the turn and reading all points may take. A request of its own may take `limits.request_seconds`.
 const PATIENCE: Duration = Duration::from_secs(15);
 
 impl App {
@@ -55,12 +54,20 @@ impl App {
 
         let ids: BTreeSet<GrantId> = ids.into_iter().collect();
         let deadline = tokio::time::Instant::now() + PATIENCE;
-        // Each waits for its turn in the call budgets.
-        let mut reading = FuturesOrdered::new();
+        // One dry run at a time, and one point after the other: whoever tries requests all day must not use up the calls
+        // that openings need.
+        let turn = tokio::time::timeout_at(deadline, self.foresight.acquire()).await;
+        let mut points = Vec::with_capacity(wanted.len());
         for desired in &wanted {
-            reading.push_back(self.foresee_at(desired, &ids, whole, deadline));
+            points.push(match &turn {
+                Ok(Ok(_permit)) => self.foresee_at(desired, &ids, whole, deadline).await,
+                _ => unread(
+                    desired.point.to_string(),
+                    "other dry runs are reading; try again".to_owned(),
+                ),
+            });
         }
-        Ok(reading.collect().await)
+        Ok(points)
     }
 
     async fn foresee_at(

@@ -143,6 +143,7 @@ impl Server {
             permits: Arc::new(Semaphore::new(limits.concurrency)),
             open_permits: Semaphore::new(OPEN_CONCURRENCY),
             seats: Semaphore::new(limits.waiting),
+            foresight: Semaphore::new(1),
             rate: PrincipalRate::new(&limits),
             waiting: Waiting::default(),
             tickets,

@@ -46,6 +46,8 @@ pub(crate) struct App {
     pub(crate) seats: Semaphore,
     pub(crate) rate: PrincipalRate,
     pub(crate) waiting: Waiting,
+    /// The turn to read the clouds for a dry run.
+    pub(crate) foresight: Semaphore,
     /// Which read the clouds for dry runs, and are told to write nothing.
     pub(crate) enforcers: Vec<Arc<dyn Enforcer>>,
     /// Which knows tickets, where one is configured.
