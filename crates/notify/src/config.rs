@@ -5,12 +5,13 @@ use std::{
     time::Duration,
 };
 
-use postern_core::{address::is_public, audit::Outcome, scope::Scope};
+use postern_core::{audit::Outcome, scope::Scope};
+use postern_outbound::{NoSecret, NotAllowed, check_url, secret};
 use postern_store::Subscription;
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::Deserialize;
 use standardwebhooks::Webhook;
-use url::{Host, Url};
+use url::Url;
 
 use crate::{
     channel::Channel,
@@ -195,25 +196,24 @@ impl From<String> for Trouble {
     }
 }
 
-impl From<&str> for Trouble {
-    fn from(problem: &str) -> Self {
-        Self::Said(problem.to_owned())
+impl From<NoSecret> for Trouble {
+    fn from(error: NoSecret) -> Self {
+        match error {
+            NoSecret::Both => Self::Said(error.to_string()),
+            NoSecret::Unreadable { .. } => Self::Unreadable(error.to_string()),
+        }
     }
 }
 
-/// A secret that stands in the configuration or is the only line of a file.
-fn secret(value: Option<&SecretString>, file: Option<&PathBuf>) -> Result<Option<SecretString>, Trouble> {
-    match (value, file) {
-        (Some(_), Some(_)) => Err("a secret and a file with it are both set".into()),
-        (Some(value), None) => Ok(Some(value.clone())),
-        (None, Some(file)) => {
-            let text = std::fs::read_to_string(file)
-                .map_err(|error| Trouble::Unreadable(format!("cannot read `{}`: {error}", file.display())))?;
-            Ok(Some(SecretString::from(
-                text.trim_end_matches(['\r', '\n']).to_owned(),
-            )))
-        }
-        (None, None) => Ok(None),
+impl From<NotAllowed> for Trouble {
+    fn from(error: NotAllowed) -> Self {
+        Self::Said(error.to_string())
+    }
+}
+
+impl From<&str> for Trouble {
+    fn from(problem: &str) -> Self {
+        Self::Said(problem.to_owned())
     }
 }
 
@@ -263,30 +263,6 @@ macro_rules! subscribes {
     )*};
 }
 subscribes!(WebhookConfig, SlackConfig, MailConfig);
-
-/// That an address may be posted to. What its name resolves to is checked at each connection.
-fn check_url(url: &Url, allow_private: bool) -> Result<(), String> {
-    match url.scheme() {
-        "https" => {}
-        "http" if allow_private => {}
-        _ => return Err("its address begins with `https://`".to_owned()),
-    }
-    if !url.username().is_empty() || url.password().is_some() {
-        return Err("its address holds no user and password".to_owned());
-    }
-    let literal = match url.host() {
-        Some(Host::Ipv4(address)) => Some(address.into()),
-        Some(Host::Ipv6(address)) => Some(address.into()),
-        Some(Host::Domain(_)) => None,
-        None => return Err("its address names no host".to_owned()),
-    };
-    match literal {
-        Some(address) if !allow_private && !is_public(address) => Err(format!(
-            "`{address}` is not public, and `notify.allow_private` is not set"
-        )),
-        _ => Ok(()),
-    }
-}
 
 impl MailConfig {
     pub(crate) fn password(&self) -> Result<Option<SecretString>, Trouble> {

@@ -8,7 +8,6 @@
 //! Nothing is sent to private, link-local or otherwise special addresses unless the configuration says so: whoever
 //! writes a receiver's name or controls its DNS must not reach what only this server can reach.
 
-mod address;
 mod channel;
 mod config;
 mod mail;

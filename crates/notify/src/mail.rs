@@ -12,10 +12,10 @@ use lettre::{
     },
 };
 use postern_core::{address::is_public, time::Instant};
+use postern_outbound::NotPublic;
 use secrecy::ExposeSecret as _;
 
 use crate::{
-    address::NotPublic,
     channel::{Channel, DeliveryError},
     config::{MailConfig, MailTls, Trouble},
     message::Message,
@@ -84,7 +84,9 @@ impl MailChannel {
             .map_err(|error| DeliveryError::passing(format!("`{}`: {error}", self.server)))?;
         let mut found = found.peekable();
         if found.peek().is_none() || found.any(|address| !is_public(address.ip())) {
-            return Err(DeliveryError::passing(NotPublic(self.server.clone()).to_string()));
+            return Err(DeliveryError::passing(
+                NotPublic::Name(self.server.clone()).to_string(),
+            ));
         }
         Ok(())
     }

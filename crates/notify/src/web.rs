@@ -1,6 +1,6 @@
 //! Telling over HTTP: webhooks with a signature, and incoming webhooks of chats.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use http::{
@@ -14,7 +14,6 @@ use standardwebhooks::{HEADER_WEBHOOK_ID, HEADER_WEBHOOK_SIGNATURE, HEADER_WEBHO
 use url::Url;
 
 use crate::{
-    address::PublicOnly,
     channel::{Channel, DeliveryError},
     message::Message,
 };
@@ -28,22 +27,9 @@ const MAX_ANSWER: usize = 500;
 /// A part of an address with as many bytes or fewer is a word and no secret.
 const SHORT: usize = 8;
 
-/// An HTTP client for receivers: no redirects, no proxies of the environment, and only public addresses unless
-/// `allow_private`.
+/// An HTTP client for receivers.
 pub(crate) fn client(allow_private: bool) -> Result<reqwest::Client, reqwest::Error> {
-    // An error means that the process has a provider already, which serves as well.
-    let _installed = rustls::crypto::ring::default_provider().install_default();
-    let builder = reqwest::Client::builder()
-        .connect_timeout(CONNECT_TIMEOUT)
-        .timeout(TIMEOUT)
-        .redirect(reqwest::redirect::Policy::none())
-        .no_proxy()
-        .user_agent(concat!("postern/", env!("CARGO_PKG_VERSION")));
-    if allow_private {
-        builder.build()
-    } else {
-        builder.dns_resolver(Arc::new(PublicOnly)).build()
-    }
+    postern_outbound::client(allow_private, CONNECT_TIMEOUT, TIMEOUT)
 }
 
 /// Sends, and judges the answer.

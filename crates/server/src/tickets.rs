@@ -3,26 +3,19 @@
 //! A plain `GET`, outside every transaction. Only public addresses are contacted unless the configuration says
 //! otherwise, redirects are not followed, and nothing of the answer but its status and one field is looked at.
 
-use std::{
-    fmt::Write as _,
-    net::{IpAddr, SocketAddr},
-    path::PathBuf,
-    sync::Arc,
-    time::Duration,
-};
+use std::{path::PathBuf, time::Duration};
 
 use http::{HeaderName, HeaderValue};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use postern_core::{
-    address::special_network,
     justification::TicketVerdict,
     request::{AccessRequest, Pending},
     role::Action,
 };
-use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::Deserialize;
 use serde_json::Value;
-use url::{Host, Url};
+use url::Url;
 
 use crate::{endpoints::access_requests_create, failure::Failure, state::App};
 
@@ -30,6 +23,12 @@ use crate::{endpoints::access_requests_create, failure::Failure, state::App};
 const PLACEHOLDER: &str = "{ticket}";
 /// The most of an answer that is read, in bytes.
 const MAX_ANSWER: usize = 64 * 1024;
+/// A ticket is one part of a path or query: all but the unreserved characters (RFC 3986, section 2.3) are encoded.
+const RESERVED: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'_')
+    .remove(b'~');
 
 /// Section `tickets`: which ticket system is asked, and how.
 #[derive(Debug, Clone, Deserialize)]
@@ -88,47 +87,15 @@ impl std::fmt::Debug for TicketSystem {
     }
 }
 
-/// Leaves out the addresses that may not be contacted, for each connection anew.
-#[derive(Debug, Clone, Copy)]
-struct PublicOnly;
-
-impl Resolve for PublicOnly {
-    fn resolve(&self, name: Name) -> Resolving {
-        Box::pin(async move {
-            let name = name.as_str().to_owned();
-            let found = tokio::net::lookup_host((name.as_str(), 0)).await?;
-            let public: Vec<SocketAddr> = found
-                .filter(|address| special_network(address.ip()).is_none())
-                .collect();
-            if public.is_empty() {
-                return Err(format!(
-                    "`{name}` is at no public address, and `tickets.allow_private` is not set"
-                )
-                .into());
-            }
-            Ok(Box::new(public.into_iter()) as Addrs)
-        })
-    }
-}
-
-/// The text as one part of a path or query: everything but unreserved characters (RFC 3986) is encoded.
-fn encoded(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
-            out.push(char::from(byte));
-        } else {
-            // Writing to a string does not fail.
-            let _written = write!(out, "%{byte:02X}");
-        }
-    }
-    out
+/// Where a ticket is asked for.
+fn address(url: &str, ticket: &str) -> Result<Url, url::ParseError> {
+    let encoded = utf8_percent_encode(ticket, RESERVED).to_string();
+    Url::parse(&url.replace(PLACEHOLDER, &encoded))
 }
 
 impl TicketConfig {
     fn at(&self, ticket: &str) -> Result<Url, String> {
-        Url::parse(&self.url.replace(PLACEHOLDER, &encoded(ticket)))
-            .map_err(|error| format!("`url`: {error}"))
+        address(&self.url, ticket).map_err(|error| format!("`url`: {error}"))
     }
 
     /// Checks what can be checked without the network.
@@ -142,27 +109,7 @@ impl TicketConfig {
         {
             return Err(format!("`url` has `{PLACEHOLDER}` in its path or query"));
         }
-        let secure = url.scheme() == "https" || (self.allow_private && url.scheme() == "http");
-        if !secure {
-            return Err("`url` is `https`, or `http` with `allow_private = true`".to_owned());
-        }
-        if !url.username().is_empty() || url.password().is_some() {
-            return Err("`url` has no user or password: they belong into `secret`".to_owned());
-        }
-        let literal: Option<IpAddr> = match url.host() {
-            Some(Host::Ipv4(address)) => Some(address.into()),
-            Some(Host::Ipv6(address)) => Some(address.into()),
-            Some(Host::Domain(_)) => None,
-            None => return Err("`url` has a host".to_owned()),
-        };
-        if let Some(address) = literal
-            && !self.allow_private
-            && special_network(address).is_some()
-        {
-            return Err(format!(
-                "`{address}` is not public, and `allow_private` is not set"
-            ));
-        }
+        postern_outbound::check_url(&url, self.allow_private).map_err(|error| format!("`url`: {error}"))?;
         if !(1..=15).contains(&self.timeout_seconds) {
             return Err("`timeout_seconds` is between 1 and 15".to_owned());
         }
@@ -188,15 +135,8 @@ impl TicketSystem {
     /// The system of the configuration; reads the secret.
     pub(crate) fn new(config: &TicketConfig) -> Result<Self, String> {
         config.validate()?;
-        let secret = match (&config.secret, &config.secret_file) {
-            (Some(secret), _) => Some(secret.clone()),
-            (None, Some(file)) => {
-                let text = std::fs::read_to_string(file)
-                    .map_err(|error| format!("cannot read `{}`: {error}", file.display()))?;
-                Some(SecretString::from(text.trim_end_matches(['\r', '\n']).to_owned()))
-            }
-            (None, None) => None,
-        };
+        let secret = postern_outbound::secret(config.secret.as_ref(), config.secret_file.as_ref())
+            .map_err(|error| error.to_string())?;
         let header = match (&config.header, secret) {
             (Some(name), Some(secret)) => {
                 let name = HeaderName::from_bytes(name.as_bytes()).map_err(|error| error.to_string())?;
@@ -206,22 +146,11 @@ impl TicketSystem {
             }
             _ => None,
         };
-        // An error means that the process has a provider already, which serves as well.
-        let _installed = rustls::crypto::ring::default_provider().install_default();
         let timeout = Duration::from_secs(config.timeout_seconds);
-        let builder = reqwest::Client::builder()
-            .connect_timeout(timeout)
-            .timeout(timeout)
-            .redirect(reqwest::redirect::Policy::none())
-            .no_proxy()
-            .user_agent(concat!("postern/", env!("CARGO_PKG_VERSION")));
-        let builder = if config.allow_private {
-            builder
-        } else {
-            builder.dns_resolver(Arc::new(PublicOnly))
-        };
+        let client = postern_outbound::client(config.allow_private, timeout, timeout)
+            .map_err(|error| error.to_string())?;
         Ok(Self {
-            client: builder.build().map_err(|error| error.to_string())?,
+            client,
             url: config.url.clone(),
             header,
             accept: config.accept.clone(),
@@ -245,8 +174,7 @@ impl TicketSystem {
                 reason: reason.to_owned(),
             })
         };
-        let url = Url::parse(&self.url.replace(PLACEHOLDER, &encoded(ticket)))
-            .map_err(|error| error.to_string())?;
+        let url = address(&self.url, ticket).map_err(|error| error.to_string())?;
         let mut request = self.client.get(url);
         if let Some((name, secret)) = &self.header {
             let mut value = HeaderValue::from_str(secret.expose_secret())

@@ -1,6 +1,6 @@
 //! Which addresses may be contacted, and resolving names to only those.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use postern_core::address::is_public;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
@@ -20,17 +20,23 @@ impl Resolve for PublicOnly {
                 .filter(|address| is_public(address.ip()))
                 .collect();
             if public.is_empty() {
-                return Err(NotPublic(name).into());
+                return Err(NotPublic::Name(name).into());
             }
             Ok(Box::new(public.into_iter()) as Addrs)
         })
     }
 }
 
-/// A name of no public address.
-#[derive(Debug, thiserror::Error)]
-#[error("`{0}` is at no public address, and `notify.allow_private` is not set")]
-pub(crate) struct NotPublic(pub(crate) String);
+/// What is not contacted, because `allow_private` is not set.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NotPublic {
+    /// A name of no public address.
+    #[error("`{0}` is at no public address, and `allow_private` is not set")]
+    Name(String),
+    /// An address.
+    #[error("`{0}` is not public, and `allow_private` is not set")]
+    Literal(IpAddr),
+}
 
 #[cfg(test)]
 mod tests {
