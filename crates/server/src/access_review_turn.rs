@@ -24,6 +24,7 @@ use crate::{
     access_reviewing::{self, DECIDE, NotStarted, START, told_with, too_large},
     failure::Failure,
     state::App,
+    turning::keep_looking,
 };
 
 /// The longest between two looks: how late one may be noticed that another replica made meanwhile.
@@ -33,24 +34,8 @@ const AT_ONCE: u32 = 20;
 
 /// Does what is due until the server stops.
 pub(crate) async fn turn_forever(app: Arc<App>) {
-    while !app.stopping.is_cancelled() {
-        let wait = match app.turn_access_reviews().await {
-            Ok(next) => next
-                .map_or(LOOK, |at| (at - app.now()).to_std().unwrap_or_default())
-                .clamp(Duration::from_millis(50), LOOK),
-            Err(failure) => {
-                tracing::warn!(
-                    detail = failure.detail(),
-                    "access reviews were not looked at; trying again"
-                );
-                LOOK
-            }
-        };
-        tokio::select! {
-            () = app.stopping.cancelled() => {}
-            () = tokio::time::sleep(wait) => {}
-        }
-    }
+    let look = |app: Arc<App>| async move { app.turn_access_reviews().await };
+    keep_looking(app, LOOK, "access reviews were not looked at", look).await;
 }
 
 impl App {

@@ -38,6 +38,7 @@ mod starting;
 mod state;
 mod step_up;
 mod tickets;
+mod turning;
 mod waiting;
 
 pub use config::ServerConfig;

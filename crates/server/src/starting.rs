@@ -24,6 +24,7 @@ use crate::{
     granting::{self, machines_of},
     state::App,
     step_up,
+    turning::keep_looking,
 };
 
 /// The longest between two looks: how late one may be noticed that another replica made meanwhile.
@@ -42,24 +43,8 @@ struct Again {
 
 /// Starts what is due until the server stops.
 pub(crate) async fn start_forever(app: Arc<App>) {
-    while !app.stopping.is_cancelled() {
-        let wait = match app.start_due().await {
-            Ok(next) => next
-                .map_or(LOOK, |at| (at - app.now()).to_std().unwrap_or_default())
-                .clamp(Duration::from_millis(50), LOOK),
-            Err(failure) => {
-                tracing::warn!(
-                    detail = failure.detail(),
-                    "scheduled grants were not started; trying again"
-                );
-                LOOK
-            }
-        };
-        tokio::select! {
-            () = app.stopping.cancelled() => {}
-            () = tokio::time::sleep(wait) => {}
-        }
-    }
+    let look = |app: Arc<App>| async move { app.start_due().await };
+    keep_looking(app, LOOK, "scheduled grants were not started", look).await;
 }
 
 impl App {
