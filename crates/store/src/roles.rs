@@ -206,20 +206,6 @@ impl Tx {
         Ok(())
     }
 
-    /// Removes a role assignment, and returns what it was.
-    pub async fn delete_assignment(&mut self, id: AssignmentId) -> Result<RoleAssignment, StoreError> {
-        sqlx::query_as!(
-            AssignmentRow,
-            "DELETE FROM role_assignments WHERE id = $1
-             RETURNING id, role, principal, scope, created_by, created_at, tags, ends_at",
-            id.uuid(),
-        )
-        .fetch_optional(&mut *self.inner)
-        .await?
-        .ok_or_else(|| StoreError::not_found("role assignment", id))?
-        .try_into()
-    }
-
     /// Removes these role assignments, in this order, but never the last owner of the installation. Nobody else changes
     /// role assignments until the transaction ends.
     pub async fn remove_assignments(&mut self, ids: &[AssignmentId]) -> Result<Removal, StoreError> {

@@ -126,7 +126,7 @@ async fn items_are_kept_counted_and_gone_when_their_assignment_is() {
         .await
         .unwrap();
     assert_eq!(tx.undecided_items(review.id).await.unwrap(), items[1..]);
-    tx.delete_assignment(an_id(3)).await.unwrap();
+    tx.remove_assignments(&[an_id(3)]).await.unwrap();
     tx.commit().await.unwrap();
     let (found, counts) = store.access_review(review.id).await.unwrap().unwrap();
     assert_eq!(found, review);

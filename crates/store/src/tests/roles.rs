@@ -58,10 +58,8 @@ async fn every_change_to_roles_and_assignments_raises_the_version() {
     assert_eq!(authz.assignments, [an_assignment(1, "on-call")]);
     assert_eq!(authz.version, store.authz_version().await.unwrap());
     let mut tx = store.begin().await.unwrap();
-    assert_eq!(
-        tx.delete_assignment(an_id(1)).await.unwrap(),
-        an_assignment(1, "on-call")
-    );
+    let removal = tx.remove_assignments(&[an_id(1)]).await.unwrap();
+    assert_eq!(removal.removed, [an_assignment(1, "on-call")]);
     tx.commit().await.unwrap();
     assert!(rises().await);
     assert_eq!(store.assignment(an_id(1)).await.unwrap(), None);
@@ -99,7 +97,7 @@ async fn a_role_goes_only_when_nobody_has_it() {
         matches!(error, StoreError::Conflict(Conflict::RoleInUse(_))),
         "{error}"
     );
-    tx.delete_assignment(an_id(1)).await.unwrap();
+    tx.remove_assignments(&[an_id(1)]).await.unwrap();
     tx.delete_role("on-call").await.unwrap();
     assert!(tx.delete_role("on-call").await.unwrap_err().is_not_found());
     assert!(
@@ -108,7 +106,8 @@ async fn a_role_goes_only_when_nobody_has_it() {
             .unwrap_err()
             .is_not_found()
     );
-    assert!(tx.delete_assignment(an_id(1)).await.unwrap_err().is_not_found());
+    let again = tx.remove_assignments(&[an_id(1)]).await.unwrap();
+    assert!(again.removed.is_empty() && again.last_owner.is_none());
 }
 
 #[tokio::test]
