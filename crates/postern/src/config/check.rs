@@ -405,6 +405,13 @@ pub(super) fn unreadable(config: &Config) -> Vec<String> {
         named.push(("azure.credential.client_secret_file", path));
     }
     named.extend(config.notify.secret_files());
+    if let Some(path) = config
+        .tickets
+        .as_ref()
+        .and_then(|tickets| tickets.secret_file.as_ref())
+    {
+        named.push(("tickets.secret_file", path));
+    }
     let networks = config.guardrails.networks.as_deref();
     let networks_hold = networks.is_none_or(|path| std::fs::File::open(path).is_ok());
     let guardrails = if networks_hold {
