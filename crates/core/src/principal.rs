@@ -20,8 +20,21 @@ pub enum PrincipalKind {
     Workload,
 }
 
-/// Claims that name the same person at any issuer, where the issuer's configuration keeps them.
-const NAMES_A_PERSON: [&str; 3] = ["email", "preferred_username", "upn"];
+/// Claims that name a person, where the issuer's configuration keeps them. The last ones are those by which pipelines say
+/// who started them: GitHub's `actor`, GitLab's `user_login` and `user_email`.
+const NAMES_A_PERSON: [&str; 6] = [
+    "email",
+    "preferred_username",
+    "upn",
+    "actor",
+    "user_login",
+    "user_email",
+];
+
+/// A name without what people do not tell names by.
+fn comparable(name: &str) -> String {
+    name.trim().to_lowercase()
+}
 
 /// Who asks. Comes from a verified token, never from a request's body.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,20 +68,29 @@ impl Principal {
         }
     }
 
-    /// Whether the two could be one and the same: the same subject, whatever the issuer or kind, or the same value of a
-    /// claim that names a person. Errs towards yes, because it guards against somebody agreeing with themselves.
+    /// Whether the two could be one and the same: they have a name in common, whatever the issuer or kind. Errs towards
+    /// yes, because it guards against somebody agreeing with themselves.
     pub fn may_be(&self, other: &Self) -> bool {
-        let same = |one: &str, two: &str| one.to_lowercase() == two.to_lowercase();
-        same(&self.subject, &other.subject)
-            || NAMES_A_PERSON.iter().any(|claim| {
-                let text = |principal: &Self| {
-                    let value = principal.claims.get(*claim)?.as_str()?;
-                    Some(value.to_owned()).filter(|text| !text.trim().is_empty())
-                };
-                text(self)
-                    .zip(text(other))
-                    .is_some_and(|(one, two)| same(&one, &two))
-            })
+        let theirs: BTreeSet<String> = other.names().collect();
+        self.names().any(|name| theirs.contains(&name))
+    }
+
+    /// Whether `name`, a subject of some issuer's, could be this one's; see [`Principal::may_be`].
+    pub fn may_be_named(&self, name: &str) -> bool {
+        let name = comparable(name);
+        self.names().any(|own| own == name)
+    }
+
+    /// What it is called: the subject and the claims that name a person. What one issuer has as a mail address another
+    /// has as the subject, so they are all names alike.
+    fn names(&self) -> impl Iterator<Item = String> + '_ {
+        let claims = NAMES_A_PERSON
+            .iter()
+            .filter_map(|claim| self.claims.get(*claim)?.as_str());
+        std::iter::once(self.subject.as_str())
+            .chain(claims)
+            .map(comparable)
+            .filter(|name| !name.is_empty())
     }
 
     /// Everything that a role assignment may name to reach this principal: itself and its groups.

@@ -134,7 +134,7 @@ pub enum CannotDecide {
 }
 
 /// Whether a role assignment to `named` is this person's, or of a group that they are in. Errs towards yes: the same
-/// subject at another issuer or of another kind may be the same person; see [`Principal::may_be`].
+/// name at another issuer or of another kind may be the same person; see [`Principal::may_be`].
 pub fn is_about(named: &PrincipalRef, principal: &Principal) -> bool {
     if principal.references().any(|own| own == *named) {
         return true;
@@ -142,11 +142,10 @@ pub fn is_about(named: &PrincipalRef, principal: &Principal) -> bool {
     if matches!(named, PrincipalRef::Group(_)) {
         return false;
     }
-    let same = |one: &str, two: &str| one.to_lowercase() == two.to_lowercase();
     named
         .name()
         .split_once('/')
-        .is_some_and(|(_, subject)| same(subject, &principal.subject))
+        .is_some_and(|(_, subject)| principal.may_be_named(subject))
 }
 
 impl AccessReviewItem {

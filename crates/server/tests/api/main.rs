@@ -15,6 +15,7 @@ mod bad_input;
 mod break_glass;
 mod contention;
 mod deliveries;
+mod detours;
 mod document;
 mod forged;
 mod freezes;
