@@ -22,6 +22,7 @@ use crate::{
     id::AccessReviewId,
     principal::{Principal, PrincipalRef},
     scope::Scope,
+    text::is_plain_line,
     time::Instant,
 };
 
@@ -125,7 +126,7 @@ pub struct AccessReview {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidAccessReview {
     /// Blank, too long or with control characters.
-    #[error("`name` has 1 to {MAX_NAME} characters and no control characters")]
+    #[error("`name` has 1 to {MAX_NAME} characters and no control or invisible characters")]
     Name,
     /// None or too many.
     #[error("`reviewers` names 1 to {MAX_REVIEWERS} users or groups")]
@@ -157,8 +158,7 @@ impl AccessReview {
     /// Checks what a new one has to be at `now`.
     pub fn validate(&self, now: Instant) -> Result<(), InvalidAccessReview> {
         let name = self.name.trim();
-        if name.is_empty() || self.name.chars().count() > MAX_NAME || self.name.chars().any(char::is_control)
-        {
+        if name.is_empty() || self.name.chars().count() > MAX_NAME || !is_plain_line(&self.name) {
             return Err(InvalidAccessReview::Name);
         }
         if !(1..=MAX_REVIEWERS).contains(&self.reviewers.len()) {

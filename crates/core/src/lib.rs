@@ -37,4 +37,5 @@ pub mod role;
 pub mod scope;
 pub mod sg;
 pub mod testing;
+pub mod text;
 pub mod time;

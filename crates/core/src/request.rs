@@ -12,6 +12,7 @@ use crate::{
     net::{Ports, Source},
     policy::{MAX_DURATION, MAX_PORTS, MAX_SOURCES, MIN_DURATION, whole_seconds},
     principal::{Principal, PrincipalRef},
+    text::{is_plain, is_plain_line},
     time::Instant,
 };
 
@@ -258,11 +259,11 @@ pub enum InvalidRequest {
     Duration,
     /// A ticket that is none.
     #[error(
-        "`ticket` has 1 to {MAX_TICKET} characters, no control characters, and begins with a letter or digit"
+        "`ticket` has 1 to {MAX_TICKET} characters, no control or invisible characters, and begins with a letter or digit"
     )]
     Ticket,
     /// No reason, or an absurd one.
-    #[error("`reason` has 1 to {MAX_REASON} characters and no control characters")]
+    #[error("`reason` has 1 to {MAX_REASON} characters and no control or invisible characters")]
     Reason,
 }
 
@@ -331,10 +332,7 @@ impl<S> AccessRequest<S> {
         }
         if self.reason.trim().is_empty()
             || self.reason.chars().count() > MAX_REASON
-            || self
-                .reason
-                .chars()
-                .any(|c| c.is_control() && c != '\n' && c != '\t')
+            || !is_plain(&self.reason)
         {
             return Err(InvalidRequest::Reason);
         }
@@ -342,12 +340,18 @@ impl<S> AccessRequest<S> {
         let is_ticket = |ticket: &String| {
             ticket.chars().count() <= MAX_TICKET
                 && ticket.starts_with(char::is_alphanumeric)
-                && !ticket.chars().any(char::is_control)
+                && is_plain_line(ticket)
         };
         if !self.ticket.iter().all(is_ticket) {
             return Err(InvalidRequest::Ticket);
         }
         Ok(())
+    }
+
+    /// When its grants begin to open, if it is granted at `now`: one whose time came while somebody had to agree begins at
+    /// once.
+    pub fn begins(&self, now: Instant) -> Instant {
+        self.starts_at.map_or(now, |starts_at| starts_at.max(now))
     }
 
     fn with<T>(self, state: T) -> AccessRequest<T> {

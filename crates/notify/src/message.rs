@@ -3,6 +3,7 @@
 use postern_core::{
     audit::{Actor, AuditEvent, Outcome},
     mark::Installation,
+    text::is_deceptive,
 };
 use postern_store::StoredEvent;
 use serde_json::{Value, json};
@@ -191,10 +192,11 @@ fn summary(event: &AuditEvent) -> String {
     format!("{who} {what} ({whereabouts}){why}")
 }
 
-/// Without line breaks and other control characters, so that a reason cannot pose as a further line.
+/// Without line breaks and other characters that are not seen or move others, so that a reason cannot pose as a further
+/// line, or as what it is not.
 fn one_line(text: &str) -> String {
     text.chars()
-        .map(|c| if c.is_control() { ' ' } else { c })
+        .map(|c| if c.is_control() || is_deceptive(c) { ' ' } else { c })
         .collect()
 }
 

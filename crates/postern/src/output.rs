@@ -8,28 +8,35 @@ use std::{
 use chrono::{DateTime, SecondsFormat, Utc};
 use comfy_table::{Table, presets::NOTHING};
 use indicatif::{ProgressBar, ProgressStyle};
+use postern_core::text::written_out;
 use serde::Serialize;
 
-/// Writes one line to standard output.
+/// Writes text for people to standard output. Tags, names and reasons in it are others' words: what a terminal would act
+/// upon is written out.
 pub fn line(text: &str) -> io::Result<()> {
-    writeln!(io::stdout().lock(), "{text}")
+    writeln!(io::stdout().lock(), "{}", written_out(text))
 }
 
 /// Writes one line for people to standard error, so that output stays clean for scripts.
 pub fn note(text: &str) -> io::Result<()> {
+    writeln!(io::stderr().lock(), "{}", written_out(text))
+}
+
+/// Writes one line for programs to standard error, as it is.
+pub fn note_for_programs(text: &str) -> io::Result<()> {
     writeln!(io::stderr().lock(), "{text}")
 }
 
 /// Writes a document as indented JSON.
 pub fn json(value: &impl Serialize) -> io::Result<()> {
     let text = serde_json::to_string_pretty(value).map_err(io::Error::other)?;
-    line(&text)
+    writeln!(io::stdout().lock(), "{text}")
 }
 
 /// Writes a document as one line of JSON.
 pub fn json_line(value: &impl Serialize) -> io::Result<()> {
     let text = serde_json::to_string(value).map_err(io::Error::other)?;
-    line(&text)
+    writeln!(io::stdout().lock(), "{text}")
 }
 
 /// A table with a header line and no frame, which is as easily read as cut.
@@ -38,7 +45,8 @@ pub fn table<const N: usize>(header: [&str; N], rows: impl IntoIterator<Item = [
     table.load_style(NOTHING);
     table.set_header(header);
     for row in rows {
-        table.add_row(row);
+        // One line each: a line break in somebody's words must not pose as a further row.
+        table.add_row(row.map(|cell| written_out(&cell.replace(['\n', '\t'], " "))));
     }
     for column in table.column_iter_mut() {
         column.set_padding((0, 2));
@@ -51,7 +59,7 @@ pub fn fields(rows: impl IntoIterator<Item = (&'static str, String)>) -> String 
     let mut table = Table::new();
     table.load_style(NOTHING);
     for (name, value) in rows {
-        table.add_row([name.to_owned(), value]);
+        table.add_row([name.to_owned(), written_out(&value)]);
     }
     for column in table.column_iter_mut() {
         column.set_padding((0, 2));
@@ -144,6 +152,20 @@ mod tests {
             assert_eq!(reason(text, false), text);
         }
         assert_eq!(reason(&long, true), long);
+    }
+
+    #[test]
+    fn what_others_wrote_moves_no_cursor_and_poses_as_no_row() {
+        let tag = "web\u{1b}[2J\u{9b}1A".to_owned();
+        let turned = "a\u{202e}b\nreq_1  approved".to_owned();
+        let shown = table(["NAME", "REASON"], [[tag.clone(), turned.clone()]]);
+        assert_eq!(shown.lines().count(), 2, "{shown}");
+        assert!(shown.contains("web\\u{1b}[2J\\u{9b}1A"), "{shown}");
+        assert!(shown.contains("a\\u{202e}b req_1"), "{shown}");
+        let shown = fields([("Reason", turned), ("Name", tag)]);
+        let first: Vec<char> = shown.lines().filter_map(|line| line.chars().next()).collect();
+        assert_eq!(first, ['R', ' ', 'N'], "{shown}");
+        assert!(!shown.contains(['\u{1b}', '\u{9b}', '\u{202e}']), "{shown}");
     }
 
     #[test]

@@ -164,8 +164,9 @@ impl App {
     }
 
     /// Whether whoever made the request would be allowed to make it now: roles may have been taken and guardrails
-    /// changed while it waited. What the requester's token said then is what is known of them. A no leaves the
-    /// request as it is, and stands in the audit log.
+    /// changed while it waited. What the requester's token said then is what is known of them. One for later is held
+    /// against what holds when it begins, as it was when it was made. A no leaves the request as it is, and stands in the
+    /// audit log.
     pub(crate) async fn may_still_request(
         &self,
         tx: Tx,
@@ -178,8 +179,9 @@ impl App {
         let mut decisions = Vec::with_capacity(request.targets.len());
         for target in &request.targets {
             let machine = machines.get(&target.machine);
+            let begins = request.begins(self.now());
             let question =
-                access_requests_create::question(Action::Request, request, target, machine, self.now());
+                access_requests_create::question(Action::Request, request, target, machine, begins);
             let decision = self.decide(authorizer, &request.principal, &question);
             if !decision.allowed {
                 let subject = Subject {

@@ -118,7 +118,8 @@ impl App {
         }
         match self.store.request(request).await? {
             Some(request) => {
-                self.second_yes(authorizer, &request, Action::Request, self.now())
+                let begins = request.begins(self.now());
+                self.second_yes(authorizer, &request, Action::Request, begins)
                     .await
             }
             None => Ok(SecondYes::default()),

@@ -27,7 +27,10 @@ impl Say {
     /// Says it. Nobody is left to tell when standard error is closed.
     pub fn say(self, event: &str, message: &str, about: &Value) {
         if let Some(line) = self.line(event, message, about) {
-            let _closed = output::note(&line);
+            let _closed = match self {
+                Self::Programs => output::note_for_programs(&line),
+                Self::People | Self::Quiet => output::note(&line),
+            };
         }
     }
 

@@ -16,6 +16,7 @@ use postern_core::{
         AccessRequest, Decider, InvalidRequest, InvalidTransition, MAX_REASON, Mode, Narrowing, Pending,
         RequestState, Target, Wider,
     },
+    text::is_plain,
     time::Instant,
 };
 
@@ -216,16 +217,14 @@ pub(crate) fn check_reason(reason: &str) -> Result<(), Failure> {
 
 /// A text of a field that is bounded as a reason is.
 pub(crate) fn check_text(reason: &str, field: &str) -> Result<(), Failure> {
-    let fits = !reason.trim().is_empty()
-        && reason.chars().count() <= MAX_REASON
-        && !reason.chars().any(|c| c.is_control() && c != '\n' && c != '\t');
+    let fits = !reason.trim().is_empty() && reason.chars().count() <= MAX_REASON && is_plain(reason);
     if fits {
         Ok(())
     } else {
         Err(Failure::field(
             ErrorCode::InvalidReason,
             format!("/{field}"),
-            format!("`{field}` has 1 to {MAX_REASON} characters and no control characters"),
+            format!("`{field}` has 1 to {MAX_REASON} characters and no control or invisible characters"),
         ))
     }
 }

@@ -9,6 +9,7 @@ use postern_core::{
     justification::{Justification, WhenUnanswered},
     policy::{Authentication, GuardedPorts, InvalidPolicy, JitPolicy, Lockdown, SharedGroups},
     preview::ReachChange,
+    text::is_plain_line,
     time::Instant,
 };
 use postern_store::CoverageChange;
@@ -65,11 +66,11 @@ pub(crate) fn read(document: &api::JitPolicyWrite, id: PolicyId, now: Instant) -
         created_at: now,
         updated_at: now,
     };
-    if policy.name.chars().any(char::is_control) {
+    if !is_plain_line(&policy.name) {
         return Err(Failure::field(
             ErrorCode::InvalidPolicy,
             "/name",
-            "`name` has no control characters",
+            "`name` has no control or invisible characters",
         ));
     }
     policy.validate().map_err(|error| {
