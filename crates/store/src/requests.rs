@@ -112,8 +112,10 @@ impl Tx {
         }
     }
 
-    /// How many requests of the requester's wait for somebody to decide, at `now`.
+    /// How many requests of the requester's wait for somebody to decide, at `now`. Nobody else counts this requester's
+    /// until the transaction ends, so that two requests at once do not both take the last place.
     pub async fn count_pending(&mut self, requester: &PrincipalRef, now: Instant) -> Result<u64, StoreError> {
+        self.count_alone(requester).await?;
         let pending = sqlx::query_scalar!(
             r#"SELECT count(*) AS "pending!" FROM access_requests
                WHERE requester = $1 AND status = 'pending' AND lapses_at > $2"#,
@@ -179,8 +181,8 @@ impl Store {
             visible.as_deref(),
             filter.visible.own_text(),
             filter
-                .requester
-                .as_ref()
+                .visible
+                .only(filter.requester.as_ref())
                 .map(|requester| clean(&requester.to_string())),
             filter.status.as_deref().map(clean),
             filter.machine.as_ref().map(MachineId::to_string),

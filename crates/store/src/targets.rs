@@ -36,6 +36,18 @@ impl Tx {
         .collect()
     }
 
+    /// Waits until nobody else counts what the requester has, and keeps others from it until the transaction ends.
+    pub(crate) async fn count_alone(&mut self, requester: &PrincipalRef) -> Result<(), StoreError> {
+        // 2: other advisory locks are on hashes with other seeds.
+        sqlx::query!(
+            "SELECT pg_advisory_xact_lock(hashtextextended($1, 2))",
+            clean(&requester.to_string())
+        )
+        .execute(&mut *self.inner)
+        .await?;
+        Ok(())
+    }
+
     /// How many grants this requester has on each of the machines that are not closed yet. Machines without any
     /// are left out. Nobody else counts this requester's until the transaction ends, so that two requests at once do
     /// not both take the last place.
@@ -44,14 +56,8 @@ impl Tx {
         requester: &PrincipalRef,
         machines: &[MachineId],
     ) -> Result<BTreeMap<MachineId, u64>, StoreError> {
+        self.count_alone(requester).await?;
         let names: Vec<String> = machines.iter().map(MachineId::to_string).collect();
-        // 2: other advisory locks are on hashes with other seeds.
-        sqlx::query!(
-            "SELECT pg_advisory_xact_lock(hashtextextended($1, 2))",
-            clean(&requester.to_string())
-        )
-        .execute(&mut *self.inner)
-        .await?;
         sqlx::query!(
             r#"SELECT machine_id, count(*) AS "live!" FROM grants
                WHERE machine_id = ANY ($1) AND requester = $2 AND status <> 'closed' GROUP BY machine_id"#,
