@@ -84,16 +84,17 @@ pub struct Limits {
     pub header_bytes: usize,
     /// The most requests at once; more are answered with `overloaded`.
     pub concurrency: usize,
+    /// The most requests of one principal at once; more are answered with `rate_limited`.
+    pub concurrency_per_principal: usize,
     /// The most long polls at once; those beyond are answered without waiting.
     pub waiting: usize,
     /// How many requests a second one principal may send in the long run…
     pub requests_per_second: u32,
     /// …and how many at once.
     pub request_burst: u32,
-    /// The most live grants of one requester on one machine. A burst at the same instant may go a few beyond.
+    /// The most live grants of one requester on one machine.
     pub grants_per_machine: u32,
-    /// The most access requests of one requester that wait for somebody to decide. A burst at the same instant may go a
-    /// few beyond.
+    /// The most access requests of one requester that wait for somebody to decide.
     pub pending_requests: u32,
     /// The longest that a request may take, beyond what it asks to wait itself.
     pub request_seconds: u64,
@@ -145,6 +146,7 @@ impl Default for Limits {
             body_bytes: 64 * 1024,
             header_bytes: 32 * 1024,
             concurrency: 512,
+            concurrency_per_principal: 128,
             waiting: 4096,
             requests_per_second: 100,
             request_burst: 1000,
@@ -257,6 +259,10 @@ impl ServerConfig {
                 (20 * 1024..=1024 * 1024).contains(&limits.header_bytes),
             ),
             ("concurrency", (1..=100_000).contains(&limits.concurrency)),
+            (
+                "concurrency_per_principal",
+                (1..=100_000).contains(&limits.concurrency_per_principal),
+            ),
             ("waiting", limits.waiting <= 1_000_000),
             (
                 "requests_per_second",

@@ -16,7 +16,7 @@ use crate::{
     auth::{Authenticator, failed::FailureBudget},
     config::ServerConfig,
     decide::Decider,
-    flow::limits::PrincipalRate,
+    flow::limits::{PrincipalPlaces, PrincipalRate},
     metrics::Metrics,
     waiting::Waiting,
 };
@@ -45,6 +45,8 @@ pub(crate) struct App {
     /// Places for long polls.
     pub(crate) seats: Semaphore,
     pub(crate) rate: PrincipalRate,
+    /// Places of each principal for requests under way.
+    pub(crate) places: Arc<PrincipalPlaces>,
     pub(crate) waiting: Waiting,
     /// The turn to read the clouds for a dry run.
     pub(crate) foresight: Semaphore,

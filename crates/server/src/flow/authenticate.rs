@@ -25,6 +25,7 @@ use serde_json::json;
 
 use super::{
     client_address::{Unclear, client_address},
+    limits::Place,
     respond::HttpRequestId,
 };
 use crate::{auth::Rejected, failure::Failure, state::App};
@@ -70,6 +71,14 @@ pub(crate) async fn authenticate(State(app): State<Arc<App>>, mut request: Reque
         Ok(principal) => {
             if let Err(failure) = app.rate.take(&principal.reference()) {
                 return failure.into_response();
+            }
+            match app.places.take(principal.reference()) {
+                Ok(taken) => {
+                    if let Some(place) = request.extensions().get::<Place>() {
+                        place.belongs(taken);
+                    }
+                }
+                Err(failure) => return failure.into_response(),
             }
             request.extensions_mut().insert(Caller {
                 principal: Arc::new(principal),

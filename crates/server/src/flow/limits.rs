@@ -3,6 +3,7 @@
 
 use std::{
     any::Any,
+    collections::HashMap,
     num::NonZeroU32,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -48,11 +49,28 @@ fn asked_to_wait(uri: &Uri) -> Duration {
     Duration::from_secs(seconds.min(MAX_WAIT).into())
 }
 
-/// A request's place among those under way. It is free again when the request is answered, or before.
+/// What a request takes up while it is under way, until this is dropped.
+#[derive(Debug)]
+#[expect(dead_code, reason = "what it holds is held by being there")]
+struct Taken {
+    of_all: OwnedSemaphorePermit,
+    /// Once it is known whose it is.
+    of_principal: Option<PrincipalPlace>,
+}
+
+/// A request's place among those under way, and among those of its principal. It is free again when the request is
+/// answered, or before.
 #[derive(Debug, Clone)]
-pub(crate) struct Place(Arc<Mutex<Option<OwnedSemaphorePermit>>>);
+pub(crate) struct Place(Arc<Mutex<Option<Taken>>>);
 
 impl Place {
+    /// It is this principal's.
+    pub(crate) fn belongs(&self, to: PrincipalPlace) {
+        if let Some(taken) = &mut *self.0.lock().unwrap_or_else(PoisonError::into_inner) {
+            taken.of_principal = Some(to);
+        }
+    }
+
     /// Lets another request in: this one only waits from now on.
     pub(crate) fn give_up(&self) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -68,6 +86,59 @@ impl<S: Sync> FromRequestParts<S> for Place {
             .get::<Self>()
             .cloned()
             .ok_or_else(|| Failure::internal("an endpoint that waits is outside the limited routes"))
+    }
+}
+
+/// How many requests of each principal are under way.
+#[derive(Debug)]
+pub(crate) struct PrincipalPlaces {
+    most: usize,
+    taken: Mutex<HashMap<PrincipalRef, usize>>,
+}
+
+/// One of a principal's places; free again when it is dropped.
+#[derive(Debug)]
+pub(crate) struct PrincipalPlace {
+    of: Arc<PrincipalPlaces>,
+    principal: PrincipalRef,
+}
+
+impl PrincipalPlaces {
+    pub(crate) fn new(limits: &Limits) -> Self {
+        Self {
+            most: limits.concurrency_per_principal,
+            taken: Mutex::new(HashMap::new()),
+        }
+    }
+
+    /// Takes one of the principal's places, or refuses the request.
+    pub(crate) fn take(self: &Arc<Self>, principal: PrincipalRef) -> Result<PrincipalPlace, Failure> {
+        let mut all = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        let taken = all.entry(principal.clone()).or_default();
+        if *taken >= self.most {
+            return Err(Failure::new(
+                ErrorCode::RateLimited,
+                "as many requests of yours are under way as one principal may have at once",
+            )
+            .with_header(RETRY_AFTER, HeaderValue::from_static("1")));
+        }
+        *taken += 1;
+        Ok(PrincipalPlace {
+            of: Arc::clone(self),
+            principal,
+        })
+    }
+}
+
+impl Drop for PrincipalPlace {
+    fn drop(&mut self) {
+        let mut all = self.of.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(taken) = all.get_mut(&self.principal) {
+            *taken = taken.saturating_sub(1);
+            if *taken == 0 {
+                all.remove(&self.principal);
+            }
+        }
     }
 }
 
@@ -115,7 +186,10 @@ pub(crate) async fn limit(State(app): State<Arc<App>>, mut request: Request, nex
     let Ok(permit) = Arc::clone(&app.permits).try_acquire_owned() else {
         return overloaded();
     };
-    let place = Place(Arc::new(Mutex::new(Some(permit))));
+    let place = Place(Arc::new(Mutex::new(Some(Taken {
+        of_all: permit,
+        of_principal: None,
+    }))));
     request.extensions_mut().insert(place);
     let allowed =
         Duration::from_secs(app.config.limits.request_seconds).saturating_add(asked_to_wait(request.uri()));
