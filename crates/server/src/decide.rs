@@ -32,6 +32,9 @@ pub(crate) struct Decider {
     /// The guardrails, and how often they were replaced.
     guardrails: RwLock<(u64, GuardrailSet)>,
     current: RwLock<Option<Made>>,
+    /// The turn of whoever makes another authorizer: with many role assignments that takes long, and one does for all who
+    /// wait for it.
+    making: tokio::sync::Mutex<()>,
     /// The turn of whoever wants to know what would allow something, which costs many decisions.
     pub(crate) remedies: tokio::sync::Semaphore,
 }
@@ -41,6 +44,7 @@ impl Decider {
         Self {
             guardrails: RwLock::new((0, guardrails)),
             current: RwLock::new(None),
+            making: tokio::sync::Mutex::new(()),
             remedies: tokio::sync::Semaphore::new(1),
         }
     }
@@ -64,18 +68,25 @@ impl Decider {
         self.guardrails.read().unwrap_or_else(PoisonError::into_inner).0
     }
 
+    /// The authorizer, if it is of this version or a later one, and of the guardrails as of now.
+    fn made(&self, version: i64) -> Option<Arc<Authorizer>> {
+        let generation = self.generation();
+        let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
+        current
+            .as_ref()
+            .filter(|made| made.version >= version && made.generation == generation)
+            .map(|made| Arc::clone(&made.authorizer))
+    }
+
     /// The authorizer as of now. Asked before a transaction begins, so that no request holds two connections.
     pub(crate) async fn current(&self, store: &Store) -> Result<Arc<Authorizer>, Failure> {
         let version = store.authz_version().await?;
-        {
-            let generation = self.generation();
-            let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
-            if let Some(made) = &*current
-                && made.version == version
-                && made.generation == generation
-            {
-                return Ok(Arc::clone(&made.authorizer));
-            }
+        if let Some(made) = self.made(version) {
+            return Ok(made);
+        }
+        let _turn = self.making.lock().await;
+        if let Some(made) = self.made(version) {
+            return Ok(made);
         }
         let authz = store.authz().await?;
         let (generation, guardrails) = self
@@ -237,5 +248,23 @@ impl App {
             subject,
             http_request: Some(caller.request_id.clone()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn one_makes_the_authorizer_for_all_who_wait_for_it() {
+        let store = postern_store::testing::fresh_store().await;
+        let decider = Arc::new(Decider::new(GuardrailSet::parse("test", "").unwrap()));
+        let mut all = tokio::task::JoinSet::new();
+        for _ in 0..32 {
+            let (decider, store) = (Arc::clone(&decider), store.clone());
+            all.spawn(async move { decider.current(&store).await.unwrap() });
+        }
+        let made = all.join_all().await;
+        assert!(made.iter().all(|one| Arc::ptr_eq(one, &made[0])));
     }
 }

@@ -486,8 +486,8 @@ impl Store {
             visible.as_deref(),
             filter.visible.own_text(),
             filter
-                .requester
-                .as_ref()
+                .visible
+                .only(filter.requester.as_ref())
                 .map(|requester| clean(&requester.to_string())),
             statuses.as_deref(),
             filter.machine.as_ref().map(MachineId::to_string),

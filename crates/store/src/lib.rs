@@ -41,6 +41,7 @@ mod reminders;
 mod requests;
 mod restores;
 mod reviews;
+mod role_lists;
 mod roles;
 mod starts;
 mod targets;
@@ -76,5 +77,6 @@ pub use crate::{
     requests::RequestFilter,
     restores::Restore,
     reviews::ReviewFilter,
+    role_lists::AssignmentFilter,
     roles::{Authz, Removal},
 };

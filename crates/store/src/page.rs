@@ -54,6 +54,12 @@ impl Visible {
         }
     }
 
+    /// Whose things alone to look for, where somebody asks for `requester`'s: their own, where there is nothing else that
+    /// they may see. So an index serves, and who may see nothing does not have a whole table read.
+    pub(crate) fn only<'a>(&'a self, requester: Option<&'a PrincipalRef>) -> Option<&'a PrincipalRef> {
+        requester.or_else(|| self.own.as_ref().filter(|_| self.scopes.is_empty()))
+    }
+
     pub(crate) fn own_text(&self) -> Option<String> {
         self.own.as_ref().map(|own| crate::batch::clean(&own.to_string()))
     }

@@ -39,9 +39,9 @@ pub struct Removal {
     pub last_owner: Option<RoleAssignment>,
 }
 
-struct RoleRow {
-    name: String,
-    actions: Vec<String>,
+pub(crate) struct RoleRow {
+    pub(crate) name: String,
+    pub(crate) actions: Vec<String>,
 }
 
 impl TryFrom<RoleRow> for Role {
@@ -60,15 +60,15 @@ impl TryFrom<RoleRow> for Role {
     }
 }
 
-struct AssignmentRow {
-    id: Uuid,
-    role: String,
-    principal: String,
-    scope: String,
-    created_by: String,
-    created_at: Instant,
-    tags: serde_json::Value,
-    ends_at: Option<Instant>,
+pub(crate) struct AssignmentRow {
+    pub(crate) id: Uuid,
+    pub(crate) role: String,
+    pub(crate) principal: String,
+    pub(crate) scope: String,
+    pub(crate) created_by: String,
+    pub(crate) created_at: Instant,
+    pub(crate) tags: serde_json::Value,
+    pub(crate) ends_at: Option<Instant>,
 }
 
 impl TryFrom<AssignmentRow> for RoleAssignment {

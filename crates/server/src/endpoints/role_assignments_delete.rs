@@ -12,7 +12,12 @@ use postern_api::{
     ErrorCode, Problem,
     role::{RoleAssignmentChangeQuery, RoleAssignmentPlan},
 };
-use postern_core::{audit::Subject, id::AssignmentKind};
+use postern_authz::Authorizer;
+use postern_core::{
+    audit::{Outcome, Subject},
+    id::AssignmentKind,
+    role::{Action, RoleAssignment},
+};
 use serde_json::json;
 
 use super::role_assignments_create::question;
@@ -20,9 +25,26 @@ use crate::{
     assignment_reach::{dry_run_event, reach},
     failure::Failure,
     flow::{authenticate::Caller, path::PathId, query::Parameters},
+    reading::hidden,
     shape::role,
     state::App,
 };
+
+const EVENT: &str = "role_assignment.delete";
+const WHAT: &str = "such role assignment";
+
+/// Whether the caller would find the role assignment in the list.
+fn may_see(app: &App, authorizer: &Authorizer, caller: &Caller, assignment: &RoleAssignment) -> bool {
+    let is_own = caller
+        .principal
+        .references()
+        .any(|own| own == assignment.principal);
+    is_own
+        || [Action::Read, Action::Assign, Action::Audit]
+            .into_iter()
+            .flat_map(|action| authorizer.scopes(&caller.principal, action, app.now()))
+            .any(|scope| scope.contains(&assignment.scope))
+}
 
 /// Takes a role away from somebody. Needs `assign` at the assignment's scope. The last owner for good stays. With `dry_run`,
 /// nothing is removed, and the answer tells what the principal would not be allowed to do any more.
@@ -52,23 +74,30 @@ pub(crate) async fn delete_role_assignment(
         .store
         .assignment(id)
         .await?
-        .ok_or_else(|| Failure::not_found("such role assignment"))?;
+        .ok_or_else(|| Failure::not_found(WHAT))?;
     let authorizer = app.authorizer().await?;
     let tx = app.store.begin().await?;
-    let asked = question(&app, "role_assignment.delete", found.scope.clone());
-    let (mut tx, decision) = app.allow(tx, &authorizer, &caller, asked).await?;
+    let asked = question(&app, EVENT, found.scope.clone());
+    let (mut tx, decision) = match app.allow(tx, &authorizer, &caller, asked).await {
+        Ok(allowed) => allowed,
+        // Who may not see it does not learn that it is there.
+        Err(refusal) if may_see(&app, &authorizer, &caller, &found) => return Err(refusal),
+        Err(refusal) => return Err(hidden(refusal, WHAT)),
+    };
     let mut removal = tx.remove_assignments(&[id]).await?;
-    if removal.last_owner.is_some() {
-        tx.rollback().await?;
+    if let Some(last) = removal.last_owner {
+        let subject = Subject::default();
+        let details = json!({ "before": last });
+        let mut event = app.event(&caller, EVENT, last.scope.clone(), subject, None, details);
+        event.outcome = Outcome::Denied;
+        event.decision = Some(json!({ "rule": "the last owner of the installation stays" }));
+        app.write_alone(tx, event).await?;
         return Err(Failure::new(
             ErrorCode::LastOwner,
             "this is the last owner of the installation; make another one first",
         ));
     }
-    let removed = removal
-        .removed
-        .pop()
-        .ok_or_else(|| Failure::not_found("such role assignment"))?;
+    let removed = removal.removed.pop().ok_or_else(|| Failure::not_found(WHAT))?;
     if query.dry_run == Some(true) {
         let event = dry_run_event(&app, &caller, &removed, &decision);
         app.write_alone(tx, event).await?;
@@ -83,7 +112,7 @@ pub(crate) async fn delete_role_assignment(
     }
     let event = app.event(
         &caller,
-        "role_assignment.delete",
+        EVENT,
         removed.scope.clone(),
         Subject::default(),
         Some(&decision),

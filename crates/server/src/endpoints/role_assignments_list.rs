@@ -7,12 +7,8 @@ use postern_api::{
     ErrorCode, Page, Problem,
     role::{RoleAssignment as Shown, RoleAssignmentQuery},
 };
-use postern_core::{
-    id::AssignmentId,
-    principal::PrincipalRef,
-    role::{Action, RoleAssignment},
-    scope::Scope,
-};
+use postern_core::{id::AssignmentId, principal::PrincipalRef, role::Action, scope::Scope};
+use postern_store::{AssignmentFilter, Visible};
 
 use crate::{
     failure::Failure,
@@ -41,7 +37,7 @@ pub(crate) async fn list_role_assignments(
     caller: Caller,
     Parameters(query): Parameters<RoleAssignmentQuery>,
 ) -> Result<Json<Page<Shown>>, Failure> {
-    let limit = usize::try_from(page::limit(query.limit)?).map_err(Failure::internal)?;
+    let limit = page::limit(query.limit)?;
     let after: Option<AssignmentId> = page::key(query.cursor.as_deref())?;
     let wanted = principal(query.principal.as_deref(), &caller)?;
     let scope = query
@@ -58,29 +54,19 @@ pub(crate) async fn list_role_assignments(
         .into_iter()
         .flat_map(|action| authorizer.scopes(&caller.principal, action, app.now()))
         .collect();
-    let visible = |assignment: &&RoleAssignment| {
-        own.contains(&assignment.principal) || seen.iter().any(|scope| scope.contains(&assignment.scope))
+    let filter = AssignmentFilter {
+        visible: Visible {
+            scopes: seen,
+            own: None,
+        },
+        own,
+        principal: wanted,
+        role: query.role,
+        scope,
     };
-    let asked_for = |assignment: &&RoleAssignment| {
-        after.is_none_or(|after| assignment.id > after)
-            && wanted
-                .as_ref()
-                .is_none_or(|wanted| assignment.principal == *wanted)
-            && query.role.as_ref().is_none_or(|role| assignment.role == *role)
-            && scope
-                .as_ref()
-                .is_none_or(|scope| scope.contains(&assignment.scope))
-    };
-    // They are read as a whole to decide anything at all, so there is nothing to gain from paging in SQL.
-    let assignments = app.store.authz().await?.assignments;
-    let mut found = assignments.iter().filter(visible).filter(asked_for);
-    let items: Vec<&RoleAssignment> = found.by_ref().take(limit).collect();
-    let next_cursor = match (found.next(), items.last()) {
-        (Some(_), Some(last)) => Some(page::cursor(&last.id)),
-        _ => None,
-    };
+    let found = app.store.assignments(&filter, after, limit).await?;
     Ok(Json(Page {
-        items: items.into_iter().map(role::show_assignment).collect(),
-        next_cursor,
+        next_cursor: found.next.as_ref().map(page::cursor),
+        items: found.items.iter().map(role::show_assignment).collect(),
     }))
 }

@@ -36,9 +36,8 @@ pub(crate) async fn delete_role(
     let authorizer = app.authorizer().await?;
     let before = app
         .store
-        .authz()
+        .roles()
         .await?
-        .roles
         .into_iter()
         .find(|role| role.name == name);
     let tx = app.store.begin().await?;

@@ -21,7 +21,7 @@ pub(crate) async fn list_roles(
     State(app): State<Arc<App>>,
     _caller: Caller,
 ) -> Result<Json<Page<Shown>>, Failure> {
-    let custom = app.store.authz().await?.roles;
+    let custom = app.store.roles().await?;
     Ok(Json(Page {
         items: Role::built_in().iter().chain(&custom).map(role::show).collect(),
         next_cursor: None,
