@@ -15,7 +15,7 @@ use std::time::Duration;
 use arm_client::{Client, SUBSCRIPTION};
 use chrono::{DateTime, TimeDelta};
 use postern_sim::arm::{ArmHandle, ArmOptions, ArmSim, Fleet, inbound};
-use postern_sim::{Protocol, SteppedClock};
+use postern_sim::{Effect, FaultRule, Protocol, SteppedClock, When};
 use serde_json::{Value, json};
 
 const ADMIN: &str = "203.0.113.7";
@@ -159,6 +159,35 @@ async fn a_translated_packet_reaches_the_machine_from_the_firewalls_subnet() {
     assert_eq!(at(50022, ADMIN), Some((scene.machine.to_lowercase(), 22)));
     assert_eq!(at(22, ADMIN), None);
     assert_eq!(at(50022, STRANGER), None);
+}
+
+#[tokio::test]
+async fn a_rule_for_everybody_translates_nothing_of_the_other_family() {
+    let scene = Scene::with(&from_the_firewall()).await;
+    let address = scene.reserve();
+    let everybody = with(&translation(&address), [("sourceAddresses", json!(["*"]))]);
+    scene.firewall(json!({"natRuleCollections": [collection("nat", 100, "Dnat", &[everybody])]}));
+    assert!(scene.from(STRANGER, 22));
+    assert!(!scene.from("2001:db8::7", 22));
+}
+
+#[tokio::test]
+async fn what_the_fleet_builds_is_in_force_whatever_completions_fail() {
+    let scene = Scene::with(&from_the_firewall()).await;
+    scene.sim.completions().add(FaultRule {
+        operation: "*".to_owned(),
+        when: When::Always,
+        effect: Effect::Status {
+            status: 500,
+            code: "InternalServerError".to_owned(),
+            message: String::new(),
+            retry_after: None,
+        },
+    });
+    let address = scene.reserve();
+    let rules = [translation(&address)];
+    scene.firewall(json!({"natRuleCollections": [collection("nat", 100, "Dnat", &rules)]}));
+    assert!(scene.from(ADMIN, 22));
 }
 
 #[tokio::test]

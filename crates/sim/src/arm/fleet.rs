@@ -10,10 +10,11 @@ use super::route::Target;
 use super::serve::Arm;
 use super::write::{Origin, Written, not_found};
 use super::{ArmHandle, view};
+use crate::fault::Faults;
 use std::sync::Arc;
 
 /// A builder that puts resources into one resource group. What it writes is in force at once, whatever the
-/// operations' duration, and stands in the truth log under the caller `fleet`.
+/// operations' duration and whatever completions fail, and stands in the truth log under the caller `fleet`.
 #[derive(Clone)]
 pub struct Fleet {
     arm: Arc<Arm>,
@@ -314,6 +315,8 @@ impl Fleet {
         let now = self.arm.clock.now();
         let request_id = self.arm.ids.uuid().to_string();
         let headers = HeaderMap::new();
+        // What is in force at once does not fail afterwards either.
+        let completions = Faults::default();
         let mut inner = self.arm.lock();
         inner
             .state
@@ -329,6 +332,7 @@ impl Fleet {
         let mut desk = self.arm.desk(&mut inner, origin);
         desk.duration = chrono::TimeDelta::zero();
         desk.firewall_duration = chrono::TimeDelta::zero();
+        desk.completions = &completions;
         act(&mut desk)
     }
 }

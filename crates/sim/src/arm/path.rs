@@ -181,7 +181,9 @@ impl<'a> Firewall<'a> {
                     Span::Tag(tag) => tag_holds(self.world, &tag, address),
                 })
         };
-        spoken
+        // No packet goes from one family to the other, whatever a `*` stands for.
+        source.is_ipv4() == destination.is_ipv4()
+            && spoken
             && holds("sourceAddresses", source)
             && holds("destinationAddresses", destination)
             && rule::texts(rule, "destinationPorts")
