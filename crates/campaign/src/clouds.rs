@@ -18,7 +18,10 @@ use postern_sim::{
 };
 use serde_json::{Value, json};
 
-use crate::script::{AzureMachine, NsgRule, Peer, Script, SgRule};
+use crate::{
+    gate::{self, Gate},
+    script::{AzureMachine, FirewallPlan, NsgRule, Peer, Script, SgRule},
+};
 
 /// Both clouds.
 pub struct Clouds {
@@ -46,6 +49,12 @@ pub struct Built {
     pub nsgs: Vec<String>,
     /// The Azure machines.
     pub vms: Vec<String>,
+    /// Their private IPv4 addresses.
+    pub addresses: Vec<String>,
+    /// Their subnets.
+    pub subnets: Vec<String>,
+    /// The firewall before some of them, if there is one.
+    pub gate: Option<Gate>,
     /// The security groups.
     pub groups: Vec<String>,
     /// The prefix list, where there is one.
@@ -80,6 +89,7 @@ impl Clouds {
             seed: script.seed,
             subscriptions: vec![(SUBSCRIPTION.to_owned(), "Shop".to_owned())],
             operation_duration: Duration::from_millis(script.operation_ms),
+            firewall_duration: Duration::from_millis(plan_of(script).map_or(0, |plan| plan.write_ms)),
             ..ArmOptions::default()
         })
         .await
@@ -135,22 +145,37 @@ impl Clouds {
             &network,
             json!({ "location": "westeurope", "properties": { "addressSpace": space } }),
         )?;
-        let mut subnets = Vec::new();
+        let table = plan_of(script).map(|_| gate::routes(&fleet)).transpose()?;
         for (number, nsg) in plan.subnets.iter().enumerate() {
             let id = format!("{network}/subnets/s{number}");
             let mut properties = json!({
                 "addressPrefixes": [format!("10.20.{number}.0/24"), format!("fd00:20:0:{number}::/64")],
             });
             link(&mut properties, built, *nsg);
+            let routed = plan_of(script).and_then(|plan| plan.routed.get(number));
+            if let (Some(table), Some(true), Some(properties)) = (&table, routed, properties.as_object_mut())
+            {
+                properties.insert("routeTable".to_owned(), json!({ "id": table }));
+            }
             fleet.put(&id, json!({ "properties": properties }))?;
-            subnets.push(id);
+            built.subnets.push(id);
         }
         for (number, machine) in plan.machines.iter().enumerate() {
-            let subnet = subnets.get(machine.subnet).context("a subnet")?;
-            let interface = self.interface(number, machine, subnet, built)?;
+            let subnet = built.subnets.get(machine.subnet).context("a subnet")?.clone();
+            let interface = self.interface(number, machine, &subnet, built)?;
             let tags = json!({ "env": environment(machine.prod) });
             let id = fleet.virtual_machine(&format!("vm-{number}"), &[&interface], &tags)?;
             built.vms.push(id);
+            let shown = fleet.get(&interface)?;
+            let address = shown
+                .pointer("/properties/ipConfigurations/0/properties/privateIPAddress")
+                .and_then(Value::as_str);
+            built
+                .addresses
+                .push(address.context("an interface without an address")?.to_owned());
+        }
+        if let (Some(plan), Some(table)) = (plan_of(script), table) {
+            built.gate = Some(gate::build(&fleet, plan, &network, table, &built.addresses)?);
         }
         Ok(())
     }
@@ -274,6 +299,10 @@ fn essence(value: &Value) -> Value {
         }
         other => other.clone(),
     }
+}
+
+const fn plan_of(script: &Script) -> Option<&FirewallPlan> {
+    script.firewall.as_ref()
 }
 
 /// The tag `env`.

@@ -1,6 +1,8 @@
 //! Edits behind Postern's back: made to the clouds that it guards and, where they concern what is not ours, to the
 //! twins.
 
+mod firewall;
+
 use anyhow::Context as _;
 use chrono::{DateTime, TimeDelta, Utc};
 use postern::demo::fleet::{ACCOUNT, REGION};
@@ -66,6 +68,7 @@ pub fn make(
             real.arm.fleet().delete(id)?;
             Ok(format!("{id} (ours) deleted"))
         }
+        Edit::Firewall(edit) => firewall::make(edit, real, twin),
         Edit::Retag(machine, prod) => retag(*machine, *prod, script, real, twin),
         Edit::Delete(machine) => {
             let id = real.built.machine(*machine).context("no machine")?;

@@ -4,197 +4,28 @@
 //! the foreign rules alone would have at some time of the run (so that nothing left of a displaced rule, and no copy,
 //! opens anything)? And where a packet gets in only through our grants' rules: was a grant live that covers it?
 
+mod cut;
+mod docket;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
 };
 
 use chrono::{DateTime, Utc};
-use ipnet::IpNet;
-use postern_api::grant::Grant;
-use postern_core::{inventory::MARK_TAG, net::Ports};
+use cut::{Writers, cut, is_firewall, with_bare_firewalls, without_nsg_rules, without_ours_at_firewalls};
+pub use docket::{Docket, Times};
 use postern_sim::{
     arm::ArmJudge,
     ec2::GroupJudge,
     truth::{Change, Judge, Probe, Protocol, Truth, World},
 };
-use serde_json::Value;
 
 use crate::{
     clouds::is_foreign,
-    edit::MARK,
-    lag::Disturbances,
     script::{PORTS, SOURCES},
-    trail::{Skew, Violation},
+    trail::Violation,
 };
-
-/// When a grant's rules may stand.
-#[derive(Debug, Clone)]
-struct Live {
-    id: String,
-    machine: String,
-    ports: Vec<Ports>,
-    sources: Vec<IpNet>,
-    from: DateTime<Utc>,
-    to: DateTime<Utc>,
-}
-
-/// What packets are judged by.
-#[derive(Debug)]
-pub struct Docket {
-    grants: Vec<Live>,
-}
-
-impl Docket {
-    /// From the grants as they stand at the end. `lag` is how long a describe of the cloud may lag behind: until then
-    /// a reading may have confirmed what is not yet so.
-    pub fn new(
-        grants: &[Grant],
-        skew: Skew,
-        disturbances: &Disturbances,
-        lag: chrono::TimeDelta,
-    ) -> anyhow::Result<Self> {
-        let mut live = Vec::new();
-        for grant in grants {
-            let closing = grant
-                .ended_at
-                .map(|ended| disturbances.deadline(skew.latest(ended)));
-            let confirmed = grant.closed_at.map(|closed| skew.latest(closed) + lag);
-            let to = [closing, confirmed].into_iter().flatten().min();
-            live.push(Live {
-                id: grant.id.clone(),
-                machine: grant.machine.clone(),
-                ports: grant
-                    .ports
-                    .iter()
-                    .map(|ports| ports.parse())
-                    .collect::<Result<_, _>>()?,
-                sources: grant
-                    .sources
-                    .iter()
-                    .map(|source| source.parse())
-                    .collect::<Result<_, _>>()?,
-                from: skew.earliest(grant.created_at),
-                to: to.unwrap_or(DateTime::<Utc>::MAX_UTC),
-            });
-        }
-        Ok(Self { grants: live })
-    }
-
-    /// Whether a grant covers the packet at an instant.
-    fn covers(&self, probe: &Probe, at: DateTime<Utc>) -> bool {
-        self.grants.iter().any(|grant| {
-            grant.from <= at
-                && at < grant.to
-                && grant.machine.eq_ignore_ascii_case(&probe.machine)
-                && grant
-                    .ports
-                    .iter()
-                    .any(|ports| ports.first() <= probe.port && probe.port <= ports.last())
-                && grant.sources.iter().any(|source| source.contains(&probe.source))
-        })
-    }
-
-    /// The grants on the packet's machine, in words.
-    fn about(&self, probe: &Probe) -> Vec<String> {
-        self.grants
-            .iter()
-            .filter(|grant| grant.machine.eq_ignore_ascii_case(&probe.machine))
-            .map(|grant| {
-                let Live {
-                    id,
-                    ports,
-                    sources,
-                    from,
-                    to,
-                    ..
-                } = grant;
-                format!("{id} for {ports:?} from {sources:?}, {from} to {to}")
-            })
-            .collect()
-    }
-}
-
-/// Who last wrote each rule: ARM's rules are resources of their own, EC2's are parts of a group.
-#[derive(Default)]
-struct Writers {
-    foreign: BTreeSet<String>,
-}
-
-impl Writers {
-    fn note(&mut self, change: &Change) {
-        let foreign = is_foreign(&change.caller);
-        let mut wrote = |key: String| {
-            if foreign {
-                self.foreign.insert(key);
-            } else {
-                self.foreign.remove(&key);
-            }
-        };
-        if change.cloud == "azure" {
-            // What is only asked for, such as a deletion under way, is not written yet.
-            if change.before.as_ref().map(in_force) != change.after.as_ref().map(in_force) {
-                wrote(change.resource.clone());
-            }
-            return;
-        }
-        let before = rules(change.before.as_ref());
-        for (id, rule) in rules(change.after.as_ref()) {
-            if before.get(id) != Some(&rule) {
-                wrote(id.to_owned());
-            }
-        }
-    }
-}
-
-fn rules(group: Option<&Value>) -> BTreeMap<&str, &Value> {
-    group
-        .and_then(|group| group.get("rules")?.as_array())
-        .into_iter()
-        .flatten()
-        .filter_map(|rule| Some((rule.get("id")?.as_str()?, rule)))
-        .collect()
-}
-
-/// A state without the allowing rules of ours; with `edited`, also without those of ours that somebody edited since.
-fn cut(world: &World, writers: &Writers, edited: bool) -> World {
-    let taken = |key: &str| edited || !writers.foreign.contains(key);
-    world
-        .iter()
-        .filter_map(|(key, value)| {
-            if is_our_allow(value) {
-                return (!taken(key)).then(|| (key.clone(), value.clone()));
-            }
-            if !is_holder(value) {
-                return Some((key.clone(), value.clone()));
-            }
-            let mut group = value.clone();
-            if let Some(rules) = group.get_mut("rules").and_then(Value::as_array_mut) {
-                rules.retain(|rule| !rule.get("id").and_then(Value::as_str).is_some_and(taken));
-            }
-            Some((key.clone(), group))
-        })
-        .collect()
-}
-
-/// An NSG rule in force that carries our mark and allows.
-fn is_our_allow(value: &Value) -> bool {
-    let text = |member: &str| in_force(value).and_then(|rule| rule.get(member)?.as_str());
-    text("description").is_some_and(|text| text.starts_with(MARK))
-        && text("access").is_some_and(|access| access.eq_ignore_ascii_case("allow"))
-}
-
-fn in_force(value: &Value) -> Option<&Value> {
-    value.get("inForce").or_else(|| value.get("properties"))
-}
-
-/// A security group of ours that holds grants' rules.
-fn is_holder(value: &Value) -> bool {
-    value
-        .get("tags")
-        .and_then(|tags| tags.get(MARK_TAG)?.as_str())
-        .is_some_and(|mark| mark == format!("{MARK}holder"))
-}
 
 /// One cloud's logs: of the simulator that Postern guards, and of its twin.
 pub struct Logs<'a> {
@@ -237,6 +68,7 @@ fn judge(logs: &Logs<'_>, docket: &Docket, inner: &dyn Judge) -> Vec<Violation> 
     let probes = probes(logs.machines);
     let ever = ever_let_in(logs.twin, &probes, inner);
     let (mut world, mut writers) = (World::new(), Writers::default());
+    let mut others = OthersAtFirewalls::default();
     let mut violations = Vec::new();
     let mut told = BTreeSet::new();
     let changes = logs.real.all();
@@ -247,10 +79,12 @@ fn judge(logs: &Logs<'_>, docket: &Docket, inner: &dyn Judge) -> Vec<Violation> 
             None => world.remove(&change.resource),
         };
         writers.note(change);
+        others.stale |= others.concerns(&change.resource);
         // Changes at the same instant are one.
         if changes.peek().is_some_and(|next| next.at == change.at) || is_building(change) {
             continue;
         }
+        others.look(&world, &writers, &probes, inner, change.at);
         let (bare, without) = (cut(&world, &writers, true), cut(&world, &writers, false));
         let granted = without != world;
         for (number, probe) in probes.iter().enumerate() {
@@ -275,8 +109,14 @@ fn judge(logs: &Logs<'_>, docket: &Docket, inner: &dyn Judge) -> Vec<Violation> 
             }
             // Open from here until the next state: both ends must be covered.
             let until = changes.peek().map_or(change.at, |next| next.at);
+            // Where it gets in past every firewall too, no rule there excuses it.
+            let since = others
+                .since
+                .get(&number)
+                .copied()
+                .filter(|_| !inner.allows(&with_bare_firewalls(&world), probe));
             for at in [change.at, until] {
-                if !docket.covers(probe, at) {
+                if !docket.covers(probe, at) && !since.is_some_and(|since| docket.stood(probe, since, at)) {
                     note(
                         1,
                         format!(
@@ -294,6 +134,47 @@ fn judge(logs: &Logs<'_>, docket: &Docket, inner: &dyn Judge) -> Vec<Violation> 
         }
     }
     violations
+}
+
+/// What others' rules at firewalls lead to a machine's port.
+///
+/// Behind a translating rule an NSG sees the firewall, not the client. So where somebody makes a rule there while a
+/// grant on the port is open, or widens ours, theirs and the NSG's allow of ours let others in. That is said of the
+/// product (`foreign_rule_opens`), and reported by it; a grant that comes after such a rule is refused, and is judged
+/// as everywhere.
+#[derive(Debug, Default)]
+struct OthersAtFirewalls {
+    /// Since when, by the packet's number.
+    since: BTreeMap<usize, DateTime<Utc>>,
+    stale: bool,
+}
+
+impl OthersAtFirewalls {
+    /// Whether a change of the resource may change what a firewall does with packets, or who stands behind it.
+    fn concerns(&self, resource: &str) -> bool {
+        is_firewall(resource) || !self.since.is_empty() || resource.contains("/subnets/")
+    }
+
+    fn look(
+        &mut self,
+        world: &World,
+        writers: &Writers,
+        probes: &[Probe],
+        inner: &dyn Judge,
+        at: DateTime<Utc>,
+    ) {
+        if !std::mem::take(&mut self.stale) || !world.keys().any(|key| is_firewall(key)) {
+            return;
+        }
+        let theirs = without_nsg_rules(&without_ours_at_firewalls(world, writers));
+        for (number, probe) in probes.iter().enumerate() {
+            if inner.allows(&theirs, probe) {
+                self.since.entry(number).or_insert(at);
+            } else {
+                self.since.remove(&number);
+            }
+        }
+    }
 }
 
 /// Fleets are built before anybody guards them.
@@ -324,10 +205,13 @@ fn ever_let_in(twin: &Truth, probes: &[Probe], inner: &dyn Judge) -> BTreeSet<us
 #[cfg(test)]
 mod tests {
     use chrono::TimeDelta;
+    use postern_api::grant::Grant;
+    use postern_core::inventory::MARK_TAG;
     use postern_sim::truth::Entry;
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
+    use crate::{edit::MARK, lag::Disturbances, trail::Skew};
 
     const MACHINE: &str = "arn:aws:ec2:eu-west-1:111122223333:instance/i-1";
     const BASE: &str = "arn:aws:ec2:eu-west-1:111122223333:";
@@ -405,13 +289,13 @@ mod tests {
             "ended_at": at(ended), "hops": [],
         }))
         .unwrap();
-        Docket::new(
-            &[grant],
-            Skew::of([0, 0]),
-            &Disturbances::default(),
-            TimeDelta::zero(),
-        )
-        .unwrap()
+        let times = Times {
+            skew: Skew::of([0, 0]),
+            disturbances: &Disturbances::default(),
+            lag: TimeDelta::zero(),
+            firewall: TimeDelta::zero(),
+        };
+        Docket::new(&[grant], &[], &times).unwrap()
     }
 
     fn judged(log: &Truth, docket: &Docket) -> Vec<Violation> {
@@ -450,5 +334,21 @@ mod tests {
         let residual = json!({ "rules": [rule("sgr-2", "198.51.100.0/24")], "tags": {} });
         put(&log, 40, "security-group/sg-1", residual, "postern");
         assert_eq!(judged(&log, &grant(19, 90)).len(), 1);
+    }
+
+    #[test]
+    fn what_somebody_put_into_a_private_copy_is_theirs_and_what_we_put_there_is_ours() {
+        for (caller, found) in [("root", 0), ("postern", 1)] {
+            let log = log(&rule("sgr-1", "203.0.113.7/32"), "postern");
+            let tags = json!({ MARK_TAG: format!("{MARK}copy=sg-1") });
+            let copy = |rules: Value| json!({ "rules": rules, "tags": tags });
+            put(&log, 39, "security-group/sg-3", copy(json!([])), "postern");
+            let groups = json!({ "groups": ["sg-3"] });
+            put(&log, 39, "network-interface/eni-1", groups, "postern");
+            let wide = copy(json!([rule("sgr-3", "198.51.100.0/24")]));
+            put(&log, 40, "security-group/sg-3", wide, caller);
+            // The packet that the copy lets in is one that nobody else's rules ever would.
+            assert_eq!(judged(&log, &grant(19, 90)).len(), found, "{caller}");
+        }
     }
 }

@@ -5,8 +5,12 @@
 //! processes with clocks that differ share one database. The same foreign edits are made to a second pair of
 //! simulators that no Postern guards, the twins: at the end both pairs must stand alike.
 
+pub mod additions;
 pub mod clouds;
+mod draw;
 pub mod edit;
+pub mod gate;
+pub mod isolation;
 pub mod judge;
 pub mod lag;
 pub mod play;
@@ -15,5 +19,6 @@ pub mod run;
 pub mod sabotage;
 pub mod script;
 pub mod server;
+pub mod shapes;
 pub mod template;
 pub mod trail;

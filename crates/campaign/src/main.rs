@@ -11,7 +11,8 @@ use clap::{Args, Parser, Subcommand};
 use futures::StreamExt as _;
 use indicatif::{ProgressBar, ProgressStyle};
 use postern_campaign::{
-    report::{Report, line},
+    additions::{Shape, With},
+    report::{self, Report, line},
     run::{Verdict, run},
     server, template,
 };
@@ -49,6 +50,12 @@ struct CampaignArgs {
     /// Runs of exactly these seeds, instead.
     #[arg(long, value_delimiter = ',', conflicts_with_all = ["seed", "runs"])]
     seeds: Vec<u64>,
+    /// Only these shapes, and in every run; otherwise each seed says which it has.
+    #[arg(long, value_delimiter = ',', conflicts_with = "plain")]
+    with: Vec<Shape>,
+    /// No shapes beside what seeds drew before there were any: a seed that was kept then means the same.
+    #[arg(long)]
+    plain: bool,
     /// How many at the same time; most of a run is waiting.
     #[arg(long, default_value_t = 6)]
     parallel: usize,
@@ -111,6 +118,11 @@ async fn campaign(args: CampaignArgs) -> anyhow::Result<bool> {
     bar.set_style(ProgressStyle::with_template(
         "{bar:40} {pos}/{len} runs, {eta} left, {msg}",
     )?);
+    let with = match (args.plain, args.with.as_slice()) {
+        (true, _) => With::Nothing,
+        (false, []) => With::Drawn,
+        (false, shapes) => With::These(shapes.iter().copied().collect()),
+    };
     let mut report = Report {
         seed: seeds.first().copied().unwrap_or_default(),
         ..Report::default()
@@ -118,9 +130,9 @@ async fn campaign(args: CampaignArgs) -> anyhow::Result<bool> {
     let mut verdicts = futures::stream::iter(seeds)
         .map(|seed| {
             let (home, scratch) = (home.clone(), scratch.clone());
-            let (keep, sabotage) = (args.keep, args.sabotage.clone());
+            let (keep, sabotage, with) = (args.keep, args.sabotage.clone(), with.clone());
             // A task of its own: a run that panics is a finding, and must not end the campaign.
-            let task = tokio::spawn(async move { run(seed, &home, &scratch, keep, sabotage).await });
+            let task = tokio::spawn(async move { run(seed, &with, &home, &scratch, keep, sabotage).await });
             async move { (seed, task.await) }
         })
         .buffer_unordered(args.parallel.max(1));
@@ -140,6 +152,9 @@ async fn campaign(args: CampaignArgs) -> anyhow::Result<bool> {
     std::fs::remove_dir_all(&home)?;
     if report.seeds.is_empty() && !args.keep {
         std::fs::remove_dir_all(&scratch)?;
+    }
+    if !args.json {
+        writeln!(std::io::stdout(), "{}", report::shapes(&report))?;
     }
     writeln!(std::io::stdout(), "{}", serde_json::to_string(&report)?)?;
     Ok(report.seeds.is_empty())

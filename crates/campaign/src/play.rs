@@ -1,26 +1,23 @@
 //! Plays a script: both clouds and their twins, two servers, one database, and whatever befalls them.
 
+mod asking;
+mod config;
+mod rest;
+
 use std::{
+    collections::BTreeSet,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
 
 use anyhow::Context as _;
-use postern::demo::{
-    fleet::{ACCOUNT, CLIENT_ID, CLIENT_SECRET, EXTERNAL_ID, REGION, ROLE_ARN, SUBSCRIPTION},
-    issuer::Issuer,
-    people::{AUDIENCE, ISSUER_NAME},
-};
+use asking::call;
+use config::config;
+use postern::demo::{issuer::Issuer, people::ISSUER_NAME};
 use postern_api::{
-    access_request::{
-        AccessRequest, AccessRequestCreate, AccessRequestCreateQuery, AccessRequestDeny, AccessRequestQuery,
-        AskedTarget,
-    },
-    audit_event::{AuditEvent, AuditEventQuery},
-    client::{Client, ClientError},
-    grant::{Grant, GrantQuery, GrantRevoke},
-    jit_policy::{JitPolicy, JitPolicyQuery, JitPolicyWrite},
+    access_request::AccessRequestDeny,
+    grant::{GrantExtend, GrantRevoke},
     machine::MachineQuery,
     role::RoleAssignmentCreate,
 };
@@ -28,19 +25,16 @@ use postern_core::time::{Clock as _, Instant, RandomIds, SystemClock};
 use postern_localpg::LocalPostgres;
 use postern_sim::{Effect, FaultId, FaultRule, When};
 use secrecy::SecretString;
-use serde_json::{Value, json};
 
 use crate::{
     clouds::{self, Clouds},
     edit,
     lag::Disturbances,
-    script::{Cloud, PolicySpec, ScopeSpec, Script, Step, Strikes, Trouble},
+    script::{Cloud, Edit, Script, Step, Strikes, Trouble},
     server::Server,
-    template,
+    shapes, template,
 };
 
-/// The longest that one call of the API may take; a server that hangs is left for the other.
-const CALL: Duration = Duration::from_secs(4);
 /// How long everything may take to come to rest at the end: attempts are at most a minute apart, says the closing lag
 /// that is published.
 const PATIENCE: Duration = Duration::from_secs(80);
@@ -69,6 +63,8 @@ pub struct Stage {
     begun: Instant,
     /// What happened, line by line.
     pub history: Vec<String>,
+    /// The shapes of the steps that were not refused.
+    pub shapes: BTreeSet<&'static str>,
 }
 
 #[derive(Debug)]
@@ -128,6 +124,7 @@ impl Stage {
             turn: 0,
             begun: now(),
             history: Vec::new(),
+            shapes: BTreeSet::new(),
         };
         for server in &mut stage.servers {
             server.start(None)?;
@@ -190,16 +187,6 @@ impl Stage {
         ));
     }
 
-    /// A client of one of the servers that run, in turn.
-    fn client(&mut self, user: &str) -> anyhow::Result<Client> {
-        self.turn += 1;
-        let turn = self.turn;
-        let mut running: Vec<&mut Server> = self.servers.iter_mut().filter_map(|s| s.runs_now()).collect();
-        let number = turn.checked_rem(running.len()).context("no server runs")?;
-        let server = running.get_mut(number).context("no server runs")?;
-        server.client(&self.issuer, user)
-    }
-
     /// Plays every step.
     pub async fn play(&mut self) {
         for (number, (after, step)) in self.script.steps.clone().into_iter().enumerate() {
@@ -207,7 +194,10 @@ impl Stage {
             self.age_faults();
             let result = self.step(number, &step).await;
             let outcome = match result {
-                Ok(said) => said,
+                Ok(said) => {
+                    self.shapes.extend(shapes::of_step(&step));
+                    said
+                }
                 Err(error) => format!("no: {error:#}"),
             };
             self.say(format!("{number}. {step:?} -> {outcome}"));
@@ -242,8 +232,9 @@ impl Stage {
                 ports,
                 sources,
                 seconds,
+                starts_in_ms,
             } => {
-                let request = self.request(machines, ports, sources, *seconds)?;
+                let request = self.request(machines, ports, sources, *seconds, *starts_in_ms)?;
                 let made = self.ask(number, &request).await?;
                 Ok(format!(
                     "{} {} {:?}",
@@ -275,6 +266,18 @@ impl Stage {
                 call(client.revoke_grant(&grant.id, None, &GrantRevoke::default())).await?;
                 Ok(grant.id.clone())
             }
+            Step::Extend(nth, seconds) => {
+                let mut grants = self.grants().await?;
+                grants.retain(|grant| grant.status == "open");
+                let grant = pick(&grants, *nth)?;
+                let extend = GrantExtend {
+                    duration_seconds: *seconds,
+                    reason: "it takes longer".to_owned(),
+                };
+                let made = call(self.client("ada")?.extend_grant(&grant.id, None, &extend)).await?;
+                Ok(format!("{} {} {}", grant.id, made.id, made.status))
+            }
+            Step::Edit(edit @ Edit::Firewall(_)) => self.edit_firewall(edit).await,
             Step::Edit(edit) => edit::make(edit, &self.script, &self.real, &self.twin, &mut self.contested),
             Step::Fault {
                 cloud,
@@ -306,6 +309,19 @@ impl Stage {
                 Ok("on".to_owned())
             }
             other => self.misfortune(other).await,
+        }
+    }
+
+    /// While the firewall is written nobody else may, and there may be nothing of ours yet: whoever wants to edit
+    /// there tries again for a while.
+    async fn edit_firewall(&mut self, edit: &Edit) -> anyhow::Result<String> {
+        let deadline = tokio::time::Instant::now() + Duration::from_millis(2500);
+        loop {
+            let made = edit::make(edit, &self.script, &self.real, &self.twin, &mut self.contested);
+            if made.is_ok() || tokio::time::Instant::now() >= deadline {
+                return made;
+            }
+            tokio::time::sleep(Duration::from_millis(60)).await;
         }
     }
 
@@ -368,150 +384,6 @@ impl Stage {
         self.servers.get_mut(which).context("there are two servers")
     }
 
-    fn policy(&mut self, spec: &PolicySpec) -> anyhow::Result<JitPolicyWrite> {
-        self.policies += 1;
-        let built = &self.real.built;
-        let scope = match spec.scope {
-            ScopeSpec::All => "/".to_owned(),
-            ScopeSpec::Azure => format!("/azure/{SUBSCRIPTION}"),
-            ScopeSpec::Aws => format!("/aws/{ACCOUNT}/{REGION}"),
-            ScopeSpec::Machine(number) => {
-                let machine: postern_core::machine::MachineId =
-                    built.machine(number).context("no machine")?.parse()?;
-                machine.scope().to_string()
-            }
-        };
-        let guards: Vec<Value> = spec
-            .guards
-            .iter()
-            .map(|ports| {
-                json!({
-                    "ports": ports,
-                    "allowed_sources": ["203.0.113.0/24", "2001:db8:1::/48"],
-                    "max_duration_seconds": 3600,
-                })
-            })
-            .collect();
-        let tags = if spec.prod_only {
-            json!({ "env": "prod" })
-        } else {
-            json!({})
-        };
-        let mut policy = json!({
-            "name": format!("policy {}", self.policies),
-            "scope": scope, "tags": tags, "guards": guards, "approval": spec.approval,
-            "lockdown": spec.lockdown, "shared_groups": spec.shared_groups,
-        });
-        // Words that this build does not know yet give way to the nearest that it knows.
-        if let Ok(policy) = serde_json::from_value(policy.clone()) {
-            return Ok(policy);
-        }
-        for (member, word) in [("lockdown", "strict"), ("shared_groups", "revoke")] {
-            if let Some(policy) = policy.as_object_mut() {
-                policy.insert(member.to_owned(), json!(word));
-            }
-            if let Ok(policy) = serde_json::from_value(policy.clone()) {
-                return Ok(policy);
-            }
-        }
-        Ok(serde_json::from_value(policy)?)
-    }
-
-    fn request(
-        &self,
-        machines: &[usize],
-        ports: &[&str],
-        sources: &[&str],
-        seconds: i64,
-    ) -> anyhow::Result<AccessRequestCreate> {
-        let strings = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
-        let target = |number: &usize| {
-            Ok(AskedTarget {
-                machine: self.real.built.machine(*number).context("no machine")?.to_owned(),
-                ports: strings(ports),
-                sources: Some(strings(sources)),
-            })
-        };
-        Ok(AccessRequestCreate {
-            targets: machines.iter().map(target).collect::<anyhow::Result<_>>()?,
-            duration_seconds: seconds,
-            reason: "the disk is full".to_owned(),
-            ticket: None,
-            starts_at: None,
-            mode: Some(postern_api::access_request::Mode::BestEffort),
-        })
-    }
-
-    /// Asks, and where no answer comes asks the same once more, of whoever is next.
-    async fn ask(&mut self, number: usize, request: &AccessRequestCreate) -> anyhow::Result<AccessRequest> {
-        let key = format!("step-{number}");
-        let query = AccessRequestCreateQuery::default();
-        let first = call(
-            self.client("ada")?
-                .create_access_request(Some(&key), &query, request),
-        )
-        .await;
-        match first {
-            Err(Failed::Client(ClientError::Problem(problem))) => Err(ClientError::Problem(problem).into()),
-            Err(_) => Ok(call(
-                self.client("ada")?
-                    .create_access_request(Some(&key), &query, request),
-            )
-            .await?),
-            Ok(made) => Ok(made),
-        }
-    }
-
-    async fn list_policies(&mut self) -> anyhow::Result<Vec<JitPolicy>> {
-        let client = self.client("olga")?;
-        Ok(call(client.jit_policies(&JitPolicyQuery::default())).await?.items)
-    }
-
-    async fn pending(&mut self) -> anyhow::Result<Vec<AccessRequest>> {
-        let query = AccessRequestQuery {
-            status: Some("pending".to_owned()),
-            ..AccessRequestQuery::default()
-        };
-        Ok(call(self.client("olga")?.access_requests(&query)).await?.items)
-    }
-
-    /// Every grant.
-    pub async fn grants(&mut self) -> anyhow::Result<Vec<Grant>> {
-        let client = self.client("olga")?;
-        let mut grants = Vec::new();
-        let mut query = GrantQuery {
-            limit: Some(200),
-            ..GrantQuery::default()
-        };
-        loop {
-            let page = call(client.grants(&query)).await?;
-            grants.extend(page.items);
-            match page.next_cursor {
-                Some(cursor) => query.cursor = Some(cursor),
-                None => return Ok(grants),
-            }
-        }
-    }
-
-    /// Every audit event, oldest first.
-    pub async fn audit_log(&mut self) -> anyhow::Result<Vec<AuditEvent>> {
-        let client = self.client("olga")?;
-        let mut events = Vec::new();
-        let mut query = AuditEventQuery {
-            order: Some("asc".to_owned()),
-            limit: Some(200),
-            ..AuditEventQuery::default()
-        };
-        loop {
-            let page = call(client.audit_events(&query)).await?;
-            events.extend(page.items);
-            match page.next_cursor {
-                Some(cursor) => query.cursor = Some(cursor),
-                None => return Ok(events),
-            }
-        }
-    }
-
     fn break_calls(&mut self, number: usize, cloud: Cloud, completions: bool, rule: FaultRule, steps: u32) {
         let faults = match (cloud, completions) {
             (Cloud::Azure, true) => self.real.arm.completions(),
@@ -551,120 +423,6 @@ impl Stage {
         }
     }
 
-    /// Lifts the faults, brings both servers up, ends everything, and waits until nothing is left to do. What is
-    /// still to do when patience ends is the answer.
-    pub async fn come_to_rest(&mut self) -> Vec<String> {
-        self.lift(|_| true);
-        self.say("the faults are lifted");
-        let deadline = tokio::time::Instant::now() + self.patience;
-        let mut run_out = self.script.run_out;
-        let mut since_quiet: Option<tokio::time::Instant> = None;
-        loop {
-            let left = match self.what_is_left(&mut run_out).await {
-                Ok(left) => left,
-                Err(error) => vec![format!("no answer: {error:#}")],
-            };
-            if left.is_empty() {
-                self.say("all is at rest");
-                return left;
-            }
-            // Nothing due and nothing under way, and still not as it was: nobody will do anything about it.
-            let idle = postern_store::testing::is_quiet(&self.database).await
-                && left.iter().all(|left| left.starts_with("rules:"));
-            if idle
-                && edit::concede(&self.real, &self.twin, &mut self.contested).unwrap_or_else(|error| {
-                    self.say(format!("the twin cannot be changed: {error:#}"));
-                    false
-                })
-            {
-                self.say("what Postern undid without knowing stays undone");
-                continue;
-            }
-            let time = tokio::time::Instant::now();
-            since_quiet = idle.then(|| since_quiet.unwrap_or(time));
-            if time >= deadline || since_quiet.is_some_and(|since| time - since > Duration::from_secs(8)) {
-                self.say(format!("not at rest: {left:?}"));
-                return left;
-            }
-            tokio::time::sleep(Duration::from_millis(150)).await;
-        }
-    }
-
-    async fn what_is_left(&mut self, run_out: &mut bool) -> anyhow::Result<Vec<String>> {
-        for which in 0..2 {
-            let server = self.server(which)?;
-            if !server.runs() || server.doomed {
-                server.kill().await?;
-                server.start(None)?;
-                // The next look tries again.
-                anyhow::ensure!(
-                    server.ready(Duration::from_secs(20)).await,
-                    "a server does not start"
-                );
-                self.disturbances.end(&down(which), now());
-                self.say(format!("server {which} is up"));
-            }
-        }
-        if std::mem::take(run_out) {
-            // Those that would last for an hour are revoked, the others run out.
-            for grant in self.grants().await? {
-                if grant.duration_seconds > 60 && matches!(grant.status.as_str(), "opening" | "open") {
-                    let client = self.client("olga")?;
-                    call(client.revoke_grant(&grant.id, None, &GrantRevoke::default())).await?;
-                }
-            }
-            self.say("grants run out");
-            let deadline = tokio::time::Instant::now() + Duration::from_secs(14);
-            while tokio::time::Instant::now() < deadline
-                && self
-                    .grants()
-                    .await?
-                    .iter()
-                    .any(|grant| grant.status == "open" || grant.status == "closing")
-            {
-                tokio::time::sleep(Duration::from_millis(300)).await;
-            }
-        }
-        for policy in self.list_policies().await? {
-            let client = self.client("olga")?;
-            call(client.delete_jit_policy(&policy.id, policy.version)).await?;
-            self.say(format!("{} deleted", policy.id));
-        }
-        let mut left: Vec<String> = self
-            .grants()
-            .await?
-            .into_iter()
-            .filter(|grant| grant.status != "closed")
-            .map(|grant| format!("grant: {} is {}", grant.id, grant.status))
-            .collect();
-        left.extend(
-            clouds::difference(&self.twin.rules(), &self.real.rules())
-                .into_iter()
-                .map(|difference| format!("rules: {difference}")),
-        );
-        if left.is_empty() {
-            let open = self.intents_without_outcome().await?;
-            if open > 0 {
-                left.push(format!("intents: {open} without outcome"));
-            }
-        }
-        if left.is_empty() && !postern_store::testing::is_quiet(&self.database).await {
-            left.push("points: due or leased".to_owned());
-        }
-        Ok(left)
-    }
-
-    async fn intents_without_outcome(&mut self) -> anyhow::Result<usize> {
-        let events = self.audit_log().await?;
-        let count = |intended: bool| {
-            let of = |event: &&AuditEvent| {
-                event.action == "change.apply" && (event.outcome == "intended") == intended
-            };
-            events.iter().filter(of).count()
-        };
-        Ok(count(true).saturating_sub(count(false)))
-    }
-
     /// Stops the servers; the clouds stay as they are.
     pub async fn strike(&mut self) {
         for server in &mut self.servers {
@@ -676,31 +434,6 @@ impl Stage {
 
 fn down(which: usize) -> String {
     format!("server {which}")
-}
-
-/// Why a call gave nothing.
-#[derive(Debug)]
-enum Failed {
-    Client(ClientError),
-    TooLate,
-}
-
-impl std::fmt::Display for Failed {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Client(error) => error.fmt(f),
-            Self::TooLate => write!(f, "no answer within {CALL:?}"),
-        }
-    }
-}
-
-impl std::error::Error for Failed {}
-
-async fn call<T>(asked: impl Future<Output = Result<T, ClientError>>) -> Result<T, Failed> {
-    tokio::time::timeout(CALL, asked)
-        .await
-        .map_err(|_| Failed::TooLate)?
-        .map_err(Failed::Client)
 }
 
 fn pick<T>(items: &[T], number: usize) -> anyhow::Result<&T> {
@@ -736,60 +469,6 @@ fn effect(cloud: Cloud, trouble: Trouble) -> Effect {
         (Trouble::ResetBefore, _) => Effect::ResetBefore,
         (Trouble::ResetAfter, _) => Effect::ResetAfter,
     }
-}
-
-fn config(database: &str, issuer: &Issuer, clouds: &Clouds) -> String {
-    format!(
-        r#"
-[installation]
-name = "test"
-[listen]
-address = "127.0.0.1:{{port}}"
-[database]
-url = "{database}"
-max_connections = 8
-[[issuers]]
-name = "{ISSUER_NAME}"
-issuer = "{issuer}"
-loopback_http = true
-audiences = ["{AUDIENCE}"]
-algorithms = ["EdDSA"]
-[azure]
-subscriptions = ["{SUBSCRIPTION}"]
-endpoint = "{arm}"
-authority = "{arm}"
-change_timeout_seconds = 2
-[azure.credential]
-kind = "client_secret"
-tenant_id = "{tenant}"
-client_id = "{CLIENT_ID}"
-client_secret = "{CLIENT_SECRET}"
-[aws]
-regions = ["{REGION}"]
-endpoint = "{ec2}"
-change_timeout_seconds = 2
-describe_lag_seconds = 1
-[[aws.accounts]]
-id = "{ACCOUNT}"
-role_arn = "{ROLE_ARN}"
-external_id = "{EXTERNAL_ID}"
-[limits]
-requests_per_second = 10000
-request_burst = 10000
-[engine]
-lease_seconds = 1
-discovery_interval_seconds = 1
-drift_interval_seconds = 1
-[bootstrap]
-owners = ["user:{ISSUER_NAME}/olga"]
-[logging]
-filter = "info,postern_engine=debug"
-"#,
-        issuer = issuer.url(),
-        arm = clouds.arm.url(),
-        tenant = clouds.arm.tenant(),
-        ec2 = clouds.ec2.url(),
-    )
 }
 
 /// Where a run's files are.

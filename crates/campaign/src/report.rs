@@ -1,5 +1,7 @@
 //! What a campaign came to.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 
 use crate::run::Verdict;
@@ -25,6 +27,8 @@ pub struct Report {
     pub writes: usize,
     /// How many calls met a fault.
     pub struck: u64,
+    /// How many runs had each shape.
+    pub shapes: BTreeMap<String, usize>,
 }
 
 impl Report {
@@ -35,6 +39,9 @@ impl Report {
         self.opened += verdict.opened;
         self.writes += verdict.writes;
         self.struck += verdict.struck;
+        for shape in &verdict.shapes {
+            *self.shapes.entry((*shape).to_owned()).or_default() += 1;
+        }
         if verdict.violations.is_empty() {
             self.sound += 1;
             return;
@@ -47,6 +54,17 @@ impl Report {
             }
         }
     }
+}
+
+/// How many runs had each shape, one in a line.
+pub fn shapes(report: &Report) -> String {
+    let width = report.shapes.keys().map(String::len).max().unwrap_or_default();
+    report
+        .shapes
+        .iter()
+        .map(|(shape, count)| format!("{shape:<width$}  {count:>5} of {} runs", report.runs))
+        .collect::<Vec<_>>()
+        .join("\n")
 }
 
 /// One run in one line.

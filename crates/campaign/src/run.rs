@@ -1,6 +1,6 @@
 //! One run from its seed to its verdict.
 
-use std::{path::Path, time::Duration};
+use std::{collections::BTreeSet, path::Path, time::Duration};
 
 use anyhow::Context as _;
 use chrono::TimeDelta;
@@ -8,9 +8,12 @@ use serde::Serialize;
 use serde_json::json;
 
 use crate::{
-    judge::{self, Docket, Logs},
+    additions::With,
+    isolation,
+    judge::{self, Docket, Logs, Times},
     play::{Stage, directory},
     script::Script,
+    shapes,
     trail::{self, Skew, Violation},
 };
 
@@ -34,6 +37,8 @@ pub struct Verdict {
     pub writes: usize,
     /// How many calls met a fault.
     pub struck: u64,
+    /// Which shapes it had.
+    pub shapes: BTreeSet<&'static str>,
 }
 
 impl Verdict {
@@ -47,6 +52,7 @@ impl Verdict {
             opened: 0,
             writes: 0,
             struck: 0,
+            shapes: BTreeSet::new(),
         }
     }
 
@@ -63,15 +69,17 @@ impl Verdict {
 /// Makes one run. Its files stay in `scratch` when something was broken, or with `keep`.
 pub async fn run(
     seed: u64,
+    with: &With,
     template: &Path,
     scratch: &Path,
     keep: bool,
     sabotage: Option<String>,
 ) -> Verdict {
     let begun = std::time::Instant::now();
-    let script = Script::draw(seed);
+    let script = Script::draw(seed, with);
     let directory = directory(scratch, seed);
     let mut verdict = Verdict::new(seed);
+    verdict.shapes = shapes::drawn(&script);
     let played =
         tokio::time::timeout(HARD, play(&script, template, &directory, sabotage, &mut verdict)).await;
     match played {
@@ -107,13 +115,21 @@ async fn play(
     write("script.json", serde_json::to_string_pretty(script)?)?;
     let mut stage = Stage::set(script, template, directory, sabotage).await?;
     stage.play().await;
+    verdict.shapes.extend(&stage.shapes);
     let left = stage.come_to_rest().await;
     let (grants, events) = (stage.grants().await?, stage.audit_log().await?);
+    let requests = stage.requests().await?;
     stage.strike().await;
 
     let skew = Skew::of(script.skew_ms);
-    let lag = TimeDelta::milliseconds(i64::try_from(script.describe_lag_ms + script.operation_ms)? + 50);
-    let docket = Docket::new(&grants, skew, &stage.disturbances, lag)?;
+    let milliseconds = |millis: u64| i64::try_from(millis).map(TimeDelta::milliseconds);
+    let times = Times {
+        skew,
+        disturbances: &stage.disturbances,
+        lag: milliseconds(script.describe_lag_ms + script.operation_ms + 50)?,
+        firewall: milliseconds(script.firewall.as_ref().map_or(0, |plan| plan.write_ms))?,
+    };
+    let docket = Docket::new(&grants, &requests, &times)?;
     let (arm, ec2) = (stage.real.arm.truth(), stage.real.ec2.truth());
     let mut violations: Vec<Violation> = left
         .into_iter()
@@ -148,6 +164,12 @@ async fn play(
     violations.extend(trail::decisions_name_what_decided(&events));
     violations.extend(trail::grants_were_decided(&grants, &events));
     violations.extend(trail::grants_closed(&grants));
+    violations.extend(isolation::others_are_left_alone(
+        script,
+        &stage.real.built.instances,
+        &changes,
+    ));
+    verdict.shapes.extend(shapes::happened(&grants, &changes));
 
     verdict.grants = grants.len();
     verdict.opened = grants.iter().filter(|grant| grant.opened_at.is_some()).count();

@@ -130,10 +130,18 @@ fn concerns(point: &str, change: &Change) -> bool {
     }
     let resource = change.resource.to_ascii_lowercase();
     let mut parts = resource.trim_start_matches('/').split('/');
-    let (Some(subscription), Some(group), Some(name)) = (parts.nth(1), parts.nth(1), parts.nth(3)) else {
+    let (Some(subscription), Some(group), Some(kind), Some(name)) =
+        (parts.nth(1), parts.nth(1), parts.nth(2), parts.next())
+    else {
         return false;
     };
-    point.to_ascii_lowercase() == format!("azure:nsg:{subscription}/{group}/{name}")
+    let kind = match kind {
+        "networksecuritygroups" => "nsg",
+        "azurefirewalls" => "firewall",
+        "firewallpolicies" => "firewall-policy",
+        _ => return false,
+    };
+    point.to_ascii_lowercase() == format!("azure:{kind}:{subscription}/{group}/{name}")
 }
 
 /// Invariant 4: every decision names what decided it.
@@ -215,6 +223,7 @@ mod tests {
     const US: &str = postern::demo::fleet::CLIENT_ID;
     const NSG: &str = "/subscriptions/s/resourcegroups/g/providers/microsoft.network/networksecuritygroups/a";
     const RULE: &str = "/subscriptions/s/resourcegroups/g/providers/microsoft.network/networksecuritygroups/a/securityrules/r";
+    const GROUP: &str = "/subscriptions/s/resourcegroups/g/providers/microsoft.network/firewallpolicies/a/rulecollectiongroups/r";
     const OTHER: &str =
         "/subscriptions/s/resourcegroups/g/providers/microsoft.network/networksecuritygroups/b";
 
@@ -235,6 +244,14 @@ mod tests {
         for (second, resource) in [(9, NSG), (13, NSG), (11, OTHER)] {
             assert_eq!(of(change(second, resource, US)).len(), 1, "{second} {resource}");
         }
+    }
+
+    #[test]
+    fn a_write_at_a_policys_group_belongs_to_the_policys_point_alone() {
+        let write = change(11, GROUP, US);
+        assert!(concerns("azure:firewall-policy:s/g/a", &write));
+        assert!(!concerns("azure:firewall:s/g/a", &write));
+        assert!(!concerns("azure:nsg:s/g/a", &write));
     }
 
     #[test]
