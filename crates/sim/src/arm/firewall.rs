@@ -11,8 +11,8 @@
 //! from memory). The other codes here are made up in the provider's manner: the refusal is documented, its code
 //! was not found.
 //!
-//! Not modelled: secured hubs, IP groups (kept, they hold no address), base policies (kept), application rules
-//! (kept), FQDNs.
+//! Not modelled: secured hubs, IP groups (kept, they hold no address), base policies (kept), FQDNs but
+//! `*` in application rules.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;

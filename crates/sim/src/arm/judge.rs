@@ -20,7 +20,7 @@ use serde_json::{Map, Value};
 use super::check::address_space;
 use super::default_rule;
 use super::id::{ChildKind, Id};
-use super::path::{self, Firewall};
+use super::path::{self, Firewall, Passing};
 use super::routing;
 use super::rule;
 use super::service_tag;
@@ -208,15 +208,27 @@ fn reaches(
     let between = firewalls
         .iter()
         .find(|firewall| Some(firewall.private) == way_back);
-    let direct = destination.is_ipv4() == probe.source.is_ipv4()
-        && between.is_none_or(|firewall| {
-            if is_private(probe.source) {
-                firewall.routes(probe.source, destination, probe.port, probe.protocol)
-            } else {
-                at(address, &["publicIPAddress", "id"]).is_some()
+    let from = |firewall: &Firewall<'_>| {
+        firewall.instances().into_iter().any(|source| {
+            Packet {
+                source,
+                ..packet.clone()
             }
+            .passes_all()
         })
-        && packet.passes_all();
+    };
+    let direct = destination.is_ipv4() == probe.source.is_ipv4()
+        && match between {
+            None => packet.passes_all(),
+            Some(firewall) if is_private(probe.source) => {
+                match firewall.routes(probe.source, destination, probe.port, probe.protocol) {
+                    Some(Passing::Seen) => packet.passes_all(),
+                    Some(Passing::Hidden) => from(firewall),
+                    None => false,
+                }
+            }
+            Some(_) => at(address, &["publicIPAddress", "id"]).is_some() && packet.passes_all(),
+        };
     // From where the default route leads out, the firewall of another network is known to be connected.
     let way_out = appliance(IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED));
     direct
@@ -225,16 +237,7 @@ fn reaches(
             .filter(|firewall| {
                 Some(&firewall.network) == network_key.as_ref() || Some(firewall.private) == way_out
             })
-            .any(|firewall| {
-                firewall.translates(probe, destination)
-                    && firewall.instances().into_iter().any(|source| {
-                        Packet {
-                            source,
-                            ..packet.clone()
-                        }
-                        .passes_all()
-                    })
-            })
+            .any(|firewall| firewall.translates(probe, destination) && from(firewall))
 }
 
 /// The firewalls that may matter: none, and the log is not searched, where the network has no subnet for one

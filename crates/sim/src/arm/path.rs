@@ -5,9 +5,15 @@
 //! by the group's priority and the collection's; what matches none is denied. A translated packet leaves with
 //! an address of one of the firewall's instances as its source, which is in `AzureFirewallSubnet` and not the
 //! firewall's private address ("Azure Firewall known issues and limitations", DNAT and SNAT).
+//!
+//! "Azure Firewall SNAT private IP address ranges": what application rules let pass is proxied, and comes from the
+//! firewall whatever its destination; what network rules let pass does where the destination is in none of the
+//! private ranges, by default those of RFC 1918 and RFC 6598. `255.255.255.255/32` makes it always so, `0.0.0.0/0`
+//! never. Not modelled: learned ranges, and names in application rules but `*`.
 
 use std::net::{IpAddr, Ipv4Addr};
 
+use ipnet::IpNet;
 use serde_json::{Map, Value};
 
 use super::firewall::{Rules, Span, kind_of, named, span};
@@ -36,6 +42,36 @@ pub(super) struct Firewall<'a> {
     /// The key of its virtual network.
     pub(super) network: String,
     collections: Vec<Collection<'a>>,
+    /// The destinations before which it does not hide the source.
+    unhidden: Vec<IpNet>,
+}
+
+/// How a routed packet passes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Passing {
+    /// With the client's address.
+    Seen,
+    /// With an address of the firewall.
+    Hidden,
+}
+
+/// The ranges that a firewall takes for private where nothing is said, and where `IANAPrivateRanges` is.
+const PRIVATE: [&str; 4] = ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10"];
+
+fn unhidden(texts: &[&str]) -> Vec<IpNet> {
+    let texts = if texts.is_empty() {
+        &["IANAPrivateRanges"]
+    } else {
+        texts
+    };
+    texts
+        .iter()
+        .flat_map(|text| match *text {
+            named if named.eq_ignore_ascii_case("IANAPrivateRanges") => PRIVATE.to_vec(),
+            other => vec![other],
+        })
+        .filter_map(rule::network)
+        .collect()
 }
 
 fn number(object: &Map<String, Value>) -> i64 {
@@ -62,9 +98,17 @@ impl<'a> Firewall<'a> {
             .filter_map(|(_, goal)| in_force_of_id(world, at(goal, &["publicIPAddress", "id"])?))
             .filter_map(|address| at(address, &["ipAddress"])?.parse().ok())
             .collect();
-        let mut collections = match at(firewall, &["firewallPolicy", "id"]) {
-            Some(policy) => of_policy(world, &policy.to_ascii_lowercase()),
-            None => classic(firewall),
+        let (mut collections, ranges) = if let Some(policy) = at(firewall, &["firewallPolicy", "id"]) {
+            let snat = in_force_of_id(world, policy).and_then(|policy| policy.get("snat")?.as_object());
+            let ranges = snat.map(|snat| rule::texts(snat, "privateRanges"));
+            (
+                of_policy(world, &policy.to_ascii_lowercase()),
+                ranges.unwrap_or_default(),
+            )
+        } else {
+            let ranges = at(firewall, &["additionalProperties", "Network.SNAT.PrivateRanges"]);
+            let ranges = ranges.into_iter().flat_map(|text| text.split(','));
+            (classic(firewall), ranges.map(str::trim).collect())
         };
         collections.sort_by_key(|collection| collection.order);
         Some(Self {
@@ -73,6 +117,7 @@ impl<'a> Firewall<'a> {
             public,
             network: Id::parse(subnet)?.parent().key(),
             collections,
+            unhidden: unhidden(&ranges),
         })
     }
 
@@ -86,9 +131,34 @@ impl<'a> Firewall<'a> {
         }
     }
 
-    /// Whether routed packets pass.
-    pub(super) fn routes(&self, source: IpAddr, destination: IpAddr, port: u16, protocol: Protocol) -> bool {
-        self.network_rule(source, destination, port, protocol) == Some(true)
+    /// Whether routed packets pass, and how: network rules are asked before application rules.
+    pub(super) fn routes(
+        &self,
+        source: IpAddr,
+        destination: IpAddr,
+        port: u16,
+        protocol: Protocol,
+    ) -> Option<Passing> {
+        match self.network_rule(source, destination, port, protocol) {
+            Some(true) if self.unhidden.iter().any(|net| net.contains(&destination)) => Some(Passing::Seen),
+            Some(true) => Some(Passing::Hidden),
+            Some(false) => None,
+            None => self.proxies(source, port, protocol).then_some(Passing::Hidden),
+        }
+    }
+
+    /// Whether an application rule for all names is for the port.
+    fn proxies(&self, source: IpAddr, port: u16, protocol: Protocol) -> bool {
+        let matches = |rule: &Map<String, Value>| {
+            let listed = |member: &str| rule.get(member).and_then(Value::as_array).into_iter().flatten();
+            protocol == Protocol::Tcp
+                && rule::texts(rule, "targetFqdns").contains(&"*")
+                && listed("protocols").any(|one| one.get("port").and_then(Value::as_u64) == Some(port.into()))
+                && self.spans(rule, "sourceAddresses", source)
+        };
+        self.of(Rules::Application)
+            .find(|(_, rule)| matches(rule))
+            .is_some_and(|(collection, _)| collection.allows)
     }
 
     /// What the first network rule says that matches.
@@ -169,27 +239,28 @@ impl<'a> Firewall<'a> {
             .into_iter()
             .flat_map(|member| rule::texts(rule, member))
             .any(|given| given.eq_ignore_ascii_case(word) || given.eq_ignore_ascii_case("Any"));
-        let holds = |member: &str, address: IpAddr| {
-            rule::texts(rule, member)
-                .into_iter()
-                .filter_map(span)
-                .any(|span| match span {
-                    Span::Any => true,
-                    Span::Within(first, last) => {
-                        first.is_ipv4() == address.is_ipv4() && (first..=last).contains(&address)
-                    }
-                    Span::Tag(tag) => tag_holds(self.world, &tag, address),
-                })
-        };
         // No packet goes from one family to the other, whatever a `*` stands for.
         source.is_ipv4() == destination.is_ipv4()
             && spoken
-            && holds("sourceAddresses", source)
-            && holds("destinationAddresses", destination)
+            && self.spans(rule, "sourceAddresses", source)
+            && self.spans(rule, "destinationAddresses", destination)
             && rule::texts(rule, "destinationPorts")
                 .into_iter()
                 .filter_map(rule::ports)
                 .any(|(from, to)| (from..=to).contains(&port))
+    }
+
+    fn spans(&self, rule: &Map<String, Value>, member: &str, address: IpAddr) -> bool {
+        rule::texts(rule, member)
+            .into_iter()
+            .filter_map(span)
+            .any(|span| match span {
+                Span::Any => true,
+                Span::Within(first, last) => {
+                    first.is_ipv4() == address.is_ipv4() && (first..=last).contains(&address)
+                }
+                Span::Tag(tag) => tag_holds(self.world, &tag, address),
+            })
     }
 }
 
@@ -201,6 +272,7 @@ fn classic(firewall: &Map<String, Value>) -> Vec<Collection<'_>> {
     [
         ("natRuleCollections", Rules::Nat),
         ("networkRuleCollections", Rules::Network),
+        ("applicationRuleCollections", Rules::Application),
     ]
     .into_iter()
     .flat_map(|(member, rules)| {
