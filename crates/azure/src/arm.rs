@@ -9,7 +9,7 @@ mod token;
 mod transport;
 
 pub(crate) use budget::{Budget, spending};
-pub(crate) use client::Arm;
+pub(crate) use client::{Answer, Arm};
 pub(crate) use id::{ArmId, is_subscription};
 pub(crate) use poll::NotWritten;
 pub(crate) use token::Tokens;

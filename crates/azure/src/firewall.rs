@@ -5,6 +5,7 @@
 //! that this version does not know is read as the widest that it could be; words are compared without regard to case.
 
 pub mod document;
+mod hidden;
 mod layout;
 pub mod plan;
 #[cfg(test)]

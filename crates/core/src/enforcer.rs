@@ -106,6 +106,9 @@ pub struct WantedGrant {
     pub sources: Vec<Source>,
     /// The latest end, for the mark.
     pub not_after: Instant,
+    /// Whether it was not confirmed as open yet. What would be told of an open one is in the way of such a one.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub opening: bool,
 }
 
 /// A foreign rule that a lockdown took out of the way, with what is needed to put it back.

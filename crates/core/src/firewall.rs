@@ -296,6 +296,25 @@ impl Firewall {
         (verdict, named)
     }
 
+    /// Whom the network rules let pass to one of the ports, for certain or possibly: networks, and the rule, in order.
+    pub fn let_pass(&self, destination: IpAddr, ports: Ports) -> Vec<(Vec<IpNet>, RuleRef)> {
+        let family = Family::of(destination);
+        let (pieces, rules) = self.pieces(family.any(), destination, ports);
+        let passing = pieces.iter().filter_map(|piece| {
+            let rule = match piece.access {
+                Access::Allow => piece.rule.or_else(|| piece.unsure.first().copied()),
+                // Denied, unless an earlier rule matches after all.
+                Access::Deny => piece.unsure.first().copied(),
+            };
+            let (collection, rule) = rules.get(rule?)?;
+            Some((
+                piece.rect.addresses.nets(family),
+                self.reference(collection, rule),
+            ))
+        });
+        passing.collect()
+    }
+
     fn pieces(
         &self,
         source: Source,

@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 use postern_core::{
     approach::Approach,
     enforcer::{Desired, Displaced, Guard, Member, WantedGrant},
-    grant::Grant,
+    grant::{Grant, GrantState},
     id::{DisplacedId, PointId, PolicyId},
     machine::MachineId,
     mark::Installation,
@@ -199,6 +199,7 @@ fn as_wanted(grant: &Grant) -> WantedGrant {
         ports,
         sources,
         not_after: grant.not_after,
+        opening: matches!(grant.state, GrantState::Opening(_)),
     }
 }
 

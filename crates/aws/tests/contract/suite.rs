@@ -302,6 +302,7 @@ pub(crate) fn grant(number: u128, port: &str) -> WantedGrant {
         ports: vec![ports(port)],
         sources: vec![OFFICE.parse().unwrap()],
         not_after: at(600),
+        opening: false,
     }
 }
 

@@ -65,6 +65,9 @@ pub struct Edit {
     pub group_priority: Option<u16>,
     /// Rules that go.
     pub remove: Vec<Place>,
+    /// Those among them that no grant wants any more: they go also where Azure refuses the rest.
+    #[serde(default)]
+    pub closes: Vec<Place>,
     /// Collections that come or change.
     pub put: Vec<Put>,
     /// Collections of ours that go when nothing is left in them, by kind and name.
@@ -259,6 +262,19 @@ fn is_named(value: &Value, name: &str) -> bool {
 }
 
 impl Edit {
+    /// What of the edit closes, where that is not all of it.
+    pub fn closing(&self) -> Option<Self> {
+        let only_closes = self.put.iter().all(|put| put.rules.is_empty()) && self.remove == self.closes;
+        (!self.closes.is_empty() && !only_closes).then(|| Self {
+            form: self.form,
+            group_priority: None,
+            remove: self.closes.clone(),
+            closes: self.closes.clone(),
+            put: Vec::new(),
+            emptied: self.emptied.clone(),
+        })
+    }
+
     /// What the document becomes; `null` for a group that nothing is left of. None when it is no such document, or is
     /// not there where only its owner can make it.
     pub fn apply(&self, document: Value) -> Option<Value> {

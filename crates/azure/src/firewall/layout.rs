@@ -9,6 +9,7 @@ use std::{
     net::{IpAddr, Ipv4Addr},
 };
 
+use ipnet::IpNet;
 use postern_core::{
     enforcer::{Finding, Obstacle},
     firewall::{Action, Endpoint, Firewall, FirewallRule, RuleCollection},
@@ -23,6 +24,7 @@ use serde_json::{Map, Value, json};
 use super::{
     action_of,
     document::{Form, Kind, Shelf, Standing},
+    hidden::Hiding,
     list, number,
     plan::{ObservedFirewall, Passage, Wanted, Way},
     rule,
@@ -125,11 +127,19 @@ pub(super) fn layout(observed: &ObservedFirewall, wanted: &Wanted, shelves: &[Sh
     let mut layout = Layout::default();
     let mut pieces: BTreeMap<String, Piece> = BTreeMap::new();
     let foreign = observed.foreign(&wanted.installation);
+    let stand = |found: &[Piece]| {
+        shelves.iter().flat_map(|shelf| &shelf.rules).any(|standing| {
+            let own = |piece: &Piece| standing.place.rule.eq_ignore_ascii_case(&piece.name);
+            role(&wanted.installation, standing).is_some() && found.iter().any(own)
+        })
+    };
     for passage in &wanted.passages {
         let found = match pieces_of(&wanted.installation, passage).and_then(|found| {
             let elsewhere = matches!(passage.way, Way::Translated { address }
                 if !foreign.public_addresses.contains(&address));
-            if elsewhere {
+            // It may be one of a firewall that cannot be read any more: no reason to end what is open.
+            let is_kept = observed.partly_read && !passage.opening && stand(&found);
+            if elsewhere && !is_kept {
                 let message = "the address is not one of the firewall's".to_owned();
                 return Err(obstacle("machine_not_behind_point", message, passage.grant));
             }
@@ -141,16 +151,13 @@ pub(super) fn layout(observed: &ObservedFirewall, wanted: &Wanted, shelves: &[Sh
                 continue;
             }
         };
-        if let Some(rule) = lets_others_in(&foreign, passage) {
+        if let Some(rule) = lets_others_in(&foreign, &observed.hiding, passage) {
             let message = format!(
                 "`{rule}` lets others in to {} of {}",
                 passage.ports, passage.machine
             );
-            let open = shelves.iter().flat_map(|shelf| &shelf.rules).any(|standing| {
-                let own = |piece: &Piece| standing.place.rule.eq_ignore_ascii_case(&piece.name);
-                role(&wanted.installation, standing).is_some() && found.iter().any(own)
-            });
-            if !open {
+            // One that is not open yet has no NSG open behind it: it can still be refused.
+            if passage.opening || !stand(&found) {
                 layout
                     .obstacles
                     .push(obstacle("foreign_rule_in_the_way", message, passage.grant));
@@ -217,18 +224,34 @@ pub(super) fn layout(observed: &ObservedFirewall, wanted: &Wanted, shelves: &[Sh
     layout
 }
 
-/// Others' rule that translates packets of others to the same ports. Behind it, nothing tells its clients from the
-/// grant's: all of them come from the firewall's subnet.
-fn lets_others_in(foreign: &Firewall, passage: &Passage) -> Option<String> {
+/// Others' rule that lets others come to the same ports from the firewall's subnet, because it translates or because the
+/// firewall hides whom it lets pass. Behind it, nothing tells them from the grant's clients.
+fn lets_others_in(foreign: &Firewall, hiding: &Hiding, passage: &Passage) -> Option<String> {
     if passage.way == Way::Routed {
         return None;
     }
-    let inside = |net: &ipnet::IpNet| passage.sources.iter().any(|source| source.net().contains(net));
-    foreign
-        .doors(passage.machine, passage.ports)
-        .into_iter()
-        .find(|door| !door.sources.iter().all(inside))
-        .map(|door| door.rule.rule)
+    let inside = |net: &IpNet| passage.sources.iter().any(|source| source.net().contains(net));
+    let own = |first: IpAddr, last: IpAddr| {
+        let mut sources = passage.sources.iter().map(|source| source.net());
+        sources.any(|net| net.contains(&first) && net.contains(&last))
+    };
+    let of_address = |machine: IpAddr| {
+        let doors = foreign.doors(machine, passage.ports).into_iter();
+        let doors = doors.map(|door| (door.sources, door.rule));
+        let hidden = if hiding.before(machine) {
+            foreign.let_pass(machine, passage.ports)
+        } else {
+            Vec::new()
+        };
+        doors
+            .chain(hidden)
+            .find(|(sources, _)| !sources.iter().all(inside))
+            .map(|(_, rule)| rule.rule)
+    };
+    std::iter::once(passage.machine)
+        .chain(passage.beside.iter().copied())
+        .find_map(of_address)
+        .or_else(|| hiding.proxies(passage.ports, own))
 }
 
 fn pieces_of(installation: &Installation, passage: &Passage) -> Result<Vec<Piece>, Obstacle> {

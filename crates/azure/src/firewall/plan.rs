@@ -21,6 +21,7 @@ pub use postern_core::approach::Way;
 
 use super::{
     document::{Edit, Form, Kind, Place, Put, Shelf},
+    hidden::Hiding,
     layout::{Layout, Piece, Role, collection_name, layout, role},
     number, text,
 };
@@ -44,6 +45,9 @@ impl Default for Bands {
     }
 }
 
+/// A rule of ours where we never wrote one.
+type Copied = (Place, Role, Value);
+
 /// What one grant wants of the firewall for one address of a machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Passage {
@@ -59,6 +63,10 @@ pub struct Passage {
     pub ports: Ports,
     /// How packets get there.
     pub way: Way,
+    /// Addresses of the machine's other interfaces behind the firewall: the NSGs there open to its subnet too.
+    pub beside: Vec<IpAddr>,
+    /// Whether the grant was not confirmed as open yet.
+    pub opening: bool,
 }
 
 /// What is wanted of a firewall. The whole of it: a rule of ours that does not follow from this is closed.
@@ -96,6 +104,11 @@ pub struct ObservedFirewall {
     /// Those of a policy's other groups.
     pub(super) group_priorities: BTreeSet<u16>,
     pub(super) bands: Bands,
+    pub(super) hiding: Hiding,
+    /// The policy's other groups, where the document is one.
+    beside: Vec<Value>,
+    /// Whether some firewall that has the policy could not be read.
+    pub(super) partly_read: bool,
     /// Whether what carries the document, a policy and its firewall, has taken all changes.
     around_settled: bool,
     around_in_flux: bool,
@@ -123,6 +136,9 @@ impl ObservedFirewall {
         }
         Ok(Self {
             form: Form::Classic,
+            hiding: Hiding::of_firewall(&document),
+            beside: Vec::new(),
+            partly_read: false,
             document,
             resource: edge.id.clone(),
             edge,
@@ -135,7 +151,7 @@ impl ObservedFirewall {
 
     /// Our group of a policy, `null` while there is none, among the policy's groups and those that it inherits, the
     /// nearest parent's first. `edge` is a firewall that has the policy, `resource` the id of our group; `around` are
-    /// the documents of the policy and the firewall: a group that is being deleted is shown no more, and they tell.
+    /// the documents of the policy, which comes first, of its parents and of the firewall: a group that is being deleted is shown no more, and they tell.
     pub fn group(
         resource: &str,
         edge: &Firewall,
@@ -149,7 +165,7 @@ impl ObservedFirewall {
             collections: Vec::new(),
             ..edge.clone()
         };
-        let mut group_priorities = BTreeSet::new();
+        let (mut group_priorities, mut beside) = (BTreeSet::new(), Vec::new());
         for (inherited, groups) in (0_u8..).zip(levels) {
             for group in groups {
                 if inherited == 0 && text(group, "name").eq_ignore_ascii_case(name) {
@@ -158,12 +174,16 @@ impl ObservedFirewall {
                 }
                 if inherited == 0 {
                     group_priorities.insert(number(group.get("properties"), "priority"));
+                    beside.push(group.clone());
                 }
                 edge.collections.extend(super::group(group, inherited));
             }
         }
         Self {
             form: Form::Group,
+            hiding: Hiding::of_policy(around.first().copied().unwrap_or(&Value::Null), levels),
+            beside,
+            partly_read: false,
             document,
             resource: resource.to_lowercase(),
             edge,
@@ -298,6 +318,7 @@ impl ObservedFirewall {
         let failed = matches!(state(&self.document), Some("Failed" | "Canceled"));
         let rewrite = failed && (wanted.unsettled || !pieces.is_empty());
         if coming.is_empty() && going.is_empty() && !rewrite {
+            plan.changes = self.close_copies(installation);
             return plan;
         }
         let put = priorities
@@ -317,14 +338,71 @@ impl ObservedFirewall {
             form: self.form,
             group_priority,
             remove: going.iter().map(|(place, _)| place.clone()).collect(),
+            closes: going
+                .iter()
+                .filter(|(_, role)| !stays(&pieces, *role))
+                .map(|(place, _)| place.clone())
+                .collect(),
             put,
             emptied: [Kind::Nat, Kind::Network]
                 .into_iter()
                 .map(|kind| (kind, collection_name(installation, kind)))
                 .collect(),
         };
-        plan.changes.push(self.change(&pieces, &coming, &going, &edit));
+        plan.changes
+            .push(self.change(&pieces, &coming, &going, &edit, wanted.unsettled));
+        plan.changes.extend(self.close_copies(installation));
         plan
+    }
+
+    /// Rules of ours in the policy's other groups, where we never wrote any: somebody moved or copied them, as when a
+    /// classic firewall's rules become a policy's. By their marks they are ours to close, and no grant has them there.
+    fn copies(&self, installation: &Installation) -> Vec<(&Value, Vec<Copied>)> {
+        let marked = |group| -> Vec<Copied> {
+            let shelves = Form::Group.shelves(group);
+            let rules = shelves.into_iter().flat_map(|shelf| shelf.rules);
+            rules
+                .filter_map(|standing| {
+                    let role = role(installation, &standing)?;
+                    Some((standing.place.clone(), role, standing.raw.clone()))
+                })
+                .collect()
+        };
+        let found = self.beside.iter().map(|group| (group, marked(group)));
+        found.filter(|(_, rules)| !rules.is_empty()).collect()
+    }
+
+    fn close_copies(&self, installation: &Installation) -> Vec<Change> {
+        let close = |(group, rules): (&Value, Vec<Copied>)| {
+            let places: Vec<Place> = rules.iter().map(|(place, ..)| place.clone()).collect();
+            let edit = Edit {
+                form: Form::Group,
+                group_priority: None,
+                closes: places.clone(),
+                // A collection that they leave empty is theirs.
+                emptied: Vec::new(),
+                remove: places,
+                put: Vec::new(),
+            };
+            let grants: BTreeSet<GrantId> = rules.iter().filter_map(|(_, role, _)| role.grant()).collect();
+            let after = edit.apply(group.clone());
+            Change {
+                verb: Verb::Close,
+                target: text(group, "id").to_lowercase(),
+                summary: format!(
+                    "delete {} rules of ours from `{}`, where somebody put them",
+                    rules.len(),
+                    text(group, "name")
+                ),
+                grants: grants.into_iter().collect(),
+                policies: Vec::new(),
+                before: Some(Form::Group.shown(group)),
+                after: after.map(|after| Form::Group.shown(&after)),
+                operation: json!(edit),
+                displaces: Vec::new(),
+            }
+        };
+        self.copies(installation).into_iter().map(close).collect()
     }
 
     fn change(
@@ -333,11 +411,11 @@ impl ObservedFirewall {
         coming: &[(&Piece, Verb)],
         going: &[(Place, Role)],
         edit: &Edit,
+        unsettled: bool,
     ) -> Change {
-        let stays = |grant: &GrantId| pieces.iter().any(|piece| piece.grant == *grant);
-        let closes = going
-            .iter()
-            .any(|(_, role)| !role.grant().is_some_and(|grant| stays(&grant)));
+        // What is written again may be what closed something.
+        let again = going.is_empty() && coming.is_empty();
+        let closes = going.iter().any(|(_, role)| !stays(pieces, *role)) || (again && unsettled);
         let opens = coming.iter().any(|(_, verb)| *verb == Verb::Open);
         let grants: BTreeSet<GrantId> = going
             .iter()
@@ -381,6 +459,12 @@ impl ObservedFirewall {
                 found.entry(grant).or_default().push(rule.raw.clone());
             }
         }
+        let copies = self.copies(installation);
+        for (_, role, raw) in copies.iter().flat_map(|(_, rules)| rules) {
+            if let Some(grant) = role.grant() {
+                found.entry(grant).or_default().push(raw.clone());
+            }
+        }
         let whole = self.whole();
         found
             .into_iter()
@@ -397,7 +481,9 @@ impl ObservedFirewall {
                             && layout.priorities.get(&piece.kind) == Some(&shelf.priority)
                     })
                 };
-                let complete = !own.is_empty() && self.settled() && own.iter().all(stands);
+                // While copies of ours stand elsewhere, others may come in by them.
+                let complete =
+                    !own.is_empty() && self.settled() && copies.is_empty() && own.iter().all(stands);
                 let blocked_by = own
                     .iter()
                     .filter(|_| complete)
@@ -411,6 +497,12 @@ impl ObservedFirewall {
             })
             .collect()
     }
+}
+
+/// Whether the grant that a rule is for has others that are to stand.
+fn stays(pieces: &[Piece], role: Role) -> bool {
+    role.grant()
+        .is_some_and(|grant| pieces.iter().any(|piece| piece.grant == grant))
 }
 
 fn state(document: &Value) -> Option<&str> {

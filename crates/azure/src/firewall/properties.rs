@@ -200,6 +200,8 @@ fn passage(grant: u128, sources: &[&str], machine: &str, port: &str, way: Way) -
         machine: ip(machine),
         ports: ports(port),
         way,
+        beside: Vec::new(),
+        opening: false,
     }
 }
 

@@ -158,6 +158,7 @@ impl AzureEnforcer {
             form,
             group_priority: None,
             remove: vec![rule.place.clone()],
+            closes: vec![rule.place.clone()],
             put: Vec::new(),
             emptied: [Kind::Nat, Kind::Network]
                 .into_iter()

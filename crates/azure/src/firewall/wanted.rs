@@ -1,6 +1,6 @@
 //! What is wanted of a firewall, from what is wanted of its point; and the firewall as the reconcile loop sees it.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, net::IpAddr};
 
 use postern_core::{
     approach::Way,
@@ -25,6 +25,13 @@ fn passages(member: &Member) -> Vec<Passage> {
     let Some(approach) = &member.approach else {
         return Vec::new();
     };
+    let own = IpAddr::V4(approach.address);
+    let beside: Vec<IpAddr> = member
+        .addresses
+        .iter()
+        .copied()
+        .filter(|address| member.interfaces.len() > 1 && address.is_ipv4() && *address != own)
+        .collect();
     let mut passages = Vec::new();
     for grant in &member.grants {
         let mut ways: BTreeMap<Way, Vec<Source>> = BTreeMap::new();
@@ -41,6 +48,8 @@ fn passages(member: &Member) -> Vec<Passage> {
                 machine: approach.address.into(),
                 ports: *ports,
                 way: *way,
+                beside: beside.clone(),
+                opening: grant.opening,
             }));
         }
     }

@@ -27,7 +27,7 @@ use super::{
 };
 use crate::{
     AzureEnforcer,
-    arm::{Arm, ArmId, NotWritten},
+    arm::{Answer, Arm, ArmId, NotWritten},
     observe::NETWORK_VERSION,
 };
 
@@ -140,6 +140,7 @@ impl AzureEnforcer {
             .flatten()
             .map(|user| read_id(text(user, "id")))
             .collect::<Result<_, _>>()?;
+        let mut partly_read = false;
         let mut edge = Firewall {
             id: id.to_string(),
             public_addresses: Vec::new(),
@@ -149,6 +150,12 @@ impl AzureEnforcer {
         for user in users {
             let document = match self.arm.get(&user, NETWORK_VERSION, READ).await {
                 Err(EnforceError::Gone { .. }) => continue,
+                // Whoever gives the policy to one more firewall must not keep open what is behind another.
+                Err(error @ EnforceError::Forbidden { .. }) => {
+                    tracing::warn!(policy = %id, firewall = %user, %error, "a firewall with the policy is not read");
+                    partly_read = true;
+                    continue;
+                }
                 answer => answer?,
             };
             let (public, inside) = surroundings(&self.arm, &document).await?;
@@ -156,7 +163,9 @@ impl AzureEnforcer {
             edge.inside.extend(inside);
             around.push(document);
         }
-        Ok(observed_group(id, installation, &edge, &levels, &around, bands))
+        let mut observed = observed_group(id, installation, &edge, &levels, &around, bands);
+        observed.partly_read = partly_read;
+        Ok(observed)
     }
 
     /// Carries out a change that [`ObservedFirewall::plan`] made, and waits until it is in force, no longer than
@@ -189,12 +198,10 @@ impl AzureEnforcer {
                 "`{id}` was answered without an etag"
             )));
         }
-        let body = edit
-            .apply(standing.clone())
-            .ok_or_else(|| EnforceError::Malformed(format!("`{id}` cannot be edited")))?;
+        let body = edit.apply(standing.clone());
         let planned = change.before.as_ref().and_then(|before| before.get("etag"));
         if planned.and_then(Value::as_str) != etag.as_deref() {
-            if body == standing && has_settled(&standing) {
+            if body.as_ref() == Some(&standing) && has_settled(&standing) {
                 return Ok(json!({ "status": 200, "note": "it was so already", "etag": etag }));
             }
             return Err(EnforceError::Conflict {
@@ -202,19 +209,34 @@ impl AzureEnforcer {
                 code: "EtagChanged".to_owned(),
             });
         }
+        let body = body.ok_or_else(|| EnforceError::Malformed(format!("`{id}` cannot be edited")))?;
         if body.is_null() && standing.is_null() {
             return Ok(json!({ "status": 404, "note": "it was so already" }));
         }
-        let (method, action) = match (edit.form, body.is_null()) {
-            (Form::Classic, _) => (Method::PUT, WRITE),
-            (Form::Group, false) => (Method::PUT, WRITE_GROUP),
-            (Form::Group, true) => (Method::DELETE, DELETE_GROUP),
-        };
-        let call = arm.call(method, &id, NETWORK_VERSION, action)?;
-        let body = (!body.is_null()).then_some(&body);
-        let left = within.saturating_sub(start.elapsed());
-        match arm.write(&call, body, etag.as_deref(), left).await {
+        let left = || within.saturating_sub(start.elapsed());
+        match self
+            .put_document(&id, edit.form, &body, etag.as_deref(), left())
+            .await
+        {
             Ok(answer) => Ok(json!({ "status": answer.status, "etag": etag })),
+            // What it does not let us open must not keep the rest open.
+            Err(NotWritten {
+                accepted: false,
+                error: mut error @ (EnforceError::Refused { .. } | EnforceError::Forbidden { .. }),
+            }) => {
+                let closed = edit.closing().and_then(|edit| edit.apply(standing));
+                if let Some(body) = closed {
+                    tracing::warn!(firewall = %id, %error, "a write was refused: what closes is written alone");
+                    self.put_document(&id, edit.form, &body, etag.as_deref(), left())
+                        .await?;
+                    if let EnforceError::Refused { message, .. } | EnforceError::Forbidden { message, .. } =
+                        &mut error
+                    {
+                        message.push_str("; what closes was written alone");
+                    }
+                }
+                Err(error)
+            }
             // What is shown is not what filters: look again, and write again.
             Err(NotWritten {
                 accepted: true,
@@ -228,6 +250,34 @@ impl AzureEnforcer {
             }
             Err(not) => Err(not.error),
         }
+    }
+}
+
+impl AzureEnforcer {
+    /// Writes a document, or deletes a group that nothing is left of, if it still has the etag.
+    async fn put_document(
+        &self,
+        id: &ArmId,
+        form: Form,
+        body: &Value,
+        etag: Option<&str>,
+        within: Duration,
+    ) -> Result<Answer, NotWritten> {
+        let (method, action) = match (form, body.is_null()) {
+            (Form::Classic, _) => (Method::PUT, WRITE),
+            (Form::Group, false) => (Method::PUT, WRITE_GROUP),
+            (Form::Group, true) => (Method::DELETE, DELETE_GROUP),
+        };
+        let refused = |error| NotWritten {
+            accepted: false,
+            error,
+        };
+        let call = self
+            .arm
+            .call(method, id, NETWORK_VERSION, action)
+            .map_err(refused)?;
+        let body = (!body.is_null()).then_some(body);
+        self.arm.write(&call, body, etag, within).await
     }
 }
 

@@ -256,6 +256,7 @@ pub(super) fn grant(number: u128, wanted: &[&str], sources: &[&str]) -> WantedGr
         ports: wanted.iter().map(|text| ports(text)).collect(),
         sources,
         not_after: at(600),
+        opening: false,
     }
 }
 

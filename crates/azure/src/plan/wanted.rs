@@ -12,7 +12,7 @@ use postern_core::{
     enforcer::{Desired, Member, WantedGrant},
     id::{GrantId, PolicyId},
     mark::{Installation, Mark, Purpose},
-    net::{Ports, Protocol},
+    net::{Ports, Protocol, Source},
     nsg::{Access, AddressPrefix, Direction, NsgPorts, NsgProtocol, NsgRule},
     policy::Lockdown,
 };
@@ -122,8 +122,29 @@ pub(super) fn allows<'a>(
     member
         .grants
         .iter()
-        .map(|grant| (grant.grant, of_grant(installation, grant, &addresses)))
+        .map(|grant| {
+            let addresses = answered_for(member, grant, &addresses);
+            (grant.grant, of_grant(installation, grant, &addresses))
+        })
         .collect()
+}
+
+/// The addresses that a grant's packets may be for. Of what a firewall translates, its planner has looked at the ways to
+/// one address alone: to the others, somebody else's rules may lead whom they like, from the same subnet.
+fn answered_for(member: &Member, grant: &WantedGrant, addresses: &BTreeSet<IpAddr>) -> BTreeSet<IpAddr> {
+    let Some(approach) = &member.approach else {
+        return addresses.clone();
+    };
+    let is_translated = |source: &Source| {
+        let net = source.net();
+        approach.inside.iter().any(|inside| inside.trunc() == net)
+    };
+    if !grant.sources.iter().any(is_translated) {
+        return addresses.clone();
+    }
+    let own = IpAddr::V4(approach.address);
+    let stays = |address: &&IpAddr| address.is_ipv6() || **address == own;
+    addresses.iter().filter(stays).copied().collect()
 }
 
 fn of_grant(installation: &Installation, grant: &WantedGrant, addresses: &BTreeSet<IpAddr>) -> Vec<Wanted> {

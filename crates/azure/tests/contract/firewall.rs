@@ -17,25 +17,25 @@ use serde_json::{Value, json};
 
 use crate::scene::{Scene, config, enforcer, fault, status};
 
-const ADA: &str = "203.0.113.7";
-const BOB: &str = "198.51.100.1";
-const OFFICE: &str = "192.168.1.5";
+pub(crate) const ADA: &str = "203.0.113.7";
+pub(crate) const BOB: &str = "198.51.100.1";
+pub(crate) const OFFICE: &str = "192.168.1.5";
 const MACHINE: &str = "10.0.1.4";
 const LONG: Duration = Duration::from_mins(1);
 
 /// A machine without a public address behind a firewall that its subnet's route leads to.
-struct Gate {
-    sim: ArmHandle,
-    fleet: Fleet,
-    machine: String,
-    firewall: String,
-    policy: Option<String>,
-    public: IpAddr,
+pub(crate) struct Gate {
+    pub(crate) sim: ArmHandle,
+    pub(crate) fleet: Fleet,
+    pub(crate) machine: String,
+    pub(crate) firewall: String,
+    pub(crate) policy: Option<String>,
+    pub(crate) public: IpAddr,
 }
 
 impl Gate {
     /// With one translating rule of somebody else's, to another machine's port.
-    async fn new(with_policy: bool) -> Self {
+    pub(crate) async fn new(with_policy: bool) -> Self {
         let sim = ArmSim::start(Scene::options()).await.unwrap();
         let fleet = sim.fleet();
         fleet.group().unwrap();
@@ -149,7 +149,7 @@ impl Gate {
     }
 }
 
-fn strip(value: &mut Value) {
+pub(crate) fn strip(value: &mut Value) {
     match value {
         Value::Object(members) => {
             members.remove("etag");
@@ -168,6 +168,8 @@ fn passage(grant: u128, source: &str, way: Way) -> Passage {
         machine: MACHINE.parse().unwrap(),
         ports: ports("22"),
         way,
+        beside: Vec::new(),
+        opening: false,
     }
 }
 
@@ -319,12 +321,13 @@ async fn desired(gate: &Gate, grants: Vec<WantedGrant>) -> Desired {
     }
 }
 
-fn want(grant: u128, source: &str) -> WantedGrant {
+pub(crate) fn want(grant: u128, source: &str) -> WantedGrant {
     WantedGrant {
         grant: an_id(grant),
         ports: vec![ports("22")],
         sources: vec![source.parse().unwrap()],
         not_after: at(600),
+        opening: false,
     }
 }
 

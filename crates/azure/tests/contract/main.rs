@@ -8,6 +8,7 @@
 
 mod effective;
 mod firewall;
+mod others;
 mod rbac;
 mod scene;
 mod shapes;

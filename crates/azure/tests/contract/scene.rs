@@ -84,6 +84,7 @@ pub(crate) fn grant(number: u128, wanted: &[&str], sources: &[&str]) -> WantedGr
         ports: wanted.iter().map(|text| ports(text)).collect(),
         sources: sources.iter().map(|text| text.parse().unwrap()).collect(),
         not_after: at(600),
+        opening: false,
     }
 }
 

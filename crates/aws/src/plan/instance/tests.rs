@@ -44,6 +44,7 @@ fn grant(number: u128, on: &[&str], from: &[&str], end: i64) -> WantedGrant {
         ports: on.iter().map(|text| ports(text)).collect(),
         sources: from.iter().map(|text| text.parse::<Source>().unwrap()).collect(),
         not_after: at(end),
+        opening: false,
     }
 }
 

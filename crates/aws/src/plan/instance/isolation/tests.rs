@@ -498,6 +498,7 @@ fn a_grant_opens_beside_the_copy_and_closes_without_it() {
         ports: vec![ports("22")],
         sources: vec!["203.0.113.7".parse().unwrap()],
         not_after: at(600),
+        opening: false,
     }];
     world.pass(usize::MAX);
     let mut world = world.settled();

@@ -1,0 +1,139 @@
+//! Whom a firewall hides behind itself: clients that nobody translated to a machine, and whom it sees as the firewall's
+//! subnet all the same. At an NSG they cannot be told from those who came by a NAT rule.
+//!
+//! Source: Azure documentation, "Azure Firewall SNAT private IP address ranges": what application rules let pass is
+//! proxied whatever its destination; what network rules let pass is where the destination is in none of the private
+//! ranges, by default those of RFC 1918 and RFC 6598. `255.255.255.255/32` alone makes it always so. Names of the REST
+//! reference: `snat.privateRanges` of a policy, `Network.SNAT.PrivateRanges` of a firewall.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use postern_core::{
+    firewall::Endpoint,
+    net::{Ports, Protocol},
+};
+use serde_json::Value;
+
+use super::{list, text, texts};
+
+/// What stands for the ranges that are private by default.
+const DEFAULT: &str = "IANAPrivateRanges";
+const DEFAULTS: [([u8; 4], u8); 4] = [
+    ([10, 0, 0, 0], 8),
+    ([172, 16, 0, 0], 12),
+    ([192, 168, 0, 0], 16),
+    ([100, 64, 0, 0], 10),
+];
+
+/// How a firewall hides clients.
+#[derive(Debug, Clone)]
+pub(super) struct Hiding {
+    /// Before these destinations, network rules hide nobody.
+    seen: Vec<IpNet>,
+    proxied: Vec<Proxied>,
+}
+
+/// An application rule that lets somebody pass.
+#[derive(Debug, Clone)]
+struct Proxied {
+    name: String,
+    sources: Vec<Endpoint>,
+    ports: Vec<u16>,
+}
+
+impl Hiding {
+    /// Of a classic firewall, by its document.
+    pub(super) fn of_firewall(document: &Value) -> Self {
+        let properties = document.get("properties");
+        let ranges = document
+            .pointer("/properties/additionalProperties/Network.SNAT.PrivateRanges")
+            .and_then(Value::as_str)
+            .unwrap_or_default();
+        let proxied = list(properties, "applicationRuleCollections").flat_map(|collection| {
+            let inner = collection.get("properties").unwrap_or(&Value::Null);
+            of_collection(text(collection, "name"), inner)
+        });
+        Self {
+            seen: seen(ranges.split(',').map(str::trim)),
+            proxied: proxied.collect(),
+        }
+    }
+
+    /// Of a policy, by its document and the groups of it and of those that it inherits.
+    pub(super) fn of_policy(policy: &Value, levels: &[Vec<Value>]) -> Self {
+        let ranges = policy.pointer("/properties/snat").unwrap_or(&Value::Null);
+        let proxied = levels.iter().flatten().flat_map(|group| {
+            let within = text(group, "name");
+            list(group.get("properties"), "ruleCollections").flat_map(move |collection| {
+                of_collection(&format!("{within}/{}", text(collection, "name")), collection)
+            })
+        });
+        Self {
+            seen: seen(texts(ranges, "privateRanges")),
+            proxied: proxied.collect(),
+        }
+    }
+
+    /// Whether a machine there sees the firewall where network rules let somebody pass.
+    pub(super) fn before(&self, machine: IpAddr) -> bool {
+        !self.seen.iter().any(|net| net.contains(&machine))
+    }
+
+    /// An application rule that may let others pass to one of the ports: `own` says whose addresses are no others'.
+    /// What its names stand for is not known here.
+    pub(super) fn proxies(&self, ports: Ports, own: impl Fn(IpAddr, IpAddr) -> bool) -> Option<String> {
+        let is_own = |source: &Endpoint| matches!(source, Endpoint::Range(first, last) if own(*first, *last));
+        self.proxied
+            .iter()
+            .filter(|_| ports.protocol() == Protocol::Tcp)
+            .filter(|rule| {
+                let asked = ports.first()..=ports.last();
+                rule.ports.iter().any(|port| asked.contains(port))
+            })
+            .find(|rule| !rule.sources.iter().all(is_own))
+            .map(|rule| rule.name.clone())
+    }
+}
+
+fn seen<'t>(texts: impl Iterator<Item = &'t str>) -> Vec<IpNet> {
+    let texts: Vec<&str> = texts.filter(|text| !text.is_empty()).collect();
+    let defaults = DEFAULTS
+        .iter()
+        .filter(|_| texts.is_empty() || texts.iter().any(|text| text.eq_ignore_ascii_case(DEFAULT)))
+        .filter_map(|(address, length)| IpNet::new(IpAddr::from(*address), *length).ok());
+    let given = texts.iter().filter_map(|text| {
+        let address = || text.parse::<IpAddr>().ok().map(IpNet::from);
+        text.parse().ok().or_else(address)
+    });
+    defaults.chain(given).collect()
+}
+
+fn of_collection(name: &str, collection: &Value) -> Vec<Proxied> {
+    let denies = collection
+        .pointer("/action/type")
+        .and_then(Value::as_str)
+        .is_some_and(|word| word.eq_ignore_ascii_case("Deny"));
+    if denies {
+        return Vec::new();
+    }
+    list(Some(collection), "rules")
+        // A service of Azure's, or a kind of site on the internet, is no machine here.
+        .filter(|rule| {
+            ["targetFqdns", "targetUrls"]
+                .iter()
+                .any(|member| texts(rule, member).next().is_some())
+        })
+        .map(|rule| Proxied {
+            name: format!("{name}/{}", text(rule, "name")),
+            sources: texts(rule, "sourceAddresses")
+                .map(Endpoint::parse)
+                .chain(texts(rule, "sourceIpGroups").map(|group| Endpoint::Named(group.to_owned())))
+                .collect(),
+            ports: list(Some(rule), "protocols")
+                .filter_map(|protocol| protocol.get("port").and_then(Value::as_u64))
+                .filter_map(|port| port.try_into().ok())
+                .collect(),
+        })
+        .collect()
+}
