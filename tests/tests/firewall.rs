@@ -193,6 +193,28 @@ async fn story(with_policy: bool) {
     world.quiet().await;
     let locked = gate.shown();
 
+    let dry = world
+        .client(Person::Ada)
+        .dry_run_access_request(&a_request(&[&gate.machine], 600))
+        .await
+        .unwrap();
+    let foretold: Vec<_> = dry
+        .writes
+        .iter()
+        .filter(|point| point.point.starts_with("azure:firewall"))
+        .flat_map(|point| &point.changes)
+        .collect();
+    let [change] = foretold.as_slice() else {
+        panic!("{dry:#?}");
+    };
+    let rules = change.after.clone().unwrap();
+    assert_eq!(rules[0]["translatedPort"], "22");
+    let told = serde_json::to_string(&dry.writes).unwrap();
+    assert!(
+        !told.contains("10.60.1.9"),
+        "others' machines are nobody's business"
+    );
+
     let granted = world.request(&[&gate.machine], 600, 30).await;
     let [grant] = granted.grants.as_slice() else {
         panic!("{granted:#?}");

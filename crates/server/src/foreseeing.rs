@@ -7,12 +7,16 @@ use std::{collections::BTreeSet, time::Duration};
 
 use postern_api::preflight as api;
 use postern_core::{
+    approach::is_firewall,
     enforcer::{Change, Desired, Obstacle},
     grant::{Grant, Live},
     id::GrantId,
+    mark::{Mark, Purpose},
     request::{AccessRequest, Approved},
     time::Instant,
 };
+
+use serde_json::Value;
 
 use crate::{failure::Failure, granting::Terms, state::App};
 
@@ -89,6 +93,14 @@ impl App {
             changes: changes
                 .into_iter()
                 .filter(|change| ours(&change.grants))
+                .map(|change| {
+                    // A firewall is one document, with the rules of machines that the caller may not read.
+                    if is_firewall(&desired.point) {
+                        only_of(change, grants)
+                    } else {
+                        change
+                    }
+                })
                 .map(|change| show(change, whole))
                 .collect(),
             obstacles: obstacles
@@ -125,6 +137,35 @@ fn unread(point: String, reason: String) -> api::DryRunPoint {
         changes: Vec::new(),
         obstacles: Vec::new(),
         unread: Some(reason),
+    }
+}
+
+/// The change without rules but those of the grants.
+fn only_of(change: Change, grants: &BTreeSet<GrantId>) -> Change {
+    fn rules(value: &Value, grants: &BTreeSet<GrantId>, found: &mut Vec<Value>) {
+        match value {
+            Value::Array(items) => items.iter().for_each(|item| rules(item, grants, found)),
+            Value::Object(members) => {
+                let text = members.get("description").and_then(Value::as_str);
+                let purpose = text.and_then(Mark::parse).map(|mark| mark.purpose);
+                if matches!(purpose, Some(Purpose::Grant { grant, .. }) if grants.contains(&grant)) {
+                    found.push(value.clone());
+                } else {
+                    members.values().for_each(|member| rules(member, grants, found));
+                }
+            }
+            _ => {}
+        }
+    }
+    let of = |value: Option<Value>| {
+        let mut found = Vec::new();
+        rules(&value?, grants, &mut found);
+        (!found.is_empty()).then_some(Value::Array(found))
+    };
+    Change {
+        before: of(change.before),
+        after: of(change.after),
+        ..change
     }
 }
 
