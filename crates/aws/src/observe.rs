@@ -5,18 +5,18 @@
 //! which it is not known whether a new group would have an IPv6 egress rule.
 
 mod isolation;
+mod ours;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use aws_sdk_ec2::types::{Filter, Instance, InstanceStateName, ManagedPrefixList};
 use postern_core::{
     enforcer::{Desired, EnforceError},
-    inventory::{is_holder, purpose_of},
-    machine::{AwsInstance, is_ec2_id},
-    mark::{Installation, Purpose},
+    machine::AwsInstance,
     sg::{SecurityGroup, SgPeer, SgRule},
 };
 
+use self::ours::{Named, is_ours};
 use crate::{
     client::{Clients, Ec2},
     error::Failure,
@@ -268,17 +268,15 @@ pub(crate) async fn instance(
     );
     let found = found.map_err(|failure| failure.about(id))?;
     let named = named.map_err(|failure| failure.about(&name))?;
-    let (holders, others): (Vec<_>, Vec<_>) = named
-        .into_iter()
-        .partition(|group| is_holder(group, installation));
-    let (mut copies, mut impostors, mut false_copies) = (Vec::new(), Vec::new(), Vec::new());
-    for group in others {
-        match purpose_of(&group, installation) {
-            Some(Purpose::Copy { of }) if group.name == copy_name(installation, id, &of) => {
-                copies.push(Copied::new(of, group));
-            }
-            _ if group.name == name => impostors.push(group),
-            _ => false_copies.push(group),
+    let (mut holders, mut impostors) = (Vec::new(), Vec::new());
+    let (mut copies, mut false_copies) = (Vec::new(), Vec::new());
+    for group in named {
+        let is_ours = is_ours(&group, desired);
+        match Named::read(&group.name, installation) {
+            Some(Named::Copy { of, .. }) if is_ours => copies.push(Copied::new(of.to_owned(), group)),
+            _ if group.name != name => false_copies.push(group),
+            _ if is_ours => holders.push(group),
+            _ => impostors.push(group),
         }
     }
     let is_gone = found.is_none();
@@ -312,7 +310,7 @@ pub(crate) async fn instance(
         observed.strays = strays(ec2, &observed).await?;
     }
     let groups = groups.into_iter().flatten().collect();
-    strange(ec2, installation, &mut observed, &groups).await?;
+    strange(ec2, desired, &mut observed, &groups).await?;
     // Which groups there are to copy or to put back goes by what was written too.
     let carried = observed.with(written);
     observed.originals = isolation::originals(ec2, &carried, desired).await?;
@@ -362,24 +360,21 @@ async fn strays(ec2: &Ec2, observed: &ObservedInstance) -> Result<Vec<ObservedIn
 }
 
 /// Holders and private copies of other instances among the groups (id and name) of this one's interfaces, and private
-/// copies of its own that do not show by their name yet. The name is the hint, the mark decides.
+/// copies of its own that do not show by their name yet. The name says what they are, and the mark that they are ours.
 async fn strange(
     ec2: &Ec2,
-    installation: &Installation,
+    desired: &Desired,
     observed: &mut ObservedInstance,
     groups: &BTreeSet<(String, String)>,
 ) -> Result<(), EnforceError> {
-    let prefix = holder_name(installation, "");
-    let is_ours = |rest: &str| match rest.split_once("-sg-") {
-        Some((instance, _)) => is_ec2_id(instance, "i-"),
-        None => is_ec2_id(rest, "i-") && rest != observed.instance,
+    let hints = |name: &str| match Named::read(name, &desired.installation) {
+        Some(Named::Holder { instance }) => instance != observed.instance,
+        Some(Named::Copy { .. }) => true,
+        None => false,
     };
     let hinted: Vec<String> = groups
         .iter()
-        .filter(|(id, name)| {
-            name.strip_prefix(&prefix).is_some_and(is_ours)
-                && observed.copies.iter().all(|copy| copy.group.id != *id)
-        })
+        .filter(|(id, name)| hints(name) && observed.copies.iter().all(|copy| copy.group.id != *id))
         .map(|(id, _)| id.clone())
         .collect();
     if hinted.is_empty() {
@@ -389,18 +384,18 @@ async fn strange(
         .groups(wire::filter("group-id", hinted))
         .await
         .map_err(|failure| failure.about(&observed.instance))?;
-    for group in groups {
-        match purpose_of(&group, installation) {
-            Some(Purpose::Holder) => {
+    for group in groups.into_iter().filter(|group| is_ours(group, desired)) {
+        match Named::read(&group.name, &desired.installation) {
+            Some(Named::Holder { .. }) => {
                 observed.misplaced.insert(group.id);
             }
-            Some(Purpose::Copy { of }) if group.name == copy_name(installation, &observed.instance, &of) => {
-                observed.copies.push(Copied::new(of, group));
+            Some(Named::Copy { instance, of }) if instance == observed.instance => {
+                observed.copies.push(Copied::new(of.to_owned(), group));
             }
-            Some(Purpose::Copy { of }) => {
-                observed.strange_copies.insert(group.id, of);
+            Some(Named::Copy { of, .. }) => {
+                observed.strange_copies.insert(group.id.clone(), of.to_owned());
             }
-            _ => {}
+            None => {}
         }
     }
     Ok(())

@@ -14,7 +14,7 @@ use crate::{
     client::Ec2,
     error::Failure,
     plan::{
-        instance::{copy_mark, holder_mark},
+        instance::{copy_mark, holder_mark, holder_name},
         rule,
     },
     wire,
@@ -136,7 +136,9 @@ async fn remove_holder(ec2: &Ec2, group: &str, installation: &Installation) -> R
     let Some(found) = found else {
         return Ok(());
     };
-    if !is_holder(&found, installation) {
+    // Whoever may write tags must not have us delete a group of others.
+    let is_named = found.name.starts_with(&holder_name(installation, "i-"));
+    if !is_holder(&found, installation) || !is_named {
         return Err(EnforceError::Malformed(format!(
             "`{group}` does not carry our mark"
         )));

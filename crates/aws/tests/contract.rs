@@ -81,8 +81,8 @@ async fn every_shape_of_a_fleet_is_locked_opened_closed_and_restored() {
 
 #[tokio::test]
 async fn a_machine_is_isolated_from_a_group_that_others_use_and_given_it_back() {
-    let (_handle, endpoint) = simulator().await;
-    isolation::run(&endpoint).await;
+    let (handle, endpoint) = simulator().await;
+    isolation::run(&endpoint, handle.faults()).await;
 }
 
 #[tokio::test]

@@ -26,7 +26,7 @@ use crate::{
 impl Ec2 {
     /// The groups whose rules name any of these, with what they name. Of rules in other accounts, over a peering
     /// connection or a transit gateway, EC2 tells the VPC alone.
-    async fn naming(&self, ids: &[String]) -> Result<BTreeMap<String, BTreeSet<String>>, Failure> {
+    async fn naming(&self, ids: &[String]) -> Result<BTreeMap<String, BTreeSet<String>>, EnforceError> {
         const OPERATION: &str = "DescribeSecurityGroupReferences";
         let asked = self
             .client
@@ -38,15 +38,29 @@ impl Ec2 {
             self.groups(wire::filter("egress.ip-permission.group-id", ids)),
             asked
         );
+        let about = |failure: Failure| failure.about(&ids.join(", "));
+        let (inbound, outbound) = (inbound.map_err(about)?, outbound.map_err(about)?);
         let mut naming: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
-        for group in inbound?.iter().chain(&outbound?) {
+        for group in inbound.iter().chain(&outbound) {
             for rule in group.ingress.iter().chain(&group.egress) {
                 if let SgPeer::Group { group: named, .. } = &rule.peer {
                     naming.entry(named.clone()).or_default().insert(group.id.clone());
                 }
             }
         }
-        let peers = peers.map_err(|error| Failure::new(OPERATION, &error))?;
+        let peers = match peers.map_err(|error| about(Failure::new(OPERATION, &error))) {
+            Ok(peers) => peers,
+            // Nobody is isolated on a guess; and what else is to be done at the instance, is done.
+            Err(EnforceError::Forbidden { code, .. }) => {
+                tracing::warn!(operation = OPERATION, code, "whose rules name groups is not told");
+                for id in ids {
+                    let somebody = format!("groups that we may not ask for ({OPERATION})");
+                    naming.entry(id.clone()).or_default().insert(somebody);
+                }
+                return Ok(naming);
+            }
+            Err(error) => return Err(error),
+        };
         for reference in peers.security_group_reference_set() {
             if let (Some(named), Some(vpc)) = (reference.group_id(), reference.referencing_vpc_id()) {
                 naming.entry(named.to_owned()).or_default().insert(vpc.to_owned());
@@ -91,10 +105,7 @@ pub(super) async fn originals(
         asked.push(original.id.clone());
     }
     for part in asked.chunks(FILTER_VALUES) {
-        let naming = ec2
-            .naming(part)
-            .await
-            .map_err(|failure| failure.about(&part.join(", ")))?;
+        let naming = ec2.naming(part).await?;
         for original in &mut originals {
             if let Some(naming) = naming.get(&original.id) {
                 original.named_by.clone_from(naming);

@@ -174,7 +174,7 @@ pub struct ObservedInstance {
     pub interfaces: Vec<ObservedInterface>,
     /// The VPCs that are known to have an IPv6 block.
     pub ipv6_vpcs: BTreeSet<String>,
-    /// The groups that have the holder's name and our mark, at most one in a VPC.
+    /// The groups that have the holder's name and our mark, or a grant's rule of ours, at most one in a VPC.
     pub holders: Vec<SecurityGroup>,
     /// Groups that have the holder's name without our mark: somebody else's.
     pub impostors: Vec<SecurityGroup>,
@@ -316,6 +316,7 @@ impl Observed for ObservedInstance {
             findings: Vec::new(),
         };
         draft.refuse_strangers();
+        draft.report_marks();
         draft.detach_misplaced();
         draft.keep_copies();
         let vpcs: BTreeSet<&str> = self

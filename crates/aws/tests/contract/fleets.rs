@@ -5,11 +5,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use aws_sdk_ec2::types::{
-    Filter, InstanceNetworkInterfaceSpecification, IpPermission, IpRange, Ipv6Range, PrefixListId,
+    Filter, InstanceNetworkInterfaceSpecification, IpPermission, IpRange, Ipv6Range, PrefixListId, Tag,
     UserIdGroupPair,
 };
 use postern_core::{
     enforcer::{Desired, Displaced, Guard, Member, WantedGrant},
+    inventory::MARK_TAG,
     machine::{AwsInstance, MachineId},
     mark::{Mark, Purpose},
     point::PointRef,
@@ -126,6 +127,17 @@ impl Fleet {
                 .group_id(&self.groups[group])
                 .set_ip_permissions(Some(permissions));
             call.send().await.unwrap();
+        }
+    }
+
+    /// Somebody takes the mark off a group, or writes another.
+    pub(crate) async fn retag(&self, group: &str, mark: Option<&str>) {
+        let tag = Tag::builder().key(MARK_TAG);
+        let gone = self.stage.admin.delete_tags().resources(group);
+        gone.tags(tag.clone().build()).send().await.unwrap();
+        if let Some(mark) = mark {
+            let set = self.stage.admin.create_tags().resources(group);
+            set.tags(tag.value(mark).build()).send().await.unwrap();
         }
     }
 

@@ -7,19 +7,96 @@ use postern_core::{
     policy::SharedGroups,
 };
 
+use postern_sim::{Faults, When};
+
 use crate::{
     fleets::{Fleet, from_group},
-    suite::{Endpoint, installation, tcp},
+    suite::{Endpoint, grant, installation, tcp},
 };
 
 /// Runs every case; the simulator's alone, because moto does not tell whose rules name a group.
-pub(crate) async fn run(endpoint: &Endpoint) {
+pub(crate) async fn run(endpoint: &Endpoint, faults: &Faults) {
     a_crash_between_any_two_calls_is_made_good(endpoint).await;
     a_group_that_rules_name_is_left_alone(endpoint).await;
     two_machines_of_the_policy_get_a_copy_each(endpoint).await;
     what_others_do_to_group_and_copy_is_followed_or_put_right(endpoint).await;
     a_terminated_machine_leaves_no_copy(endpoint).await;
     the_sweeper_lists_a_copy_and_does_not_open_what_it_closes(endpoint).await;
+    a_copy_without_its_mark_is_a_copy(endpoint).await;
+    what_a_copy_stands_for_is_not_taken_from_its_tag(endpoint).await;
+    what_may_not_be_asked_about_names_keeps_nothing_open(endpoint, faults).await;
+}
+
+async fn groups_at(fleet: &Fleet, machine: &str) -> Vec<String> {
+    let interface = &fleet.machines[machine].interfaces[0];
+    let shown = fleet.stage.admin.describe_network_interfaces();
+    let shown = shown.network_interface_ids(interface).send().await.unwrap();
+    let groups = shown.network_interfaces()[0].groups().iter();
+    groups.map(|group| group.group_id().unwrap().to_owned()).collect()
+}
+
+async fn a_copy_without_its_mark_is_a_copy(endpoint: &Endpoint) {
+    let mut fleet = shared(endpoint).await;
+    fleet.lock(&["ours"], SharedGroups::Isolate).await;
+    let copy = groups_at(&fleet, "ours").await;
+    fleet.retag(&copy[0], None).await;
+    fleet.lock(&["ours"], SharedGroups::Isolate).await;
+    assert_eq!(groups_at(&fleet, "ours").await, copy);
+    let wanted = fleet.wanted("ours", &[]);
+    let plan = fleet.stage.observe(&wanted).await.plan(&wanted);
+    assert_eq!(plan.findings[0].code, "own_rule_edited", "{plan:?}");
+    fleet.lock(&[], SharedGroups::Isolate).await;
+    assert_eq!(
+        groups_at(&fleet, "ours").await,
+        [fleet.groups["team"].clone()],
+        "what the copy stood for comes back"
+    );
+}
+
+async fn what_a_copy_stands_for_is_not_taken_from_its_tag(endpoint: &Endpoint) {
+    let mut fleet = shared(endpoint).await;
+    fleet
+        .group("wide", vec![tcp(0, 65535, "0.0.0.0/0", "anything")])
+        .await;
+    let before = fleet.text().await;
+    let wide = format!("postern:suite copy={}", fleet.groups["wide"]);
+    for mark in [wide.as_str(), "postern:suite holder"] {
+        for locked in [false, true] {
+            fleet.lock(&["ours"], SharedGroups::Isolate).await;
+            let copy = groups_at(&fleet, "ours").await;
+            fleet.retag(&copy[0], Some(mark)).await;
+            if locked {
+                fleet.lock(&["ours"], SharedGroups::Isolate).await;
+                assert_eq!(groups_at(&fleet, "ours").await, copy, "{mark}");
+            }
+            fleet.lock(&[], SharedGroups::Isolate).await;
+            assert_eq!(fleet.text().await, before, "{mark}");
+        }
+    }
+}
+
+async fn what_may_not_be_asked_about_names_keeps_nothing_open(endpoint: &Endpoint, faults: &Faults) {
+    let mut fleet = shared(endpoint).await;
+    fleet.lock(&["ours"], SharedGroups::Isolate).await;
+    assert!(fleet.open("ours", &[grant(1, "22")]).await);
+    let refused = "DescribeSecurityGroupReferences";
+    let id = faults.add(crate::fault(
+        refused,
+        When::Always,
+        crate::refusal(403, "UnauthorizedOperation"),
+    ));
+    fleet.open("ours", &[]).await;
+    let text = fleet.text().await;
+    assert!(!text.contains("holder"), "{text}");
+    assert!(text.contains("at ours/0: copy of team for ours"), "{text}");
+    // And nobody is isolated on a guess.
+    fleet.machine("late", &[&["team"]]).await;
+    fleet.lock(&["late"], SharedGroups::Isolate).await;
+    let wanted = fleet.wanted("late", &[]);
+    let plan = fleet.stage.observe(&wanted).await.plan(&wanted);
+    assert_eq!(plan.obstacles[0].code, "shared_group");
+    assert!(plan.obstacles[0].message.contains(refused), "{plan:?}");
+    faults.remove(id);
 }
 
 async fn shared(endpoint: &Endpoint) -> Fleet {

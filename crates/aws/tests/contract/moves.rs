@@ -13,6 +13,7 @@ pub(crate) async fn run(endpoint: &Endpoint) {
     a_stopped_machine_is_opened_and_closed(endpoint).await;
     a_terminated_machine_leaves_no_holder(endpoint).await;
     what_others_do_to_an_interface_between_plan_and_write_stays(endpoint).await;
+    a_holder_without_its_mark_closes_with_its_grants(endpoint).await;
     match endpoint.flavour {
         Flavour::Simulator => {
             an_interface_that_moves_takes_no_holder_along(endpoint).await;
@@ -48,6 +49,24 @@ async fn a_stopped_machine_is_opened_and_closed(endpoint: &Endpoint) {
     assert!(fleet.text().await.contains("at router/1: back, holder of router"));
     fleet.open("router", &[]).await;
     assert_eq!(fleet.text().await, before);
+}
+
+async fn a_holder_without_its_mark_closes_with_its_grants(endpoint: &Endpoint) {
+    for mark in [None, Some("postern:suite copy=sg-0123456789abcdef0")] {
+        let mut fleet = router(endpoint).await;
+        let before = fleet.text().await;
+        assert!(fleet.open("router", &[grant(1, "22")]).await);
+        let wanted = fleet.wanted("router", &[grant(1, "22")]);
+        let observed = fleet.stage.observe(&wanted).await;
+        let evidence = observed.evidence(&wanted);
+        let group = evidence.values().next().unwrap().rules[0]["group"].clone();
+        fleet.retag(group.as_str().unwrap(), mark).await;
+        assert!(fleet.open("router", &[grant(1, "22")]).await, "it stays open");
+        let plan = fleet.stage.observe(&wanted).await.plan(&wanted);
+        assert_eq!(plan.findings[0].code, "own_rule_edited", "{plan:?}");
+        fleet.open("router", &[]).await;
+        assert_eq!(fleet.text().await, before);
+    }
 }
 
 async fn a_terminated_machine_leaves_no_holder(endpoint: &Endpoint) {

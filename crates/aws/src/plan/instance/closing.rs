@@ -5,6 +5,8 @@ use std::collections::BTreeSet;
 use postern_core::{
     enforcer::{Finding, Verb},
     id::GrantId,
+    inventory::purpose_of,
+    mark::Purpose,
     sg::{SecurityGroup, SgRule},
 };
 use serde_json::json;
@@ -79,6 +81,34 @@ impl<'a> Draft<'a> {
                 self.detach(Verb::Repair, &interface.id, group, Vec::new());
             }
         }
+    }
+
+    /// Reports the groups of ours whose marks are not as we wrote them.
+    pub(super) fn report_marks(&mut self) {
+        let observed = self.observed;
+        let holders = observed.holders.iter().map(|holder| (holder, Purpose::Holder));
+        let copies = observed.copies.iter();
+        let copies = copies.map(|copy| (&copy.group, Purpose::Copy { of: copy.of.clone() }));
+        for (group, purpose) in holders.chain(copies) {
+            let found = purpose_of(group, &self.desired.installation);
+            if found.as_ref() != Some(&purpose) {
+                self.findings.push(Finding {
+                    code: "own_rule_edited".to_owned(),
+                    message: format!(
+                        "somebody changed or removed the mark of {} ({})",
+                        group.name, group.id
+                    ),
+                    before: None,
+                    after: Some(json!(group.tags)),
+                    grants: Vec::new(),
+                });
+            }
+        }
+    }
+
+    /// Whether a group of ours can be deleted: what has no mark at all is beyond our rights.
+    pub(super) fn is_marked(&self, group: &SecurityGroup) -> bool {
+        purpose_of(group, &self.desired.installation).is_some()
     }
 
     /// Reports what others wrote into a holder. Nothing may let packets in there without a grant.
@@ -165,7 +195,7 @@ impl<'a> Draft<'a> {
         let stays = attached
             .iter()
             .any(|interface| interface.groups.iter().all(|g| *g == holder.id));
-        if attached.is_empty() || stays {
+        if attached.is_empty() || stays || !self.is_marked(holder) {
             self.revoke(Verb::Close, holder, &ours);
             self.revoke(Verb::Repair, holder, &foreign);
             if stays {
@@ -176,7 +206,7 @@ impl<'a> Draft<'a> {
         for interface in attached {
             free &= self.detach(Verb::Close, &interface.id, &holder.id, grants.clone());
         }
-        if free {
+        if free && self.is_marked(holder) {
             let change = change(
                 Verb::Close,
                 &holder.id,

@@ -713,7 +713,7 @@ impl<'a> Draft<'a> {
                 );
             }
         }
-        if free {
+        if free && self.is_marked(&copy.group) {
             self.restores.push(change(
                 Verb::Restore,
                 &copy.group.id,
