@@ -317,7 +317,8 @@ impl ObservedFirewall {
         };
         let failed = matches!(state(&self.document), Some("Failed" | "Canceled"));
         let rewrite = failed && (wanted.unsettled || !pieces.is_empty());
-        if coming.is_empty() && going.is_empty() && !rewrite {
+        let tidies = self.holds_nothing(installation, &shelves);
+        if coming.is_empty() && going.is_empty() && !rewrite && !tidies {
             plan.changes = self.close_copies(installation);
             return plan;
         }
@@ -405,6 +406,22 @@ impl ObservedFirewall {
         self.copies(installation).into_iter().map(close).collect()
     }
 
+    /// Whether a collection of ours stands, or our group, that nothing is left in: somebody took the rules out and left
+    /// what held them. Every write takes such away; this says that one is needed for it.
+    fn holds_nothing(&self, installation: &Installation, shelves: &[Shelf<'_>]) -> bool {
+        let ours = |shelf: &&Shelf<'_>| {
+            shelf
+                .name
+                .eq_ignore_ascii_case(&collection_name(installation, shelf.kind))
+        };
+        let group = self.form == Form::Group
+            && !self.document.is_null()
+            && super::list(self.document.get("properties"), "ruleCollections")
+                .next()
+                .is_none();
+        group || shelves.iter().filter(ours).any(|shelf| shelf.rules.is_empty())
+    }
+
     fn change(
         &self,
         pieces: &[Piece],
@@ -423,6 +440,7 @@ impl ObservedFirewall {
             .chain(coming.iter().map(|(piece, _)| piece.grant))
             .collect();
         let summary = match (going, coming) {
+            ([], []) if has_settled(&self.document) => "remove what nothing is left in".to_owned(),
             ([], []) => "write again what did not come into force".to_owned(),
             ([], [(piece, _)]) => format!("let in {}", piece.summary()),
             ([(place, _)], []) => format!("delete `{}/{}`", place.collection, place.rule),

@@ -204,6 +204,42 @@ async fn a_door_lets_in_the_grants_client_alone_and_closing_leaves_everything_as
 }
 
 #[tokio::test]
+async fn what_somebody_emptied_is_removed_when_nothing_is_wanted_there_any_more() {
+    for with_policy in [false, true] {
+        let gate = Gate::new(with_policy).await;
+        let before = gate.shown();
+        gate.converge(&wanted(vec![gate.door()])).await;
+        let id = match &gate.policy {
+            None => gate.firewall.clone(),
+            Some(policy) => format!("{policy}/ruleCollectionGroups/postern-test"),
+        };
+        let mut document = gate.fleet.get(&id).unwrap();
+        let collections = if with_policy {
+            &mut document["properties"]["ruleCollections"]
+        } else {
+            &mut document["properties"]["natRuleCollections"]
+        };
+        for collection in collections.as_array_mut().unwrap() {
+            if collection["name"] == json!("postern-test-nat") {
+                let rules = if with_policy {
+                    &mut collection["rules"]
+                } else {
+                    &mut collection["properties"]["rules"]
+                };
+                *rules = json!([]);
+            }
+        }
+        gate.fleet.put(&id, document).unwrap();
+        gate.converge(&wanted(vec![])).await;
+        assert_eq!(gate.shown(), before);
+        if let Some(policy) = &gate.policy {
+            let group = format!("{policy}/ruleCollectionGroups/postern-test");
+            assert!(gate.fleet.get(&group).is_err(), "the group stands");
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_routed_client_passes_while_its_grant_is_open() {
     for with_policy in [false, true] {
         let gate = Gate::new(with_policy).await;
