@@ -291,6 +291,7 @@ impl Dice {
             if azure > 0 && matches!(policy.scope, ScopeSpec::All) && on_azure.is_none() {
                 on_azure = Some(PolicySpec {
                     scope: ScopeSpec::Azure,
+                    shared_groups: "isolate",
                     ..policy.clone()
                 });
             }

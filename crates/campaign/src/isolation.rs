@@ -24,7 +24,9 @@ pub fn others_are_left_alone(script: &Script, instances: &[String], changes: &[C
         .into_iter()
         .filter_map(|number| instances.get(number)?.rsplit('/').next())
         .collect();
-    if others.is_empty() || policies(script).any(|policy| policy.shared_groups == "revoke") {
+    let revokes = policies(script)
+        .any(|policy| policy.shared_groups == "revoke" && !matches!(policy.scope, ScopeSpec::Azure));
+    if others.is_empty() || revokes {
         return Vec::new();
     }
     let mut eye = Eye::default();
