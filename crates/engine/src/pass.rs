@@ -290,11 +290,13 @@ impl Engine {
         let desired = &view.desired;
         failpoint!("after-observe");
         loop {
+            let mut evidence = BTreeMap::new();
             let (seen, plan) = match &observed {
                 Ok(observed) => {
+                    evidence = observed.evidence(desired);
                     let seen = Seen {
                         snapshot: observed.snapshot(),
-                        evidence: observed.evidence(desired).into_keys().collect(),
+                        evidence: evidence.keys().copied().collect(),
                         settled: observed.settled(),
                     };
                     let mut plan = observed.plan(desired);
@@ -312,7 +314,7 @@ impl Engine {
                 && looked.last.as_ref().is_none_or(RoundResult::may_go_on);
             if !go_on {
                 let outcome = self
-                    .settle(lease, view, observed.as_deref(), plan, looked)
+                    .settle(lease, view, observed.as_deref(), &evidence, plan, looked)
                     .await?;
                 return Ok(Converged::Settled(outcome));
             }
@@ -435,7 +437,7 @@ impl Engine {
                 obstacle: None,
             })
             .collect();
-        tx.set_hops(lease.point, &unknown, now).await?;
+        tx.set_hops(lease.point, &unknown, now, &[]).await?;
         log.extend(
             attempts
                 .iter()

@@ -1,6 +1,6 @@
 //! The end of a pass: outcomes, hops, grants, the next due time; only on what was read back.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::TimeDelta;
 use postern_core::{
@@ -8,7 +8,7 @@ use postern_core::{
     audit::AuditEvent,
     enforcer::{EnforceError, Evidence, Observed, Plan},
     grant::{EndCause, Grant, GrantState, HopState, Live},
-    id::RequestId,
+    id::{GrantId, RequestId},
     time::Instant,
 };
 use postern_store::{Due, HopUpdate, Lease, Next, StoreError, Tx, Urgency};
@@ -30,6 +30,7 @@ impl Engine {
         lease: &Lease,
         view: &View,
         reading: Result<&(dyn Observed + '_), &EnforceError>,
+        evidence: &BTreeMap<GrantId, Evidence>,
         plan: Plan,
         mut looked: Looked,
     ) -> Result<&'static str, StoreError> {
@@ -50,9 +51,6 @@ impl Engine {
         let message = failure.as_ref().map(|failure| failure.message.as_str());
 
         let mut tx = self.store.begin().await?;
-        let evidence = reading
-            .map(|observed| observed.evidence(desired))
-            .unwrap_or_default();
         let seen = Seen {
             snapshot: Value::Null,
             evidence: evidence.keys().copied().collect(),
@@ -94,7 +92,13 @@ impl Engine {
             })
             .collect();
         let updates: Vec<HopUpdate> = looks.iter().map(|look| look.update.clone()).collect();
-        let hops = tx.set_hops(lease.point, &updates, now).await?;
+        // What it makes of an open one does not depend on its other hops, unless the point is gone.
+        let depend: Vec<GrantId> = grants
+            .iter()
+            .filter(|grant| gone || !matches!(grant.state, GrantState::Open(_)))
+            .map(|grant| grant.id)
+            .collect();
+        let hops = tx.set_hops(lease.point, &updates, now, &depend).await?;
 
         // What that makes of the grants.
         let mut changed: Vec<Grant> = Vec::new();

@@ -59,12 +59,14 @@ struct NewHop<'a> {
 
 impl Tx {
     /// Saves what was seen of the grants at the point. A state other than unknown, and rules, are a reading, made
-    /// at `at`. Returns all the hops of these grants, by the points' names.
+    /// at `at`; a reading in which one is present is one of all that are present there, and those that are as they were
+    /// are not written. Returns all the hops of the grants in `told`, by the points' names.
     pub async fn set_hops(
         &mut self,
         point: PointId,
         updates: &[HopUpdate],
         at: Instant,
+        told: &[GrantId],
     ) -> Result<BTreeMap<GrantId, Vec<Hop>>, StoreError> {
         // A grant may be named more than once, by several changes of one plan: the last one counts.
         let updates: BTreeMap<GrantId, &HopUpdate> =
@@ -84,12 +86,25 @@ impl Tx {
             .collect();
         let rows = sqlx::query_as!(
             Row,
-            r#"WITH seen AS (
+            r#"WITH new AS MATERIALIZED (
+                   SELECT * FROM jsonb_to_recordset($1)
+                        AS n (grant_id uuid, state text, rules jsonb, blocked_by text, obstacle text)
+               ), reading AS (
+                   INSERT INTO point_readings AS r (point_id, read_at)
+                   SELECT $2, $3 WHERE EXISTS (SELECT FROM new WHERE state = 'present')
+                   ON CONFLICT (point_id) DO UPDATE SET read_at = greatest(r.read_at, excluded.read_at)
+                   RETURNING point_id, read_at
+               ), seen AS (
                    INSERT INTO grant_hops AS h (grant_id, point_id, state, rules, blocked_by, obstacle, read_at)
                    SELECT grant_id, $2, coalesce(state, 'unknown'), rules, blocked_by, obstacle,
                           CASE WHEN state <> 'unknown' OR rules IS NOT NULL THEN $3::timestamptz END
-                   FROM jsonb_to_recordset($1)
-                        AS n (grant_id uuid, state text, rules jsonb, blocked_by text, obstacle text)
+                   FROM new n
+                   WHERE NOT EXISTS (
+                       SELECT FROM grant_hops o
+                       WHERE o.grant_id = n.grant_id AND o.point_id = $2 AND o.read_at IS NOT NULL
+                         AND (o.state, o.blocked_by, o.obstacle)
+                             IS NOT DISTINCT FROM ('present', n.blocked_by, n.obstacle)
+                         AND n.state = 'present' AND coalesce(n.rules = o.rules, n.rules IS NULL))
                    ORDER BY grant_id
                    ON CONFLICT (grant_id, point_id) DO UPDATE
                    SET state = CASE WHEN excluded.state = 'unknown' AND excluded.grant_id = ANY ($4) THEN h.state
@@ -103,11 +118,18 @@ impl Tx {
                    SELECT * FROM seen
                    UNION ALL
                    SELECT h.grant_id, h.point_id, h.state, h.rules, h.blocked_by, h.obstacle, h.read_at
-                   FROM grant_hops h WHERE h.grant_id = ANY ($5) AND h.point_id <> $2
+                   FROM grant_hops h
+                   WHERE h.grant_id = ANY ($5)
+                     AND NOT EXISTS (SELECT FROM seen s WHERE s.grant_id = h.grant_id AND s.point_id = h.point_id)
                )
                SELECT w.grant_id AS "grant_id!", w.point_id AS "point_id!", p.ref, w.state AS "state!",
-                      w.rules, w.blocked_by, w.obstacle, w.read_at
+                      w.rules, w.blocked_by, w.obstacle,
+                      CASE WHEN w.state = 'present' THEN greatest(w.read_at, r.read_at, here.read_at)
+                           ELSE w.read_at END AS read_at
                FROM whole w JOIN points p ON p.id = w.point_id
+                    LEFT JOIN point_readings r ON r.point_id = w.point_id
+                    LEFT JOIN reading here ON here.point_id = w.point_id
+               WHERE w.grant_id = ANY ($5)
                ORDER BY w.grant_id, p.ref"#,
             document(&new)?,
             point.uuid(),
@@ -117,7 +139,7 @@ impl Tx {
                 .filter(|update| update.state.is_none())
                 .map(|update| update.grant.uuid())
                 .collect::<Vec<_>>(),
-            &updates.keys().map(|grant| grant.uuid()).collect::<Vec<_>>(),
+            &told.iter().map(|grant| grant.uuid()).collect::<Vec<_>>(),
         )
         .fetch_all(&mut *self.inner)
         .await?;
@@ -206,8 +228,10 @@ async fn hops(
     by_grant(
         sqlx::query_as!(
             Row,
-            "SELECT h.grant_id, h.point_id, p.ref, h.state, h.rules, h.blocked_by, h.obstacle, h.read_at
+            "SELECT h.grant_id, h.point_id, p.ref, h.state, h.rules, h.blocked_by, h.obstacle,
+                    CASE WHEN h.state = 'present' THEN greatest(h.read_at, r.read_at) ELSE h.read_at END AS read_at
              FROM grant_hops h JOIN points p ON p.id = h.point_id
+                  LEFT JOIN point_readings r ON r.point_id = h.point_id
              WHERE h.grant_id = ANY ($1)
              ORDER BY h.grant_id, p.ref",
             &ids,

@@ -89,7 +89,7 @@ async fn multiply(wide: &mut Wide) -> anyhow::Result<()> {
              ON CONFLICT DO NOTHING"
         ),
         "INSERT INTO grant_hops (grant_id, point_id, state, rules, blocked_by, obstacle, read_at)
-         SELECT g.id, h.point_id, h.state, h.rules, h.blocked_by, h.obstacle, h.read_at
+         SELECT g.id, h.point_id, 'unknown', NULL, NULL, NULL, NULL
          FROM grants g
          JOIN grants o ON o.request_id = g.request_id AND o.machine_id = g.machine_id
          JOIN grant_hops h ON h.grant_id = o.id

@@ -93,7 +93,7 @@ async fn behind_a_firewall_a_grant_is_wanted_when_the_firewall_lets_it_in_and_fo
         blocked_by: None,
         obstacle: None,
     };
-    tx.set_hops(firewall, &[present], at(1)).await.unwrap();
+    tx.set_hops(firewall, &[present], at(1), &[]).await.unwrap();
     tx.commit().await.unwrap();
     let (_, at_nsg) = wanted(&store, &the_nsg()).await;
     assert_eq!(

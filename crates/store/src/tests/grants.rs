@@ -12,7 +12,7 @@ use proptest::prelude::*;
 use serde_json::json;
 
 use super::{HOSTILE, a_machine, a_row, samples, save, some_grants, with_grants};
-use crate::{Conflict, GrantFilter, HopUpdate, Store, StoreError, Visible, testing::fresh_store};
+use crate::{Conflict, GrantFilter, HopUpdate, Store, StoreError, Tx, Visible, testing::fresh_store};
 
 fn end(grant: &Grant) -> Grant {
     grant
@@ -365,7 +365,7 @@ async fn hops_keep_what_a_look_did_not_see_and_lose_what_it_saw_gone() {
         HopState::Absent
     );
 
-    tx.set_hops(point, &[update(Some(HopState::Unknown), None)], at(1))
+    tx.set_hops(point, &[update(Some(HopState::Unknown), None)], at(1), &[])
         .await
         .unwrap();
     let hop = tx.hops_of(&[grant.id]).await.unwrap()[&grant.id][0].clone();
@@ -375,14 +375,19 @@ async fn hops_keep_what_a_look_did_not_see_and_lose_what_it_saw_gone() {
         "an intention is no reading"
     );
 
-    tx.set_hops(point, &[update(Some(HopState::Present), Some(json!([1])))], at(2))
-        .await
-        .unwrap();
+    tx.set_hops(
+        point,
+        &[update(Some(HopState::Present), Some(json!([1])))],
+        at(2),
+        &[],
+    )
+    .await
+    .unwrap();
     let failed = HopUpdate {
         obstacle: Some("no answer".into()),
         ..update(None, None)
     };
-    tx.set_hops(point, &[failed], at(3)).await.unwrap();
+    tx.set_hops(point, &[failed], at(3), &[]).await.unwrap();
     let hop = tx.hops_of(&[grant.id]).await.unwrap()[&grant.id][0].clone();
     assert_eq!(
         (hop.state, hop.rules, hop.read_at),
@@ -390,7 +395,7 @@ async fn hops_keep_what_a_look_did_not_see_and_lose_what_it_saw_gone() {
     );
     assert_eq!(hop.obstacle.as_deref(), Some("no answer"));
 
-    tx.set_hops(point, &[update(Some(HopState::Absent), None)], at(4))
+    tx.set_hops(point, &[update(Some(HopState::Absent), None)], at(4), &[])
         .await
         .unwrap();
     tx.commit().await.unwrap();
@@ -399,6 +404,90 @@ async fn hops_keep_what_a_look_did_not_see_and_lose_what_it_saw_gone() {
         (hop.state, hop.rules, hop.obstacle, hop.read_at),
         (HopState::Absent, None, None, Some(at(4)))
     );
+}
+
+#[tokio::test]
+async fn hops_that_are_as_they_were_are_read_and_not_written() {
+    let store = fresh_store().await;
+    let grants: Vec<GrantId> = with_grants(&store, 2)
+        .await
+        .iter()
+        .map(|grant| grant.id)
+        .collect();
+    let mut tx = store.begin().await.unwrap();
+    let point = tx.points_of(&grants[..1]).await.unwrap()[0];
+    let seen = |grant: usize, rule: u8| HopUpdate {
+        grant: grants[grant],
+        state: Some(HopState::Present),
+        rules: Some(json!([rule])),
+        blocked_by: None,
+        obstacle: None,
+    };
+    let written = "SELECT count(*) FROM grant_hops WHERE read_at = $1";
+    let here = async |tx: &mut Tx, grant: usize| {
+        let hops = tx.hops_of(&[grants[grant]]).await.unwrap();
+        let hop = hops[&grants[grant]]
+            .iter()
+            .find(|hop| hop.point == point)
+            .unwrap();
+        (hop.state, hop.rules.clone(), hop.read_at)
+    };
+    tx.set_hops(point, &[seen(0, 1), seen(1, 1)], at(1), &[])
+        .await
+        .unwrap();
+    tx.set_hops(point, &[seen(0, 1), seen(1, 2)], at(2), &[])
+        .await
+        .unwrap();
+    for (instant, rows) in [(at(1), 1), (at(2), 1)] {
+        let found: i64 = sqlx::query_scalar(written)
+            .bind(instant)
+            .fetch_one(&mut *tx.inner)
+            .await
+            .unwrap();
+        assert_eq!(found, rows, "{instant}");
+    }
+    assert_eq!(
+        here(&mut tx, 0).await,
+        (HopState::Present, Some(json!([1])), Some(at(2)))
+    );
+    assert_eq!(
+        here(&mut tx, 1).await,
+        (HopState::Present, Some(json!([2])), Some(at(2)))
+    );
+
+    // A reading that failed is none, and an intention neither.
+    let failed = HopUpdate {
+        state: None,
+        rules: None,
+        obstacle: Some("no answer".to_owned()),
+        ..seen(0, 1)
+    };
+    let told = tx.set_hops(point, &[failed], at(3), &grants[..1]).await.unwrap();
+    let hop = told[&grants[0]].iter().find(|hop| hop.point == point).unwrap();
+    assert_eq!(
+        (told.len(), hop.state, hop.read_at),
+        (1, HopState::Present, Some(at(2)))
+    );
+    assert_eq!(here(&mut tx, 1).await.2, Some(at(2)));
+
+    // What was gone is read for itself: nothing later speaks for it.
+    let gone = HopUpdate {
+        state: Some(HopState::Absent),
+        rules: None,
+        ..seen(0, 1)
+    };
+    let told = tx
+        .set_hops(point, &[gone, seen(1, 2)], at(4), &grants)
+        .await
+        .unwrap();
+    let read: Vec<_> = grants
+        .iter()
+        .map(|grant| told[grant].iter().find(|hop| hop.point == point).unwrap().read_at)
+        .collect();
+    assert_eq!(read, [Some(at(4)), Some(at(4))]);
+    tx.set_hops(point, &[seen(1, 2)], at(5), &[]).await.unwrap();
+    assert_eq!(here(&mut tx, 0).await, (HopState::Absent, None, Some(at(4))));
+    assert_eq!(here(&mut tx, 1).await.2, Some(at(5)));
 }
 
 #[tokio::test]
