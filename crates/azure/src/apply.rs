@@ -1,8 +1,12 @@
 //! Carries out one operation on an NSG, and waits until it is in force.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
-use postern_core::enforcer::{Change, EnforceError};
+use postern_core::{
+    enforcer::{Change, EnforceError},
+    id::GrantId,
+    nsg::Access,
+};
 use reqwest::Method;
 use serde_json::{Map, Value, json};
 use tokio::time::Instant;
@@ -11,7 +15,7 @@ use crate::{
     arm::{Arm, ArmId, NotWritten},
     observe::{NETWORK_VERSION, READ_NSG},
     operation::Operation,
-    plan::{ReadRule, State},
+    plan::{Label, ReadRule, State},
 };
 
 const WRITE_NSG: &str = "Microsoft.Network/networkSecurityGroups/write";
@@ -89,6 +93,7 @@ async fn whole(
             code: "EtagChanged".to_owned(),
         });
     }
+    let standing = raw.clone();
     let body = operation
         .edit(raw)
         .ok_or_else(|| EnforceError::Malformed(format!("`{nsg}` was answered without `securityRules`")))?;
@@ -108,8 +113,61 @@ async fn whole(
                 code,
             })
         }
+        // What it does not let us write must not keep open what is over.
+        Err(NotWritten {
+            accepted: false,
+            error: mut error @ (EnforceError::Refused { .. } | EnforceError::Forbidden { .. }),
+        }) => {
+            let over = over(&standing, operation);
+            for name in &over {
+                let left = within.saturating_sub(start.elapsed());
+                delete_rule(arm, &rule(nsg, name)?, left).await?;
+            }
+            if let EnforceError::Refused { message, .. } | EnforceError::Forbidden { message, .. } =
+                &mut error
+                && !over.is_empty()
+            {
+                message.push_str("; what closes was deleted rule by rule");
+            }
+            Err(error)
+        }
         Err(not) => Err(not.error),
     }
+}
+
+/// The rules that let in for grants alone which are over: they may go by themselves, and nothing opens by that.
+fn over(nsg: &Value, operation: &Operation) -> Vec<String> {
+    let Operation::PutNsg { remove, put } = operation else {
+        return Vec::new();
+    };
+    let goes_on: BTreeSet<GrantId> = put
+        .iter()
+        .filter_map(|rule| Label::parse(rule.properties.get("description")?.as_str()?))
+        .flat_map(|label| label.grants())
+        .collect();
+    standing(nsg)
+        .into_iter()
+        .filter(|found| {
+            remove
+                .iter()
+                .any(|name| name.eq_ignore_ascii_case(&found.rule.name))
+        })
+        .filter(|found| found.rule.access == Access::Allow)
+        .filter(|found| {
+            let grants = found.label.as_ref().map(Label::grants).unwrap_or_default();
+            !grants.iter().any(|grant| goes_on.contains(grant))
+        })
+        .map(|found| found.rule.name)
+        .collect()
+}
+
+fn standing(nsg: &Value) -> Vec<ReadRule> {
+    nsg.pointer("/properties/securityRules")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+        .filter_map(ReadRule::read)
+        .collect()
 }
 
 /// Whether the NSG is as the operation leaves it, as far as our rules go.
@@ -117,14 +175,7 @@ fn in_effect(nsg: &Value, operation: &Operation) -> bool {
     let Operation::PutNsg { remove, put } = operation else {
         return false;
     };
-    let standing: Vec<ReadRule> = nsg
-        .get("properties")
-        .and_then(|properties| properties.get("securityRules"))
-        .and_then(Value::as_array)
-        .into_iter()
-        .flatten()
-        .filter_map(ReadRule::read)
-        .collect();
+    let standing = standing(nsg);
     let named = |name: &str| {
         standing
             .iter()

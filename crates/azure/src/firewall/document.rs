@@ -72,6 +72,9 @@ pub struct Edit {
     pub put: Vec<Put>,
     /// Collections of ours that go when nothing is left in them, by kind and name.
     pub emptied: Vec<(Kind, String)>,
+    /// Whether the group stays when nothing is left in it, because it is somebody else's.
+    #[serde(default)]
+    pub stays: bool,
 }
 
 /// A rule as it stands.
@@ -272,6 +275,7 @@ impl Edit {
             closes: self.closes.clone(),
             put: Vec::new(),
             emptied: self.emptied.clone(),
+            stays: self.stays,
         })
     }
 
@@ -300,7 +304,8 @@ impl Edit {
             self.edit_kind(kind, collections.as_array_mut()?)?;
         }
         let left = |member: &str| list(document.get("properties"), member).next().is_some();
-        let gone = self.form == Form::Group && !self.emptied.is_empty() && !left("ruleCollections");
+        let goes = self.form == Form::Group && !self.emptied.is_empty() && !self.stays;
+        let gone = goes && !left("ruleCollections");
         Some(if gone { Value::Null } else { document })
     }
 

@@ -31,6 +31,8 @@ const DEFAULTS: [([u8; 4], u8); 4] = [
 pub(super) struct Hiding {
     /// Before these destinations, network rules hide nobody.
     seen: Vec<IpNet>,
+    /// Whether the policy inherits rules that may not be read: whom they let pass is not known.
+    untold: bool,
     proxied: Vec<Proxied>,
 }
 
@@ -56,12 +58,16 @@ impl Hiding {
         });
         Self {
             seen: seen(ranges.split(',').map(str::trim)),
+            untold: false,
             proxied: proxied.collect(),
         }
     }
 
     /// Of a policy, by its document and the groups of it and of those that it inherits.
-    pub(super) fn of_policy(policy: &Value, levels: &[Vec<Value>]) -> Self {
+    pub(super) fn of_policy(policies: &[&Value], levels: &[Vec<Value>]) -> Self {
+        let policy = policies.first().copied().unwrap_or(&Value::Null);
+        let has_parent = |policy: &&&Value| policy.pointer("/properties/basePolicy/id").is_some();
+        let parents = policies.iter().filter(has_parent).count();
         let ranges = policy.pointer("/properties/snat").unwrap_or(&Value::Null);
         let proxied = levels.iter().flatten().flat_map(|group| {
             let within = text(group, "name");
@@ -71,8 +77,14 @@ impl Hiding {
         });
         Self {
             seen: seen(texts(ranges, "privateRanges")),
+            untold: parents >= levels.len(),
             proxied: proxied.collect(),
         }
+    }
+
+    /// Whether rules that may not be read could let others pass.
+    pub(super) const fn is_untold(&self) -> bool {
+        self.untold
     }
 
     /// Whether a machine there sees the firewall where network rules let somebody pass.

@@ -252,6 +252,10 @@ fn lets_others_in(foreign: &Firewall, hiding: &Hiding, passage: &Passage) -> Opt
         .chain(passage.beside.iter().copied())
         .find_map(of_address)
         .or_else(|| hiding.proxies(passage.ports, own))
+        .or_else(|| {
+            let unread = "what the policy inherits, which may not be read,";
+            hiding.is_untold().then(|| unread.to_owned())
+        })
 }
 
 fn pieces_of(installation: &Installation, passage: &Passage) -> Result<Vec<Piece>, Obstacle> {

@@ -181,7 +181,7 @@ impl ObservedFirewall {
         }
         Self {
             form: Form::Group,
-            hiding: Hiding::of_policy(around.first().copied().unwrap_or(&Value::Null), levels),
+            hiding: Hiding::of_policy(around, levels),
             beside,
             partly_read: false,
             document,
@@ -349,6 +349,7 @@ impl ObservedFirewall {
                 .into_iter()
                 .map(|kind| (kind, collection_name(installation, kind)))
                 .collect(),
+            stays: false,
         };
         plan.changes
             .push(self.change(&pieces, &coming, &going, &edit, wanted.unsettled));
@@ -380,8 +381,12 @@ impl ObservedFirewall {
                 form: Form::Group,
                 group_priority: None,
                 closes: places.clone(),
-                // A collection that they leave empty is theirs.
-                emptied: Vec::new(),
+                // A collection of nothing else came with them; Azure may not take it empty.
+                emptied: places
+                    .iter()
+                    .map(|place| (place.kind, place.collection.clone()))
+                    .collect(),
+                stays: true,
                 remove: places,
                 put: Vec::new(),
             };

@@ -13,7 +13,7 @@ use super::{
     document::{Edit, Form, Kind, Place},
     layout::collection_name,
     text,
-    wire::{READ, READ_POLICY, groups},
+    wire::{READ, READ_POLICY, group_name, groups},
 };
 use crate::{
     AzureEnforcer,
@@ -154,16 +154,21 @@ impl AzureEnforcer {
         let Some(label) = rule.rule.description.as_deref().and_then(Label::parse) else {
             return Ok(());
         };
+        let ours = |kind| (kind, collection_name(label.installation(), kind));
+        let is_ours = |(kind, name): &(Kind, String)| {
+            place.kind == *kind && place.collection.eq_ignore_ascii_case(name)
+        };
+        let emptied: Vec<(Kind, String)> = [Kind::Nat, Kind::Network].into_iter().map(ours).collect();
         let edit = Edit {
+            // A group that somebody copied our rules into stays.
+            stays: !(id.name().eq_ignore_ascii_case(&group_name(label.installation()))
+                && emptied.iter().any(is_ours)),
             form,
             group_priority: None,
             remove: vec![rule.place.clone()],
             closes: vec![rule.place.clone()],
             put: Vec::new(),
-            emptied: [Kind::Nat, Kind::Network]
-                .into_iter()
-                .map(|kind| (kind, collection_name(label.installation(), kind)))
-                .collect(),
+            emptied,
         };
         let change = Change {
             verb: Verb::Close,

@@ -304,8 +304,19 @@ pub(crate) async fn policy_levels(
         if levels.len() >= MOST_PARENTS {
             return Err(EnforceError::Malformed(format!("`{own}` inherits without end")));
         }
-        let document = arm.get(&policy, NETWORK_VERSION, READ_POLICY).await?;
-        levels.push(groups(arm, &policy).await?);
+        let read = async {
+            let document = arm.get(&policy, NETWORK_VERSION, READ_POLICY).await?;
+            Ok((groups(arm, &policy).await?, document))
+        };
+        let (groups, document) = match read.await {
+            // Whoever gives the policy a parent must not keep open what is behind it.
+            Err(error @ EnforceError::Forbidden { .. }) if !levels.is_empty() => {
+                tracing::warn!(policy = %own, parent = %policy, %error, "what a policy inherits is not read");
+                break;
+            }
+            answer => answer?,
+        };
+        levels.push(groups);
         next = document
             .pointer("/properties/basePolicy/id")
             .and_then(Value::as_str)
@@ -317,7 +328,7 @@ pub(crate) async fn policy_levels(
 }
 
 /// The name of our group of a policy.
-fn group_name(installation: &Installation) -> String {
+pub(super) fn group_name(installation: &Installation) -> String {
     format!("postern-{installation}")
 }
 

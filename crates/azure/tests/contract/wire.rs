@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use postern_azure::operation::Operation;
-use postern_core::enforcer::{Bindings, Desired, EnforceError, Enforcer};
+use postern_core::{
+    enforcer::{Bindings, Desired, EnforceError, Enforcer, WantedGrant},
+    id::GrantId,
+};
 use postern_sim::{
     Effect, When,
     arm::{ArmClient, BucketSize, RequestLimits, inbound},
@@ -522,4 +525,44 @@ fn plain_http_is_for_loopback_only() {
         let error = base(endpoint, authority).unwrap_err();
         assert!(matches!(error, EnforceError::Malformed(_)), "{error}");
     }
+}
+
+#[tokio::test]
+async fn what_azure_does_not_let_us_write_does_not_keep_the_rest_from_closing() {
+    let scene = Scene::new().await;
+    let mut wanted = scene.desired_at(&scene.inner).await;
+    guard(&mut wanted, &scene.web, 1, &["22"]);
+    let sources: Vec<String> = (1..=7).map(|number| format!("203.0.113.{number}")).collect();
+    let of = |number: u128| grant(number, &["22"], &[&sources[usize::try_from(number).unwrap() - 1]]);
+    let open: Vec<WantedGrant> = (1..=5).map(of).collect();
+    scene.grants(&mut wanted, &open.iter().collect::<Vec<_>>());
+    scene.converge(std::slice::from_ref(&wanted)).await;
+    // Somebody forbids such rules from now on; one grant goes on, four are over, and two more are asked for.
+    let refused = status(403, "RequestDisallowedByPolicy", None);
+    for operation in [
+        "NetworkSecurityGroups.CreateOrUpdate",
+        "SecurityRules.CreateOrUpdate",
+    ] {
+        scene
+            .sim
+            .faults()
+            .add(fault(operation, When::Always, refused.clone()));
+    }
+    scene.grants(&mut wanted, &[&of(5), &of(6), &of(7)]);
+    let plan = scene.enforcer.observe(&wanted).await.unwrap().plan(&wanted);
+    let mut failed = None;
+    for change in &plan.changes {
+        if let Err(error) = scene.apply(&wanted, change).await {
+            failed = Some(error);
+            break;
+        }
+    }
+    assert!(failed.unwrap().to_string().contains("RequestDisallowedByPolicy"));
+    let left: Vec<GrantId> = scene.evidence(&wanted).await.into_keys().collect();
+    assert_eq!(left, [of(5).grant]);
+    let denies = scene.rules();
+    assert!(
+        denies.iter().any(|rule| rule["properties"]["access"] == "Deny"),
+        "{denies:?}"
+    );
 }
