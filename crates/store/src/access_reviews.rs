@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use postern_core::{
-    access_review::{AccessReview, AccessReviewItem, ItemState, LastUse},
-    id::{AccessReviewId, AccessReviewItemId, AssignmentId, EventId},
+    access_review::{AccessReview, AccessReviewItem, ItemState},
+    id::{AccessReviewId, AccessReviewItemId},
     principal::PrincipalRef,
     scope::Scope,
     time::Instant,
@@ -261,44 +261,6 @@ impl Tx {
             counts.add(&row.status, row.count)?;
         }
         Ok(counts)
-    }
-
-    /// The last use of each of these role assignments since `since`, of those that were used; see [`LastUse`] for what
-    /// counts. Reads every event since then, which a round does once.
-    pub async fn last_uses(
-        &mut self,
-        assignments: &[AssignmentId],
-        since: Instant,
-    ) -> Result<BTreeMap<AssignmentId, LastUse>, StoreError> {
-        let wanted: Vec<String> = assignments.iter().map(ToString::to_string).collect();
-        let rows = sqlx::query!(
-            r#"WITH used AS (
-                   SELECT u.assignment #>> '{}' AS assignment, max(e.seq) AS seq
-                   FROM audit_events e,
-                       jsonb_path_query(e.decision - 'requester', '$.**.allowed_by[*].assignment') AS u (assignment)
-                   WHERE e.at >= $2 AND e.outcome = 'succeeded' AND e.actor ->> 'kind' = 'principal'
-                     AND jsonb_typeof(e.decision) = 'object' AND right(e.action, 8) <> '.dry_run'
-                   GROUP BY 1)
-               SELECT used.assignment AS "assignment!", e.id, e.at, e.action, e.actor_ref
-               FROM used JOIN audit_events e ON e.seq = used.seq
-               WHERE used.assignment = ANY ($1)"#,
-            &wanted,
-            since,
-        )
-        .fetch_all(&mut *self.inner)
-        .await?;
-        rows.into_iter()
-            .map(|row| {
-                let assignment: AssignmentId = decode::text("audit_events", "decision", &row.assignment)?;
-                let last = LastUse {
-                    at: row.at,
-                    action: row.action,
-                    by: decode::text("audit_events", "actor_ref", &row.actor_ref)?,
-                    event: EventId::from_uuid(row.id),
-                };
-                Ok((assignment, last))
-            })
-            .collect()
     }
 }
 

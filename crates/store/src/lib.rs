@@ -28,6 +28,7 @@ mod grants;
 mod hops;
 mod idempotency;
 mod journal;
+mod last_uses;
 mod leases;
 mod look;
 mod machines;

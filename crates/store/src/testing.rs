@@ -128,6 +128,24 @@ pub async fn somebody_waits(store: &Store) -> bool {
     .expect("the locks")
 }
 
+/// Gives the role `requester` to so many people, `user:corp/<number>`, each at an account of AWS's of their own.
+///
+/// # Panics
+/// If the database fails.
+#[expect(clippy::expect_used, reason = "for tests, which fail by panicking")]
+pub async fn assign_many(store: &Store, how_many: i32) {
+    sqlx::query(
+        "INSERT INTO role_assignments (id, role, principal, scope, created_by, created_at)
+         SELECT gen_random_uuid(), 'requester', 'user:corp/' || n, '/aws/' || (100000000000 + n), 'user:corp/root',
+             '2026-01-01T00:00:00Z'
+         FROM generate_series(1, $1) AS n",
+    )
+    .bind(how_many)
+    .execute(&store.pool)
+    .await
+    .expect("the role assignments");
+}
+
 /// Has every lease of a point run out, long ago: as if its owner had died and time had passed.
 ///
 /// # Panics

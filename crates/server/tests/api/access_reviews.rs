@@ -757,3 +757,56 @@ async fn what_cannot_be_reviewed_is_refused_with_its_place() {
         .await;
     assert_eq!(code(decided), ErrorCode::InvalidReason);
 }
+
+#[tokio::test]
+async fn as_many_role_assignments_as_one_access_review_takes_are_reviewed_and_one_more_are_not() {
+    let rig = Rig::start().await;
+    postern_store::testing::assign_many(&rig.store, 10_000).await;
+    let every_month = AccessReviewCreate {
+        recurrence: Some(AccessReviewRecurrence {
+            every_days: 30,
+            round_days: 7,
+        }),
+        ..campaign(&rig, "/aws", Undecided::Keep)
+    };
+    let review = start(&rig, &every_month).await;
+    assert_eq!(review.items.open, 10_000);
+    let one_more = assign(&rig, "reader", "user:corp/one-more", "/aws").await;
+    let too_many = rig.owner().create_access_review(None, &every_month).await;
+    assert_eq!(code(too_many), ErrorCode::AccessReviewTooLarge);
+
+    // The deadline keeps them all, in one step.
+    rig.advance(7 * DAY);
+    turn(&rig).await;
+    let after = again(&rig, &review).await;
+    assert_eq!((after.status.as_str(), after.items.kept), ("completed", 10_000));
+
+    // The next round would have one too many: that is told, and put off to the round after it.
+    rig.advance(23 * DAY);
+    turn(&rig).await;
+    turn(&rig).await;
+    assert_eq!(
+        outcomes(&rig, "access_review.start").await,
+        ["succeeded", "failed"]
+    );
+    rig.owner().delete_role_assignment(&one_more).await.unwrap();
+    turn(&rig).await;
+    assert_eq!(outcomes(&rig, "access_review.start").await.len(), 2);
+    rig.advance(30 * DAY);
+    turn(&rig).await;
+    assert_eq!(
+        outcomes(&rig, "access_review.start").await,
+        ["succeeded", "failed", "succeeded"]
+    );
+    let rounds = rig
+        .owner()
+        .access_reviews(&AccessReviewQuery::default())
+        .await
+        .unwrap();
+    let rounds: Vec<_> = rounds
+        .items
+        .iter()
+        .map(|one| (one.round, one.items.open))
+        .collect();
+    assert_eq!(rounds, [(2, 10_000), (1, 0)]);
+}

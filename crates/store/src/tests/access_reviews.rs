@@ -303,6 +303,10 @@ async fn the_last_use_is_the_latest_success_that_the_assignment_allowed() {
     tx.audit(&log).await.unwrap();
     let wanted: Vec<AssignmentId> = [1, 2, 3, 4, 5].into_iter().map(an_id).collect();
     let found = tx.last_uses(&wanted, at(0)).await.unwrap();
+    for step in [1, 2, 5] {
+        let stepwise = tx.last_uses_by(&wanted, at(0), step).await.unwrap();
+        assert_eq!(stepwise, found, "{step} at a time");
+    }
     let told: Vec<_> = found
         .iter()
         .map(|(id, last)| (*id, last.action.as_str(), last.at, last.event))
