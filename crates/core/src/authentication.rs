@@ -14,6 +14,10 @@ pub const MIN_AGE: Duration = Duration::from_mins(1);
 /// The longest: seven days.
 pub const MAX_AGE: Duration = Duration::from_hours(7 * 24);
 
+/// How far ahead another's clock is believed, in milliseconds: the most leeway that an issuer may have. A sign-in that is to
+/// come is none.
+const AHEAD: i64 = 300_000;
+
 /// What people have to have proven. Programs sign in nowhere; guardrails say what they must show.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -55,7 +59,7 @@ impl Authentication {
         let is_recent = |seconds: u64| {
             principal.authenticated_at.is_some_and(|at| {
                 let age = now.signed_duration_since(at).num_milliseconds();
-                u64::try_from(age).map_or(true, |age| age <= seconds.saturating_mul(1000))
+                u64::try_from(age).map_or(age >= -AHEAD, |age| age <= seconds.saturating_mul(1000))
             })
         };
         let lack = Lack {
@@ -102,6 +106,13 @@ mod tests {
     #[test]
     fn a_clock_that_is_a_little_ahead_makes_no_sign_in_old() {
         assert_eq!(BOTH.lack(&ada(true, Some(at(5))), at(0)), None);
+        assert_eq!(BOTH.lack(&ada(true, Some(at(300))), at(0)), None);
+    }
+
+    #[test]
+    fn a_sign_in_that_is_to_come_is_none() {
+        let lack = BOTH.lack(&ada(true, Some(at(301))), at(0)).unwrap();
+        assert_eq!(lack.max_age_seconds, Some(60));
     }
 
     #[test]
