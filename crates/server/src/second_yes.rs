@@ -48,6 +48,11 @@ impl SecondYes {
             .cloned()
     }
 
+    /// Whether a cloud that has a say at the machine was not asked, because Postern's own roles said no then.
+    pub(crate) fn was_not_asked(&self, machine: &MachineId) -> bool {
+        self.not_asked.contains(machine)
+    }
+
     /// What was decided about the machine, for the audit log; null where no cloud has a say.
     pub(crate) fn shown(&self, machine: &MachineId) -> Value {
         json!(self.found.get(machine))

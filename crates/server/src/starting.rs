@@ -93,6 +93,7 @@ impl App {
             return Ok(());
         }
         let mut terms = Vec::with_capacity(request.targets.len());
+        let mut begins = Vec::with_capacity(request.targets.len());
         let mut found: Vec<Again> = Vec::with_capacity(due.len());
         for grant in &due {
             let at = request
@@ -106,6 +107,13 @@ impl App {
             let machine = machines.get(&target.machine);
             let question = access_requests_create::question(Action::Request, &request, target, machine, now);
             let decision = self.decide(&authorizer, &request.principal, &question);
+            if decision.allowed && machine.is_some() && clouds.was_not_asked(&target.machine) {
+                // Postern's own roles said no a moment ago. It stays due, and the cloud is asked at the next look.
+                return Err(Failure::new(
+                    ErrorCode::CloudRolesUnknown,
+                    format!("the cloud was not asked about machine `{}`", target.machine),
+                ));
+            }
             let stands_against = || {
                 if !decision.allowed {
                     return Err(decision.explain());
@@ -136,6 +144,7 @@ impl App {
             let refused = match stands_against() {
                 Ok(of_target) => {
                     terms.push(of_target);
+                    begins.push(target.clone());
                     None
                 }
                 Err(reason) => Some(reason),
@@ -146,11 +155,15 @@ impl App {
                 clouds: clouds.shown(&target.machine),
             });
         }
-        // Who agreed must still be enough: policies and roles may have changed since.
+        // Who agreed must still be enough for what is left: policies and roles may have changed since.
         let broke_glass =
             matches!(&request.state, RequestState::Approved(one) if one.by == Decider::BreakGlass);
-        if !broke_glass && terms.len() == request.targets.len() {
-            let awaited = self.awaited_still(&authorizer, &request, &terms, &machines);
+        if !broke_glass && !begins.is_empty() {
+            let left = AccessRequest {
+                targets: begins,
+                ..request.clone()
+            };
+            let awaited = self.awaited_still(&authorizer, &left, &terms, &machines);
             if let Some(awaited) = awaited.first() {
                 let reason = format!(
                     "policy `{}` asks by now for people who did not agree, in stage {} of {}",

@@ -4,12 +4,13 @@ use chrono::TimeDelta;
 use postern_api::{
     ErrorCode,
     access_request::{
-        AccessRequestApprove, AccessRequestCreate, AccessRequestCreateQuery, AccessRequestDeny,
+        AccessRequestApprove, AccessRequestCreate, AccessRequestCreateQuery, AccessRequestDeny, Mode,
     },
     access_review::{
         AccessReviewCreate, AccessReviewItemDecide, AccessReviewItemQuery, AccessReviewQuery, ItemVerdict,
         Undecided,
     },
+    grant::GrantRevoke,
     role::{RoleAssignmentCreate, RoleAssignmentQuery},
 };
 use postern_core::{audit::Outcome, time::Clock as _};
@@ -17,7 +18,7 @@ use serde_json::json;
 
 use crate::{
     issuer::{Issuer, TestKey},
-    rig::{Plan, Rig, ask, code},
+    rig::{Plan, Rig, ask, code, policy},
 };
 
 fn now() -> AccessRequestCreateQuery {
@@ -388,4 +389,36 @@ async fn what_people_write_does_not_turn_round_or_hide_what_others_read() {
     };
     let denied = bob.deny_access_request(&request.id, None, &said).await;
     assert_eq!(code(denied), ErrorCode::InvalidReason);
+}
+
+const ELSEWHERE: &str = "arn:aws:ec2:eu-central-1:123456789012:instance/i-0fedcba9876543210";
+
+#[tokio::test]
+async fn what_is_left_of_a_request_for_later_still_needs_those_who_must_agree_by_now() {
+    let rig = Rig::start().await;
+    // Before the policy, which covers what there is.
+    rig.discover(ELSEWHERE).await;
+    let machine = rig.ready_for_requests("policy").await;
+    let both = AccessRequestCreate {
+        starts_at: Some(rig.clock.now() + TimeDelta::hours(1)),
+        mode: Some(Mode::BestEffort),
+        targets: [ask(&machine).targets, ask(ELSEWHERE).targets].concat(),
+        ..ask(&machine)
+    };
+    let ada = rig.client("ada");
+    let request = ada.create_access_request(None, &now(), &both).await.unwrap();
+    let (gives_back, keeps) = (&request.grants[0].id, &request.grants[1].id);
+    // The policy wants somebody's agreement by now, which nobody gave.
+    rig.owner()
+        .create_jit_policy(None, &policy("strict", "/aws/123456789012", "one"))
+        .await
+        .unwrap();
+    ada.revoke_grant(gives_back, None, &GrantRevoke::default())
+        .await
+        .unwrap();
+    rig.advance(3600);
+    rig.running.start_due().await;
+    let grant = ada.grant(keeps).await.unwrap();
+    assert!(!["opening", "open"].contains(&grant.status.as_str()), "{grant:?}");
+    assert_eq!(grant.cause.unwrap().kind, "not_allowed");
 }
