@@ -82,6 +82,17 @@ pub enum CloudDecision {
 }
 
 impl CloudDecision {
+    /// The word for it, as it is stored.
+    pub const fn outcome(&self) -> &'static str {
+        match self {
+            Self::Allowed { .. } => "allowed",
+            Self::Refused { .. } => "refused",
+            Self::Unidentified { .. } => "unidentified",
+            Self::Unknown { .. } => "unknown",
+            Self::Exempt { .. } => "exempt",
+        }
+    }
+
     /// Whether it stands in nobody's way.
     pub const fn is_allowed(&self) -> bool {
         matches!(self, Self::Allowed { .. } | Self::Exempt { .. })

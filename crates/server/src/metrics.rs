@@ -31,6 +31,11 @@ struct DecisionLabels {
     allowed: String,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OutcomeLabels {
+    outcome: &'static str,
+}
+
 /// What is counted.
 #[derive(Debug)]
 pub(crate) struct Metrics {
@@ -38,6 +43,7 @@ pub(crate) struct Metrics {
     durations: Family<RouteLabels, Histogram>,
     failed_authentications: Counter,
     decisions: Family<DecisionLabels, Counter>,
+    cloud_roles: Family<OutcomeLabels, Counter>,
     guardrails: Gauge,
     guardrails_replaced: Counter,
     guardrails_refused: Gauge,
@@ -56,6 +62,7 @@ impl Metrics {
             durations: Family::new_with_constructor(durations),
             failed_authentications: Counter::default(),
             decisions: Family::default(),
+            cloud_roles: Family::default(),
             guardrails: Gauge::default(),
             guardrails_replaced: Counter::default(),
             guardrails_refused: Gauge::default(),
@@ -76,6 +83,11 @@ impl Metrics {
             "decisions",
             "Access decisions by action",
             metrics.decisions.clone(),
+        );
+        registry.register(
+            "cloud_roles",
+            "Second looks at what requesters may do in the clouds, by outcome; `unknown` is a cloud that did not answer",
+            metrics.cloud_roles.clone(),
         );
         registry.register(
             "guardrails",
@@ -129,6 +141,11 @@ impl Metrics {
                 allowed: allowed.to_string(),
             })
             .inc();
+    }
+
+    /// A cloud, or what it said a moment ago, had the second say about a requester.
+    pub(crate) fn cloud_decided(&self, outcome: &'static str) {
+        self.cloud_roles.get_or_create(&OutcomeLabels { outcome }).inc();
     }
 
     /// Decisions go by so many guardrails, which are those of the files.

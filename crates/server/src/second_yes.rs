@@ -167,6 +167,7 @@ impl App {
         let mut found = BTreeMap::new();
         while let Some(one) = all.join_next().await {
             let (machine, decision) = one.map_err(Failure::internal)?;
+            self.metrics.cloud_decided(decision.outcome());
             found.insert(machine, decision);
         }
         Ok(found)
