@@ -12,6 +12,7 @@ use postern_api::{
     client::ClientError,
     grant::GrantExtend,
     jit_policy::Approval,
+    lease::{LeaseCreate, LeaseWaitQuery},
     review::BreakGlassQuery,
     role::RoleAssignmentCreate,
 };
@@ -325,4 +326,54 @@ async fn whoever_breaks_the_glass_needs_it_too() {
         .await
         .unwrap();
     world.until(&opened.grants[0].id, "open", PATIENCE).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lease_and_a_dry_run_need_it_as_a_request_does() {
+    let (world, _server) = world(0).await;
+    let db = world.fleet.db.clone();
+    let ada_client = world.client(Person::Ada);
+    let wanted = a_request(&[&db], 600);
+    let lease = LeaseCreate {
+        key: Some("job-1".to_owned()),
+        targets: wanted.targets.clone(),
+        duration_seconds: wanted.duration_seconds,
+        reason: wanted.reason.clone(),
+        ticket: None,
+        heartbeat_every_seconds: Some(60),
+    };
+    let query = LeaseWaitQuery { wait: Some(30) };
+    assert_eq!(
+        refused(ada_client.dry_run_access_request(&wanted).await).code,
+        ErrorCode::CloudRoleMissing
+    );
+    assert_eq!(
+        refused(ada_client.create_lease(None, &query, &lease).await).code,
+        ErrorCode::CloudRoleMissing
+    );
+    assert!(!world.reachable(&db, [203, 0, 113, 7], 22));
+
+    let assignment = give(&world, "Contributor", ada());
+    let tried = ada_client.dry_run_access_request(&wanted).await.unwrap();
+    assert_eq!(tried.request.status, "approved");
+    assert!(!world.reachable(&db, [203, 0, 113, 7], 22), "it was a dry run");
+    let held = ada_client.create_lease(None, &query, &lease).await.unwrap();
+    assert_eq!(held.status, "open");
+    assert!(world.reachable(&db, [203, 0, 113, 7], 22));
+
+    // What is open stays open without it, and so is the lease found again; another one is refused.
+    assert!(world.fleet.arm.unassign(&assignment));
+    let found = ada_client.create_lease(None, &query, &lease).await.unwrap();
+    assert_eq!(
+        (found.id.as_str(), found.status.as_str()),
+        (held.id.as_str(), "open")
+    );
+    let another = LeaseCreate {
+        key: Some("job-2".to_owned()),
+        ..lease
+    };
+    assert_eq!(
+        refused(ada_client.create_lease(None, &query, &another).await).code,
+        ErrorCode::CloudRoleMissing
+    );
 }

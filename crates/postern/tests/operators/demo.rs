@@ -10,7 +10,7 @@ use tokio::{
 
 use crate::rig::said;
 
-fn demo(directory: &Path, port: u16) -> Command {
+pub(crate) fn demo(directory: &Path, port: u16) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_postern"));
     command
         .args(["demo", "--port", &port.to_string(), "--data-dir"])
@@ -31,7 +31,7 @@ async fn started(directory: &Path) -> (Child, Lines<BufReader<ChildStdout>>) {
     (child, lines)
 }
 
-async fn interrupted(child: &mut Child) -> Option<i32> {
+pub(crate) async fn interrupted(child: &mut Child) -> Option<i32> {
     let id = Pid::from_raw(i32::try_from(child.id().unwrap()).unwrap()).unwrap();
     kill_process(id, Signal::INT).unwrap();
     let ended = tokio::time::timeout(Duration::from_secs(30), child.wait()).await;
@@ -50,7 +50,7 @@ fn processes_in(directory: &Path) -> Vec<String> {
 }
 
 /// A directory that Postgres' own user may enter.
-fn directory() -> tempfile::TempDir {
+pub(crate) fn directory() -> tempfile::TempDir {
     use std::os::unix::fs::PermissionsExt as _;
     let directory = tempfile::tempdir().unwrap();
     std::fs::set_permissions(directory.path(), std::fs::Permissions::from_mode(0o755)).unwrap();

@@ -11,6 +11,7 @@ mod doctor;
 mod iam;
 mod newcomers;
 mod permissions;
+mod reviewing;
 mod rig;
 mod serving;
 mod sweep;
