@@ -257,9 +257,10 @@ async fn calls_within_the_budget_are_never_refused_and_those_without_one_are() {
         let mut wanted = scene.desired().await.remove(1);
         wanted.unsettled = true;
         enforcer.observe(&wanted).await.unwrap();
-        // A tenth of what is documented, and a little more: a call is counted later than it is paid for.
+        // A tenth of what is documented, and what is paid for in two seconds more: a call is counted later than it is paid
+        // for, on a busy machine much later.
         scene.sim.set_limits(Some(RequestLimits {
-            reads: BucketSize { size: 28, refill: 3 },
+            reads: BucketSize { size: 31, refill: 3 },
             ..RequestLimits::default()
         }));
         let looks = (0..36).map(|_| enforcer.observe(&wanted));
