@@ -42,7 +42,10 @@ const MET: [(u64, &str); 9] = [
         2118,
         "the judge took a deletion under way for a rewrite of what somebody had widened",
     ),
-    (3035, "a whole-NSG write that failed afterwards was taken for done"),
+    (
+        3035,
+        "a whole-NSG write that failed afterwards was taken for done",
+    ),
 ];
 
 /// Seeds with every shape, likewise.
