@@ -160,12 +160,17 @@ impl Rig {
 
     /// Gives somebody a role.
     pub(crate) async fn assign(&self, subject: &str, role: &str, scope: &str) {
+        self.assign_to(&format!("user:corp/{subject}"), role, scope).await;
+    }
+
+    /// Gives a principal a role.
+    pub(crate) async fn assign_to(&self, principal: &str, role: &str, scope: &str) {
         self.owner()
             .create_role_assignment(
                 None,
                 &postern_api::role::RoleAssignmentCreate {
                     role: role.into(),
-                    principal: format!("user:corp/{subject}"),
+                    principal: principal.into(),
                     scope: scope.into(),
                     ..postern_api::role::RoleAssignmentCreate::default()
                 },

@@ -6,7 +6,7 @@ use postern_api::{
     audit_event::AuditEventQuery,
     grant::GrantQuery,
     jit_policy::JitPolicyQuery,
-    role::{RoleAssignmentCreate, RoleAssignmentQuery},
+    role::RoleAssignmentQuery,
 };
 use serde_json::{Value, json};
 
@@ -16,19 +16,6 @@ const OTHER: &str = "arn:aws:ec2:eu-central-1:123456789012:instance/i-0fedcba987
 
 fn now() -> AccessRequestCreateQuery {
     AccessRequestCreateQuery::default()
-}
-
-async fn assign(rig: &Rig, principal: &str, role: &str, scope: &str) {
-    let assignment = RoleAssignmentCreate {
-        role: role.into(),
-        principal: principal.into(),
-        scope: scope.into(),
-        ..RoleAssignmentCreate::default()
-    };
-    rig.owner()
-        .create_role_assignment(None, &assignment)
-        .await
-        .unwrap();
 }
 
 /// A client of a program's.
@@ -48,7 +35,7 @@ async fn a_program_approves_nothing_and_nobody_approves_their_own_in_another_gui
         ("user:corp/ada", "approver"),
         ("user:corp/bob", "approver"),
     ] {
-        assign(&rig, principal, role, "/aws").await;
+        rig.assign_to(principal, role, "/aws").await;
     }
     let request = program(&rig, "ada")
         .create_access_request(None, &now(), &ask(&machine))
