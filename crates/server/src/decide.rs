@@ -68,13 +68,14 @@ impl Decider {
         self.guardrails.read().unwrap_or_else(PoisonError::into_inner).0
     }
 
-    /// The authorizer, if it is of this version or a later one, and of the guardrails as of now.
+    /// The authorizer, if it is of this version and of the guardrails as of now. A later version does not do: a restored
+    /// database has an earlier one.
     fn made(&self, version: i64) -> Option<Arc<Authorizer>> {
         let generation = self.generation();
         let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
         current
             .as_ref()
-            .filter(|made| made.version >= version && made.generation == generation)
+            .filter(|made| made.version == version && made.generation == generation)
             .map(|made| Arc::clone(&made.authorizer))
     }
 
@@ -85,7 +86,8 @@ impl Decider {
             return Ok(made);
         }
         let _turn = self.making.lock().await;
-        if let Some(made) = self.made(version) {
+        // It may have risen while others had their turn.
+        if let Some(made) = self.made(store.authz_version().await?) {
             return Ok(made);
         }
         let authz = store.authz().await?;
