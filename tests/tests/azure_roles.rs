@@ -8,7 +8,7 @@ use postern::demo::{fleet::SUBSCRIPTION, people};
 use postern_api::{
     ErrorCode, Problem,
     access_check::AccessCheckQuery,
-    access_request::{AccessRequest, AccessRequestCreateQuery},
+    access_request::{AccessRequest, AccessRequestApprove, AccessRequestCreateQuery},
     client::ClientError,
     grant::GrantExtend,
     jit_policy::Approval,
@@ -376,4 +376,77 @@ async fn a_lease_and_a_dry_run_need_it_as_a_request_does() {
         refused(ada_client.create_lease(None, &query, &another).await).code,
         ErrorCode::CloudRoleMissing
     );
+}
+
+/// How often Azure was asked about anybody's roles.
+fn asked(world: &World) -> u64 {
+    let calls = world.fleet.arm.calls().all();
+    let of_roles = calls.iter().filter(|(operation, _)| {
+        ["RoleAssignments.", "RoleDefinitions.", "DenyAssignments."]
+            .iter()
+            .any(|client| operation.starts_with(client))
+    });
+    of_roles.map(|(_, count)| count).sum()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn azure_is_asked_about_nobody_for_whoever_may_not_approve() {
+    let (world, _server) = world(0).await;
+    let db = world.fleet.db.clone();
+    let mut policy = a_policy("approved", &db.parse::<MachineId>().unwrap().scope().to_string());
+    policy.approval = Approval::One;
+    let olga = world.client(Person::Olga);
+    olga.create_jit_policy(None, &policy).await.unwrap();
+    let assignment = give(&world, "Contributor", ada());
+    let query = AccessRequestCreateQuery::default();
+    let pending = world
+        .client(Person::Ada)
+        .create_access_request(None, &query, &a_request(&[&db], 600))
+        .await
+        .unwrap();
+    // Were Azure asked now, it would say no, or nothing at all.
+    assert!(world.fleet.arm.unassign(&assignment));
+    world.fleet.arm.calls().reset();
+
+    // Who may not see the request, who made it, and who would widen it.
+    let problem = refused(
+        world
+            .client(Person::Eve)
+            .approve_access_request(&pending.id, None)
+            .await,
+    );
+    assert_eq!((problem.code, problem.status), (ErrorCode::NotFound, 404));
+    let requester = world.client(Person::Ada);
+    let problem = refused(requester.approve_access_request(&pending.id, None).await);
+    assert_eq!(problem.code, ErrorCode::Forbidden);
+    let also = RoleAssignmentCreate {
+        role: "approver".to_owned(),
+        principal: format!("user:{}/ada", people::ISSUER_NAME),
+        scope: "/".to_owned(),
+        ..RoleAssignmentCreate::default()
+    };
+    olga.create_role_assignment(None, &also).await.unwrap();
+    let problem = refused(requester.approve_access_request(&pending.id, None).await);
+    assert_eq!(problem.code, ErrorCode::OwnRequest);
+    let sam = world.client(Person::Sam);
+    let wider = AccessRequestApprove {
+        duration_seconds: Some(3600),
+        ..AccessRequestApprove::default()
+    };
+    let problem = refused(sam.approve_access_request_for(&pending.id, None, &wider).await);
+    assert_eq!(problem.code, ErrorCode::WiderThanAsked);
+    assert_eq!(asked(&world), 0, "{:?}", world.fleet.arm.calls().all());
+
+    // Whoever may approve learns what Azure says.
+    let problem = refused(sam.approve_access_request(&pending.id, None).await);
+    assert_eq!(problem.code, ErrorCode::RequesterNotAllowed);
+    assert!(asked(&world) > 0, "{:?}", world.fleet.arm.calls().all());
+    give(&world, "Contributor", ada());
+    let approved = sam.approve_access_request(&pending.id, None).await.unwrap();
+    assert_eq!(approved.status, "approved");
+    // What is decided is not asked about again, and neither is what a repetition finds.
+    world.fleet.arm.calls().reset();
+    let problem = refused(sam.approve_access_request(&pending.id, None).await);
+    assert_eq!(problem.code, ErrorCode::AlreadyDecided);
+    assert_eq!(asked(&world), 0);
 }

@@ -105,7 +105,91 @@ pub(crate) fn approving(
     }
 }
 
+/// A request as somebody's verdict leaves it: narrowed, or what is wrong with the narrowing; or why nobody decides on it
+/// any more.
+type Left = Result<Result<AccessRequest<Pending>, Failure>, InvalidTransition>;
+
+fn as_left(request: &AccessRequest, verdict: Verdict<'_>, now: Instant) -> Left {
+    request.clone().pending(now).map(|pending| {
+        let Verdict::Approve { narrowing, .. } = verdict else {
+            return Ok(pending);
+        };
+        let narrowed = pending
+            .narrow(narrowing)
+            .map_err(|error| access_request::wider(&error))?;
+        access_request::check(&narrowed).map(|()| narrowed)
+    })
+}
+
+/// What somebody has to be allowed whose verdict it is, by target, and how many of the targets are left. What stands in
+/// the way of it is told only to who may decide.
+fn questions(
+    request: &AccessRequest,
+    left: &Left,
+    machines: &BTreeMap<MachineId, StoredMachine>,
+    verdict: Verdict<'_>,
+    now: Instant,
+) -> (usize, Vec<Question>) {
+    let (left, duration) = match left {
+        Ok(Ok(narrowed)) => (&narrowed.targets, narrowed.duration),
+        Ok(Err(_)) | Err(_) => (&request.targets, request.duration),
+    };
+    // Somebody who leaves a machine out decides on it, too.
+    let gone = request
+        .targets
+        .iter()
+        .filter(|asked| !left.iter().any(|target| target.machine == asked.machine));
+    let questions = left.iter().chain(gone).map(|target| Question {
+        event: verdict.event(),
+        ..approving(
+            request.id,
+            target,
+            machines.get(&target.machine),
+            duration,
+            verdict.reason(),
+            now,
+        )
+    });
+    (left.len(), questions.collect())
+}
+
 impl App {
+    /// The request as somebody would approve it, as far as can be said without locking it: none if they may not, or if
+    /// nobody can. Not a decision that anything comes of, so it is not counted or written.
+    pub(crate) async fn would_approve(
+        &self,
+        authorizer: &Authorizer,
+        caller: &Caller,
+        request: &AccessRequest,
+        verdict: Verdict<'_>,
+    ) -> Result<Option<AccessRequest<Pending>>, Failure> {
+        let now = self.now();
+        let narrowed = as_left(request, verdict, now);
+        let Ok(Ok(pending)) = &narrowed else {
+            return Ok(None);
+        };
+        if pending.check_approver(&caller.principal).is_err() {
+            return Ok(None);
+        }
+        let mut machines = BTreeMap::new();
+        for id in machines_of(request) {
+            if let Some(machine) = self.store.machine(&id).await? {
+                machines.insert(id, machine);
+            }
+        }
+        let (_, questions) = questions(request, &narrowed, &machines, verdict, now);
+        let may = questions.iter().all(|question| {
+            let (resource, context) = (&question.resource, &question.context);
+            let decision = authorizer.decide(&caller.principal, question.action, resource, context);
+            decision.allowed
+        });
+        Ok(if may {
+            narrowed.ok().and_then(Result::ok)
+        } else {
+            None
+        })
+    }
+
     /// The request, locked, pending and narrowed, if the caller may decide on it: `approve` at every machine that was
     /// asked for. The decisions go with the targets that are left.
     pub(crate) async fn may_decide(
@@ -121,30 +205,10 @@ impl App {
             .await?
             .ok_or_else(|| Failure::not_found("such access request"))?;
         let machines = tx.machines(&machines_of(&request)).await?;
-        let narrowed = request.clone().pending(self.now()).map(|pending| {
-            let Verdict::Approve { narrowing, .. } = verdict else {
-                return Ok(pending);
-            };
-            let narrowed = pending
-                .narrow(narrowing)
-                .map_err(|error| access_request::wider(&error))?;
-            access_request::check(&narrowed).map(|()| narrowed)
-        });
-        // What stands in the way is told only to who may decide.
-        let (left, duration) = match &narrowed {
-            Ok(Ok(narrowed)) => (&narrowed.targets, narrowed.duration),
-            Ok(Err(_)) | Err(_) => (&request.targets, request.duration),
-        };
-        // Somebody who leaves a machine out decides on it, too.
-        let gone = request
-            .targets
-            .iter()
-            .filter(|asked| !left.iter().any(|target| target.machine == asked.machine));
+        let narrowed = as_left(&request, verdict, self.now());
+        let (left, questions) = questions(&request, &narrowed, &machines, verdict, self.now());
         let mut decisions = Vec::with_capacity(request.targets.len());
-        for target in left.iter().chain(gone) {
-            let machine = machines.get(&target.machine);
-            let mut question = approving(id, target, machine, duration, verdict.reason(), self.now());
-            question.event = verdict.event();
+        for question in questions {
             let decision;
             (tx, decision) = match self.allow(tx, authorizer, caller, question).await {
                 Ok(allowed) => allowed,
@@ -155,7 +219,7 @@ impl App {
             };
             decisions.push(decision);
         }
-        decisions.truncate(left.len());
+        decisions.truncate(left);
         let pending = match narrowed {
             Ok(narrowed) => narrowed?,
             Err(error) => return Err(self.impossible(tx, caller, id, verdict.event(), &error).await),

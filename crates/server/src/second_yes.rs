@@ -24,13 +24,17 @@ use postern_store::Tx;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
-use crate::{endpoints::access_requests_create, failure::Failure, flow::authenticate::Caller, state::App};
+use crate::{
+    deciding::Verdict, endpoints::access_requests_create, failure::Failure, flow::authenticate::Caller,
+    granting::machines_of, state::App,
+};
 
 /// What was found, by machine. Machines at which no cloud has a say are in neither.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct SecondYes {
     found: BTreeMap<MachineId, CloudDecision>,
-    /// Those about which a cloud was not asked, because Postern's own roles said no.
+    /// Those about which a cloud was not asked, because Postern's own roles said no: to the requester, or to whoever was
+    /// about to approve.
     not_asked: BTreeSet<MachineId>,
 }
 
@@ -110,6 +114,37 @@ impl App {
         }
         let found = self.ask_clouds(&request.principal, asked).await?;
         Ok(SecondYes { found, not_asked })
+    }
+
+    /// The same for a request that somebody is about to approve. Whoever may not approve it has no cloud asked: they are
+    /// refused before it matters what one would say.
+    pub(crate) async fn second_yes_for_approver(
+        &self,
+        authorizer: &Authorizer,
+        caller: &Caller,
+        request: RequestId,
+        verdict: Verdict<'_>,
+    ) -> Result<SecondYes, Failure> {
+        let Some(roles) = &self.cloud_roles else {
+            return Ok(SecondYes::default());
+        };
+        let Some(request) = self.store.request(request).await? else {
+            return Ok(SecondYes::default());
+        };
+        match self.would_approve(authorizer, caller, &request, verdict).await? {
+            Some(pending) => {
+                let begins = pending.begins(self.now());
+                self.second_yes(authorizer, &pending, Action::Request, begins)
+                    .await
+            }
+            None => Ok(SecondYes {
+                found: BTreeMap::new(),
+                not_asked: machines_of(&request)
+                    .into_iter()
+                    .filter(|machine| roles.covers(machine))
+                    .collect(),
+            }),
+        }
     }
 
     /// The same for a request that was made before; nothing where there is none.

@@ -84,8 +84,14 @@ pub(crate) async fn approve_access_request(
     let narrowing = access_request::read_narrowing(&command.body)?;
     let comment = command.body.comment;
     let authorizer = app.authorizer().await?;
+    let verdict = Verdict::Approve {
+        comment: comment.as_deref(),
+        narrowing: &narrowing,
+    };
     // Of the requester; whoever approves needs no role in the cloud.
-    let clouds = app.second_yes_of(&authorizer, id).await?;
+    let clouds = app
+        .second_yes_for_approver(&authorizer, &caller, id, verdict)
+        .await?;
     let mut tx = app.store.begin().await?;
     if let Some(replay) = idempotency::claim(&mut tx, &caller, command.key.as_ref(), now).await? {
         return Ok(replay.into_response());
@@ -93,10 +99,6 @@ pub(crate) async fn approve_access_request(
     // Freezes before policies before requests, as everybody locks them; the request's row lock makes two approvals one.
     let freezes = tx.freezes_in_force().await?;
     let policies = granting::by_id(tx.policies().await?);
-    let verdict = Verdict::Approve {
-        comment: comment.as_deref(),
-        narrowing: &narrowing,
-    };
     let (mut tx, pending, decisions) = app.may_decide(tx, &authorizer, &caller, id, verdict).await?;
     if pending.extends.is_some() && narrowing.targets.is_some() {
         return Err(Failure::field(
