@@ -146,6 +146,59 @@ pub async fn assign_many(store: &Store, how_many: i32) {
     .expect("the role assignments");
 }
 
+/// Leaves out so many numbers of audit events: as if as many had been written that tell of nothing.
+///
+/// # Panics
+/// If the database fails.
+#[expect(clippy::expect_used, reason = "for tests, which fail by panicking")]
+pub async fn skip_audit_numbers(store: &Store, how_many: i64) {
+    sqlx::query(
+        "SELECT setval(pg_get_serial_sequence('audit_events', 'seq'), max(seq) + $1) FROM audit_events",
+    )
+    .bind(how_many)
+    .execute(&store.pool)
+    .await
+    .expect("the numbers of audit events");
+}
+
+/// Keeps the roles and role assignments as they are now, with their version, for [`restore_roles`].
+///
+/// # Panics
+/// If the database fails.
+#[expect(clippy::expect_used, reason = "for tests, which fail by panicking")]
+pub async fn back_up_roles(store: &Store) {
+    sqlx::raw_sql(
+        "CREATE SCHEMA backup;
+         CREATE TABLE backup.roles AS TABLE roles;
+         CREATE TABLE backup.role_assignments AS TABLE role_assignments;
+         CREATE TABLE backup.authz_version AS TABLE authz_version",
+    )
+    .execute(&store.pool)
+    .await
+    .expect("a backup");
+}
+
+/// Puts back what [`back_up_roles`] kept, to the row, as a restore of the database does: the version goes back, too.
+///
+/// # Panics
+/// If the database fails.
+#[expect(clippy::expect_used, reason = "for tests, which fail by panicking")]
+pub async fn restore_roles(store: &Store) {
+    // No trigger fires, as none does for rows that a restore loads.
+    sqlx::raw_sql(
+        "BEGIN;
+         SET LOCAL session_replication_role = replica;
+         DELETE FROM role_assignments; DELETE FROM roles; DELETE FROM authz_version;
+         INSERT INTO roles SELECT * FROM backup.roles;
+         INSERT INTO role_assignments SELECT * FROM backup.role_assignments;
+         INSERT INTO authz_version SELECT * FROM backup.authz_version;
+         COMMIT",
+    )
+    .execute(&store.pool)
+    .await
+    .expect("a restore");
+}
+
 /// Has every lease of a point run out, long ago: as if its owner had died and time had passed.
 ///
 /// # Panics

@@ -28,6 +28,7 @@ mod lifecycle;
 mod matrix;
 mod my_address;
 mod preflight;
+mod restored;
 mod rig;
 mod role_terms;
 mod separation;
