@@ -6,6 +6,7 @@
 mod cache;
 pub mod evaluate;
 pub mod pattern;
+mod probe;
 mod read;
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
@@ -23,6 +24,7 @@ use crate::arm::{Arm, spending};
 use cache::Cache;
 use evaluate::{Findings, Who, evaluate};
 pub use pattern::{InvalidAction, Pattern};
+pub use probe::{GroupsRead, Readable};
 use read::Of;
 
 /// What Defender for Cloud demands of whoever asks for just-in-time access.

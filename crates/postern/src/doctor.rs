@@ -3,6 +3,7 @@
 mod cloud;
 mod database;
 mod issuer;
+mod roles;
 
 use std::sync::Arc;
 
@@ -37,7 +38,8 @@ impl Verdict {
 /// One check.
 #[derive(Debug, Clone, Serialize)]
 pub struct Check {
-    /// What was checked: `files`, `database`, `clock`, `issuer <name>`, or the scope of an account.
+    /// What was checked: `files`, `database`, `clock`, `issuer <name>`, the scope of an account, or `azure.rbac` and the
+    /// scope of a subscription.
     pub check: String,
     /// How it came out.
     pub verdict: Verdict,
@@ -87,6 +89,7 @@ pub async fn examine(
         keep(vec![issuer::examine(issuer).await])?;
     }
     keep(cloud::examine(config, clock).await)?;
+    keep(roles::examine(config, clock).await)?;
     Ok(checks)
 }
 

@@ -163,6 +163,8 @@ pub(super) enum Of<'a> {
     Assigned(&'a str),
     /// Those of these principals, by object id.
     Named(&'a BTreeSet<String>),
+    /// Everybody's.
+    Everybody,
 }
 
 impl Arm {
@@ -180,14 +182,14 @@ impl Arm {
         self.list(url, action).await
     }
 
-    async fn role_assignments(
+    pub(super) async fn role_assignments(
         &self,
         machine: &AzureVm,
         of: Of<'_>,
     ) -> Result<Vec<RoleAssignment>, EnforceError> {
         let filter = match of {
             Of::Assigned(object_id) => format!("atScope() and assignedTo('{object_id}')"),
-            Of::Named(_) => "atScope()".to_owned(),
+            Of::Named(_) | Of::Everybody => "atScope()".to_owned(),
         };
         let documents: Vec<Document<AssignmentProperties>> = self
             .at_machine(machine, "roleAssignments", &filter, READ_ASSIGNMENTS)
@@ -205,6 +207,7 @@ impl Arm {
             let theirs = match of {
                 Of::Assigned(object_id) => is_group || principal == object_id,
                 Of::Named(principals) => principals.contains(&principal),
+                Of::Everybody => true,
             };
             if theirs {
                 assignments.push(RoleAssignment {
@@ -220,7 +223,7 @@ impl Arm {
         Ok(assignments)
     }
 
-    async fn deny_assignments(
+    pub(super) async fn deny_assignments(
         &self,
         machine: &AzureVm,
         of: Of<'_>,
@@ -255,7 +258,7 @@ impl Arm {
     }
 
     /// The role, or nothing where there is none.
-    async fn role_definition(
+    pub(super) async fn role_definition(
         &self,
         subscription: &str,
         key: &str,

@@ -8,7 +8,7 @@ use postern::demo::{
 };
 use postern_core::time::{RandomIds, SystemClock};
 use postern_localpg::{LocalPostgres, Options};
-use postern_sim::arm::ArmClient;
+use postern_sim::arm::{ArmClient, RoleGrant};
 use serde_json::Value;
 
 use crate::rig::{Rig, run, said};
@@ -204,4 +204,76 @@ async fn a_database_and_an_issuer_that_do_not_answer_are_failures() {
         .map(|(check, _, _)| check.as_str())
         .collect();
     assert_eq!(failed, ["database", "issuer demo"], "{checks:?}");
+}
+
+/// Demands requesters' own roles, known by their subject.
+fn demand_roles(rig: &Rig) {
+    rig.edit(
+        "[azure.credential]",
+        "[azure.rbac]\nissuer = \"demo\"\nobject_id = \"sub\"\n[azure.credential]",
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whether_requesters_own_roles_can_be_read_is_tried_where_they_are_demanded() {
+    let World { fleet, rig, .. } = &world().await;
+    demand_roles(rig);
+    let name = format!("azure.rbac /azure/{SUBSCRIPTION}");
+    let of_roles = async || {
+        let (_, checks) = examined(rig).await;
+        let (_, verdict, message) = checks.into_iter().find(|(check, ..)| *check == name).unwrap();
+        (verdict, message)
+    };
+    let (verdict, message) = of_roles().await;
+    assert_eq!(verdict, "ok", "{message}");
+    assert!(message.contains("0 role assignments"), "{message}");
+    assert!(message.contains("was not tried"), "{message}");
+    fleet
+        .arm
+        .assign(&RoleGrant {
+            scope: format!("/subscriptions/{SUBSCRIPTION}"),
+            role: "Reader".to_owned(),
+            principal: "aaaaaaaa-0000-4000-8000-000000000001".to_owned(),
+            condition: None,
+        })
+        .unwrap();
+    let (verdict, message) = of_roles().await;
+    assert_eq!(verdict, "ok", "{message}");
+    assert!(message.contains("1 role assignments"), "{message}");
+    assert!(message.contains("Azure looks up groups"), "{message}");
+
+    // Each of the three rights is missed by its name.
+    let all = [
+        "roleAssignments/read",
+        "roleDefinitions/read",
+        "denyAssignments/read",
+    ];
+    for missing in all {
+        let mut may = vec![
+            "Microsoft.Compute/*".to_owned(),
+            "Microsoft.Network/*".to_owned(),
+            "Microsoft.Resources/*".to_owned(),
+        ];
+        let others = all.iter().filter(|one| **one != missing);
+        may.extend(others.map(|one| format!("Microsoft.Authorization/{one}")));
+        let may: Vec<&str> = may.iter().map(String::as_str).collect();
+        fleet
+            .arm
+            .set_clients(vec![ArmClient::limited(CLIENT_ID, CLIENT_SECRET, &may)]);
+        let (code, checks) = examined(rig).await;
+        assert_eq!(code, Some(1), "{checks:?}");
+        let failed: Vec<_> = checks
+            .iter()
+            .filter(|(_, verdict, _)| verdict == "failed")
+            .collect();
+        let [(check, _, message)] = failed.as_slice() else {
+            panic!("one, not {checks:?}");
+        };
+        assert_eq!(check, &name);
+        assert!(
+            message.contains(&format!("Microsoft.Authorization/{missing}")),
+            "{message}"
+        );
+        assert!(message.contains("postern permissions azure --rbac"), "{message}");
+    }
 }
