@@ -97,6 +97,15 @@ pub struct AccessReviewCancelled {
     pub reason: String,
 }
 
+/// That the next round of an access review did not start when its time had come.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct AccessReviewNotStarted {
+    /// When it should have.
+    pub at: DateTime<Utc>,
+    /// Why it did not.
+    pub reason: String,
+}
+
 /// One round of an access review.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct AccessReview {
@@ -120,7 +129,7 @@ pub struct AccessReview {
     /// Whether there are further rounds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub recurrence: Option<AccessReviewRecurrence>,
-    /// Who made the first round.
+    /// Who made the first round, by whose right to `assign` further rounds start.
     pub created_by: String,
     /// When this round started.
     pub started_at: DateTime<Utc>,
@@ -138,6 +147,14 @@ pub struct AccessReview {
     /// When the next round starts by itself; absent once it has, or where none will.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next_round_at: Option<DateTime<Utc>>,
+    /// That the next round did not start when its time had come, because whoever made the access review may not `assign`
+    /// there any more, or because it would be too large. It is tried again at `next_round_at`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_started: Option<AccessReviewNotStarted>,
+    /// What is known of the items' use: `complete`; `gathering`: the audit log is still being read; `partial`: it was
+    /// cancelled before that was done.
+    #[schema(example = "complete")]
+    pub evidence: String,
     /// How many items stand how.
     pub items: AccessReviewItemCounts,
 }
@@ -196,8 +213,9 @@ pub struct AccessReviewItem {
     /// where that is longer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_use: Option<LastUse>,
-    /// What is recommended.
-    pub recommendation: AccessReviewRecommendation,
+    /// What is recommended; absent while the audit log is still being read for its last use.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recommendation: Option<AccessReviewRecommendation>,
     /// `open`, `kept`, `removed`, `gone`: the role assignment went by another way before anybody decided;
     /// `not_removed`: it was to go at the deadline and stays, because it is the last owner's.
     #[schema(example = "open")]

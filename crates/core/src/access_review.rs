@@ -56,6 +56,25 @@ pub struct Recurrence {
     pub round_days: u32,
 }
 
+/// The events of the audit log that are still to be read for what they tell of use, by their numbers: above the one and up
+/// to the other, the latest first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unread {
+    /// None from here on downwards.
+    pub above: i64,
+    /// The latest.
+    pub upto: i64,
+}
+
+/// That a round did not start when its time had come.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NotStarted {
+    /// When it should have.
+    pub at: Instant,
+    /// Why it did not.
+    pub reason: String,
+}
+
 /// Where a round stands.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "status", rename_all = "snake_case")]
@@ -112,12 +131,22 @@ pub struct AccessReview {
     pub recurrence: Option<Recurrence>,
     /// Who made the first round.
     pub created_by: PrincipalRef,
+    /// The same, as their token said then: a later round starts by their right to `assign`. None where it was made before
+    /// this was kept; then their name is what is known of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub made_as: Option<Box<Principal>>,
     /// When this round started.
     pub started_at: Instant,
     /// Until then its reviewers decide.
     pub deadline: Instant,
     /// When the next round starts, until it has.
     pub next_round_at: Option<Instant>,
+    /// That the next round did not start when its time had come, and is put off.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_started: Option<NotStarted>,
+    /// What is still to be read of the audit log for when the role assignments were last used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unread: Option<Unread>,
     /// Where it stands.
     pub state: AccessReviewState,
 }
@@ -216,6 +245,19 @@ impl AccessReview {
         self.deadline - TimeDelta::from_std(long / 4).unwrap_or(TimeDelta::zero())
     }
 
+    /// By whose right a later round starts: whoever made the first.
+    pub fn starter(&self) -> Principal {
+        match &self.made_as {
+            Some(principal) => (**principal).clone(),
+            None => Principal::named(&self.created_by),
+        }
+    }
+
+    /// Whether the audit log is still being read for it.
+    pub fn is_gathering(&self) -> bool {
+        self.state == AccessReviewState::Open && self.unread.is_some()
+    }
+
     /// Whether reviewers may still decide at `now`.
     pub fn is_open_at(&self, now: Instant) -> bool {
         self.state == AccessReviewState::Open && now < self.deadline
@@ -245,6 +287,8 @@ impl AccessReview {
             started_at: now,
             deadline: now + days(recurrence.round_days),
             next_round_at: Some(due + every * missed.saturating_add(1)),
+            not_started: None,
+            unread: None,
             state: AccessReviewState::Open,
             ..self.clone()
         })
@@ -257,6 +301,7 @@ impl AccessReview {
         }
         Ok(Self {
             next_round_at: None,
+            not_started: None,
             state: match self.state {
                 AccessReviewState::Open => AccessReviewState::Cancelled { by, at, reason },
                 ended => ended,

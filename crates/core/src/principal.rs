@@ -59,6 +59,24 @@ pub struct Principal {
 }
 
 impl Principal {
+    /// What is known of somebody by name alone: no groups, no second factor and no claims.
+    pub fn named(reference: &PrincipalRef) -> Self {
+        let (issuer, subject) = reference.name().split_once('/').unwrap_or((reference.name(), ""));
+        Self {
+            kind: match reference {
+                PrincipalRef::Workload(_) => PrincipalKind::Workload,
+                PrincipalRef::User(_) | PrincipalRef::Group(_) => PrincipalKind::Human,
+            },
+            issuer: issuer.to_owned(),
+            subject: subject.to_owned(),
+            name: None,
+            groups: BTreeSet::new(),
+            mfa: false,
+            authenticated_at: None,
+            claims: BTreeMap::new(),
+        }
+    }
+
     /// The reference that role assignments and the audit log use.
     pub fn reference(&self) -> PrincipalRef {
         let name = format!("{}/{}", self.issuer, self.subject);

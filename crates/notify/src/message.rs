@@ -144,6 +144,8 @@ fn summary(event: &AuditEvent) -> String {
         ("access_request.lapse", Outcome::Succeeded) => "let a request lapse that nobody decided on",
         ("break_glass.use", Outcome::Succeeded) => "BROKE THE GLASS: opened access without approval",
         ("access_review.start", Outcome::Succeeded) => "started an access review",
+        ("access_review.start", _) => "COULD NOT START an access review",
+        ("access_review.gather", Outcome::Succeeded) => "looked up what was used of an access review",
         ("access_review.remind", _) => "reminds of an access review that waits for decisions",
         ("access_review.complete", Outcome::Succeeded) => "completed an access review",
         ("access_review.cancel", Outcome::Succeeded) => "cancelled an access review",

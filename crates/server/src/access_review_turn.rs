@@ -1,4 +1,5 @@
-//! What only time does to access reviews: the deadline, the reminder before it, and the next round.
+//! What only time does to access reviews: reading the audit log for what role assignments were used for, the deadline, the
+//! reminder before it, and the next round.
 //!
 //! Every replica looks. The access review's row is locked first and looked at again, so that one of them does what is due
 //! and the others find it done; all of it, with its events, is one transaction, so that a crash leaves it due.
@@ -11,7 +12,9 @@ use std::{
 
 use postern_authz::Authorizer;
 use postern_core::{
-    access_review::{AccessReview, AccessReviewItem, AccessReviewState, AtDeadline, Undecided},
+    access_review::{
+        AccessReview, AccessReviewItem, AccessReviewState, AtDeadline, NotStarted as Missed, Undecided,
+    },
     audit::{AuditEvent, Outcome},
     id::{AccessReviewId, AssignmentId},
     role::RoleAssignment,
@@ -22,6 +25,7 @@ use serde_json::json;
 
 use crate::{
     access_reviewing::{self, DECIDE, NotStarted, START, told_with, too_large},
+    endpoints::role_assignments_create,
     failure::Failure,
     state::App,
     turning::keep_looking,
@@ -66,6 +70,13 @@ impl App {
             .ok_or_else(|| Failure::internal("an access review is not there any more"))?;
         let now = self.now();
         let mut log = Vec::new();
+        if review.is_gathering() {
+            // One step at a time, each kept as soon as it is made. Nothing else is due before the last.
+            log.extend(self.gather(&mut tx, &authorizer, review).await?);
+            tx.audit(&log).await?;
+            tx.commit().await?;
+            return Ok(());
+        }
         if review.state == AccessReviewState::Open && review.deadline <= now {
             review = self.complete(&mut tx, review, now, &mut log).await?;
         }
@@ -78,6 +89,56 @@ impl App {
         tx.audit(&log).await?;
         tx.commit().await?;
         Ok(())
+    }
+
+    /// Reads another part of the audit log for what role assignments of the access review were used for.
+    async fn gather(
+        &self,
+        tx: &mut Tx,
+        authorizer: &Authorizer,
+        review: AccessReview,
+    ) -> Result<Option<AuditEvent>, Failure> {
+        let Some(unread) = review.unread else {
+            return Ok(None);
+        };
+        let wanted = tx.ungathered_assignments(review.id).await?;
+        let mut uses = tx
+            .read_last_uses(&wanted, review.looked_back_to(), unread)
+            .await?;
+        let review = AccessReview {
+            unread: uses.unread,
+            ..review
+        };
+        // Once nothing is unread, of all the others it is known that they were not used.
+        let known: Vec<AssignmentId> = match review.unread {
+            Some(_) => uses.found.keys().copied().collect(),
+            None => wanted,
+        };
+        let mut items = tx.items_of_assignments(review.id, &known).await?;
+        for item in &mut items {
+            item.last_use = uses.found.remove(&item.assignment.id);
+            let last_use = item.last_use.as_ref();
+            item.recommendation = Some(access_reviewing::recommended(
+                authorizer,
+                &review,
+                &item.assignment,
+                last_use,
+            ));
+        }
+        tx.save_access_review_items(&items).await?;
+        tx.save_access_review(&review).await?;
+        if review.unread.is_some() {
+            return Ok(None);
+        }
+        let removals = tx.recommended_removals(review.id).await?;
+        let rule = "the audit log was read to the end that it is looked back to";
+        let details = told_with(&review, json!({ "recommended_removals": removals }));
+        let mut event = self.access_review_event("access_review.gather", &review.scope, rule, details);
+        event.reason = Some(format!(
+            "`{}`, round {}: {removals} role assignments are recommended for removal",
+            review.name, review.round
+        ));
+        Ok(Some(event))
     }
 
     /// Removes or keeps what nobody decided.
@@ -167,42 +228,60 @@ impl App {
         Ok(Some(event))
     }
 
-    /// Starts the round after a round that is over.
+    /// Starts the round after a round that is over, by the right that whoever made the first has now.
     async fn start_next(
         &self,
         tx: &mut Tx,
         authorizer: &Authorizer,
         before: AccessReview,
-        next: AccessReview,
+        mut next: AccessReview,
     ) -> Result<AuditEvent, Failure> {
         let rule = "an access review recurs";
-        match self.start_round(tx, authorizer, &next).await {
-            Ok(items) => {
-                let before = AccessReview {
-                    next_round_at: None,
-                    ..before
-                };
-                tx.save_access_review(&before).await?;
-                let details = access_reviewing::started(&next, &items);
-                let mut event = self.access_review_event(START, &next.scope, rule, details);
-                event.reason = Some(access_reviewing::summary(&next, items.len()));
-                Ok(event)
+        let asked = role_assignments_create::question(self, START, next.scope.clone());
+        let decision = self.decide(authorizer, &next.starter(), &asked);
+        let decided = json!({ "decided_by": "lifecycle", "rule": rule, "authorization": decision });
+        let refusal = if decision.allowed {
+            match self.start_round(tx, authorizer, &mut next).await {
+                Ok(items) => {
+                    let before = AccessReview {
+                        next_round_at: None,
+                        not_started: None,
+                        ..before
+                    };
+                    tx.save_access_review(&before).await?;
+                    let details = access_reviewing::started(&next, &items);
+                    let event = self.access_review_event(START, &next.scope, rule, details);
+                    return Ok(AuditEvent {
+                        reason: Some(access_reviewing::summary(&next, items.len())),
+                        decision: Some(decided),
+                        ..event
+                    });
+                }
+                Err(NotStarted::TooLarge(found)) => (Outcome::Failed, too_large(found)),
+                Err(NotStarted::Failed(failure)) => return Err(failure),
             }
-            // It is told, and tried again when the round after it would start.
-            Err(NotStarted::TooLarge(found)) => {
-                let before = AccessReview {
-                    next_round_at: next.next_round_at,
-                    ..before
-                };
-                tx.save_access_review(&before).await?;
-                let details = access_reviewing::told(&before);
-                let mut event = self.access_review_event(START, &before.scope, rule, details);
-                event.outcome = Outcome::Failed;
-                event.reason = Some(too_large(found));
-                Ok(event)
-            }
-            Err(NotStarted::Failed(failure)) => Err(failure),
-        }
+        } else {
+            (Outcome::Denied, access_reviewing::not_allowed(&next, &decision))
+        };
+        // It is told, and tried again when the round after it would start.
+        let (outcome, reason) = refusal;
+        let before = AccessReview {
+            next_round_at: next.next_round_at,
+            not_started: Some(Missed {
+                at: next.started_at,
+                reason: reason.clone(),
+            }),
+            ..before
+        };
+        tx.save_access_review(&before).await?;
+        let details = told_with(&before, json!({ "next_round_at": before.next_round_at }));
+        let event = self.access_review_event(START, &before.scope, rule, details);
+        Ok(AuditEvent {
+            outcome,
+            reason: Some(reason),
+            decision: Some(decided),
+            ..event
+        })
     }
 }
 

@@ -2,15 +2,17 @@
 
 use std::collections::BTreeMap;
 
-use postern_authz::{Authorizer, Context, Resource, ResourceKind};
+use postern_authz::{Authorizer, Context, Decision, Resource, ResourceKind};
 use postern_core::{
-    access_review::{AccessReview, AccessReviewItem, ItemState, ItemVerdict, MAX_ITEMS, recommend},
+    access_review::{
+        AccessReview, AccessReviewItem, ItemState, ItemVerdict, LastUse, MAX_ITEMS, Recommendation, recommend,
+    },
     audit::{Actor, AuditEvent, Outcome, Subject},
     id::AssignmentId,
     role::{Action, RoleAssignment},
     scope::Scope,
 };
-use postern_store::{ItemCounts, Tx};
+use postern_store::{ItemCounts, LastUses, Tx};
 use serde_json::{Value, json};
 
 use crate::{decide::Question, failure::Failure, flow::authenticate::Caller, reading::hidden, state::App};
@@ -39,6 +41,22 @@ impl<E: Into<Failure>> From<E> for NotStarted {
 /// That there are too many role assignments.
 pub(crate) fn too_large(found: usize) -> String {
     format!("there are {found} role assignments at the scope and below; one access review takes {MAX_ITEMS}")
+}
+
+/// That whoever made the access review may not start a round of it any more.
+pub(crate) fn not_allowed(next: &AccessReview, decision: &Decision) -> String {
+    let again = match next.next_round_at {
+        Some(at) => format!(" It is tried again at {}.", postern_core::time::written(at)),
+        None => String::new(),
+    };
+    format!(
+        "round {} of `{}` starts by the right of {}, who made it: {}. Whoever may `assign` at `{}` makes it anew.{again}",
+        next.round,
+        next.name,
+        next.created_by,
+        decision.explain(),
+        next.scope,
+    )
 }
 
 /// What somebody must be allowed to see an access review, or to act on role assignments in it.
@@ -101,50 +119,71 @@ pub(crate) fn all_open(items: &[AccessReviewItem]) -> ItemCounts {
     }
 }
 
-/// What the start of a round tells.
+/// What the start of a round tells. How many removals are recommended is not known while the audit log is being read.
 pub(crate) fn started(review: &AccessReview, items: &[AccessReviewItem]) -> Value {
     let removals = items
         .iter()
-        .filter(|item| item.recommendation.verdict == ItemVerdict::Remove);
+        .filter_map(|item| item.recommendation)
+        .filter(|recommendation| recommendation.verdict == ItemVerdict::Remove);
+    let removals = (!review.is_gathering()).then(|| removals.count());
     told_with(
         review,
-        json!({ "items": items.len(), "recommended_removals": removals.count() }),
+        json!({ "items": items.len(), "recommended_removals": removals }),
+    )
+}
+
+/// What is recommended for a role assignment of the access review that was last used then.
+pub(crate) fn recommended(
+    authorizer: &Authorizer,
+    review: &AccessReview,
+    assignment: &RoleAssignment,
+    last_use: Option<&LastUse>,
+) -> Recommendation {
+    recommend(
+        assignment,
+        &authorizer.actions_of(&assignment.role),
+        last_use.map(|last| last.at),
+        review.unused_after(),
+        review.started_at,
     )
 }
 
 impl App {
-    /// Starts a round: saves it, with the role assignments at its scope and below as they are, what is known of their
-    /// use, and what is recommended.
+    /// Starts a round: saves it, with the role assignments at its scope and below as they are. What they were used for is
+    /// read from as much of the audit log as can be in a moment, and what is unread then is read in turns.
     pub(crate) async fn start_round(
         &self,
         tx: &mut Tx,
         authorizer: &Authorizer,
-        review: &AccessReview,
+        review: &mut AccessReview,
     ) -> Result<Vec<AccessReviewItem>, NotStarted> {
         let assignments = tx.assignments_below(&review.scope).await?;
         if assignments.len() > MAX_ITEMS {
             return Err(NotStarted::TooLarge(assignments.len()));
         }
         let ids: Vec<AssignmentId> = assignments.iter().map(|one| one.id).collect();
-        let mut uses = tx.last_uses(&ids, review.looked_back_to()).await?;
-        let now = review.started_at;
+        let since = review.looked_back_to();
+        let mut uses = match tx.events_since(since).await? {
+            Some(unread) => tx.read_last_uses(&ids, since, unread).await?,
+            None => LastUses {
+                found: BTreeMap::new(),
+                unread: None,
+            },
+        };
+        review.unread = uses.unread;
+        let review = &*review;
         let items: Vec<AccessReviewItem> = assignments
             .into_iter()
             .map(|assignment| {
-                let last_use = uses.remove(&assignment.id);
-                let recommendation = recommend(
-                    &assignment,
-                    &authorizer.actions_of(&assignment.role),
-                    last_use.as_ref().map(|last| last.at),
-                    review.unused_after(),
-                    now,
-                );
+                let last_use = uses.found.remove(&assignment.id);
+                let is_known = last_use.is_some() || review.unread.is_none();
                 AccessReviewItem {
-                    id: self.ids.next(now),
+                    id: self.ids.next(review.started_at),
                     review: review.id,
+                    recommendation: is_known
+                        .then(|| recommended(authorizer, review, &assignment, last_use.as_ref())),
                     assignment,
                     last_use,
-                    recommendation,
                     state: ItemState::Open,
                 }
             })

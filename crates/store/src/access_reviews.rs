@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use postern_core::{
     access_review::{AccessReview, AccessReviewItem, ItemState},
-    id::{AccessReviewId, AccessReviewItemId},
+    id::{AccessReviewId, AccessReviewItemId, AssignmentId},
     principal::PrincipalRef,
     scope::Scope,
     time::Instant,
@@ -208,6 +208,55 @@ impl Tx {
         .transpose()
     }
 
+    /// The role assignments of the items whose last use is not known yet.
+    pub async fn ungathered_assignments(
+        &mut self,
+        review: AccessReviewId,
+    ) -> Result<Vec<AssignmentId>, StoreError> {
+        Ok(sqlx::query_scalar!(
+            "SELECT assignment_id FROM access_review_items
+             WHERE review_id = $1 AND document ->> 'recommendation' IS NULL ORDER BY id",
+            review.uuid()
+        )
+        .fetch_all(&mut *self.inner)
+        .await?
+        .into_iter()
+        .map(AssignmentId::from_uuid)
+        .collect())
+    }
+
+    /// The items of these role assignments, by id, locked until the transaction ends.
+    pub async fn items_of_assignments(
+        &mut self,
+        review: AccessReviewId,
+        assignments: &[AssignmentId],
+    ) -> Result<Vec<AccessReviewItem>, StoreError> {
+        let wanted: Vec<Uuid> = assignments.iter().map(|id| id.uuid()).collect();
+        sqlx::query_scalar!(
+            "SELECT document FROM access_review_items WHERE review_id = $1 AND assignment_id = ANY ($2)
+             ORDER BY id FOR NO KEY UPDATE",
+            review.uuid(),
+            &wanted,
+        )
+        .fetch_all(&mut *self.inner)
+        .await?
+        .into_iter()
+        .map(item)
+        .collect()
+    }
+
+    /// How many items of an access review are recommended for removal.
+    pub async fn recommended_removals(&mut self, review: AccessReviewId) -> Result<u32, StoreError> {
+        let count = sqlx::query_scalar!(
+            r#"SELECT count(*) AS "count!" FROM access_review_items
+               WHERE review_id = $1 AND document #>> '{recommendation,verdict}' = 'remove'"#,
+            review.uuid()
+        )
+        .fetch_one(&mut *self.inner)
+        .await?;
+        decode::convert("access_review_items", "document", count)
+    }
+
     /// The items that nobody has decided, by id, locked until the transaction ends.
     pub async fn undecided_items(
         &mut self,
@@ -399,13 +448,16 @@ impl Store {
         .transpose()
     }
 
-    /// When there is next something to do that only time does, if ever; in the past, where it should have been done.
+    /// When there is next something to do that only time does, if ever; in the past, where it should have been done, or
+    /// where the audit log is being read.
     pub async fn next_access_review_step(&self) -> Result<Option<Instant>, StoreError> {
         Ok(sqlx::query_scalar!(
             "SELECT least((SELECT min(deadline) FROM access_reviews WHERE status = 'open'),
                           (SELECT min(remind_at) FROM access_reviews WHERE status = 'open'),
                           (SELECT min(next_round_at) FROM access_reviews
-                           WHERE next_round_at IS NOT NULL AND status <> 'open'))"
+                           WHERE next_round_at IS NOT NULL AND status <> 'open'),
+                          (SELECT to_timestamp(0) FROM access_reviews
+                           WHERE status = 'open' AND document ? 'unread' LIMIT 1))"
         )
         .fetch_one(&self.pool)
         .await?)
@@ -419,7 +471,7 @@ impl Store {
     ) -> Result<Vec<AccessReviewId>, StoreError> {
         Ok(sqlx::query_scalar!(
             "SELECT id FROM access_reviews
-             WHERE (status = 'open' AND (deadline <= $1 OR remind_at <= $1))
+             WHERE (status = 'open' AND (deadline <= $1 OR remind_at <= $1 OR document ? 'unread'))
                 OR (status <> 'open' AND next_round_at <= $1)
              ORDER BY id LIMIT $2",
             now,

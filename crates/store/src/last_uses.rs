@@ -1,12 +1,12 @@
 //! When role assignments were last used, as the audit log says.
 //!
 //! Every event of a year may have to be read for it. That is done in steps, the newest first, so that no statement runs for
-//! longer than one may, however many events there are, and only until every assignment was found.
+//! longer than one may, however many events there are. Whoever asks goes on for as long as there is something unread.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use postern_core::{
-    access_review::LastUse,
+    access_review::{LastUse, Unread},
     id::{AssignmentId, EventId},
     time::Instant,
 };
@@ -15,26 +15,21 @@ use crate::{StoreError, Tx, decode};
 
 /// How many events a statement reads: less than a second of work.
 const STEP: i64 = 100_000;
+/// How far apart the numbers of two events are at most whose order in time is the other way round.
+const ASIDE: i64 = 100_000;
+
+/// What one step found, and what it left unread.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LastUses {
+    /// The last uses that were found, of those that were asked about.
+    pub found: BTreeMap<AssignmentId, LastUse>,
+    /// What is left to read, if anything.
+    pub unread: Option<Unread>,
+}
 
 impl Tx {
-    /// The last use of each of these role assignments since `since`, of those that were used; see [`LastUse`] for what
-    /// counts.
-    pub async fn last_uses(
-        &mut self,
-        assignments: &[AssignmentId],
-        since: Instant,
-    ) -> Result<BTreeMap<AssignmentId, LastUse>, StoreError> {
-        self.last_uses_by(assignments, since, STEP).await
-    }
-
-    /// The same, so many events at a time.
-    pub(crate) async fn last_uses_by(
-        &mut self,
-        assignments: &[AssignmentId],
-        since: Instant,
-        step: i64,
-    ) -> Result<BTreeMap<AssignmentId, LastUse>, StoreError> {
-        // Numbers rise with time, but for what was written side by side: one step more is read for that.
+    /// Which events are to be read for uses since `since`; none where there are none.
+    pub async fn events_since(&mut self, since: Instant) -> Result<Option<Unread>, StoreError> {
         let first = sqlx::query_scalar!(
             "SELECT seq FROM audit_events WHERE at >= $1 ORDER BY at, seq LIMIT 1",
             since
@@ -44,20 +39,55 @@ impl Tx {
         let last = sqlx::query_scalar!("SELECT max(seq) FROM audit_events")
             .fetch_one(&mut *self.inner)
             .await?;
-        let (Some(first), Some(mut upto)) = (first, last) else {
-            return Ok(BTreeMap::new());
-        };
-        let mut wanted: BTreeSet<AssignmentId> = assignments.iter().copied().collect();
-        let mut found = BTreeMap::new();
-        while !wanted.is_empty() && upto > first - step {
-            let names: Vec<String> = wanted.iter().map(ToString::to_string).collect();
-            for (assignment, last) in self.last_uses_within(&names, since, upto - step, upto).await? {
-                wanted.remove(&assignment);
-                found.insert(assignment, last);
-            }
-            upto -= step;
+        // Numbers rise with time, but for what was written side by side: so many more are read for that.
+        Ok(first
+            .zip(last)
+            .map(|(first, upto)| Unread {
+                above: (first - ASIDE).max(0),
+                upto,
+            })
+            .filter(|unread| unread.above < unread.upto))
+    }
+
+    /// The last use since `since` of each of these role assignments in the latest unread events, so many that it takes less
+    /// than a second, of those that were used; see [`LastUse`] for what counts. Nothing is left unread once every
+    /// assignment was found.
+    pub async fn read_last_uses(
+        &mut self,
+        assignments: &[AssignmentId],
+        since: Instant,
+        unread: Unread,
+    ) -> Result<LastUses, StoreError> {
+        self.read_last_uses_by(assignments, since, unread, STEP).await
+    }
+
+    /// The same, so many events at a time.
+    pub(crate) async fn read_last_uses_by(
+        &mut self,
+        assignments: &[AssignmentId],
+        since: Instant,
+        unread: Unread,
+        step: i64,
+    ) -> Result<LastUses, StoreError> {
+        if assignments.is_empty() {
+            let found = BTreeMap::new();
+            return Ok(LastUses { found, unread: None });
         }
-        Ok(found)
+        let names: Vec<String> = assignments.iter().map(ToString::to_string).collect();
+        let above = unread.above.max(unread.upto.saturating_sub(step));
+        let found: BTreeMap<AssignmentId, LastUse> = self
+            .last_uses_within(&names, since, above, unread.upto)
+            .await?
+            .into_iter()
+            .collect();
+        let is_left = above > unread.above && found.len() < assignments.len();
+        Ok(LastUses {
+            found,
+            unread: is_left.then_some(Unread {
+                upto: above,
+                ..unread
+            }),
+        })
     }
 
     /// The last uses among the events with numbers above `above` and up to `upto`.

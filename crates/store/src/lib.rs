@@ -64,6 +64,7 @@ pub use crate::{
     hops::{Hop, HopUpdate},
     idempotency::Claim,
     journal::{JournalEntry, NewPass, SettledChange},
+    last_uses::LastUses,
     leases::NewAccessLease,
     look::{GrantHere, Look},
     machines::{MachineFilter, PointOfMachine, StoredMachine},

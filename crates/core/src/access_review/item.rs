@@ -107,8 +107,8 @@ pub struct AccessReviewItem {
     pub assignment: RoleAssignment,
     /// Its last use before the round started, as far as was looked back.
     pub last_use: Option<LastUse>,
-    /// What is recommended.
-    pub recommendation: Recommendation,
+    /// What is recommended; none while the audit log is still being read for its last use.
+    pub recommendation: Option<Recommendation>,
     /// Where it stands.
     pub state: ItemState,
 }

@@ -33,7 +33,10 @@ fn review() -> AccessReview {
         created_by: "user:corp/root".parse().unwrap(),
         started_at: at(0),
         deadline: at(8 * DAY),
+        made_as: None,
         next_round_at: Some(at(30 * DAY)),
+        not_started: None,
+        unread: None,
         state: AccessReviewState::Open,
     }
 }
@@ -57,10 +60,10 @@ fn item(principal: &str) -> AccessReviewItem {
         review: an_id(1),
         assignment: assignment(principal),
         last_use: None,
-        recommendation: Recommendation {
+        recommendation: Some(Recommendation {
             verdict: ItemVerdict::Remove,
             because: RecommendedBecause::Unused,
-        },
+        }),
         state: ItemState::Open,
     }
 }
@@ -289,4 +292,24 @@ proptest! {
         prop_assert_eq!((after - due).num_seconds() % (i64::from(every) * DAY), 0);
         prop_assert!(next.remind_at() > next.started_at && next.remind_at() < next.deadline);
     }
+}
+
+#[test]
+fn later_rounds_start_by_what_the_makers_token_said_or_by_their_name_where_it_was_not_kept() {
+    let maker = person("root", &["admins"]);
+    let kept = AccessReview {
+        made_as: Some(Box::new(maker.clone())),
+        ..review()
+    };
+    assert_eq!(kept.starter(), maker);
+    let next = AccessReview {
+        state: AccessReviewState::Completed { at: at(8 * DAY) },
+        ..kept
+    }
+    .next_round(an_id(7), at(30 * DAY))
+    .unwrap();
+    assert_eq!(next.starter(), maker, "of the round after it, too");
+    let by_name = review().starter();
+    assert_eq!(by_name.reference(), review().created_by);
+    assert!(by_name.groups.is_empty() && !by_name.mfa && by_name.claims.is_empty());
 }

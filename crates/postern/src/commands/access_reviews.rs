@@ -109,17 +109,25 @@ async fn get(args: AccessReviewGetArgs) -> Result<(), Failure> {
         Undecided::Keep => "kept",
     };
     let mut fields = vec![
-        ("access review", review.id.clone()),
-        ("name", review.name.clone()),
-        ("scope", review.scope.clone()),
-        ("reviewers", review.reviewers.join(", ")),
-        ("round", review.round.to_string()),
-        ("status", review.status.clone()),
-        ("deadline", output::instant(review.deadline)),
-        ("undecided are", undecided.to_owned()),
+        ("Access review", review.id.clone()),
+        ("Name", review.name.clone()),
+        ("Scope", review.scope.clone()),
+        ("Reviewers", review.reviewers.join(", ")),
+        ("Round", review.round.to_string()),
+        ("Status", review.status.clone()),
+        ("Deadline", output::instant(review.deadline)),
+        ("Undecided are", undecided.to_owned()),
     ];
     if let Some(next) = review.next_round_at {
-        fields.push(("next round", output::instant(next)));
+        fields.push(("Next round", output::instant(next)));
+    }
+    if let Some(missed) = &review.not_started {
+        let missed = format!("not started at {}: {}", output::instant(missed.at), missed.reason);
+        fields.push(("Put off", missed));
+    }
+    if review.evidence == "gathering" {
+        let evidence = "the audit log is still being read; look again for what is recommended";
+        fields.push(("Evidence", evidence.to_owned()));
     }
     output::line(&output::fields(fields))?;
     output::line("")?;
@@ -136,10 +144,9 @@ fn items_listed(items: &[AccessReviewItem]) -> String {
             item.assignment.role.clone(),
             item.assignment.scope.clone(),
             output::instant_or_dash(last.map(|last| last.at)),
-            format!(
-                "{} ({})",
-                word(item.recommendation.decision),
-                item.recommendation.because
+            item.recommendation.as_ref().map_or_else(
+                || "-".to_owned(),
+                |one| format!("{} ({})", word(one.decision), one.because),
             ),
             item.status.clone(),
         ]

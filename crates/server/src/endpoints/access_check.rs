@@ -1,6 +1,6 @@
 //! `GET /v1/access-check`: may somebody do something somewhere, and what says so?
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 use axum::{Json, extract::State};
 use postern_api::{
@@ -13,7 +13,7 @@ use postern_core::{
     cloud_roles::CloudDecision,
     machine::{MachineId, partition},
     net::{Ports, Source},
-    principal::{Principal, PrincipalKind, PrincipalRef},
+    principal::{Principal, PrincipalRef},
     role::Action,
     scope::Scope,
     time::Instant,
@@ -180,27 +180,13 @@ fn circumstances(query: &AccessCheckQuery, now: Instant) -> Result<Context, Fail
 
 /// What is known of somebody by name alone.
 fn by_name(reference: &PrincipalRef) -> Result<Principal, Failure> {
-    let (kind, name) = match reference {
-        PrincipalRef::User(name) => (PrincipalKind::Human, name),
-        PrincipalRef::Workload(name) => (PrincipalKind::Workload, name),
-        PrincipalRef::Group(_) => {
-            return Err(Failure::new(
-                ErrorCode::InvalidPrincipal,
-                "a group does nothing itself: name a user or a workload",
-            ));
-        }
-    };
-    let (issuer, subject) = name.split_once('/').unwrap_or((name, ""));
-    Ok(Principal {
-        kind,
-        issuer: issuer.to_owned(),
-        subject: subject.to_owned(),
-        name: None,
-        groups: std::collections::BTreeSet::new(),
-        mfa: false,
-        authenticated_at: None,
-        claims: BTreeMap::new(),
-    })
+    if matches!(reference, PrincipalRef::Group(_)) {
+        return Err(Failure::new(
+            ErrorCode::InvalidPrincipal,
+            "a group does nothing itself: name a user or a workload",
+        ));
+    }
+    Ok(Principal::named(reference))
 }
 
 /// The machine whose own scope this is.

@@ -12,7 +12,7 @@ use postern_api::{
     ErrorCode, Problem,
     access_review::{AccessReview as Shown, AccessReviewCreate},
 };
-use postern_core::audit::Subject;
+use postern_core::{access_review::AccessReview, audit::Subject};
 use serde_json::json;
 
 use super::role_assignments_create::question;
@@ -30,8 +30,10 @@ const EVENT: &str = "access_review.create";
 /// Starts an access review: its items are the role assignments at the scope and below as they are now, each with its last
 /// use and a recommendation. Needs `assign` at the scope.
 ///
-/// The reviewers it names decide about the items until the deadline, and need no role for that. Then what nobody decided
-/// is removed or kept, as `undecided` says. With `recurrence`, further rounds start by themselves.
+/// Where the audit log is long, some items have their last use and their recommendation a little later: until then
+/// `evidence` is `gathering`. The reviewers it names decide about the items until the deadline, and need no role for that.
+/// Then what nobody decided is removed or kept, as `undecided` says. With `recurrence`, further rounds start by themselves,
+/// for as long as whoever made it may `assign` at the scope.
 #[utoipa::path(
     post, path = "/v1/access-reviews", tag = "access-reviews", operation_id = "createAccessReview",
     params(("Idempotency-Key" = Option<String>, Header, description = "Makes a repetition safe.")),
@@ -52,13 +54,8 @@ pub(crate) async fn create_access_review(
     command: Command<AccessReviewCreate>,
 ) -> Result<Response, Failure> {
     let now = app.now();
-    let review = access_review::read(
-        command.body,
-        &app.config,
-        app.ids.next(now),
-        caller.reference(),
-        now,
-    )?;
+    let id = app.ids.next(now);
+    let mut review = access_review::read(command.body, &app.config, id, &caller.principal, now)?;
     let authorizer = app.authorizer().await?;
     let mut tx = app.store.begin().await?;
     if let Some(replay) = idempotency::claim(&mut tx, &caller, command.key.as_ref(), now).await? {
@@ -67,7 +64,7 @@ pub(crate) async fn create_access_review(
     let asked = question(&app, EVENT, review.scope.clone());
     let (mut tx, decision) = app.allow(tx, &authorizer, &caller, asked).await?;
     let items = app
-        .start_round(&mut tx, &authorizer, &review)
+        .start_round(&mut tx, &authorizer, &mut review)
         .await
         .map_err(|error| match error {
             NotStarted::TooLarge(found) => {
@@ -86,9 +83,14 @@ pub(crate) async fn create_access_review(
             details,
         )
     };
+    // The actor says who it was; what else their token said is nobody else's to read.
+    let after = AccessReview {
+        made_as: None,
+        ..review.clone()
+    };
     let made = event(
         EVENT,
-        told_with(&review, json!({ "before": null, "after": review })),
+        told_with(&review, json!({ "before": null, "after": after })),
     );
     let mut started = event(START, access_reviewing::started(&review, &items));
     started.reason = Some(access_reviewing::summary(&review, items.len()));

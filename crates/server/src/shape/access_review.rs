@@ -8,7 +8,7 @@ use postern_core::{
         AccessReview, AccessReviewState, DecidedBy, InvalidAccessReview, ItemVerdict, Recurrence, Undecided,
     },
     id::AccessReviewId,
-    principal::PrincipalRef,
+    principal::{Principal, PrincipalRef},
     scope::Scope,
     time::Instant,
 };
@@ -22,7 +22,7 @@ pub(crate) fn read(
     body: api::AccessReviewCreate,
     config: &ServerConfig,
     id: AccessReviewId,
-    created_by: PrincipalRef,
+    maker: &Principal,
     now: Instant,
 ) -> Result<AccessReview, Failure> {
     let scope: Scope = body
@@ -54,10 +54,13 @@ pub(crate) fn read(
         },
         unused_after_days: body.unused_after_days,
         recurrence,
-        created_by,
+        created_by: maker.reference(),
+        made_as: Some(Box::new(maker.clone())),
         started_at: now,
         deadline: body.deadline,
         next_round_at: None,
+        not_started: None,
+        unread: None,
         state: AccessReviewState::Open,
     };
     review.validate(now).map_err(|error| {
@@ -140,6 +143,19 @@ pub(crate) fn show(review: &AccessReview, counts: ItemCounts) -> api::AccessRevi
         completed_at,
         cancelled,
         next_round_at: review.next_round_at,
+        not_started: review
+            .not_started
+            .as_ref()
+            .map(|missed| api::AccessReviewNotStarted {
+                at: missed.at,
+                reason: missed.reason.clone(),
+            }),
+        evidence: match (review.unread, review.is_gathering()) {
+            (None, _) => "complete",
+            (Some(_), true) => "gathering",
+            (Some(_), false) => "partial",
+        }
+        .to_owned(),
         items: api::AccessReviewItemCounts {
             open: counts.open,
             kept: counts.kept,
@@ -179,10 +195,12 @@ pub(crate) fn show_item(stored: &StoredItem) -> api::AccessReviewItem {
             by: last.by.to_string(),
             event_id: last.event.to_string(),
         }),
-        recommendation: api::AccessReviewRecommendation {
-            decision: show_verdict(item.recommendation.verdict),
-            because: item.recommendation.because.as_str().to_owned(),
-        },
+        recommendation: item
+            .recommendation
+            .map(|recommendation| api::AccessReviewRecommendation {
+                decision: show_verdict(recommendation.verdict),
+                because: recommendation.because.as_str().to_owned(),
+            }),
         status: status.to_owned(),
         decided,
     }

@@ -1,8 +1,10 @@
 //! Access reviews and their items.
 
+use std::collections::BTreeMap;
+
 use postern_core::{
     access_review::{
-        AccessReview, AccessReviewItem, AccessReviewState, AtDeadline, ItemState, ItemVerdict,
+        AccessReview, AccessReviewItem, AccessReviewState, AtDeadline, ItemState, ItemVerdict, LastUse,
         Recommendation, RecommendedBecause, Undecided,
     },
     audit::{Actor, AuditEvent, Outcome, Subject},
@@ -14,7 +16,7 @@ use postern_core::{
 use serde_json::{Value, json};
 
 use crate::{
-    AccessReviewFilter, ItemCounts, Store, Visible,
+    AccessReviewFilter, ItemCounts, Store, Tx, Visible,
     testing::{fresh_store, somebody_waits},
 };
 
@@ -26,7 +28,7 @@ fn an_assignment(number: u128, role: &str, principal: &str, scope: &str) -> Role
         scope: scope.parse().unwrap(),
         created_by: "user:corp/root".into(),
         created_at: at(0),
-        tags: std::collections::BTreeMap::new(),
+        tags: BTreeMap::new(),
         ends_at: None,
     }
 }
@@ -45,7 +47,10 @@ fn a_review(number: u128, scope: &str) -> AccessReview {
         created_by: "user:corp/root".parse().unwrap(),
         started_at: at(0),
         deadline: at(1000),
+        made_as: None,
         next_round_at: None,
+        not_started: None,
+        unread: None,
         state: AccessReviewState::Open,
     }
 }
@@ -56,10 +61,10 @@ fn an_item(number: u128, review: AccessReviewId, assignment: &RoleAssignment) ->
         review,
         assignment: assignment.clone(),
         last_use: None,
-        recommendation: Recommendation {
+        recommendation: Some(Recommendation {
             verdict: ItemVerdict::Remove,
             because: RecommendedBecause::Unused,
-        },
+        }),
         state: ItemState::Open,
     }
 }
@@ -253,6 +258,29 @@ async fn a_round_of_a_series_is_there_once() {
     assert!(tx.insert_access_review(&twin, &[]).await.is_err());
 }
 
+/// The last uses since then, read so many events at a time, and in how many steps.
+async fn uses(
+    tx: &mut Tx,
+    wanted: &[AssignmentId],
+    since: i64,
+    step: i64,
+) -> (BTreeMap<AssignmentId, LastUse>, usize) {
+    let mut unread = tx.events_since(at(since)).await.unwrap();
+    let (mut found, mut steps) = (BTreeMap::new(), 0);
+    while let Some(part) = unread {
+        let left: Vec<AssignmentId> = wanted
+            .iter()
+            .copied()
+            .filter(|id| !found.contains_key(id))
+            .collect();
+        let uses = tx.read_last_uses_by(&left, at(since), part, step).await.unwrap();
+        found.extend(uses.found);
+        unread = uses.unread;
+        steps += 1;
+    }
+    (found, steps)
+}
+
 #[tokio::test]
 async fn the_last_use_is_the_latest_success_that_the_assignment_allowed() {
     let store = fresh_store().await;
@@ -302,10 +330,15 @@ async fn the_last_use_is_the_latest_success_that_the_assignment_allowed() {
     let mut tx = store.begin().await.unwrap();
     tx.audit(&log).await.unwrap();
     let wanted: Vec<AssignmentId> = [1, 2, 3, 4, 5].into_iter().map(an_id).collect();
-    let found = tx.last_uses(&wanted, at(0)).await.unwrap();
+    let (found, _) = uses(&mut tx, &wanted, 0, 1_000).await;
     for step in [1, 2, 5] {
-        let stepwise = tx.last_uses_by(&wanted, at(0), step).await.unwrap();
+        let (stepwise, steps) = uses(&mut tx, &wanted, 0, step).await;
         assert_eq!(stepwise, found, "{step} at a time");
+        assert_eq!(
+            steps,
+            log.len().div_ceil(usize::try_from(step).unwrap()),
+            "no more than there are"
+        );
     }
     let told: Vec<_> = found
         .iter()
@@ -321,9 +354,13 @@ async fn the_last_use_is_the_latest_success_that_the_assignment_allowed() {
         ]
     );
     assert_eq!(found[&an_id(1)].by.to_string(), "user:corp/ada");
-    let later = tx.last_uses(&wanted, at(25)).await.unwrap();
+    let (later, _) = uses(&mut tx, &wanted, 25, 1_000).await;
     assert_eq!(later.keys().copied().collect::<Vec<_>>(), [an_id(3), an_id(4)]);
-    assert_eq!(tx.last_uses(&[an_id(5)], at(0)).await.unwrap(), [].into());
+    assert_eq!(uses(&mut tx, &[an_id(5)], 0, 1_000).await.0, [].into());
+    // It ends as soon as all are found, and begins not at all where there is nothing to find.
+    assert_eq!(uses(&mut tx, &[an_id(4)], 0, 5).await.1, 2);
+    assert_eq!(uses(&mut tx, &[], 0, 5).await.1, 1);
+    assert_eq!(tx.events_since(at(1_000)).await.unwrap(), None);
 }
 
 #[tokio::test]
