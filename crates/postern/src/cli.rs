@@ -114,6 +114,11 @@ pub enum Command {
     /// Lists JIT policies, shows, makes, changes or removes one
     #[command(after_help = POLICY_EXAMPLES)]
     Policies(PoliciesArgs),
+    /// Lists roles and what they allow, makes or removes a custom one
+    #[command(
+        after_help = "Examples:\n  postern roles\n  postern roles create on-call --action read --action break_glass"
+    )]
+    Roles(RolesArgs),
     /// Lists role assignments, makes or removes one
     #[command(after_help = ASSIGNMENT_EXAMPLES)]
     Assignments(AssignmentsArgs),

@@ -18,6 +18,7 @@ pub mod policies;
 pub mod request;
 pub mod requests;
 pub mod reviews;
+pub mod roles;
 pub mod serve;
 pub mod ssh;
 pub mod sweep;

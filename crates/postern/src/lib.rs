@@ -68,6 +68,7 @@ pub async fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Machines(args) => commands::machines::run(args).await,
         Command::Policies(args) => commands::policies::run(args).await,
         Command::Authz(args) => commands::authz::run(args).await,
+        Command::Roles(args) => commands::roles::run(args).await,
         Command::Assignments(args) => commands::assignments::run(args).await,
         Command::Audit(args) => commands::audit::run(args).await,
         Command::Token(args) => commands::token::run(args).await,

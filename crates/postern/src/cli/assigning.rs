@@ -1,7 +1,8 @@
-//! What can be said about role assignments.
+//! What can be said about roles and role assignments.
 
 use chrono::{DateTime, Utc};
 use clap::{Args, Subcommand};
+use postern_core::role::Action;
 
 use super::{Many, Remote};
 
@@ -81,6 +82,65 @@ pub struct UnassignArgs {
     /// Say who would lose what, but change nothing
     #[arg(long)]
     pub dry_run: bool,
+    /// The server.
+    #[command(flatten)]
+    pub remote: Remote,
+}
+
+/// `postern roles`.
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct RolesArgs {
+    /// What to do; lists when absent.
+    #[command(subcommand)]
+    pub command: Option<RolesCommand>,
+    /// What to list.
+    #[command(flatten)]
+    pub list: RolesListArgs,
+}
+
+/// What `postern roles` lists: all of them.
+#[derive(Debug, Args)]
+pub struct RolesListArgs {
+    /// The server.
+    #[command(flatten)]
+    pub remote: Remote,
+}
+
+/// What `postern roles` does.
+#[derive(Debug, Subcommand)]
+pub enum RolesCommand {
+    /// Makes a custom role
+    Create(RoleCreateArgs),
+    /// Removes a custom role that nobody has
+    Delete(RoleDeleteArgs),
+}
+
+/// `postern roles create`.
+#[derive(Debug, Args)]
+pub struct RoleCreateArgs {
+    /// What it is called: lower-case letters, digits and hyphens
+    #[arg(value_name = "NAME")]
+    pub name: String,
+    /// What it allows.
+    #[arg(
+        long = "action",
+        required = true,
+        value_parser = super::deciding::action,
+        help = super::deciding::ACTIONS
+    )]
+    pub actions: Vec<Action>,
+    /// The server.
+    #[command(flatten)]
+    pub remote: Remote,
+}
+
+/// `postern roles delete`.
+#[derive(Debug, Args)]
+pub struct RoleDeleteArgs {
+    /// Which
+    #[arg(value_name = "NAME")]
+    pub name: String,
     /// The server.
     #[command(flatten)]
     pub remote: Remote,

@@ -85,10 +85,10 @@ pub struct AuthzExplainArgs {
         long,
         default_value = "request",
         value_parser = action,
-        help = "To do what: read, request, approve, revoke, configure, audit, assign or break_glass"
+        help = ACTIONS
     )]
     pub action: Action,
-    /// To what: a scope, an ARM resource id or an EC2 instance ARN
+    /// To what: a scope, or a machine by its id or, where a server is asked, by its name
     #[arg(long, value_name = "WHERE")]
     pub on: String,
     /// Ports that would be asked for
@@ -130,7 +130,11 @@ impl AuthzExplainArgs {
     }
 }
 
-fn action(text: &str) -> Result<Action, postern_core::role::UnknownAction> {
+/// Every action, for whoever has to name one.
+pub(super) const ACTIONS: &str =
+    "To do what: read, request, approve, revoke, configure, audit, assign, break_glass or freeze";
+
+pub(super) fn action(text: &str) -> Result<Action, postern_core::role::UnknownAction> {
     text.parse()
 }
 

@@ -86,7 +86,7 @@ pub enum PoliciesCommand {
     /// Replaces one by what a JSON file says
     Update(PolicyUpdateArgs),
     /// Removes one: its grants end, and what its lockdown displaced is put back
-    Delete(OneArgs),
+    Delete(PolicyDeleteArgs),
 }
 
 /// A policy document.
@@ -95,6 +95,23 @@ pub struct PolicyFileArgs {
     /// The policy as JSON; - reads standard input
     #[arg(long, short, value_name = "FILE")]
     pub file: PathBuf,
+    /// Say which machines it would cover, which grants would end and who would lose reach, but change nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// The server.
+    #[command(flatten)]
+    pub remote: Remote,
+}
+
+/// Which policy to remove.
+#[derive(Debug, Args)]
+pub struct PolicyDeleteArgs {
+    /// Which
+    #[arg(value_name = "ID")]
+    pub id: String,
+    /// Say which machines it would release, which grants would end and who would lose reach, but change nothing
+    #[arg(long)]
+    pub dry_run: bool,
     /// The server.
     #[command(flatten)]
     pub remote: Remote,

@@ -15,6 +15,7 @@ use postern_core::{
 };
 use serde_json::json;
 
+use super::machines;
 use crate::{
     cli::{AuthzArgs, AuthzCommand, AuthzExplainArgs, AuthzTestArgs, GuardrailArgs},
     config::Guardrails,
@@ -106,17 +107,19 @@ fn scope(text: &str) -> Result<Scope, Failure> {
 }
 
 async fn remote(args: &AuthzExplainArgs) -> Result<AccessCheck, Failure> {
+    let client = connect::client(&args.remote)?;
+    let on = machines::resolve(&client, &args.on).await?;
     let query = AccessCheckQuery {
         principal: args.principal.clone(),
         action: Some(args.action.to_string()),
-        scope: Some(scope(&args.on)?.to_string()),
+        scope: Some(scope(&on)?.to_string()),
         port: args.port.map(|ports| ports.to_string()),
         source: args.source.map(|source| source.to_string()),
         duration_seconds: args.duration.map(|duration| duration.as_secs()),
         reason: Some(args.reason),
         remedies: Some(true),
     };
-    Ok(connect::client(&args.remote)?.access_check(&query).await?)
+    Ok(client.access_check(&query).await?)
 }
 
 fn offline(args: &AuthzExplainArgs, cases: &Path) -> Result<AccessCheck, Failure> {

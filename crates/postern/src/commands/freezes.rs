@@ -86,6 +86,9 @@ async fn lift(args: FreezeLiftArgs) -> Result<(), Failure> {
         output::json(&lifted)?;
         return Ok(());
     }
-    output::line(&format!("{} is lifted: {} opens again", lifted.id, lifted.scope))?;
+    output::line(&format!(
+        "{} is lifted: access at {} may be asked for again; what was closed stays closed",
+        lifted.id, lifted.scope
+    ))?;
     Ok(())
 }

@@ -3,10 +3,12 @@
 use std::{io::Read as _, path::Path};
 
 use anyhow::Context as _;
-use postern_api::jit_policy::{JitPolicy, JitPolicyQuery, JitPolicyWrite};
+use postern_api::jit_policy::{Approval, JitPolicy, JitPolicyPlan, JitPolicyQuery, JitPolicyWrite};
 
 use crate::{
-    cli::{PoliciesArgs, PoliciesCommand, PoliciesListArgs},
+    cli::{
+        PoliciesArgs, PoliciesCommand, PoliciesListArgs, PolicyDeleteArgs, PolicyFileArgs, PolicyUpdateArgs,
+    },
     connect,
     exit::{Exit, Failure},
     output,
@@ -20,34 +22,107 @@ pub async fn run(args: PoliciesArgs) -> Result<(), Failure> {
             let policy = connect::client(&one.remote)?.jit_policy(&one.id).await?;
             show(&policy, one.remote.json)
         }
-        Some(PoliciesCommand::Create(args)) => {
-            let document = read(&args.file)?;
-            let client = connect::client(&args.remote)?;
-            let policy = connect::keyed(|key| {
-                let (client, document) = (&client, &document);
-                async move { client.create_jit_policy(Some(&key), document).await }
-            })
-            .await?;
-            show(&policy, args.remote.json)
-        }
-        Some(PoliciesCommand::Update(args)) => {
-            let document = read(&args.document.file)?;
-            let client = connect::client(&args.document.remote)?;
-            let version = client.jit_policy(&args.id).await?.version;
-            let policy = client.update_jit_policy(&args.id, version, &document).await?;
-            show(&policy, args.document.remote.json)
-        }
-        Some(PoliciesCommand::Delete(one)) => {
-            let client = connect::client(&one.remote)?;
-            let version = client.jit_policy(&one.id).await?.version;
-            client.delete_jit_policy(&one.id, version).await?;
-            output::note(&format!(
-                "{} is removed; its grants end and what its lockdown displaced is put back",
-                one.id
-            ))?;
-            Ok(())
-        }
+        Some(PoliciesCommand::Create(args)) => create(args).await,
+        Some(PoliciesCommand::Update(args)) => update(args).await,
+        Some(PoliciesCommand::Delete(args)) => delete(args).await,
     }
+}
+
+async fn create(args: PolicyFileArgs) -> Result<(), Failure> {
+    let document = read(&args.file)?;
+    let client = connect::client(&args.remote)?;
+    if args.dry_run {
+        return foresee(&client.plan_create_jit_policy(&document).await?, args.remote.json);
+    }
+    let policy = connect::keyed(|key| {
+        let (client, document) = (&client, &document);
+        async move { client.create_jit_policy(Some(&key), document).await }
+    })
+    .await?;
+    show(&policy, args.remote.json)
+}
+
+async fn update(args: PolicyUpdateArgs) -> Result<(), Failure> {
+    let PolicyFileArgs {
+        file,
+        dry_run,
+        remote,
+    } = args.document;
+    let document = read(&file)?;
+    let client = connect::client(&remote)?;
+    let version = client.jit_policy(&args.id).await?.version;
+    if dry_run {
+        let plan = client
+            .plan_update_jit_policy(&args.id, version, &document)
+            .await?;
+        return foresee(&plan, remote.json);
+    }
+    let policy = client.update_jit_policy(&args.id, version, &document).await?;
+    show(&policy, remote.json)
+}
+
+async fn delete(args: PolicyDeleteArgs) -> Result<(), Failure> {
+    let client = connect::client(&args.remote)?;
+    let version = client.jit_policy(&args.id).await?.version;
+    if args.dry_run {
+        let plan = client.plan_delete_jit_policy(&args.id, version).await?;
+        return foresee(&plan, args.remote.json);
+    }
+    client.delete_jit_policy(&args.id, version).await?;
+    output::note(&format!(
+        "{} is removed; its grants end and what its lockdown displaced is put back",
+        args.id
+    ))?;
+    Ok(())
+}
+
+/// What a change would do.
+fn foresee(plan: &JitPolicyPlan, json: bool) -> Result<(), Failure> {
+    if json {
+        output::json(plan)?;
+        return Ok(());
+    }
+    output::line(&output::fields([
+        (
+            "Machines",
+            format!("{} under another policy than now", plan.machines),
+        ),
+        ("Points", format!("{} to look at", plan.points)),
+        ("Grants", format!("{} would end", plan.grants_ended.len())),
+        (
+            "Not shown",
+            format!("{} machines that you may not read", plan.machines_not_shown),
+        ),
+    ]))?;
+    if !plan.coverage.is_empty() {
+        output::line("")?;
+        let id = |policy: &Option<String>| policy.clone().unwrap_or_else(|| "none".to_owned());
+        // The policy that is being made has no id yet that means anything.
+        let after = |policy: &Option<String>| match (policy, &plan.policy) {
+            (Some(id), Some(new)) if *id == new.id => new.name.clone(),
+            (policy, _) => id(policy),
+        };
+        let rows = plan
+            .coverage
+            .iter()
+            .map(|change| [change.machine.clone(), id(&change.before), after(&change.after)]);
+        output::line(&output::table(["MACHINE", "POLICY NOW", "THEN"], rows))?;
+    }
+    if !plan.losses.is_empty() {
+        output::line("")?;
+        let rows = plan.losses.iter().map(|loss| {
+            let sure = if loss.certain { "" } else { " at most" };
+            [
+                loss.machine.clone(),
+                loss.ports.clone(),
+                format!("{}{sure}", loss.sources.join(" ")),
+                loss.rule.clone().unwrap_or_else(|| "-".to_owned()),
+            ]
+        });
+        output::line(&output::table(["LOSES REACH", "PORTS", "FROM", "BY RULE"], rows))?;
+    }
+    output::note("dry run: nothing was changed")?;
+    Ok(())
 }
 
 fn read(path: &Path) -> Result<JitPolicyWrite, Failure> {
@@ -88,7 +163,7 @@ async fn list(args: PoliciesListArgs) -> Result<(), Failure> {
             policy.name.clone(),
             guards.join(" "),
             selector(&policy),
-            word(&policy.approval),
+            approval(&policy.approval),
             policy.version.to_string(),
         ]
     });
@@ -102,6 +177,54 @@ async fn list(args: PoliciesListArgs) -> Result<(), Failure> {
 fn selector(policy: &JitPolicy) -> String {
     let tags = policy.tags.iter().map(|(key, value)| format!(" {key}={value}"));
     format!("{}{}", policy.scope, tags.collect::<String>())
+}
+
+/// Who must agree, in words.
+fn approval(approval: &Approval) -> String {
+    match approval {
+        Approval::Policy => "nobody".to_owned(),
+        Approval::One => "1 of anybody who may approve".to_owned(),
+        Approval::Stages(stages) => {
+            let stages = stages.iter().map(|stage| {
+                let mut who = stage.approvers.clone();
+                who.extend(stage.role.as_ref().map(|role| format!("the role {role}")));
+                if who.is_empty() {
+                    who.push("anybody who may approve".to_owned());
+                }
+                format!("{} of {}", stage.needs, who.join(", "))
+            });
+            stages.collect::<Vec<_>>().join(", then ")
+        }
+    }
+}
+
+/// What the policy asks of whoever asks, and of their reason and ticket, in words.
+fn demands(policy: &JitPolicy) -> Vec<String> {
+    let mut asked = Vec::new();
+    let proof = policy.authentication;
+    if proof.mfa {
+        asked.push("a second factor".to_owned());
+    }
+    if let Some(age) = proof.max_age_seconds.and_then(|age| u64::try_from(age).ok()) {
+        asked.push(format!("a sign-in of the last {}", output::seconds(age)));
+    }
+    let Some(justification) = &policy.justification else {
+        return asked;
+    };
+    if let Some(pattern) = &justification.reason_pattern {
+        asked.push(format!("a reason like `{pattern}`"));
+    }
+    let like = justification.ticket_pattern.as_ref();
+    let like = like.map_or_else(String::new, |pattern| format!(" like `{pattern}`"));
+    if justification.ticket_required {
+        asked.push(format!("a ticket{like}"));
+    } else if !like.is_empty() {
+        asked.push(format!("a ticket{like}, if one is named"));
+    }
+    if justification.ticket_check.is_some() {
+        asked.push("a yes of the ticket system".to_owned());
+    }
+    asked
 }
 
 /// The word that an option has in the API.
@@ -118,16 +241,27 @@ fn show(policy: &JitPolicy, json: bool) -> Result<(), Failure> {
         output::json(policy)?;
         return Ok(());
     }
-    output::line(&output::fields([
+    let mut fields = vec![
         ("Policy", policy.id.clone()),
         ("Name", policy.name.clone()),
         ("Machines", selector(policy)),
         ("Lockdown", word(&policy.lockdown)),
         ("Shared groups", word(&policy.shared_groups)),
-        ("Approval", word(&policy.approval)),
-        ("Version", policy.version.to_string()),
-        ("Changed", output::instant(policy.updated_at)),
-    ]))?;
+        ("Approval", approval(&policy.approval)),
+    ];
+    if let Some(waits) = policy
+        .pending_for_seconds
+        .and_then(|seconds| u64::try_from(seconds).ok())
+    {
+        fields.push(("Waits", format!("{} for approval", output::seconds(waits))));
+    }
+    let asked = demands(policy);
+    if !asked.is_empty() {
+        fields.push(("Asks for", asked.join(", ")));
+    }
+    fields.push(("Version", policy.version.to_string()));
+    fields.push(("Changed", output::instant(policy.updated_at)));
+    output::line(&output::fields(fields))?;
     output::line("")?;
     let guards = policy.guards.iter().map(|guard| {
         [

@@ -117,7 +117,15 @@ async fn pipe(args: ConnectArgs, say: Say) -> Result<u8, Stopped> {
     let mut heartbeat = held.keep();
     let passing = async {
         let reach = terms::reach(held.lease(), terms::only(held.lease())?, args.port, &args.options)?;
-        pass(reached(&reach).await?).await.map_err(Failure::from)
+        pass(reached(&reach).await?).await.map_err(|error| {
+            Failure::new(
+                Exit::Failure,
+                format!(
+                    "the connection to {} port {} broke: {error}",
+                    reach.host, reach.port
+                ),
+            )
+        })
     };
     let ended = tokio::select! {
         passed = passing => passed.map(|()| 0).map_err(Stopped::Failed),

@@ -14,4 +14,5 @@ mod permissions;
 mod reviewing;
 mod rig;
 mod serving;
+mod speaking;
 mod sweep;

@@ -14,13 +14,13 @@ use crate::{
 };
 
 /// The command line of somebody's.
-struct As<'a> {
+pub(crate) struct As<'a> {
     server: &'a str,
     token: String,
 }
 
 impl<'a> As<'a> {
-    async fn of(user: &str, server: &'a str, data: &Path) -> Self {
+    pub(crate) async fn of(user: &str, server: &'a str, data: &Path) -> Self {
         let output = Command::new(env!("CARGO_BIN_EXE_postern"))
             .args(["token", "--user", user, "--data-dir"])
             .arg(data)
@@ -35,7 +35,7 @@ impl<'a> As<'a> {
         }
     }
 
-    async fn run(&self, arguments: &[&str]) -> Output {
+    pub(crate) async fn run(&self, arguments: &[&str]) -> Output {
         Command::new(env!("CARGO_BIN_EXE_postern"))
             .args(arguments)
             .env("POSTERN_SERVER", self.server)
@@ -45,20 +45,20 @@ impl<'a> As<'a> {
             .unwrap()
     }
 
-    async fn told(&self, arguments: &[&str]) -> String {
+    pub(crate) async fn told(&self, arguments: &[&str]) -> String {
         let output = self.run(arguments).await;
         let (out, told) = said(&output);
         assert!(output.status.success(), "{arguments:?}: {told}");
         out
     }
 
-    async fn json(&self, arguments: &[&str]) -> Value {
+    pub(crate) async fn json(&self, arguments: &[&str]) -> Value {
         let arguments = [arguments, &["--json"]].concat();
         serde_json::from_str(&self.told(&arguments).await).unwrap()
     }
 
     /// What it says to standard error when it fails, and with which code.
-    async fn refused(&self, arguments: &[&str]) -> (Option<i32>, String) {
+    pub(crate) async fn refused(&self, arguments: &[&str]) -> (Option<i32>, String) {
         let output = self.run(arguments).await;
         let (out, told) = said(&output);
         assert_eq!(out, "", "{arguments:?}");

@@ -1,0 +1,117 @@
+//! What the command line says to people, against a server that runs: in their words, and with what to do next.
+
+use std::time::Duration;
+
+use tokio::io::{AsyncBufReadExt as _, BufReader};
+
+use crate::{
+    demo::{demo, directory, interrupted},
+    reviewing::As,
+};
+
+const POLICY: &str = r#"{
+    "name": "careful", "scope": "/aws",
+    "guards": [{ "ports": "22", "allowed_sources": ["203.0.113.0/24"], "max_duration_seconds": 3600 }],
+    "approval": { "stages": [{ "needs": 1, "role": "approver" }, { "needs": 2, "approvers": ["group:demo/leads"] }] },
+    "authentication": { "mfa": true },
+    "pending_for_seconds": 7200,
+    "justification": { "ticket_required": true, "ticket_pattern": "OPS-[0-9]+" }
+}"#;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn roles_policies_and_machines_are_spoken_of_in_peoples_words() {
+    let directory = directory();
+    let data = directory.path().join("demo");
+    let mut child = demo(&data, 0).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let first = tokio::time::timeout(Duration::from_mins(1), lines.next_line()).await;
+    let first = first.unwrap().unwrap().unwrap_or_default();
+    let server = first
+        .split_whitespace()
+        .find(|word| word.starts_with("http://"))
+        .unwrap();
+    let olga = As::of("olga", server, &data).await;
+    let eve = As::of("eve", server, &data).await;
+
+    // Roles are listed, made and removed.
+    let listed = olga.told(&["roles"]).await;
+    assert!(
+        listed.contains("requester") && listed.contains("built in"),
+        "{listed}"
+    );
+    let made = olga
+        .json(&[
+            "roles",
+            "create",
+            "on-call",
+            "--action",
+            "read",
+            "--action",
+            "break_glass",
+        ])
+        .await;
+    assert_eq!(made["actions"], serde_json::json!(["break_glass", "read"]));
+    let (_, told) = eve
+        .refused(&["roles", "create", "mine", "--action", "assign"])
+        .await;
+    assert!(told.contains("`configure`"), "{told}");
+    let (code, told) = olga.refused(&["roles", "create", "x", "--action", "fly"]).await;
+    assert!(code == Some(2) && told.contains("fly"), "{told}");
+    assert_eq!(
+        olga.told(&["roles", "delete", "on-call"]).await,
+        "role `on-call` is removed\n"
+    );
+    assert!(!olga.told(&["roles"]).await.contains("on-call"));
+
+    // A machine's name is enough to be explained something about it.
+    let explained = olga
+        .told(&["authz", "explain", "--on", "web-1", "--action", "freeze"])
+        .await;
+    assert!(explained.contains("/shop/web-1 is allowed"), "{explained}");
+    let (code, told) = olga.refused(&["authz", "explain", "--on", "nowhere"]).await;
+    assert!(code == Some(4) && told.contains("is named `nowhere`"), "{told}");
+
+    // A policy says whom and what it asks for.
+    let file = directory.path().join("policy.json");
+    std::fs::write(&file, POLICY).unwrap();
+    let file = file.to_str().unwrap();
+    // Before it is made, what it would do.
+    let dry = ["policies", "create", "--file", file, "--dry-run"];
+    let plan = olga.told(&dry).await;
+    assert!(plan.contains("2 under another policy than now"), "{plan}");
+    assert!(
+        plan.contains("LOSES REACH") && plan.contains("0.0.0.0/0"),
+        "{plan}"
+    );
+    assert_eq!(olga.json(&dry).await["dry_run"], true);
+    assert_eq!(olga.json(&["policies"]).await, serde_json::json!([]));
+    let made = olga.told(&["policies", "create", "--file", file]).await;
+    for words in [
+        "1 of the role approver, then 2 of group:demo/leads",
+        "2h for approval",
+        "a second factor, a ticket like `OPS-[0-9]+`",
+    ] {
+        assert!(made.contains(words), "{words} in\n{made}");
+    }
+
+    let id = olga.json(&["policies"]).await[0]["id"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    let plan = olga.told(&["policies", "delete", &id, "--dry-run"]).await;
+    assert!(plan.contains("2 under another policy than now"), "{plan}");
+    let plan = olga
+        .told(&["policies", "update", &id, "--file", file, "--dry-run"])
+        .await;
+    assert!(plan.contains("0 under another policy than now"), "{plan}");
+
+    // What was frozen does not open by itself.
+    let frozen = olga.json(&["freeze", "/aws", "--reason", "intruder"]).await;
+    let id = frozen["id"].as_str().unwrap();
+    let afterwards = olga.told(&["freezes", "lift", id, "--reason", "gone"]).await;
+    assert!(
+        afterwards.contains("what was closed stays closed"),
+        "{afterwards}"
+    );
+    interrupted(&mut child).await;
+}
