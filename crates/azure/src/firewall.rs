@@ -4,6 +4,7 @@
 //! Firewall Policy Rule Collection Groups (`FirewallPolicyRuleCollectionGroupProperties`). A rule of a kind or in words
 //! that this version does not know is read as the widest that it could be; words are compared without regard to case.
 
+pub(crate) mod capacity;
 pub mod document;
 mod hidden;
 mod layout;

@@ -42,6 +42,15 @@ pub struct Leg {
     pub through: bool,
 }
 
+/// What a firewall has left for new doors.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Room {
+    /// How many more ports it can map.
+    pub left: u16,
+    /// The machine's ports that it maps already: these take no more of it.
+    pub mapped: Vec<Ports>,
+}
+
 /// The way to an interface that stands behind a firewall.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Approach {
@@ -58,6 +67,9 @@ pub struct Approach {
     /// The routes of the interface's subnet, sorted; the longest prefix decides. What no route speaks of does not pass
     /// the firewall unless it is sent to one of its doors.
     pub legs: Vec<Leg>,
+    /// What the firewall has left, where that is little.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub room: Option<Room>,
     /// The installations whose rules stand there.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub marked_by: BTreeSet<Installation>,
@@ -191,6 +203,7 @@ mod tests {
                     through: *through,
                 })
                 .collect(),
+            room: None,
             marked_by: BTreeSet::new(),
         }
     }

@@ -188,7 +188,8 @@ pub struct Obstacle {
     /// A stable word: `no_free_priority`, `groups_per_interface`, `rules_per_group`, `shared_group`,
     /// `machine_not_behind_point`, `foreign_rule_in_the_way`, `displaced_rule_unreadable`; of firewalls `no_ipv4`
     /// (they filter IPv4 alone, and the machine or every source has no such address), `too_many_mapped_ports` (each port
-    /// of a range would be mapped by itself) and `no_free_port` (the band of mapped ports is used up).
+    /// of a range would be mapped by itself), `no_free_port` (the band of mapped ports is used up), and where no more fits
+    /// `destinations_per_firewall`, `groups_per_policy` and `bytes_per_group`.
     pub code: String,
     /// What stands in the way, by name.
     pub message: String,

@@ -3,6 +3,8 @@
 //! Pure. It follows the planners: a grant's allow stands right above our own deny (or where that would be put, above
 //! every foreign allow for the port), and nobody's deny is overruled but our own. Where it cannot be sure, it warns.
 
+mod firewall;
+
 use std::{collections::BTreeSet, net::IpAddr, slice, time::Duration};
 
 use chrono::TimeDelta;
@@ -80,7 +82,7 @@ pub(crate) fn look(
         for layer in &interface.layers {
             match layer {
                 Layer::Nsg { .. } => found.nsg(layer, interface, target, installation),
-                Layer::Firewall(_) => {}
+                Layer::Firewall(approach) => found.firewall(approach, target),
                 Layer::SecurityGroups { groups } => {
                     found.groups(groups, interface, target, installation, settings);
                 }

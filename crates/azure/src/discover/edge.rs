@@ -12,10 +12,11 @@ use std::{
 
 use ipnet::IpNet;
 use postern_core::{
-    approach::{Approach, Leg},
+    approach::{Approach, Leg, Room},
     enforcer::EnforceError,
     firewall::{Action, Endpoint, Firewall, FirewallRule},
     mark::Installation,
+    net::Ports,
     point::PointRef,
 };
 use serde::Deserialize;
@@ -24,7 +25,11 @@ use serde_json::Value;
 use super::{PublicAddress, list};
 use crate::{
     arm::{Arm, ArmId},
-    firewall::{self, policy_levels},
+    firewall::{
+        self,
+        capacity::{DESTINATIONS, destinations, public_addresses as public_addresses_of},
+        policy_levels,
+    },
     observe::Reference,
     plan::Label,
 };
@@ -79,7 +84,12 @@ struct Edge {
     private: Vec<IpAddr>,
     firewall: Firewall,
     marked_by: BTreeSet<Installation>,
+    /// How many more ports it can map.
+    left: u16,
 }
+
+/// More than this is left at most firewalls, and said of none: it changes with every grant, and one grant takes less.
+const PLENTY: u16 = 64;
 
 /// What is read of firewalls, before what surrounds them is known.
 #[derive(Debug, Default)]
@@ -215,6 +225,10 @@ impl Edges {
             doors: edge.doors(address),
             inside: edge.firewall.inside.clone(),
             legs,
+            room: (edge.left < PLENTY).then(|| Room {
+                left: edge.left,
+                mapped: edge.mapped(address),
+            }),
             marked_by: edge.marked_by.clone(),
         })
     }
@@ -230,6 +244,32 @@ impl Edge {
         self.rules().filter(
             move |rule| matches!(rule.action, Action::Translate { address: Some(to), .. } if to == machine),
         )
+    }
+
+    /// The machine's ports that a rule, ours or others', leads to from one port of the door that grants get.
+    fn mapped(&self, machine: Ipv4Addr) -> Vec<Ports> {
+        let doors = self.doors(machine);
+        let Some(door) = doors.first() else {
+            return Vec::new();
+        };
+        let mut mapped = BTreeSet::new();
+        for rule in self.leads(machine) {
+            let matches = &rule.matches;
+            let Action::Translate { port, .. } = rule.action else {
+                continue;
+            };
+            let at_door =
+                |one: &Endpoint| matches!(one, Endpoint::Range(first, last) if first == door && last == door);
+            let at_one = matches!(matches.ports.as_slice(), [one] if one.first == one.last)
+                && matches.destinations.iter().any(at_door);
+            for protocol in matches.protocols.iter().filter(|_| at_one) {
+                mapped.insert((*protocol, port));
+            }
+        }
+        let ports = mapped.into_iter();
+        ports
+            .filter_map(|(protocol, port)| Ports::one(protocol, port).ok())
+            .collect()
     }
 
     /// The public addresses, first those where a rule leads to the machine: people know them, and what they were told
@@ -307,7 +347,12 @@ fn edge(
         .flat_map(|collection| &collection.rules)
         .filter_map(|rule| Some(Label::parse(rule.description.as_deref()?)?.installation().clone()))
         .collect();
+    let taken = destinations(&firewall.collections)
+        .len()
+        .saturating_add(public_addresses_of(raw));
+    let left = DESTINATIONS.saturating_sub(taken);
     Ok(Some(Edge {
+        left: left.try_into().unwrap_or(PLENTY),
         point,
         private,
         firewall,

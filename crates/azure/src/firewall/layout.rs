@@ -22,7 +22,7 @@ use postern_core::{
 use serde_json::{Map, Value, json};
 
 use super::{
-    action_of,
+    action_of, capacity,
     document::{Form, Kind, Shelf, Standing},
     hidden::Hiding,
     list, number,
@@ -71,6 +71,15 @@ pub(super) struct Layout {
     pub(super) findings: Vec<Finding>,
 }
 
+impl Layout {
+    /// A grant is opened whole or not at all.
+    fn give_up(&mut self) {
+        let obstacles = self.obstacles.iter();
+        let hopeless: BTreeSet<GrantId> = obstacles.flat_map(|one| one.grants.iter().copied()).collect();
+        self.pieces.retain(|piece| !hopeless.contains(&piece.grant));
+    }
+}
+
 /// The name of our collection of the kind.
 pub(super) fn collection_name(installation: &Installation, kind: Kind) -> String {
     let kind = match kind {
@@ -114,7 +123,7 @@ pub(super) fn role(installation: &Installation, standing: &Standing<'_>) -> Opti
     GrantId::from_hex(hex).map(Role::Grant)
 }
 
-fn obstacle(code: &str, message: String, grant: GrantId) -> Obstacle {
+pub(super) fn obstacle(code: &str, message: String, grant: GrantId) -> Obstacle {
     Obstacle {
         code: code.to_owned(),
         message,
@@ -212,13 +221,9 @@ pub(super) fn layout(observed: &ObservedFirewall, wanted: &Wanted, shelves: &[Sh
         layout.pieces.push(piece);
     }
     priorities(observed, &wanted.installation, shelves, &mut layout);
-    // A grant is opened whole or not at all.
-    let hopeless: BTreeSet<GrantId> = layout
-        .obstacles
-        .iter()
-        .flat_map(|obstacle| obstacle.grants.iter().copied())
-        .collect();
-    layout.pieces.retain(|piece| !hopeless.contains(&piece.grant));
+    layout.give_up();
+    capacity::fit(observed, wanted, shelves, &foreign, &mut layout);
+    layout.give_up();
     let used: BTreeSet<Kind> = layout.pieces.iter().map(|piece| piece.kind).collect();
     layout.priorities.retain(|kind, _| used.contains(kind));
     layout

@@ -20,6 +20,7 @@ use serde_json::{Value, json};
 pub use postern_core::approach::Way;
 
 use super::{
+    capacity::public_addresses,
     document::{Edit, Form, Kind, Place, Put, Shelf},
     hidden::Hiding,
     layout::{Layout, Piece, Role, collection_name, layout, role},
@@ -106,7 +107,9 @@ pub struct ObservedFirewall {
     pub(super) bands: Bands,
     pub(super) hiding: Hiding,
     /// The policy's other groups, where the document is one.
-    beside: Vec<Value>,
+    pub(super) beside: Vec<Value>,
+    /// How many public addresses the firewall has; of several with a policy, the one that has the most.
+    pub(super) public_addresses: usize,
     /// Whether some firewall that has the policy could not be read.
     pub(super) partly_read: bool,
     /// Whether what carries the document, a policy and its firewall, has taken all changes.
@@ -138,6 +141,7 @@ impl ObservedFirewall {
             form: Form::Classic,
             hiding: Hiding::of_firewall(&document),
             beside: Vec::new(),
+            public_addresses: public_addresses(&document),
             partly_read: false,
             document,
             resource: edge.id.clone(),
@@ -183,6 +187,7 @@ impl ObservedFirewall {
             form: Form::Group,
             hiding: Hiding::of_policy(around, levels),
             beside,
+            public_addresses: around.iter().map(|one| public_addresses(one)).max().unwrap_or(0),
             partly_read: false,
             document,
             resource: resource.to_lowercase(),

@@ -6,6 +6,7 @@
     reason = "a test may fail by panicking"
 )]
 
+mod capacity;
 mod effective;
 mod firewall;
 mod others;

@@ -17,13 +17,13 @@ use crate::{
 };
 
 /// What lies before the gate's machine, as discovered, and what its points have to open.
-struct Way {
-    enforcer: AzureEnforcer,
-    points: Vec<Desired>,
+pub(crate) struct Way {
+    pub(crate) enforcer: AzureEnforcer,
+    pub(crate) points: Vec<Desired>,
 }
 
 impl Way {
-    async fn of(gate: &Gate, grants: &[WantedGrant]) -> Self {
+    pub(crate) async fn of(gate: &Gate, grants: &[WantedGrant]) -> Self {
         let machine: MachineId = gate.machine.parse().unwrap();
         let enforcer = enforcer(config(&gate.sim));
         let page = enforcer.discover(&machine.account(), None).await.unwrap();
@@ -64,12 +64,12 @@ impl Way {
     }
 
     /// The firewall's part.
-    fn edge(&self) -> &Desired {
+    pub(crate) fn edge(&self) -> &Desired {
         &self.points[0]
     }
 
     /// As the loop does: every change of a plan in order, until nothing is left to change, three rounds at most.
-    async fn pass(&self, wanted: &Desired) -> Vec<Obstacle> {
+    pub(crate) async fn pass(&self, wanted: &Desired) -> Vec<Obstacle> {
         for _ in 0..3 {
             let plan = self.enforcer.observe(wanted).await.unwrap().plan(wanted);
             if plan.changes.is_empty() {
@@ -91,13 +91,13 @@ impl Way {
             .obstacles
     }
 
-    async fn converge(&self) {
+    pub(crate) async fn converge(&self) {
         for wanted in &self.points {
             assert_eq!(self.pass(wanted).await, []);
         }
     }
 
-    async fn mapped(&self, grant: u128) -> u16 {
+    pub(crate) async fn mapped(&self, grant: u128) -> u16 {
         let observed = self.enforcer.observe(self.edge()).await.unwrap();
         let evidence = observed.evidence(self.edge());
         let told = postern_core::approach::entrances(&evidence[&an_id(grant)].rules);
@@ -107,21 +107,21 @@ impl Way {
 }
 
 /// Locked down, at an NSG without other rules.
-async fn shut(with_policy: bool) -> Gate {
+pub(crate) async fn shut(with_policy: bool) -> Gate {
     let gate = Gate::new(with_policy).await;
     gate.fleet.security_group("inner", &[]).unwrap();
     Way::of(&gate, &[]).await.converge().await;
     gate
 }
 
-fn opening(grant: u128, source: &str) -> WantedGrant {
+pub(crate) fn opening(grant: u128, source: &str) -> WantedGrant {
     WantedGrant {
         opening: true,
         ..want(grant, source)
     }
 }
 
-fn theirs(gate: &Gate) -> String {
+pub(crate) fn theirs(gate: &Gate) -> String {
     gate.policy.as_ref().map_or_else(
         || gate.firewall.clone(),
         |policy| format!("{policy}/ruleCollectionGroups/theirs"),
@@ -129,7 +129,7 @@ fn theirs(gate: &Gate) -> String {
 }
 
 /// Somebody translates a port of the firewall for everybody.
-fn translate(gate: &Gate, port: &str, to: (&str, &str)) {
+pub(crate) fn translate(gate: &Gate, port: &str, to: (&str, &str)) {
     let id = theirs(gate);
     let mut document = gate.fleet.get(&id).unwrap();
     let pointer = if gate.policy.is_some() {
@@ -149,7 +149,7 @@ fn translate(gate: &Gate, port: &str, to: (&str, &str)) {
     gate.fleet.put(&id, document).unwrap();
 }
 
-fn lands(gate: &Gate, source: &str, port: u16) -> bool {
+pub(crate) fn lands(gate: &Gate, source: &str, port: u16) -> bool {
     let source = source.parse().unwrap();
     gate.sim.lands(source, gate.public, port, Protocol::Tcp).is_some()
 }

@@ -1,6 +1,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use postern_core::{
+    approach::{Approach, Room},
     inventory::{Machine, Place as Where},
     posture::posture,
     testing::{an_id, at, ports},
@@ -288,4 +289,38 @@ fn more_rules_than_a_group_holds_are_refused_where_the_quota_is_known() {
     assert_eq!(codes(&known).0, [ErrorCode::NoCapacity]);
     let unknown = look(&wide, &stored, &installation, &Settings::default(), at(0));
     assert_eq!(codes(&unknown).0, []);
+}
+
+#[test]
+fn more_doors_than_a_firewall_has_left_are_refused_unless_it_maps_the_port_already() {
+    let approach = |left: Option<u16>| Approach {
+        point: PointRef::firewall("00000000-0000-0000-0000-000000000001", "hub", "edge").unwrap(),
+        firewall: "/azurefirewalls/edge".into(),
+        address: "10.0.0.4".parse().unwrap(),
+        doors: vec!["20.0.0.1".parse().unwrap()],
+        inside: vec!["10.0.9.0/26".parse().unwrap()],
+        legs: vec![],
+        room: left.map(|left| Room {
+            left,
+            mapped: vec![ports("22")],
+        }),
+        marked_by: BTreeSet::new(),
+    };
+    let installation = "test".parse().unwrap();
+    for (left, wanted, source, refused) in [
+        (Some(1), "5985,3389", "203.0.113.7", true),
+        (Some(1), "5985,5986", "192.168.1.5", false),
+        (Some(1), "5985", "203.0.113.7", false),
+        (Some(0), "5985", "203.0.113.7", true),
+        (Some(0), "22", "203.0.113.7", false),
+        (Some(0), "22/udp", "203.0.113.7", true),
+        (None, "5985", "203.0.113.7", false),
+    ] {
+        let stored = machine(VM, vec![Layer::Firewall(approach(left))]);
+        let mut wish = target(&stored, source);
+        wish.ports = wanted.split(',').map(ports).collect();
+        let seen = look(&wish, &stored, &installation, &settings(), at(0));
+        let expected: &[ErrorCode] = if refused { &[ErrorCode::NoCapacity] } else { &[] };
+        assert_eq!(codes(&seen).0, expected, "{left:?} {wanted} {source}");
+    }
 }

@@ -25,7 +25,7 @@ use super::check::{Check, subnet_ranges};
 use super::id::{ChildKind, Id, Kind};
 use super::refusal::ArmError;
 use super::rule;
-use super::state::{Resource, at};
+use super::state::{Resource, State, at};
 
 /// The members of a classic firewall that hold rule collections.
 pub(super) const COLLECTIONS: [&str; 3] = [
@@ -284,7 +284,8 @@ impl Check<'_> {
                 .collect();
             properties.insert(member.to_owned(), Value::Array(kept));
         }
-        self.firewall_addresses(existing, properties)
+        self.firewall_addresses(existing, properties)?;
+        super::firewall_limits::firewall(self.state, &self.id.text(), properties)
     }
 
     fn firewall_addresses(
@@ -392,6 +393,7 @@ impl Check<'_> {
 
 /// What a written rule collection group must be beside the others of its policy.
 pub(super) fn rule_collection_group(
+    state: &State,
     policy: &Resource,
     name: &str,
     properties: &Map<String, Value>,
@@ -437,6 +439,7 @@ pub(super) fn rule_collection_group(
         check_rules(collection, kind, "ipProtocols", &what)?;
     }
     kept.insert("ruleCollections".to_owned(), Value::Array(collections));
+    super::firewall_limits::group(state, policy, name, &kept)?;
     Ok(kept)
 }
 

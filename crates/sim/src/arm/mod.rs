@@ -19,6 +19,7 @@ mod check;
 mod default_rule;
 mod effective;
 mod firewall;
+mod firewall_limits;
 mod fleet;
 mod id;
 mod identity;

@@ -151,7 +151,7 @@ impl Desk<'_> {
             ChildKind::SecurityRule => check::security_rule(self.state, parent, &name, &body.properties)?,
             ChildKind::Route => routing::route_beside(parent, &name, &body.properties)?,
             ChildKind::RuleCollectionGroup => {
-                firewall::rule_collection_group(parent, &name, &body.properties)?
+                firewall::rule_collection_group(self.state, parent, &name, &body.properties)?
             }
             _ => check::subnet(self.state, parent, &name, &body.properties)?,
         };

@@ -42,6 +42,7 @@ fn a_machine_behind() -> Machine {
             doors: vec!["20.0.0.1".parse().unwrap()],
             inside: vec!["10.9.0.0/26".parse().unwrap()],
             legs: Vec::new(),
+            room: None,
             marked_by: BTreeSet::from([installation()]),
         }),
         Layer::Nsg {
