@@ -1,8 +1,9 @@
 //! Finds the machines of a subscription and what filters the way to them.
 //!
 //! Five lists of the whole subscription and one of the machines' power, each paged: the number of calls grows with
-//! pages, not with machines. Where there are firewalls, two more, and two calls for each firewall policy.
+//! pages, not with machines. Where there are firewalls, three more, and two calls for each firewall policy.
 
+mod balancer;
 mod edge;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,7 +20,10 @@ use postern_core::{
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::Value;
 
-use self::edge::{Edges, Ways};
+use self::{
+    balancer::Balancers,
+    edge::{Edges, Ways},
+};
 use crate::{
     arm::{Arm, ArmId, is_subscription},
     config::AzureConfig,
@@ -172,6 +176,7 @@ struct Surroundings {
     power: BTreeMap<String, Power>,
     ways: BTreeMap<String, Ways>,
     edges: Edges,
+    balancers: Balancers,
 }
 
 /// The machines of the subscription, all on one page.
@@ -203,6 +208,7 @@ pub(crate) async fn machines(arm: &Arm, subscription: &str) -> Result<DiscoveryP
         power,
         ways: BTreeMap::new(),
         edges: Edges::default(),
+        balancers: Balancers::new(&firewalls.balancers),
     };
     for network in networks {
         let id = network.id.to_lowercase();
@@ -353,12 +359,24 @@ impl Surroundings {
             .map(|profile| profile.network_interfaces)
             .unwrap_or_default();
         links.sort_by_key(|link| !link.properties.primary);
-        let interfaces = links
+        let found: Vec<&Interface> = links
             .iter()
             // One that is not listed was made or deleted between the lists; the next discovery sees.
             .filter_map(|link| self.interfaces.get(&link.id.to_lowercase()))
+            .collect();
+        let mut interfaces: Vec<inventory::Interface> = found
+            .iter()
             .map(|interface| self.interface(interface))
             .collect::<Result<_, _>>()?;
+        for (at, interface) in interfaces.iter_mut().enumerate() {
+            for layer in &mut interface.layers {
+                if let Layer::Firewall(approach) = layer {
+                    let before = self.balancers.before(&found, at, approach.address);
+                    (approach.fronts, approach.unread) = (before.fronts, before.unread);
+                    approach.exposures = self.edges.exposures(approach);
+                }
+            }
+        }
         let name = if vm.name.is_empty() {
             id.short().to_owned()
         } else {

@@ -5,7 +5,9 @@
 //! that this version does not know is read as the widest that it could be; words are compared without regard to case.
 
 pub(crate) mod capacity;
+mod copies;
 pub mod document;
+mod foreign;
 mod hidden;
 mod layout;
 pub mod plan;

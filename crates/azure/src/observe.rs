@@ -183,6 +183,8 @@ pub(crate) struct IpConfigurationProperties {
     pub(crate) public_ip_address: Option<Reference>,
     pub(crate) subnet: Option<Reference>,
     pub(crate) application_security_groups: Vec<Reference>,
+    pub(crate) load_balancer_backend_address_pools: Vec<Reference>,
+    pub(crate) load_balancer_inbound_nat_rules: Vec<Reference>,
 }
 
 /// `{"id": …}`.

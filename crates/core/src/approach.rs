@@ -15,9 +15,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::{
+    enforcer::WantedGrant,
     mark::Installation,
     net::{Ports, Protocol, Source},
     point::{PointRef, PointType},
+    policy::Lockdown,
 };
 
 /// How packets get to the machine.
@@ -40,6 +42,47 @@ pub struct Leg {
     pub prefix: IpNet,
     /// Whether they pass the firewall.
     pub through: bool,
+}
+
+/// Where a load balancer inside the network takes packets in for a machine. It leaves their source as it is, so that
+/// what stands before the machine cannot tell them from those that came straight.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Front {
+    /// The balancer's resource id, lower case.
+    pub balancer: String,
+    /// Its address there.
+    pub address: IpAddr,
+    /// Its ports.
+    pub ports: Ports,
+    /// The machine's port; none when the port stays.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub leads_to: Option<u16>,
+}
+
+impl Front {
+    /// The balancer's ports that lead to some of the machine's, if any do.
+    pub fn leading_to(&self, ports: Ports) -> Option<Ports> {
+        if ports.protocol() != self.ports.protocol() {
+            return None;
+        }
+        if let Some(port) = self.leads_to {
+            let wanted = (ports.first()..=ports.last()).contains(&port);
+            return wanted.then_some(self.ports);
+        }
+        let first = ports.first().max(self.ports.first());
+        Ports::range(ports.protocol(), first, ports.last().min(self.ports.last())).ok()
+    }
+}
+
+/// A NAT rule of others that leads to the machine.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Exposure {
+    /// The rule, with its collection.
+    pub rule: String,
+    /// The machine's ports that it leads to.
+    pub ports: Ports,
+    /// Whom it lets in, or may.
+    pub sources: Vec<IpNet>,
 }
 
 /// What a firewall has left for new doors.
@@ -67,6 +110,15 @@ pub struct Approach {
     /// The routes of the interface's subnet, sorted; the longest prefix decides. What no route speaks of does not pass
     /// the firewall unless it is sent to one of its doors.
     pub legs: Vec<Leg>,
+    /// Where load balancers lead on to the machine, by [`Approach::address`] or another interface's.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub fronts: Vec<Front>,
+    /// Load balancers, by id, that lead on to it and could not be read.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unread: Vec<String>,
+    /// NAT rules of others that lead to the machine, straight or by a load balancer.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub exposures: Vec<Exposure>,
     /// What the firewall has left, where that is little.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub room: Option<Room>,
@@ -104,6 +156,45 @@ impl Approach {
             self.seen_behind(sources).into_iter().collect()
         };
         seen.into_iter().collect()
+    }
+
+    /// What the point shall let in for a grant that it was told the clients of; `lockdown` is that of the policy that
+    /// guards the machine. Behind a firewall its subnet stands for whoever comes by a NAT rule: under `strict` it is let in
+    /// no more for a grant that is open, when somebody else's rule leads others to its ports. Of one that is opening, the
+    /// firewall's own planner is asked first.
+    pub fn wanted_at(
+        &self,
+        point: &PointRef,
+        grant: &WantedGrant,
+        lockdown: Option<Lockdown>,
+    ) -> Vec<Source> {
+        let is_exposed = !grant.opening
+            && !is_firewall(point)
+            && lockdown == Some(Lockdown::Strict)
+            && self.exposure(&grant.ports, &grant.sources).is_some();
+        let is_shut =
+            |source: &&Source| is_exposed && matches!(self.way(**source), Some(Way::Translated { .. }));
+        let sources: Vec<Source> = grant
+            .sources
+            .iter()
+            .filter(|source| !is_shut(source))
+            .copied()
+            .collect();
+        self.seen_at(point, &sources)
+    }
+
+    /// A rule of others that lets in to one of the ports from elsewhere than these sources.
+    pub fn exposure(&self, ports: &[Ports], sources: &[Source]) -> Option<&Exposure> {
+        let within = |net: &IpNet| sources.iter().any(|source| source.net().contains(net));
+        let meets = |one: &Exposure| {
+            ports.iter().any(|ports| {
+                ports.protocol() == one.ports.protocol()
+                    && ports.first() <= one.ports.last()
+                    && one.ports.first() <= ports.last()
+            })
+        };
+        let mut all = self.exposures.iter();
+        all.find(|one| meets(one) && !one.sources.iter().all(within))
     }
 
     /// What stands behind the firewall sees.
@@ -203,6 +294,9 @@ mod tests {
                     through: *through,
                 })
                 .collect(),
+            fronts: Vec::new(),
+            unread: Vec::new(),
+            exposures: Vec::new(),
             room: None,
             marked_by: BTreeSet::new(),
         }
@@ -220,6 +314,48 @@ mod tests {
         assert_eq!(approach.way(client), Some(Way::Translated { address }));
         assert_eq!(approach.seen_behind(&[client]), [source("10.0.0.0/26")]);
         assert_eq!(approach.seen_at(&approach.point, &[client]), [client]);
+    }
+
+    #[test]
+    fn under_strict_the_firewalls_subnet_is_let_in_no_more_when_others_are_led_to_an_open_port() {
+        let mut approach = approach(&["20.0.0.1"], &[("0.0.0.0/0", true)]);
+        let nsg = PointRef::nsg("00000000-0000-0000-0000-000000000001", "hub", "inner").unwrap();
+        let grant = |opening: bool| WantedGrant {
+            grant: crate::testing::an_id(1),
+            ports: vec!["22".parse().unwrap()],
+            sources: vec![source("203.0.113.0/24"), source("192.168.1.1")],
+            not_after: crate::testing::at(0),
+            opening,
+        };
+        let (strict, defer) = (Some(Lockdown::Strict), Some(Lockdown::Defer));
+        let (inside, office) = (source("10.0.0.0/26"), source("192.168.1.1"));
+        let both = [inside, office];
+        assert_eq!(approach.wanted_at(&nsg, &grant(false), strict), both);
+        for (ports, from, shuts) in [
+            ("22", "0.0.0.0/0", true),
+            ("20-30", "203.0.0.0/16", true),
+            ("22", "203.0.113.128/25", false),
+            ("23", "0.0.0.0/0", false),
+            ("22/udp", "0.0.0.0/0", false),
+        ] {
+            approach.exposures = vec![Exposure {
+                rule: "theirs/web".to_owned(),
+                ports: ports.parse().unwrap(),
+                sources: vec![from.parse().unwrap()],
+            }];
+            let expected: &[Source] = if shuts { &[office] } else { &both };
+            assert_eq!(
+                approach.wanted_at(&nsg, &grant(false), strict),
+                expected,
+                "{ports} {from}"
+            );
+            for lockdown in [defer, None] {
+                assert_eq!(approach.wanted_at(&nsg, &grant(false), lockdown), both);
+            }
+            assert_eq!(approach.wanted_at(&nsg, &grant(true), strict), both);
+            let seen = approach.wanted_at(&approach.point, &grant(false), strict);
+            assert_eq!(seen.len(), 2, "the firewall is told of its clients");
+        }
     }
 
     #[test]

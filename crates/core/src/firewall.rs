@@ -194,6 +194,15 @@ impl Firewall {
         }
     }
 
+    /// Whether a NAT rule leads, or may lead, to the address.
+    pub fn leads_to(&self, machine: IpAddr) -> bool {
+        let mut rules = self.collections.iter().flat_map(|collection| &collection.rules);
+        rules.any(|rule| match rule.action {
+            Action::Translate { address, .. } => address.is_none_or(|address| address == machine),
+            Action::Filter(_) => false,
+        })
+    }
+
     /// Every door that leads to one of the ports of the machine's address.
     pub fn doors(&self, machine: IpAddr, ports: Ports) -> Vec<Door> {
         let mut doors = Vec::new();

@@ -215,7 +215,7 @@ async fn the_front_door_checks_api_version_subscription_and_type() {
             "InvalidResourceNamespace",
         ),
         (
-            format!("{group}/providers/Microsoft.Network/loadBalancers"),
+            format!("{group}/providers/Microsoft.Network/natGateways"),
             404,
             "InvalidResourceType",
         ),

@@ -233,9 +233,11 @@ fn read_member(
     interfaces.sort_unstable();
     let machine = decode::text("machines", "id", &row.machine)?;
     let mut grants = wanted.remove(&machine).unwrap_or_default();
+    let guard = row.guard.and_then(|policy| guards.get(&policy).cloned());
     if let Some(approach) = &row.approach {
+        let lockdown = guard.as_ref().map(|guard| guard.lockdown);
         for grant in &mut grants {
-            grant.sources = approach.seen_at(at, &grant.sources);
+            grant.sources = approach.wanted_at(at, grant, lockdown);
         }
     }
     Ok(Member {
@@ -244,6 +246,6 @@ fn read_member(
         addresses,
         interfaces,
         approach: row.approach,
-        guard: row.guard.and_then(|policy| guards.get(&policy).cloned()),
+        guard,
     })
 }

@@ -12,11 +12,11 @@ use std::{
 
 use ipnet::IpNet;
 use postern_core::{
-    approach::{Approach, Leg, Room},
+    approach::{Approach, Exposure, Leg, Room},
     enforcer::EnforceError,
-    firewall::{Action, Endpoint, Firewall, FirewallRule},
+    firewall::{Action, Endpoint, Firewall, FirewallRule, RuleCollection},
     mark::Installation,
-    net::Ports,
+    net::{Ports, Protocol},
     point::PointRef,
 };
 use serde::Deserialize;
@@ -83,6 +83,8 @@ struct Edge {
     /// Its addresses inside, which routes name.
     private: Vec<IpAddr>,
     firewall: Firewall,
+    /// With the NAT rules alone that no installation wrote.
+    foreign: Firewall,
     marked_by: BTreeSet<Installation>,
     /// How many more ports it can map.
     left: u16,
@@ -96,11 +98,12 @@ const PLENTY: u16 = 64;
 pub(super) struct Listed {
     firewalls: Vec<Value>,
     tables: Vec<RouteTable>,
+    pub(super) balancers: Vec<Value>,
     /// By the policy's id, lower case: its groups, and those that it inherits, the nearest parent's first.
     policies: BTreeMap<String, Vec<Vec<Value>>>,
 }
 
-/// Lists firewalls and routes, and reads the rules of the policies. Where that is not allowed, there are none: who
+/// Lists firewalls, routes and load balancers, and reads the rules of the policies. Where that is not allowed, there are none: who
 /// guards NSGs alone needs no more rights than before.
 pub(super) async fn listed(arm: &Arm, subscription: &str) -> Result<Listed, EnforceError> {
     let firewalls =
@@ -109,6 +112,8 @@ pub(super) async fn listed(arm: &Arm, subscription: &str) -> Result<Listed, Enfo
         return Ok(Listed::default());
     }
     let tables = allowed(list(arm, subscription, "Microsoft.Network", "routeTables", &[]).await)?;
+    // Those that a machine names and that are not among these are known as unread.
+    let balancers = allowed(list(arm, subscription, "Microsoft.Network", "loadBalancers", &[]).await)?;
     let mut policies = BTreeMap::new();
     for firewall in &firewalls {
         let Some(id) = policy_of(firewall) else { continue };
@@ -129,6 +134,7 @@ pub(super) async fn listed(arm: &Arm, subscription: &str) -> Result<Listed, Enfo
     Ok(Listed {
         firewalls,
         tables,
+        balancers,
         policies,
     })
 }
@@ -136,7 +142,7 @@ pub(super) async fn listed(arm: &Arm, subscription: &str) -> Result<Listed, Enfo
 fn allowed<T>(answer: Result<Vec<T>, EnforceError>) -> Result<Vec<T>, EnforceError> {
     match answer {
         Err(error @ EnforceError::Forbidden { .. }) => {
-            tracing::warn!(%error, "firewalls are left aside");
+            tracing::warn!(%error, "firewalls, or what is around them, are left aside");
             Ok(Vec::new())
         }
         answer => answer,
@@ -225,12 +231,52 @@ impl Edges {
             doors: edge.doors(address),
             inside: edge.firewall.inside.clone(),
             legs,
+            fronts: Vec::new(),
+            unread: Vec::new(),
+            exposures: Vec::new(),
             room: (edge.left < PLENTY).then(|| Room {
                 left: edge.left,
                 mapped: edge.mapped(address),
             }),
             marked_by: edge.marked_by.clone(),
         })
+    }
+}
+
+impl Edges {
+    /// The NAT rules of others that lead to the machine. Those of another installation change with its grants, and are
+    /// left to who reads the firewall.
+    pub(super) fn exposures(&self, approach: &Approach) -> Vec<Exposure> {
+        let Some(edge) = self
+            .edges
+            .iter()
+            .find(|edge| edge.firewall.id == approach.firewall)
+        else {
+            return Vec::new();
+        };
+        let own = [Protocol::Tcp, Protocol::Udp]
+            .into_iter()
+            .filter_map(|protocol| Ports::range(protocol, 1, u16::MAX).ok())
+            .map(|ports| (approach.address.into(), ports, None));
+        let fronts = approach
+            .fronts
+            .iter()
+            .map(|front| (front.address, front.ports, front.leads_to));
+        let mut found = BTreeSet::new();
+        for (address, ports, leads_to) in own.chain(fronts) {
+            if !edge.foreign.leads_to(address) {
+                continue;
+            }
+            for door in edge.foreign.doors(address, ports) {
+                let port = leads_to.unwrap_or(door.leads_to);
+                found.extend(Ports::one(door.protocol, port).ok().map(|ports| Exposure {
+                    rule: door.rule.rule,
+                    ports,
+                    sources: door.sources,
+                }));
+            }
+        }
+        found.into_iter().collect()
     }
 }
 
@@ -351,13 +397,30 @@ fn edge(
         .len()
         .saturating_add(public_addresses_of(raw));
     let left = DESTINATIONS.saturating_sub(taken);
+    let foreign = Firewall {
+        collections: firewall.collections.iter().map(foreign_nat).collect(),
+        ..firewall.clone()
+    };
     Ok(Some(Edge {
+        foreign,
         left: left.try_into().unwrap_or(PLENTY),
         point,
         private,
         firewall,
         marked_by,
     }))
+}
+
+/// Its translating rules without a mark.
+fn foreign_nat(collection: &RuleCollection) -> RuleCollection {
+    let is_foreign = |rule: &&FirewallRule| {
+        let mark = rule.description.as_deref().and_then(Label::parse);
+        matches!(rule.action, Action::Translate { .. }) && mark.is_none()
+    };
+    RuleCollection {
+        rules: collection.rules.iter().filter(is_foreign).cloned().collect(),
+        ..collection.clone()
+    }
 }
 
 /// The public addresses by lower-case ids.

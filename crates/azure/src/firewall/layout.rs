@@ -9,10 +9,9 @@ use std::{
     net::{IpAddr, Ipv4Addr},
 };
 
-use ipnet::IpNet;
 use postern_core::{
     enforcer::{Finding, Obstacle},
-    firewall::{Action, Endpoint, Firewall, FirewallRule, RuleCollection},
+    firewall::{Action, Endpoint, FirewallRule, RuleCollection},
     id::GrantId,
     mark::{Installation, Mark, Purpose},
     net::{Ports, Protocol, Source},
@@ -24,7 +23,7 @@ use serde_json::{Map, Value, json};
 use super::{
     action_of, capacity,
     document::{Form, Kind, Shelf, Standing},
-    hidden::Hiding,
+    foreign::{lets_others_in, may_let_others_in},
     list, number,
     plan::{ObservedFirewall, Passage, Wanted, Way},
     rule,
@@ -162,7 +161,7 @@ pub(super) fn layout(observed: &ObservedFirewall, wanted: &Wanted, shelves: &[Sh
         };
         if let Some(rule) = lets_others_in(&foreign, &observed.hiding, passage) {
             let message = format!(
-                "`{rule}` lets others in to {} of {}",
+                "{rule} lets others in to {} of {}",
                 passage.ports, passage.machine
             );
             // One that is not open yet has no NSG open behind it: it can still be refused.
@@ -176,6 +175,18 @@ pub(super) fn layout(observed: &ObservedFirewall, wanted: &Wanted, shelves: &[Sh
             layout.findings.push(Finding {
                 code: "foreign_rule_opens".to_owned(),
                 message,
+                before: None,
+                after: None,
+                grants: vec![passage.grant],
+            });
+        } else if let Some((rule, balancer)) = may_let_others_in(&foreign, passage) {
+            layout.findings.push(Finding {
+                code: "foreign_rule_may_open".to_owned(),
+                message: format!(
+                    "load balancer `{balancer}` leads to {}, and may not be read: whether `{rule}` lets others in to {} by \
+                     it is not known",
+                    passage.machine, passage.ports
+                ),
                 before: None,
                 after: None,
                 grants: vec![passage.grant],
@@ -227,40 +238,6 @@ pub(super) fn layout(observed: &ObservedFirewall, wanted: &Wanted, shelves: &[Sh
     let used: BTreeSet<Kind> = layout.pieces.iter().map(|piece| piece.kind).collect();
     layout.priorities.retain(|kind, _| used.contains(kind));
     layout
-}
-
-/// Others' rule that lets others come to the same ports from the firewall's subnet, because it translates or because the
-/// firewall hides whom it lets pass. Behind it, nothing tells them from the grant's clients.
-fn lets_others_in(foreign: &Firewall, hiding: &Hiding, passage: &Passage) -> Option<String> {
-    if passage.way == Way::Routed {
-        return None;
-    }
-    let inside = |net: &IpNet| passage.sources.iter().any(|source| source.net().contains(net));
-    let own = |first: IpAddr, last: IpAddr| {
-        let mut sources = passage.sources.iter().map(|source| source.net());
-        sources.any(|net| net.contains(&first) && net.contains(&last))
-    };
-    let of_address = |machine: IpAddr| {
-        let doors = foreign.doors(machine, passage.ports).into_iter();
-        let doors = doors.map(|door| (door.sources, door.rule));
-        let hidden = if hiding.before(machine) {
-            foreign.let_pass(machine, passage.ports)
-        } else {
-            Vec::new()
-        };
-        doors
-            .chain(hidden)
-            .find(|(sources, _)| !sources.iter().all(inside))
-            .map(|(_, rule)| rule.rule)
-    };
-    std::iter::once(passage.machine)
-        .chain(passage.beside.iter().copied())
-        .find_map(of_address)
-        .or_else(|| hiding.proxies(passage.ports, own))
-        .or_else(|| {
-            let unread = "what the policy inherits, which may not be read,";
-            hiding.is_untold().then(|| unread.to_owned())
-        })
 }
 
 fn pieces_of(installation: &Installation, passage: &Passage) -> Result<Vec<Piece>, Obstacle> {

@@ -7,6 +7,7 @@ use std::{
 };
 
 use postern_core::{
+    approach::Front,
     enforcer::{Change, EnforceError, Evidence, Finding, Plan, Verb},
     firewall::{Firewall, RuleCollection},
     id::GrantId,
@@ -21,6 +22,7 @@ pub use postern_core::approach::Way;
 
 use super::{
     capacity::public_addresses,
+    copies::Above,
     document::{Edit, Form, Kind, Place, Put, Shelf},
     hidden::Hiding,
     layout::{Layout, Piece, Role, collection_name, layout, role},
@@ -46,9 +48,6 @@ impl Default for Bands {
     }
 }
 
-/// A rule of ours where we never wrote one.
-type Copied = (Place, Role, Value);
-
 /// What one grant wants of the firewall for one address of a machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Passage {
@@ -66,6 +65,10 @@ pub struct Passage {
     pub way: Way,
     /// Addresses of the machine's other interfaces behind the firewall: the NSGs there open to its subnet too.
     pub beside: Vec<IpAddr>,
+    /// Where load balancers lead on to the machine.
+    pub fronts: Vec<Front>,
+    /// Load balancers that lead on to it and could not be read.
+    pub unread: Vec<String>,
     /// Whether the grant was not confirmed as open yet.
     pub opening: bool,
 }
@@ -108,6 +111,8 @@ pub struct ObservedFirewall {
     pub(super) hiding: Hiding,
     /// The policy's other groups, where the document is one.
     pub(super) beside: Vec<Value>,
+    /// The groups that the policy inherits.
+    pub(super) above: Vec<Above>,
     /// How many public addresses the firewall has; of several with a policy, the one that has the most.
     pub(super) public_addresses: usize,
     /// Whether some firewall that has the policy could not be read.
@@ -141,6 +146,7 @@ impl ObservedFirewall {
             form: Form::Classic,
             hiding: Hiding::of_firewall(&document),
             beside: Vec::new(),
+            above: Vec::new(),
             public_addresses: public_addresses(&document),
             partly_read: false,
             document,
@@ -169,8 +175,10 @@ impl ObservedFirewall {
             collections: Vec::new(),
             ..edge.clone()
         };
-        let (mut group_priorities, mut beside) = (BTreeSet::new(), Vec::new());
-        for (inherited, groups) in (0_u8..).zip(levels) {
+        let (mut group_priorities, mut beside, mut above) = (BTreeSet::new(), Vec::new(), Vec::new());
+        for (inherited, (at, groups)) in (0_u8..).zip(levels.iter().enumerate()) {
+            let policy = around.get(at).and_then(|policy| policy.get("properties"));
+            let has_firewalls = super::list(policy, "firewalls").next().is_some();
             for group in groups {
                 if inherited == 0 && text(group, "name").eq_ignore_ascii_case(name) {
                     document = group.clone();
@@ -179,6 +187,11 @@ impl ObservedFirewall {
                 if inherited == 0 {
                     group_priorities.insert(number(group.get("properties"), "priority"));
                     beside.push(group.clone());
+                } else {
+                    above.push(Above {
+                        is_own: has_firewalls && text(group, "name").eq_ignore_ascii_case(name),
+                        group: group.clone(),
+                    });
                 }
                 edge.collections.extend(super::group(group, inherited));
             }
@@ -187,6 +200,7 @@ impl ObservedFirewall {
             form: Form::Group,
             hiding: Hiding::of_policy(around, levels),
             beside,
+            above,
             public_addresses: around.iter().map(|one| public_addresses(one)).max().unwrap_or(0),
             partly_read: false,
             document,
@@ -360,60 +374,6 @@ impl ObservedFirewall {
             .push(self.change(&pieces, &coming, &going, &edit, wanted.unsettled));
         plan.changes.extend(self.close_copies(installation));
         plan
-    }
-
-    /// Rules of ours in the policy's other groups, where we never wrote any: somebody moved or copied them, as when a
-    /// classic firewall's rules become a policy's. By their marks they are ours to close, and no grant has them there.
-    fn copies(&self, installation: &Installation) -> Vec<(&Value, Vec<Copied>)> {
-        let marked = |group| -> Vec<Copied> {
-            let shelves = Form::Group.shelves(group);
-            let rules = shelves.into_iter().flat_map(|shelf| shelf.rules);
-            rules
-                .filter_map(|standing| {
-                    let role = role(installation, &standing)?;
-                    Some((standing.place.clone(), role, standing.raw.clone()))
-                })
-                .collect()
-        };
-        let found = self.beside.iter().map(|group| (group, marked(group)));
-        found.filter(|(_, rules)| !rules.is_empty()).collect()
-    }
-
-    fn close_copies(&self, installation: &Installation) -> Vec<Change> {
-        let close = |(group, rules): (&Value, Vec<Copied>)| {
-            let places: Vec<Place> = rules.iter().map(|(place, ..)| place.clone()).collect();
-            let edit = Edit {
-                form: Form::Group,
-                group_priority: None,
-                closes: places.clone(),
-                // A collection of nothing else came with them; Azure may not take it empty.
-                emptied: places
-                    .iter()
-                    .map(|place| (place.kind, place.collection.clone()))
-                    .collect(),
-                stays: true,
-                remove: places,
-                put: Vec::new(),
-            };
-            let grants: BTreeSet<GrantId> = rules.iter().filter_map(|(_, role, _)| role.grant()).collect();
-            let after = edit.apply(group.clone());
-            Change {
-                verb: Verb::Close,
-                target: text(group, "id").to_lowercase(),
-                summary: format!(
-                    "delete {} rules of ours from `{}`, where somebody put them",
-                    rules.len(),
-                    text(group, "name")
-                ),
-                grants: grants.into_iter().collect(),
-                policies: Vec::new(),
-                before: Some(Form::Group.shown(group)),
-                after: after.map(|after| Form::Group.shown(&after)),
-                operation: json!(edit),
-                displaces: Vec::new(),
-            }
-        };
-        self.copies(installation).into_iter().map(close).collect()
     }
 
     /// Whether a collection of ours stands, or our group, that nothing is left in: somebody took the rules out and left

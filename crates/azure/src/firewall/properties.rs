@@ -201,6 +201,8 @@ fn passage(grant: u128, sources: &[&str], machine: &str, port: &str, way: Way) -
         ports: ports(port),
         way,
         beside: Vec::new(),
+        fronts: Vec::new(),
+        unread: Vec::new(),
         opening: false,
     }
 }

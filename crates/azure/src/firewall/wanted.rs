@@ -49,6 +49,8 @@ fn passages(member: &Member) -> Vec<Passage> {
                 ports: *ports,
                 way: *way,
                 beside: beside.clone(),
+                fronts: approach.fronts.clone(),
+                unread: approach.unread.clone(),
                 opening: grant.opening,
             }));
         }

@@ -12,7 +12,7 @@ mod allows;
 use std::collections::{BTreeMap, BTreeSet};
 
 use postern_core::{
-    enforcer::{Desired, Finding, Obstacle},
+    enforcer::{Desired, Finding, Member, Obstacle},
     id::GrantId,
     nsg::{Access, AddressPrefix},
     point::PointRef,
@@ -94,6 +94,14 @@ pub(super) fn layout(observed: &ObservedNsg, desired: &Desired) -> Layout {
     }
 }
 
+/// The rule of others for which a grant without sources has none left here: the firewall's subnet stands for them too.
+fn exposed(member: &Member, grant: GrantId) -> Option<&str> {
+    let approach = member.approach.as_ref()?;
+    let wanted = member.grants.iter().find(|one| one.grant == grant)?;
+    let exposure = approach.exposure(&wanted.ports, &[])?;
+    wanted.sources.is_empty().then_some(exposure.rule.as_str())
+}
+
 impl<'a> Ground<'a> {
     /// Each grant's rules for the addresses where its machine really is.
     fn wanted_allows(&self) -> (BTreeMap<GrantId, Vec<Wanted>>, Vec<Obstacle>) {
@@ -109,6 +117,12 @@ impl<'a> Ground<'a> {
             for (grant, rules) in rules {
                 if rules.is_empty() {
                     let machine = member.machine.short();
+                    if let Some(rule) = exposed(member, grant) {
+                        let message =
+                            format!("`{rule}` lets others in to the grant's ports, by the same firewall");
+                        obstacles.push(obstacle("foreign_rule_in_the_way", message, Some(grant)));
+                        continue;
+                    }
                     let message = if nowhere {
                         format!("`{machine}` has no interface behind {}", self.observed.point)
                     } else {

@@ -169,6 +169,8 @@ fn passage(grant: u128, source: &str, way: Way) -> Passage {
         ports: ports("22"),
         way,
         beside: Vec::new(),
+        fronts: Vec::new(),
+        unread: Vec::new(),
         opening: false,
     }
 }

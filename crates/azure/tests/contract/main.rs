@@ -6,10 +6,13 @@
     reason = "a test may fail by panicking"
 )]
 
+mod balancer;
 mod capacity;
 mod effective;
+mod exposed;
 mod firewall;
 mod others;
+mod parents;
 mod rbac;
 mod scene;
 mod shapes;

@@ -24,6 +24,10 @@ pub(crate) struct Way {
 
 impl Way {
     pub(crate) async fn of(gate: &Gate, grants: &[WantedGrant]) -> Self {
+        Self::under(Lockdown::Strict, gate, grants).await
+    }
+
+    pub(crate) async fn under(lockdown: Lockdown, gate: &Gate, grants: &[WantedGrant]) -> Self {
         let machine: MachineId = gate.machine.parse().unwrap();
         let enforcer = enforcer(config(&gate.sim));
         let page = enforcer.discover(&machine.account(), None).await.unwrap();
@@ -32,7 +36,7 @@ impl Way {
         let approach = interface.approach().unwrap();
         let of_point = |point: &PointRef| {
             let grants = grants.iter().cloned().map(|grant| WantedGrant {
-                sources: approach.seen_at(point, &grant.sources),
+                sources: approach.wanted_at(point, &grant, Some(lockdown)),
                 ..grant
             });
             Desired {
@@ -45,7 +49,7 @@ impl Way {
                     guard: (!postern_core::approach::is_firewall(point)).then(|| Guard {
                         policy: an_id(9),
                         ports: vec![ports("22"), ports("5985")],
-                        lockdown: Lockdown::Strict,
+                        lockdown,
                         shared_groups: SharedGroups::Refuse,
                     }),
                     approach: Some(approach.clone()),
@@ -178,6 +182,35 @@ async fn a_rule_of_others_to_another_address_of_the_machine_lets_nobody_in_by_a_
         assert!(lands(&gate, ADA, port));
         assert!(!lands(&gate, BOB, port));
         assert!(!lands(&gate, BOB, 50044), "somebody else's rule, by our grant");
+    }
+}
+
+#[tokio::test]
+async fn a_rule_of_others_to_another_interface_of_the_machine_is_in_a_grants_way() {
+    for with_policy in [false, true] {
+        let gate = shut(with_policy).await;
+        let group = gate.fleet.id("Microsoft.Network/networkSecurityGroups/inner");
+        let front = gate
+            .fleet
+            .id("Microsoft.Network/virtualNetworks/net/subnets/front");
+        let second = gate
+            .fleet
+            .interface("second", &front, Some(&group), None)
+            .unwrap();
+        let first = gate.fleet.id("Microsoft.Network/networkInterfaces/nic");
+        gate.fleet
+            .virtual_machine("vm", &[&first, &second], &json!({}))
+            .unwrap();
+        let address = gate.fleet.get(&second).unwrap();
+        let address = &address["properties"]["ipConfigurations"][0]["properties"]["privateIPAddress"];
+        translate(&gate, "50044", (address.as_str().unwrap(), "22"));
+        let mut way = Way::of(&gate, &[opening(1, ADA)]).await;
+        // As the store has them, with all of the machine's interfaces at the point.
+        let member = &mut way.points[0].members[0];
+        member.addresses.push(address.as_str().unwrap().parse().unwrap());
+        member.interfaces.push(second);
+        let obstacles = way.pass(way.edge()).await;
+        assert_eq!(obstacles[0].code, "foreign_rule_in_the_way", "{obstacles:?}");
     }
 }
 

@@ -140,6 +140,10 @@ const SERVER_AT_FIREWALLS: &[Action] = &[
     JOIN_GROUPS,
     JOIN_PUBLIC,
     action(
+        "Microsoft.Network/loadBalancers/read",
+        "discovery: by which other addresses a firewall's packets get to machines",
+    ),
+    action(
         "Microsoft.Network/routeTables/read",
         "discovery: which subnets' packets pass a firewall",
     ),

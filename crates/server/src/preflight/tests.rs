@@ -300,6 +300,9 @@ fn more_doors_than_a_firewall_has_left_are_refused_unless_it_maps_the_port_alrea
         doors: vec!["20.0.0.1".parse().unwrap()],
         inside: vec!["10.0.9.0/26".parse().unwrap()],
         legs: vec![],
+        fronts: vec![],
+        unread: vec![],
+        exposures: vec![],
         room: left.map(|left| Room {
             left,
             mapped: vec![ports("22")],

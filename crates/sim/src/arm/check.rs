@@ -86,6 +86,10 @@ pub(super) fn draft(
             check.firewall_policy(&mut properties)?;
             None
         }
+        Kind::LoadBalancer => {
+            check.load_balancer(existing, &mut properties)?;
+            None
+        }
         Kind::ApplicationSecurityGroup => None,
     };
     Ok(Draft {

@@ -11,7 +11,7 @@
 //! from memory). The other codes here are made up in the provider's manner: the refusal is documented, its code
 //! was not found.
 //!
-//! Not modelled: secured hubs, IP groups (kept, they hold no address), base policies (kept), FQDNs but
+//! Not modelled: secured hubs, IP groups (kept, they hold no address), base policies of base policies, FQDNs but
 //! `*` in application rules.
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -11,6 +11,8 @@ pub(super) enum Kind {
     AzureFirewall,
     /// `Microsoft.Network/firewallPolicies`
     FirewallPolicy,
+    /// `Microsoft.Network/loadBalancers`
+    LoadBalancer,
     /// `Microsoft.Network/networkInterfaces`
     NetworkInterface,
     /// `Microsoft.Network/networkSecurityGroups`
@@ -26,10 +28,11 @@ pub(super) enum Kind {
 }
 
 impl Kind {
-    pub(super) const ALL: [Self; 9] = [
+    pub(super) const ALL: [Self; 10] = [
         Self::ApplicationSecurityGroup,
         Self::AzureFirewall,
         Self::FirewallPolicy,
+        Self::LoadBalancer,
         Self::NetworkInterface,
         Self::NetworkSecurityGroup,
         Self::PublicIpAddress,
@@ -52,6 +55,7 @@ impl Kind {
             Self::ApplicationSecurityGroup => "applicationSecurityGroups",
             Self::AzureFirewall => "azureFirewalls",
             Self::FirewallPolicy => "firewallPolicies",
+            Self::LoadBalancer => "loadBalancers",
             Self::NetworkInterface => "networkInterfaces",
             Self::NetworkSecurityGroup => "networkSecurityGroups",
             Self::PublicIpAddress => "publicIPAddresses",
@@ -71,6 +75,7 @@ impl Kind {
             Self::ApplicationSecurityGroup => "ApplicationSecurityGroups",
             Self::AzureFirewall => "AzureFirewalls",
             Self::FirewallPolicy => "FirewallPolicies",
+            Self::LoadBalancer => "LoadBalancers",
             Self::NetworkInterface => "NetworkInterfaces",
             Self::NetworkSecurityGroup => "NetworkSecurityGroups",
             Self::PublicIpAddress => "PublicIPAddresses",
@@ -116,10 +121,16 @@ pub(super) enum ChildKind {
     Route,
     /// `azureFirewalls/azureFirewallIpConfigurations`: a name in references, no resource of its own
     FirewallIpConfiguration,
+    /// `loadBalancers/frontendIPConfigurations`, written with the balancer only
+    FrontendIpConfiguration,
+    /// `loadBalancers/backendAddressPools`, likewise
+    BackendAddressPool,
+    /// `loadBalancers/inboundNatRules`, likewise
+    InboundNatRule,
 }
 
 impl ChildKind {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 10] = [
         Self::SecurityRule,
         Self::DefaultSecurityRule,
         Self::Subnet,
@@ -127,6 +138,9 @@ impl ChildKind {
         Self::RuleCollectionGroup,
         Self::Route,
         Self::FirewallIpConfiguration,
+        Self::FrontendIpConfiguration,
+        Self::BackendAddressPool,
+        Self::InboundNatRule,
     ];
 
     pub(super) fn parent(self) -> Kind {
@@ -137,6 +151,9 @@ impl ChildKind {
             Self::RuleCollectionGroup => Kind::FirewallPolicy,
             Self::Route => Kind::RouteTable,
             Self::FirewallIpConfiguration => Kind::AzureFirewall,
+            Self::FrontendIpConfiguration | Self::BackendAddressPool | Self::InboundNatRule => {
+                Kind::LoadBalancer
+            }
         }
     }
 
@@ -149,6 +166,9 @@ impl ChildKind {
             Self::RuleCollectionGroup => "ruleCollectionGroups",
             Self::Route => "routes",
             Self::FirewallIpConfiguration => "azureFirewallIpConfigurations",
+            Self::FrontendIpConfiguration => "frontendIPConfigurations",
+            Self::BackendAddressPool => "backendAddressPools",
+            Self::InboundNatRule => "inboundNatRules",
         }
     }
 
@@ -165,6 +185,9 @@ impl ChildKind {
             Self::RuleCollectionGroup => "FirewallPolicyRuleCollectionGroups",
             Self::Route => "Routes",
             Self::FirewallIpConfiguration => "AzureFirewallIPConfigurations",
+            Self::FrontendIpConfiguration => "LoadBalancerFrontendIPConfigurations",
+            Self::BackendAddressPool => "LoadBalancerBackendAddressPools",
+            Self::InboundNatRule => "InboundNatRules",
         }
     }
 

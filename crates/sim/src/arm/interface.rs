@@ -61,6 +61,7 @@ impl Check<'_> {
                     "applicationSecurityGroups.id",
                 )?;
             }
+            check.memberships(&properties)?;
             properties
                 .entry("privateIPAddressVersion")
                 .or_insert_with(|| json!("IPv4"));
@@ -90,8 +91,8 @@ impl Check<'_> {
         Ok(configurations)
     }
 
-    /// The address that an IP configuration gets: the static one asked for, the one it had, or the lowest free.
-    fn private_address(
+    /// The address that an IP configuration, or a frontend, gets: the static one asked for, the one it had, or the lowest free.
+    pub(super) fn private_address(
         &self,
         properties: &Map<String, Value>,
         before: Option<&Map<String, Value>>,
@@ -101,6 +102,9 @@ impl Check<'_> {
     ) -> Result<IpAddr, ArmError> {
         let mut taken = taken_here.clone();
         for resource in self.state.resources.values() {
+            if resource.id.kind == Kind::LoadBalancer && resource.id.key() != self.id.parent().key() {
+                taken.extend(super::load_balancer::addresses(resource, &subnet.text()));
+            }
             if resource.id.kind != Kind::NetworkInterface || resource.id.key() == self.id.parent().key() {
                 continue;
             }

@@ -7,7 +7,8 @@
 //! A route of the subnet that leads back to the sender through an Azure Firewall puts that firewall in the way:
 //! routed packets need its network rules, public ones a public address of the interface. Besides, any firewall
 //! of the same network, or on the subnet's routes, may translate packets to the machine (`path.rs`); they come
-//! from the firewall's subnet then.
+//! from the firewall's subnet then, also when it translates them to a load balancer's frontend that leads on to the
+//! machine.
 //!
 //! Not modelled: peered networks (for `VirtualNetwork`), the ranges of service tags that
 //! [`super::ArmOptions::service_tags`] does not give (they hold no address), source ports that rules of the same NSG carve up (an allow for some source ports opens), and
@@ -20,6 +21,7 @@ use serde_json::{Map, Value};
 use super::check::address_space;
 use super::default_rule;
 use super::id::{ChildKind, Id};
+use super::load_balancer;
 use super::path::{self, Firewall, Passing};
 use super::routing;
 use super::rule;
@@ -204,6 +206,14 @@ fn reaches(
         let table = table.as_deref()?;
         routing::appliance(parts(world, table, ChildKind::Route), &packet.network, address)
     };
+    // A balancer sends on what comes to its frontend, and leaves the source as it is.
+    let entries = |address| {
+        let all = load_balancer::entries(world, address);
+        let led = move |entry: &load_balancer::Entry| {
+            Some((entry.front, entry.leading_to(probe.port, probe.protocol)?))
+        };
+        all.into_iter().filter_map(move |entry| led(&entry))
+    };
     let way_back = appliance(probe.source);
     let between = firewalls
         .iter()
@@ -220,13 +230,15 @@ fn reaches(
     let direct = destination.is_ipv4() == probe.source.is_ipv4()
         && match between {
             None => packet.passes_all(),
-            Some(firewall) if is_private(probe.source) => {
-                match firewall.routes(probe.source, destination, probe.port, probe.protocol) {
-                    Some(Passing::Seen) => packet.passes_all(),
-                    Some(Passing::Hidden) => from(firewall),
-                    None => false,
-                }
-            }
+            Some(firewall) if is_private(probe.source) => std::iter::once((destination, probe.port))
+                .chain(entries(address))
+                .any(
+                    |(to, port)| match firewall.routes(probe.source, to, port, probe.protocol) {
+                        Some(Passing::Seen) => packet.passes_all(),
+                        Some(Passing::Hidden) => from(firewall),
+                        None => false,
+                    },
+                ),
             Some(_) => at(address, &["publicIPAddress", "id"]).is_some() && packet.passes_all(),
         };
     // From where the default route leads out, the firewall of another network is known to be connected.
@@ -237,7 +249,17 @@ fn reaches(
             .filter(|firewall| {
                 Some(&firewall.network) == network_key.as_ref() || Some(firewall.private) == way_out
             })
-            .any(|firewall| firewall.translates(probe, destination) && from(firewall))
+            .any(|firewall| {
+                let led = firewall.translates(probe, destination)
+                    || entries(address).any(|(front, port)| {
+                        let probe = Probe {
+                            port,
+                            ..probe.clone()
+                        };
+                        firewall.translates(&probe, front)
+                    });
+                led && from(firewall)
+            })
 }
 
 /// The firewalls that may matter: none, and the log is not searched, where the network has no subnet for one
@@ -267,32 +289,38 @@ impl ArmJudge {
     ) -> Option<(String, u16)> {
         let firewall = path::firewalls(world).find(|firewall| firewall.public.contains(&address))?;
         let (destination, port) = firewall.lands(source, address, port, protocol)?;
+        // Of the machine's own, or of a balancer's frontend.
+        let inner = |configuration: &Map<String, Value>| {
+            if at(configuration, &["privateIPAddress"]).and_then(|text| text.parse().ok())
+                == Some(destination)
+            {
+                return Some(port);
+            }
+            let entries = load_balancer::entries(world, configuration);
+            let mut led = entries.iter().filter(|entry| entry.front == destination);
+            led.find_map(|entry| entry.leads(port, protocol))
+        };
         let machines = world
             .keys()
             .filter(|key| key.contains("/providers/microsoft.compute/virtualmachines/"));
         machines
-            .filter(|key| {
-                in_force(world, key).is_some_and(|machine| {
-                    interfaces_of(machine).into_iter().any(|interface| {
-                        parts(world, &interface.to_ascii_lowercase(), ChildKind::IpConfiguration).any(
-                            |at_address| {
-                                at(at_address, &["privateIPAddress"]).and_then(|text| text.parse().ok())
-                                    == Some(destination)
-                            },
-                        )
-                    })
-                })
+            .flat_map(|key| {
+                let interfaces = in_force(world, key).map(interfaces_of).unwrap_or_default();
+                let ports = interfaces.into_iter().flat_map(|interface| {
+                    parts(world, &interface.to_ascii_lowercase(), ChildKind::IpConfiguration)
+                });
+                ports.filter_map(inner).map(move |port| (key, port))
             })
-            .find(|machine| {
+            .find(|(machine, port)| {
                 let probe = Probe {
                     machine: (*machine).clone(),
                     source,
-                    port,
+                    port: *port,
                     protocol,
                 };
                 self.allows(world, &probe)
             })
-            .map(|machine| (machine.clone(), port))
+            .map(|(machine, port)| (machine.clone(), port))
     }
 }
 

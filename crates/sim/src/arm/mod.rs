@@ -26,6 +26,7 @@ mod identity;
 mod in_use;
 mod interface;
 mod judge;
+mod load_balancer;
 mod operation;
 mod path;
 mod precondition;

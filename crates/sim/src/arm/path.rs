@@ -27,8 +27,8 @@ use crate::truth::{Probe, Protocol, World};
 struct Collection<'a> {
     rules: Rules,
     allows: bool,
-    /// The group's priority and the collection's.
-    order: (i64, i64),
+    /// How far above the firewall's policy, those of the topmost first; the group's priority and the collection's.
+    order: (i64, i64, i64),
     content: &'a Map<String, Value>,
 }
 
@@ -102,7 +102,7 @@ impl<'a> Firewall<'a> {
             let snat = in_force_of_id(world, policy).and_then(|policy| policy.get("snat")?.as_object());
             let ranges = snat.map(|snat| rule::texts(snat, "privateRanges"));
             (
-                of_policy(world, &policy.to_ascii_lowercase()),
+                inherited(world, &policy.to_ascii_lowercase()),
                 ranges.unwrap_or_default(),
             )
         } else {
@@ -281,14 +281,30 @@ fn classic(firewall: &Map<String, Value>) -> Vec<Collection<'_>> {
             .map(move |(_, content)| Collection {
                 rules,
                 allows: allows(content),
-                order: (0, number(content)),
+                order: (0, 0, number(content)),
                 content,
             })
     })
     .collect()
 }
 
-fn of_policy<'a>(world: &'a World, key: &str) -> Vec<Collection<'a>> {
+/// The collections of a policy and of those that it inherits from, but for their NAT rules ("Azure Firewall Manager
+/// policy overview"). One policy above another is what Azure takes.
+fn inherited<'a>(world: &'a World, key: &str) -> Vec<Collection<'a>> {
+    let mut all = of_policy(world, key, 0);
+    let parent = in_force(world, key).and_then(|policy| at(policy, &["basePolicy", "id"]));
+    if let Some(parent) = parent {
+        let above = of_policy(world, &parent.to_ascii_lowercase(), -1);
+        all.extend(
+            above
+                .into_iter()
+                .filter(|collection| collection.rules != Rules::Nat),
+        );
+    }
+    all
+}
+
+fn of_policy<'a>(world: &'a World, key: &str, level: i64) -> Vec<Collection<'a>> {
     parts(world, key, ChildKind::RuleCollectionGroup)
         .flat_map(|group| {
             let list = group.get("ruleCollections").and_then(Value::as_array);
@@ -299,7 +315,7 @@ fn of_policy<'a>(world: &'a World, key: &str) -> Vec<Collection<'a>> {
                     Some(Collection {
                         rules: kind_of(content, "").ok()?,
                         allows: allows(content),
-                        order: (number(group), number(content)),
+                        order: (level, number(group), number(content)),
                         content,
                     })
                 })

@@ -306,6 +306,15 @@ impl State {
                         point(at(goal, &["publicIPAddress", "id"]), "ipConfiguration", &child);
                     }
                 }
+                Kind::LoadBalancer => {
+                    for (name, goal) in
+                        super::firewall::named(&resource.goal, super::load_balancer::FRONTENDS)
+                    {
+                        let child = id.child(ChildKind::FrontendIpConfiguration, name);
+                        point(at(goal, &["subnet", "id"]), "ipConfigurations", &child);
+                        point(at(goal, &["publicIPAddress", "id"]), "ipConfiguration", &child);
+                    }
+                }
                 Kind::ApplicationSecurityGroup
                 | Kind::FirewallPolicy
                 | Kind::PublicIpAddress

@@ -5,6 +5,7 @@ use serde_json::{Map, Value, json};
 use super::default_rule;
 use super::firewall::COLLECTIONS;
 use super::id::{ChildKind, Id, Kind};
+use super::load_balancer::LISTS;
 use super::state::{BackReferences, Group, Properties, Provisioning, Resource};
 
 fn object(value: Value) -> Map<String, Value> {
@@ -73,6 +74,11 @@ pub(super) fn resource(resource: &Resource, references: &BackReferences) -> Valu
         }
         let addresses = ChildKind::FirewallIpConfiguration.segment();
         dress(&mut properties, resource, "ipConfigurations", addresses);
+    }
+    if id.kind == Kind::LoadBalancer {
+        for member in LISTS {
+            dress(&mut properties, resource, member, member);
+        }
     }
     if id.kind == Kind::FirewallPolicy {
         let groups = resource

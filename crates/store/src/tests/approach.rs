@@ -3,13 +3,15 @@
 use std::{collections::BTreeSet, net::Ipv4Addr};
 
 use postern_core::{
-    approach::Approach,
+    approach::{Approach, Exposure},
     enforcer::Desired,
-    grant::HopState,
+    grant::{HopState, Live},
     id::PointId,
     inventory::{Layer, Machine, Place, Power},
     point::PointRef,
-    testing::at,
+    policy::{JitPolicy, Lockdown},
+    scope::Scope,
+    testing::{a_policy, at},
 };
 
 use super::{a_machine, a_row, installation, save, some_grants};
@@ -42,6 +44,9 @@ fn a_machine_behind() -> Machine {
             doors: vec!["20.0.0.1".parse().unwrap()],
             inside: vec!["10.9.0.0/26".parse().unwrap()],
             legs: Vec::new(),
+            fronts: Vec::new(),
+            unread: Vec::new(),
+            exposures: Vec::new(),
             room: None,
             marked_by: BTreeSet::from([installation()]),
         }),
@@ -111,4 +116,46 @@ async fn behind_a_firewall_a_grant_is_wanted_when_the_firewall_lets_it_in_and_fo
     }
     let moved = save(&store, &[a_row(moved, None)], 3).await;
     assert_eq!(moved.touched_points.len(), 2);
+}
+
+#[tokio::test]
+async fn under_strict_an_open_grant_is_not_wanted_for_the_subnet_from_which_others_come_too() {
+    for (lockdown, wanted_there) in [(Lockdown::Strict, false), (Lockdown::Defer, true)] {
+        let store = fresh_store().await;
+        let (mut request, mut grants) = some_grants(1, 1);
+        let mut machine = a_machine_behind();
+        if let Layer::Firewall(approach) = &mut machine.interfaces[0].layers[0] {
+            approach.exposures = vec![Exposure {
+                rule: "theirs/web".to_owned(),
+                ports: grants[0].ports[0],
+                sources: vec!["0.0.0.0/0".parse().unwrap()],
+            }];
+        }
+        save(&store, &[a_row(machine.clone(), None)], 0).await;
+        request.targets[0].machine = machine.id.clone();
+        grants[0].machine = machine.id.clone();
+        let mut tx = store.begin().await.unwrap();
+        let policy = JitPolicy {
+            lockdown,
+            ..a_policy("/azure")
+        };
+        tx.insert_policy(&policy).await.unwrap();
+        assert_eq!(tx.cover(&Scope::root(), None).await.unwrap().changes.len(), 1);
+        tx.insert_request(&request).await.unwrap();
+        tx.insert_grants(&grants).await.unwrap();
+        let Live::Opening(opening) = grants[0].clone().live().unwrap() else {
+            panic!("{grants:?}");
+        };
+        tx.save_grants(&[opening.confirm_open(at(1)).into()])
+            .await
+            .unwrap();
+        tx.commit().await.unwrap();
+
+        let (_, at_nsg) = wanted(&store, &the_nsg()).await;
+        let member = &at_nsg.members[0];
+        assert_eq!(member.guard.as_ref().unwrap().lockdown, lockdown);
+        assert_eq!(!member.grants[0].sources.is_empty(), wanted_there, "{lockdown:?}");
+        let (_, at_firewall) = wanted(&store, &the_firewall()).await;
+        assert_eq!(at_firewall.members[0].grants[0].sources, grants[0].sources);
+    }
 }
