@@ -149,3 +149,89 @@ fn of_collection(name: &str, collection: &Value) -> Vec<Proxied> {
         })
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use postern_core::testing::ports;
+    use serde_json::json;
+
+    use super::*;
+
+    fn of_ranges(ranges: &str) -> Hiding {
+        Hiding::of_firewall(&json!({ "properties": {
+            "additionalProperties": { "Network.SNAT.PrivateRanges": ranges },
+        } }))
+    }
+
+    #[test]
+    fn nobody_is_hidden_before_a_private_range_and_everybody_before_the_rest() {
+        let hides = |ranges: &str, machine: &str| of_ranges(ranges).before(machine.parse().unwrap());
+        for (ranges, machine, hidden) in [
+            ("", "10.0.1.4", false),
+            ("", "100.64.0.1", false),
+            ("", "52.1.1.1", true),
+            ("255.255.255.255/32", "10.0.1.4", true),
+            ("0.0.0.0/0", "52.1.1.1", false),
+            ("IANAPrivateRanges, 52.1.0.0/16", "52.1.1.1", false),
+            ("ianaprivateranges,52.1.0.0/16", "10.0.1.4", false),
+            ("52.1.0.0/16", "10.0.1.4", true),
+            // An address is one of itself.
+            ("52.1.1.1", "52.1.1.1", false),
+            ("52.1.1.1", "52.1.1.2", true),
+        ] {
+            assert_eq!(hides(ranges, machine), hidden, "`{ranges}` {machine}");
+        }
+    }
+
+    /// What the policy's application rule says that stands in the way of a grant for one client's TCP port.
+    fn proxied(action: &str, member: &str, sources: &Value, port: u16, asked: &str) -> Option<String> {
+        let mut rule = json!({
+            "name": "web", "ruleType": "ApplicationRule", "protocols": [{ "protocolType": "Http", "port": port }],
+        });
+        rule[member] = json!(["*"]);
+        for (key, value) in sources.as_object().unwrap() {
+            rule[key] = value.clone();
+        }
+        let group = json!({ "name": "g", "properties": { "ruleCollections": [
+            { "name": "c", "action": { "type": action }, "rules": [rule] },
+        ] } });
+        let policy = json!({ "properties": {} });
+        let hiding = Hiding::of_policy(&[&policy], &[vec![group]]);
+        assert!(!hiding.is_untold());
+        let client: IpNet = "192.168.1.0/24".parse().unwrap();
+        hiding.proxies(ports(asked), |first, last| {
+            client.contains(&first) && client.contains(&last)
+        })
+    }
+
+    #[test]
+    fn an_application_rule_that_lets_others_pass_to_the_port_is_named() {
+        let any = json!({ "sourceAddresses": ["*"] });
+        let told = Some("g/c/web".to_owned());
+        assert_eq!(proxied("Allow", "targetFqdns", &any, 5985, "5985"), told);
+        assert_eq!(proxied("Allow", "targetUrls", &any, 5985, "5980-5990"), told);
+        let group = json!({ "sourceIpGroups": ["/ipgroups/office"] });
+        assert_eq!(proxied("Allow", "targetFqdns", &group, 5985, "5985"), told);
+        let wide = json!({ "sourceAddresses": ["192.168.0.0/16"] });
+        assert_eq!(proxied("Allow", "targetFqdns", &wide, 5985, "5985"), told);
+    }
+
+    #[test]
+    fn an_application_rule_for_somebody_or_something_else_is_not() {
+        let any = json!({ "sourceAddresses": ["*"] });
+        let own = json!({ "sourceAddresses": ["192.168.1.7", "192.168.1.0/25"] });
+        assert_eq!(proxied("Deny", "targetFqdns", &any, 5985, "5985"), None);
+        assert_eq!(proxied("Allow", "fqdnTags", &any, 5985, "5985"), None);
+        assert_eq!(proxied("Allow", "targetFqdns", &any, 5985, "5986"), None);
+        assert_eq!(proxied("Allow", "targetFqdns", &any, 5985, "5985/udp"), None);
+        assert_eq!(proxied("Allow", "targetFqdns", &own, 5985, "5985"), None);
+    }
+
+    #[test]
+    fn a_policy_whose_parent_was_not_read_may_hide_anybody() {
+        let child = json!({ "properties": { "basePolicy": { "id": "parent" } } });
+        let parent = json!({ "properties": {} });
+        assert!(Hiding::of_policy(&[&child], &[vec![]]).is_untold());
+        assert!(!Hiding::of_policy(&[&child, &parent], &[vec![], vec![]]).is_untold());
+    }
+}

@@ -8,13 +8,16 @@
 
 mod balancer;
 mod capacity;
+mod copies;
 mod effective;
 mod exposed;
 mod firewall;
 mod others;
 mod parents;
 mod rbac;
+mod refused;
 mod scene;
 mod shapes;
 mod story;
+mod unread;
 mod wire;
