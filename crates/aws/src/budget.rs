@@ -83,6 +83,11 @@ impl Budget {
         }
     }
 
+    /// One part of so many, of which the others have this part left.
+    pub(crate) fn share(&self, servers: u32, left: f64) {
+        self.budgets.share(servers, left, self.now());
+    }
+
     pub(crate) fn levels(&self) -> Vec<Level> {
         self.budgets.levels(self.now())
     }

@@ -191,6 +191,10 @@ impl Enforcer for AwsEnforcer {
         self.recent.recall(point, written);
     }
 
+    fn share_budgets(&self, servers: u32, left: f64) {
+        self.clients.budget().share(servers, left);
+    }
+
     fn budgets(&self) -> Vec<Level> {
         self.clients.budget().levels()
     }

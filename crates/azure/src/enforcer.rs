@@ -171,6 +171,10 @@ impl Enforcer for AzureEnforcer {
         self.config.change_timeout
     }
 
+    fn share_budgets(&self, servers: u32, left: f64) {
+        self.arm.budget.share(servers, left);
+    }
+
     fn budgets(&self) -> Vec<Level> {
         self.arm.budget.levels()
     }

@@ -66,7 +66,16 @@ impl BucketSize {
     /// That part of it, in percent; never less than one call at once.
     #[must_use]
     pub fn percent(self, percent: u32) -> Self {
-        let part = f64::from(percent) / 100.0;
+        self.part(f64::from(percent) / 100.0)
+    }
+
+    /// One part of so many; never less than one call at once.
+    #[must_use]
+    pub fn shared_by(self, servers: u32) -> Self {
+        self.part(1.0 / f64::from(servers.max(1)))
+    }
+
+    fn part(self, part: f64) -> Self {
         Self {
             capacity: (self.capacity * part).max(1.0),
             refill: self.refill * part,
@@ -108,6 +117,22 @@ impl Bucket {
             last_stop: Duration::ZERO,
             refused: 0,
         }
+    }
+
+    /// One with that part left, 0 to 1.
+    pub fn partly(size: BucketSize, left: f64, now: Duration) -> Self {
+        Self {
+            tokens: size.capacity * left.clamp(0.0, 1.0),
+            ..Self::new(size, now)
+        }
+    }
+
+    /// Makes it larger or smaller from now on. What is left stays, as far as it has room: who spent the rest, or had
+    /// it, is somebody else. Calls that are paid for already may be made all the same.
+    pub fn resize(&mut self, size: BucketSize, now: Duration) {
+        self.refill(now);
+        self.size = size;
+        self.tokens = self.tokens.min(size.capacity);
     }
 
     fn refill(&mut self, now: Duration) {
@@ -173,6 +198,8 @@ pub struct Level {
     pub class: Cow<'static, str>,
     /// Calls that could be made at once; below zero where calls are waiting.
     pub left: f64,
+    /// The most that could be, after a while without any; at least 1.
+    pub size: f64,
     /// Refusals by the cloud so far.
     pub refused: u64,
 }
@@ -183,7 +210,23 @@ type Key = (Account, Cow<'static, str>);
 #[derive(Debug)]
 pub struct Budgets {
     percent: u32,
-    buckets: Mutex<BTreeMap<Key, Bucket>>,
+    kept: Mutex<Kept>,
+}
+
+#[derive(Debug)]
+struct Kept {
+    /// What the cloud documents, and what of it is left here.
+    buckets: BTreeMap<Key, (BucketSize, Bucket)>,
+    /// How many share them; none while nobody said.
+    servers: Option<u32>,
+    /// What part the buckets had that nothing was drawn from yet, and when, where they were not full from the beginning.
+    began: Option<(f64, Duration)>,
+}
+
+impl Kept {
+    fn servers(&self) -> u32 {
+        self.servers.unwrap_or(1)
+    }
 }
 
 impl Budgets {
@@ -192,12 +235,41 @@ impl Budgets {
     pub fn new(percent: u32) -> Self {
         Self {
             percent,
-            buckets: Mutex::default(),
+            kept: Mutex::new(Kept {
+                buckets: BTreeMap::new(),
+                servers: None,
+                began: None,
+            }),
         }
     }
 
-    fn buckets(&self) -> MutexGuard<'_, BTreeMap<Key, Bucket>> {
-        self.buckets.lock().unwrap_or_else(PoisonError::into_inner)
+    fn kept(&self) -> MutexGuard<'_, Kept> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Keeps one part of `servers` of every bucket from now on, because so many draw on the same ones at the cloud.
+    ///
+    /// Whoever is told of others when it begins came last: what they spent is missing at the cloud, so its buckets begin
+    /// with the part that the one of them has `left` that has least. One that comes back from the dead too soon finds
+    /// itself counted, and begins so too.
+    pub fn share(&self, servers: u32, left: f64, now: Duration) {
+        let servers = servers.max(1);
+        let mut kept = self.kept();
+        let first = kept.servers.is_none();
+        if kept.servers.replace(servers) == Some(servers) {
+            return;
+        }
+        let came_last = first && servers > 1;
+        if came_last {
+            kept.began = Some((left, now));
+        }
+        for (size, bucket) in kept.buckets.values_mut() {
+            let part = size.percent(self.percent).shared_by(servers);
+            bucket.resize(part, now);
+            if came_last {
+                bucket.tokens = bucket.tokens.min(Bucket::partly(part, left, now).tokens);
+            }
+        }
     }
 
     /// Takes a call of a class whose documented size is `size`; see [`Bucket::draw`].
@@ -213,10 +285,17 @@ impl Budgets {
             return Drawn::Paid(Duration::ZERO);
         }
         let (name, size) = class;
-        self.buckets()
+        let mut kept = self.kept();
+        let part = size.percent(self.percent).shared_by(kept.servers());
+        let begins = kept.began.map_or_else(
+            || Bucket::new(part, now),
+            |(left, at)| Bucket::partly(part, left, at),
+        );
+        let (_, bucket) = kept
+            .buckets
             .entry((account.clone(), name))
-            .or_insert_with(|| Bucket::new(size.percent(self.percent), now))
-            .draw(purpose, patience, now)
+            .or_insert((size, begins));
+        bucket.draw(purpose, patience, now)
     }
 
     /// Takes a call and sleeps until it may be made; `now` and `sleep` are of one clock. In vain after `patience`:
@@ -248,9 +327,10 @@ impl Budgets {
     }
 
     fn stopped(&self, account: &Account, class: &str, now: Duration) -> Duration {
-        self.buckets()
+        self.kept()
+            .buckets
             .get(&(account.clone(), Cow::Owned(class.to_owned())))
-            .map(|bucket| bucket.stopped(now))
+            .map(|(_, bucket)| bucket.stopped(now))
             .unwrap_or_default()
     }
 
@@ -263,7 +343,7 @@ impl Budgets {
         retry_after: Option<Duration>,
         now: Duration,
     ) {
-        for ((of, class), bucket) in self.buckets().iter_mut() {
+        for ((of, class), (_, bucket)) in &mut self.kept().buckets {
             if of == account && concerned(class) {
                 bucket.refused(retry_after, now);
             }
@@ -273,7 +353,7 @@ impl Budgets {
     /// The accounts in which refusals stop calls, and for how long.
     pub fn stopped_accounts(&self, now: Duration) -> BTreeMap<Account, Duration> {
         let mut stopped: BTreeMap<Account, Duration> = BTreeMap::new();
-        for ((account, _), bucket) in self.buckets().iter() {
+        for ((account, _), (_, bucket)) in &self.kept().buckets {
             let left = bucket.stopped(now);
             if !left.is_zero() {
                 let known = stopped.entry(account.clone()).or_default();
@@ -285,14 +365,16 @@ impl Budgets {
 
     /// What is left everywhere.
     pub fn levels(&self, now: Duration) -> Vec<Level> {
-        self.buckets()
+        self.kept()
+            .buckets
             .iter_mut()
-            .map(|((account, class), bucket)| {
+            .map(|((account, class), (_, bucket))| {
                 bucket.refill(now);
                 Level {
                     account: account.clone(),
                     class: class.clone(),
                     left: bucket.tokens,
+                    size: bucket.size.capacity,
                     refused: bucket.refused,
                 }
             })
@@ -462,6 +544,78 @@ mod tests {
         assert_eq!(budgets.stopped_accounts(at(3000)), BTreeMap::new());
         let refused: Vec<u64> = budgets.levels(at(0)).iter().map(|level| level.refused).collect();
         assert_eq!(refused, [0, 0, 1]);
+    }
+
+    /// How many closings can be made at once.
+    fn at_once(budgets: &Budgets, now: Duration) -> usize {
+        let draw = || {
+            budgets.draw(
+                &account("1"),
+                ("writes".into(), SIZE),
+                Purpose::Close,
+                Duration::ZERO,
+                now,
+            )
+        };
+        (0..100)
+            .take_while(|_| draw() == Drawn::Paid(Duration::ZERO))
+            .count()
+    }
+
+    #[test]
+    fn servers_that_share_a_bucket_never_draw_more_than_all_of_it_together() {
+        let (old, new) = (Budgets::new(100), Budgets::new(100));
+        old.share(1, 1.0, at(0));
+        assert_eq!(at_once(&old, at(0)), 8, "a lone server keeps all of it");
+        // Another comes when nothing is left. It has nothing, and each has one of two calls a second.
+        new.share(2, 0.0, at(0));
+        old.share(2, 0.0, at(0));
+        assert_eq!((at_once(&old, at(0)), at_once(&new, at(0))), (0, 0));
+        assert_eq!((at_once(&old, at(2001)), at_once(&new, at(2001))), (2, 2));
+        // At rest each has half of eight.
+        assert_eq!((at_once(&old, at(60_000)), at_once(&new, at(60_000))), (4, 4));
+        // The first dies: the other has two a second and, in time, all of it.
+        new.share(1, 1.0, at(61_000));
+        assert_eq!(at_once(&new, at(62_001)), 3);
+        assert_eq!(at_once(&new, at(600_000)), 8);
+    }
+
+    #[test]
+    fn a_server_that_comes_to_a_full_bucket_has_its_part_at_once_and_the_first_gives_it_up() {
+        let (old, new) = (Budgets::new(100), Budgets::new(100));
+        old.share(1, 1.0, at(0));
+        assert_eq!(at_once(&old, at(0)), 8);
+        new.share(2, 1.0, at(10_000));
+        old.share(2, 1.0, at(10_000));
+        assert_eq!((at_once(&old, at(10_000)), at_once(&new, at(10_000))), (4, 4));
+    }
+
+    #[test]
+    fn a_bucket_of_a_server_that_came_last_fills_from_when_it_came() {
+        let budgets = Budgets::new(100);
+        budgets.share(2, 0.25, at(10_000));
+        // A quarter of its four, and its half of two a second; nothing was drawn before.
+        assert_eq!(at_once(&budgets, at(12_001)), 3);
+        // One that was there first begins full, also where it draws only after others came.
+        let first = Budgets::new(100);
+        first.share(1, 1.0, at(0));
+        first.share(4, 0.0, at(1000));
+        assert_eq!(at_once(&first, at(1000)), 2);
+    }
+
+    #[test]
+    fn what_was_called_before_anybody_was_counted_is_owed() {
+        let budgets = Budgets::new(100);
+        assert_eq!(at_once(&budgets, at(0)), 8);
+        let patience = Duration::from_secs(2);
+        let class = || ("writes".into(), SIZE);
+        for _ in 0..2 {
+            budgets.draw(&account("1"), class(), Purpose::Close, patience, at(0));
+        }
+        budgets.share(2, 1.0, at(0));
+        // Two are owed, at one a second.
+        assert_eq!(at_once(&budgets, at(2000)), 0);
+        assert_eq!(at_once(&budgets, at(3001)), 1);
     }
 
     #[test]

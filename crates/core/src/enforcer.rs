@@ -419,6 +419,10 @@ pub trait Enforcer: Send + Sync + fmt::Debug {
     /// The longest that a call may take; a new owner of a point waits this long before it writes.
     fn request_timeout(&self) -> Duration;
 
+    /// Keeps one part of `servers` of every call budget from now on: so many servers call this cloud, and the one of the
+    /// others that has least left of its budgets has that part of them, 0 to 1. Nothing where no budgets are kept.
+    fn share_budgets(&self, _servers: u32, _left: f64) {}
+
     /// What is left of the call budgets of the accounts that were called. Empty where none are kept.
     fn budgets(&self) -> Vec<Level> {
         Vec::new()

@@ -31,11 +31,19 @@ impl Engine {
     /// Runs until `stop`: discovery and the leases' heartbeats beside the loop. Passes that are under way are finished first.
     pub async fn run(self, stop: CancellationToken) {
         self.notice_restore_at_start(&stop).await;
-        tokio::join!(
-            self.dispatch(&stop),
-            self.discover_forever(&stop),
-            self.watch_leases(&stop)
-        );
+        self.take_part_at_start(&stop).await;
+        let work = async {
+            tokio::join!(
+                self.dispatch(&stop),
+                self.discover_forever(&stop),
+                self.watch_leases(&stop)
+            )
+        };
+        tokio::select! {
+            _ = work => {}
+            () = self.keep_part() => {}
+        }
+        self.give_part_back().await;
     }
 
     async fn dispatch(&self, stop: &CancellationToken) {

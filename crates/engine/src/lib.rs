@@ -19,6 +19,7 @@ mod outcome;
 pub mod pass;
 mod reminders;
 mod restore;
+mod servers;
 mod settle;
 mod strays;
 mod together;

@@ -70,6 +70,7 @@ pub struct Metrics {
     pub(crate) open_seconds: Family<CloudLabels, Histogram>,
     pub(crate) close_seconds: Family<CloudLabels, Histogram>,
     pub(crate) overdue: Gauge,
+    pub(crate) servers: Family<CloudLabels, Gauge>,
     pub(crate) budget_left: Family<BudgetLabels, Gauge<f64, AtomicU64>>,
     pub(crate) budget_refusals: Family<BudgetLabels, Counter>,
 }
@@ -90,6 +91,7 @@ impl Metrics {
             open_seconds: Family::new_with_constructor(seconds),
             close_seconds: Family::new_with_constructor(seconds),
             overdue: Gauge::default(),
+            servers: Family::default(),
             budget_left: Family::default(),
             budget_refusals: Family::default(),
         };
@@ -130,6 +132,11 @@ impl Metrics {
             "postern_overdue_closings",
             "Grants that ended and are not confirmed as closed in time",
             metrics.overdue.clone(),
+        );
+        registry.register(
+            "postern_servers",
+            "Servers that share the cloud's call budgets, this one included",
+            metrics.servers.clone(),
         );
         registry.register(
             "postern_budget_left",

@@ -44,6 +44,7 @@ mod restores;
 mod reviews;
 mod role_lists;
 mod roles;
+mod servers;
 mod starts;
 mod targets;
 #[cfg(any(test, feature = "testing"))]
@@ -81,4 +82,5 @@ pub use crate::{
     reviews::ReviewFilter,
     role_lists::AssignmentFilter,
     roles::{Authz, Removal},
+    servers::Sharing,
 };

@@ -286,6 +286,11 @@ impl ArmHandle {
         ArmJudge.lands(&self.truth().world(None), source, address, port, protocol)
     }
 
+    /// How many requests were refused for their rate.
+    pub fn refused_for_rate(&self) -> u64 {
+        self.arm.lock().throttle.refused
+    }
+
     /// Sets or lifts the request limits; buckets keep their level.
     pub fn set_limits(&self, limits: Option<RequestLimits>) {
         self.arm.lock().settings.limits = limits;

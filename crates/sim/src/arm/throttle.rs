@@ -83,7 +83,11 @@ impl Class {
 
 /// The buckets. Counted in thousandths of a request, so that a refill needs no fractions.
 #[derive(Debug, Default)]
-pub(super) struct Throttle(BTreeMap<(String, String, Class), (i64, DateTime<Utc>)>);
+pub(super) struct Throttle {
+    buckets: BTreeMap<(String, String, Class), (i64, DateTime<Utc>)>,
+    /// Requests that it had nothing left for.
+    pub(super) refused: u64,
+}
 
 impl Throttle {
     /// Takes one request. What is left, or the whole seconds until one is there again.
@@ -102,7 +106,7 @@ impl Throttle {
         };
         let full = i64::from(measure.size) * 1000;
         let key = (subscription.to_ascii_lowercase(), principal.to_owned(), class);
-        let (tokens, since) = self.0.entry(key).or_insert((full, now));
+        let (tokens, since) = self.buckets.entry(key).or_insert((full, now));
         let elapsed = (now - *since).max(TimeDelta::zero()).num_milliseconds();
         *tokens = elapsed
             .saturating_mul(i64::from(measure.refill))
@@ -113,6 +117,7 @@ impl Throttle {
             *tokens -= 1000;
             return Ok(u32::try_from(*tokens / 1000).unwrap_or(0));
         }
+        self.refused += 1;
         let missing = 1000 - *tokens;
         let rate = i64::from(measure.refill).max(1) * 1000;
         Err(u64::try_from((missing + rate - 1) / rate).unwrap_or(1).max(1))

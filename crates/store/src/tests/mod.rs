@@ -14,6 +14,7 @@ mod look;
 mod outbox;
 mod progress;
 mod roles;
+mod servers;
 mod starts;
 
 use std::{
