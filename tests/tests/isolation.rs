@@ -6,12 +6,13 @@
     reason = "a test may fail by panicking"
 )]
 
-use std::{path::PathBuf, time::Duration};
+use std::{collections::BTreeSet, path::PathBuf, time::Duration};
 
 use postern_api::{
     grant::GrantRevoke,
     jit_policy::{JitPolicyWrite, SharedGroups},
     machine::MachineQuery,
+    preflight::DryRunPoint,
     role::RoleAssignmentCreate,
 };
 use postern_core::inventory::MARK_TAG;
@@ -189,4 +190,83 @@ async fn a_group_put_back_beside_a_policy_goes_again_and_a_change_of_it_reaches_
     until_reach(&world, &app, ANYBODY, true).await;
     world.quiet().await;
     assert_eq!(groups_at(&world, &shared.own), [shared.group]);
+}
+
+/// The rules of that direction that the changes write into a copy, as `(protocol, ports, source)`.
+fn rules_written(point: &DryRunPoint, word: &str) -> BTreeSet<String> {
+    point
+        .changes
+        .iter()
+        .filter(|change| change.summary.starts_with("let ") && change.summary.contains(word))
+        .filter_map(|change| change.after.as_ref()?.as_array())
+        .flatten()
+        .map(|rule| format!("{} {} {}", rule["protocol"], rule["ports"], rule["peer"]))
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_plan_of_a_policy_shows_each_copy_with_its_rules_and_the_change_then_writes_these() {
+    let (world, _server, shared) = world().await;
+    let olga = world.client(Person::Olga);
+    let aws = world.aws();
+    aws.allow(&shared.group, &[Ingress::tcp_range(20, 30, "198.51.100.0/24")])
+        .unwrap();
+    let before = world.rules();
+    let plan = olga.plan_create_jit_policy(&isolating(&world)).await.unwrap();
+    assert_eq!(world.rules(), before, "nothing is written");
+    assert_eq!(plan.copies.len(), 1, "{:?}", plan.copies);
+    let point = &plan.copies[0];
+    assert!(point.unread.is_none() && point.obstacles.is_empty(), "{point:?}");
+    let said = |start: &str| {
+        let mut changes = point.changes.iter();
+        changes.any(|change| change.verb == "lock_down" && change.summary.starts_with(start))
+    };
+    assert!(said("create group postern-"), "{point:?}");
+    let told = rules_written(point, " in through ");
+    // Around the guarded port, and none for it.
+    let office = |ports: &str| {
+        let mut rules = told.iter();
+        rules.any(|rule| rule.contains(ports) && rule.contains("198.51.100.0/24"))
+    };
+    assert!(office("[20,21]") && office("[23,30]"), "{told:?}");
+    assert!(!told.iter().any(|rule| rule.contains("[22,22]")), "{told:?}");
+
+    let policy = olga.create_jit_policy(None, &isolating(&world)).await.unwrap();
+    until_reach(&world, &world.fleet.app, ANYBODY, false).await;
+    world.quiet().await;
+    let copy = groups_at(&world, &shared.own).remove(0);
+    assert_ne!(copy, shared.group);
+    let there = aws.snapshot().unwrap();
+    let rules = there.group(&copy).unwrap().rules.iter();
+    let inbound = rules.filter(|rule| !rule.allows.egress);
+    assert_eq!(inbound.count(), told.len(), "what was told, and no more");
+
+    // And the way back.
+    let plan = olga
+        .plan_delete_jit_policy(&policy.id, policy.version)
+        .await
+        .unwrap();
+    let changes: Vec<&str> = plan.copies[0]
+        .changes
+        .iter()
+        .map(|change| change.summary.as_str())
+        .collect();
+    assert!(
+        changes
+            .iter()
+            .any(|what| what.starts_with("delete group ") && what.contains(&copy)),
+        "{changes:?}"
+    );
+    assert!(
+        plan.copies[0]
+            .changes
+            .iter()
+            .all(|change| change.verb == "restore")
+    );
+    // Another policy's plan has no copies to tell of.
+    let other = olga
+        .plan_create_jit_policy(&a_policy("azure", "/azure"))
+        .await
+        .unwrap();
+    assert!(other.copies.is_empty(), "{:?}", other.copies);
 }

@@ -6,6 +6,8 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
+use crate::preflight::DryRunPoint;
+
 /// How a lockdown deals with rules that already allow a guarded port.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
@@ -287,6 +289,11 @@ pub struct JitPolicyPlan {
     /// Who would lose reach, at the first 200 machines that the policy would cover, as last observed and as if every
     /// lockdown came to stand: a security group that is shared with machines outside every policy may be refused.
     pub losses: Vec<ReachLoss>,
+    /// What would be written to give EC2 instances private copies of the security groups that they share, and to take
+    /// such copies away: each copy with its rules, in both directions. Of the first 20 instances that the policy would
+    /// isolate, or that have a copy now; read anew for this plan.
+    #[serde(default)]
+    pub copies: Vec<DryRunPoint>,
 }
 
 /// The policy after a change, or what a dry run says of it.

@@ -65,14 +65,15 @@ pub struct DryRunDecision {
 /// A change that would be written.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct DryRunChange {
-    /// What it does: `open`, or `repair` where it changes a rule that grants share.
+    /// What it does: of a request `open`, or `repair` where it changes a rule that grants share; of a policy `lock_down`,
+    /// `repair` or `restore`.
     #[schema(example = "open")]
     pub verb: String,
     /// The native id of the resource that would be written.
     pub target: String,
     /// What would happen, in one line. Names and marks would have the id of the grant, which does not exist yet.
     pub summary: String,
-    /// What stands there now, where something does; only for whoever may read all machines of the request.
+    /// What stands there now, where something does; of a request only for whoever may read all its machines.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub before: Option<serde_json::Value>,
     /// What would stand there, likewise.

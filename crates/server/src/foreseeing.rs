@@ -1,27 +1,34 @@
-//! What a request would write, in the planners' own words.
+//! What a request, or a change of a policy, would write, in the planners' own words.
 //!
-//! The grants are made in a transaction that is taken back. What is wanted of each of their points then is planned over a
-//! fresh reading, and nothing of the plan is carried out.
+//! The grants are made, or the policy is changed, in a transaction that is taken back. What is wanted of each of their
+//! points then is planned over a fresh reading, and nothing of the plan is carried out.
 
 use std::{collections::BTreeSet, time::Duration};
 
 use postern_api::preflight as api;
 use postern_core::{
     approach::is_firewall,
-    enforcer::{Change, Desired, Obstacle},
+    enforcer::{Change, Desired, Obstacle, Plan},
     grant::{Grant, Live},
     id::GrantId,
-    mark::{Mark, Purpose},
+    inventory::{Layer, MARK_TAG, Machine},
+    machine::MachineId,
+    mark::{Installation, Mark, Purpose},
+    point::PointRef,
     request::{AccessRequest, Approved},
+    sg::SecurityGroup,
     time::Instant,
 };
-
+use postern_store::Tx;
 use serde_json::Value;
 
 use crate::{failure::Failure, granting::Terms, state::App};
 
 /// The longest that waiting for the turn and reading all points may take. A request of its own may take `limits.request_seconds`.
 const PATIENCE: Duration = Duration::from_secs(15);
+
+/// The most instances that the plan of a policy reads anew.
+const MOST_READ: usize = 20;
 
 impl App {
     /// What would be written at each point, now, for a request that exists nowhere. `whole` shows the rules, too, which
@@ -57,65 +64,109 @@ impl App {
         tx.rollback().await?;
 
         let ids: BTreeSet<GrantId> = ids.into_iter().collect();
-        let deadline = tokio::time::Instant::now() + PATIENCE;
-        // One dry run at a time, and one point after the other: whoever tries requests all day must not use up the calls
-        // that openings need.
-        let turn = tokio::time::timeout_at(deadline, self.foresight.acquire()).await;
-        let mut points = Vec::with_capacity(wanted.len());
-        for desired in &wanted {
-            points.push(match &turn {
-                Ok(Ok(_permit)) => self.foresee_at(desired, &ids, whole, deadline).await,
-                _ => unread(
-                    desired.point.to_string(),
-                    "other dry runs are reading; try again".to_owned(),
-                ),
-            });
-        }
+        let ours = |all: &[GrantId]| all.iter().any(|grant| ids.contains(grant));
+        let points = self
+            .foresee_each(&wanted, |desired, plan| {
+                let changes = plan.changes.into_iter();
+                let changes = changes.filter(|change| ours(&change.grants)).map(|change| {
+                    // A firewall is one document, with the rules of machines that the caller may not read.
+                    let change = if is_firewall(&desired.point) {
+                        only_of(change, &ids)
+                    } else {
+                        change
+                    };
+                    show(change, whole)
+                });
+                let obstacles = plan.obstacles.into_iter().filter(|one| ours(&one.grants));
+                (changes.collect(), obstacles.map(tell).collect())
+            })
+            .await;
         Ok(points)
     }
 
-    async fn foresee_at(
+    /// What a change of a policy wants of the EC2 instances, as the transaction has it, where it isolates them from
+    /// groups that others use or no longer does: of the first [`MOST_READ`].
+    pub(crate) async fn wanted_of_isolated(
         &self,
-        desired: &Desired,
-        grants: &BTreeSet<GrantId>,
-        whole: bool,
-        deadline: tokio::time::Instant,
-    ) -> api::DryRunPoint {
-        let point = desired.point.to_string();
-        let (changes, obstacles) = match tokio::time::timeout_at(deadline, self.plan_of(desired)).await {
-            Ok(Ok(plan)) => plan,
-            Ok(Err(reason)) => return unread(point, reason),
-            Err(_) => return unread(point, "the cloud did not answer in time".to_owned()),
-        };
-        let ours = |all: &[GrantId]| all.iter().any(|grant| grants.contains(grant));
-        api::DryRunPoint {
-            point,
-            changes: changes
-                .into_iter()
-                .filter(|change| ours(&change.grants))
-                .map(|change| {
-                    // A firewall is one document, with the rules of machines that the caller may not read.
-                    if is_firewall(&desired.point) {
-                        only_of(change, grants)
-                    } else {
-                        change
-                    }
-                })
-                .map(|change| show(change, whole))
-                .collect(),
-            obstacles: obstacles
-                .into_iter()
-                .filter(|one| ours(&one.grants))
-                .map(|one| api::DryRunObstacle {
-                    code: one.code,
-                    detail: one.message,
-                })
-                .collect(),
-            unread: None,
+        tx: &mut Tx,
+        machines: impl Iterator<Item = &Machine>,
+        isolates: impl Fn(&Machine) -> bool,
+        now: Instant,
+    ) -> Result<Vec<Desired>, Failure> {
+        let points: BTreeSet<PointRef> = machines
+            .filter_map(|machine| match &machine.id {
+                MachineId::Aws(instance) => {
+                    let concerned = isolates(machine) || has_copies(machine, &self.config.installation);
+                    concerned.then(|| PointRef::AwsInstance(instance.clone()))
+                }
+                MachineId::Azure(_) => None,
+            })
+            .take(MOST_READ)
+            .collect();
+        let mut wanted = Vec::with_capacity(points.len());
+        for id in tx.ensure_points(&points, &*self.ids, now).await?.into_values() {
+            wanted.push(tx.look(&self.config.installation, id).await?.desired);
         }
+        Ok(wanted)
     }
 
-    async fn plan_of(&self, desired: &Desired) -> Result<(Vec<Change>, Vec<Obstacle>), String> {
+    /// The private copies of groups that would be made there, filled, attached and taken away, with their rules. Whoever
+    /// asks may read the machines.
+    pub(crate) async fn foresee_copies(&self, wanted: &[Desired]) -> Vec<api::DryRunPoint> {
+        let points = self
+            .foresee_each(wanted, |_, plan| {
+                // What is of grants is not of the policy, and what is of neither puts groups back.
+                let changes = plan.changes.into_iter().filter(|change| change.grants.is_empty());
+                let obstacles = plan.obstacles.into_iter().filter(|one| !one.policies.is_empty());
+                (
+                    changes.map(|change| show(change, true)).collect(),
+                    obstacles.map(tell).collect(),
+                )
+            })
+            .await;
+        let says = |point: &api::DryRunPoint| {
+            !(point.changes.is_empty() && point.obstacles.is_empty() && point.unread.is_none())
+        };
+        points.into_iter().filter(says).collect()
+    }
+
+    /// Plans over a fresh reading of each point, and tells of it what `told` picks.
+    async fn foresee_each(
+        &self,
+        wanted: &[Desired],
+        told: impl Fn(&Desired, Plan) -> (Vec<api::DryRunChange>, Vec<api::DryRunObstacle>),
+    ) -> Vec<api::DryRunPoint> {
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        // One dry run at a time, and one point after the other: whoever tries all day must not use up the calls that
+        // openings need.
+        let turn = tokio::time::timeout_at(deadline, self.foresight.acquire()).await;
+        let mut points = Vec::with_capacity(wanted.len());
+        for desired in wanted {
+            let point = desired.point.to_string();
+            if !matches!(turn, Ok(Ok(_))) {
+                let reason = "other dry runs are reading; try again".to_owned();
+                points.push(unread(point, reason));
+                continue;
+            }
+            let plan = tokio::time::timeout_at(deadline, self.plan_of(desired)).await;
+            points.push(match plan {
+                Ok(Ok(plan)) => {
+                    let (changes, obstacles) = told(desired, plan);
+                    api::DryRunPoint {
+                        point,
+                        changes,
+                        obstacles,
+                        unread: None,
+                    }
+                }
+                Ok(Err(reason)) => unread(point, reason),
+                Err(_) => unread(point, "the cloud did not answer in time".to_owned()),
+            });
+        }
+        points
+    }
+
+    async fn plan_of(&self, desired: &Desired) -> Result<Plan, String> {
         let cloud = desired.point.cloud();
         let enforcer = self
             .enforcers
@@ -126,8 +177,29 @@ impl App {
             .observe(desired)
             .await
             .map_err(|error| error.to_string())?;
-        let plan = observed.plan(desired);
-        Ok((plan.changes, plan.obstacles))
+        Ok(observed.plan(desired))
+    }
+}
+
+/// Whether a private copy of ours stands at the machine, as last observed.
+fn has_copies(machine: &Machine, installation: &Installation) -> bool {
+    let is_copy = |group: &SecurityGroup| {
+        let mark = group.tags.get(MARK_TAG).and_then(|text| Mark::parse(text));
+        mark.is_some_and(|mark| {
+            mark.installation == *installation && matches!(mark.purpose, Purpose::Copy { .. })
+        })
+    };
+    machine
+        .interfaces
+        .iter()
+        .flat_map(|interface| &interface.layers)
+        .any(|layer| matches!(layer, Layer::SecurityGroups { groups } if groups.iter().any(is_copy)))
+}
+
+fn tell(obstacle: Obstacle) -> api::DryRunObstacle {
+    api::DryRunObstacle {
+        code: obstacle.code,
+        detail: obstacle.message,
     }
 }
 

@@ -12,7 +12,7 @@ use postern_core::{
     inventory::Machine,
     machine::MachineId,
     net::Ports,
-    policy::{Ask, JitPolicy, Lockdown},
+    policy::{Ask, JitPolicy, Lockdown, SharedGroups},
     role::{Action, Role},
     scope::Scope,
     time::{Instant, written},
@@ -324,7 +324,29 @@ impl App {
             let all = behind.entry(policy.id).or_default();
             all.extend(stay.into_iter().map(|machine| (machine.id.clone(), machine)));
         }
-        let plan = JitPolicyPlan {
+        let shown = names.iter().filter(|machine| is_shown(machine));
+        let shown = shown.filter_map(|machine| Some(&found.get(machine)?.machine));
+        let staying = behind.values().flat_map(BTreeMap::values);
+        let about: BTreeMap<&MachineId, &Machine> = shown
+            .chain(staying)
+            .map(|machine| (&machine.id, machine))
+            .collect();
+        let apart: BTreeSet<&MachineId> = behind
+            .iter()
+            .filter(|(id, _)| policies.get(id).is_some_and(isolates))
+            .flat_map(|(_, machines)| machines.keys())
+            .collect();
+        // Those that another policy covered may have copies to give back, seen by discovery or not yet.
+        let left: BTreeSet<&MachineId> = told
+            .iter()
+            .filter(|one| one.before.is_some())
+            .map(|one| &one.machine)
+            .collect();
+        let is_apart = |machine: &Machine| apart.contains(&machine.id) || left.contains(&machine.id);
+        let wanted = self
+            .wanted_of_isolated(&mut tx, about.into_values(), is_apart, self.now())
+            .await?;
+        let mut plan = JitPolicyPlan {
             dry_run: true,
             policy: after.map(jit_policy::show),
             machines: effect.machines_covered_otherwise,
@@ -351,9 +373,11 @@ impl App {
                 })
                 .map(|loss| jit_policy::loss(&loss))
                 .collect(),
+            copies: Vec::new(),
         };
         "jit_policy.dry_run".clone_into(&mut event.action);
         self.write_alone(tx, event).await?;
+        plan.copies = self.foresee_copies(&wanted).await;
         Ok(plan)
     }
 
@@ -412,6 +436,11 @@ impl App {
         tx.audit(&events).await?;
         Ok(ended.into_iter().map(|grant| (grant.id, grant.machine)).collect())
     }
+}
+
+/// Whether machines get private copies of the groups that others use.
+fn isolates(policy: &JitPolicy) -> bool {
+    policy.lockdown == Lockdown::Strict && policy.shared_groups == SharedGroups::Isolate
 }
 
 /// Whether every port that `was` guards is guarded by one of `is`, and as strictly.

@@ -3,7 +3,10 @@
 use std::{io::Read as _, path::Path};
 
 use anyhow::Context as _;
-use postern_api::jit_policy::{Approval, JitPolicy, JitPolicyPlan, JitPolicyQuery, JitPolicyWrite};
+use postern_api::{
+    jit_policy::{Approval, JitPolicy, JitPolicyPlan, JitPolicyQuery, JitPolicyWrite},
+    preflight::DryRunPoint,
+};
 
 use crate::{
     cli::{
@@ -121,8 +124,30 @@ fn foresee(plan: &JitPolicyPlan, json: bool) -> Result<(), Failure> {
         });
         output::line(&output::table(["LOSES REACH", "PORTS", "FROM", "BY RULE"], rows))?;
     }
+    if !plan.copies.is_empty() {
+        output::line("")?;
+        let rows = copies(&plan.copies);
+        output::line(&output::table(
+            ["INSTANCE", "PRIVATE COPIES OF SHARED GROUPS"],
+            rows,
+        ))?;
+    }
     output::note("dry run: nothing was changed")?;
     Ok(())
+}
+
+/// What would be written at each instance, in order, and what could not be had.
+fn copies(points: &[DryRunPoint]) -> Vec<[String; 2]> {
+    let at = |point: &DryRunPoint| {
+        let changes = point.changes.iter().map(|change| change.summary.clone());
+        let obstacles = point.obstacles.iter();
+        let obstacles = obstacles.map(|one| format!("not done: {} ({})", one.detail, one.code));
+        let unread = point.unread.iter().map(|reason| format!("not read: {reason}"));
+        let lines = changes.chain(obstacles).chain(unread);
+        let place = point.point.clone();
+        lines.map(move |line| [place.clone(), line]).collect::<Vec<_>>()
+    };
+    points.iter().flat_map(at).collect()
 }
 
 fn read(path: &Path) -> Result<JitPolicyWrite, Failure> {
@@ -272,4 +297,33 @@ fn show(policy: &JitPolicy, json: bool) -> Result<(), Failure> {
     });
     output::line(&output::table(["GUARDS", "AT MOST", "FROM"], guards))?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn each_write_of_a_copy_has_a_line_and_so_has_what_is_in_the_way() {
+        let points = serde_json::from_value::<Vec<DryRunPoint>>(json!([
+            {
+                "point": "aws:instance:i-1",
+                "changes": [{ "verb": "lock_down", "target": "sg-2", "summary": "let 443/tcp in through sg-2" }],
+                "obstacles": [{ "code": "rules_per_group", "detail": "sg-3 is full" }],
+            },
+            { "point": "aws:instance:i-2", "changes": [], "obstacles": [], "unread": "no answer" },
+        ]))
+        .unwrap();
+        let line = |at: &str, what: &str| [format!("aws:instance:{at}"), what.to_owned()];
+        assert_eq!(
+            copies(&points),
+            [
+                line("i-1", "let 443/tcp in through sg-2"),
+                line("i-1", "not done: sg-3 is full (rules_per_group)"),
+                line("i-2", "not read: no answer"),
+            ]
+        );
+    }
 }
