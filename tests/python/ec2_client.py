@@ -377,6 +377,63 @@ check("ModifyManagedPrefixList", moved["Version"] == 2, moved)
 refused("a stale version of a prefix list", "PrefixListVersionMismatch", ec2.modify_managed_prefix_list, PrefixListId=second_list["PrefixListId"], CurrentVersion=1, AddEntries=[{"Cidr": "192.0.2.0/24"}])
 ec2.delete_managed_prefix_list(PrefixListId=second_list["PrefixListId"])
 
+# Peered VPCs.
+peer_vpc = ec2.create_vpc(CidrBlock="10.77.0.0/16")["Vpc"]["VpcId"]
+peer_subnet = ec2.create_subnet(VpcId=peer_vpc, CidrBlock="10.77.1.0/24")["Subnet"]["SubnetId"]
+bastion = ec2.create_security_group(GroupName="bastion", Description="of the other VPC", VpcId=peer_vpc)["GroupId"]
+from_bastion = {"IpProtocol": "tcp", "FromPort": 2201, "ToPort": 2201, "UserIdGroupPairs": [{"GroupId": bastion, "UserId": ACCOUNT}]}
+refused("a group of a VPC that is not peered", "InvalidGroup.NotFound", ec2.authorize_security_group_ingress, GroupId=web, IpPermissions=[from_bastion])
+twin_vpc = ec2.create_vpc(CidrBlock="10.77.0.0/16")["Vpc"]["VpcId"]
+failed = ec2.create_vpc_peering_connection(VpcId=peer_vpc, PeerVpcId=twin_vpc)["VpcPeeringConnection"]
+check("VPCs with one range cannot be peered", failed["Status"]["Code"] == "failed", failed)
+ec2.delete_vpc(VpcId=twin_vpc)
+asked = ec2.create_vpc_peering_connection(VpcId=vpc_id, PeerVpcId=peer_vpc, TagSpecifications=name("vpc-peering-connection", "to-bastion"))["VpcPeeringConnection"]
+pcx = asked["VpcPeeringConnectionId"]
+check("a peering connection waits for the other side", asked["Status"]["Code"] == "pending-acceptance" and "CidrBlock" not in asked["AccepterVpcInfo"] and asked["Tags"], asked)
+refused("a group over a connection that is not accepted", "InvalidGroup.NotFound", ec2.authorize_security_group_ingress, GroupId=web, IpPermissions=[from_bastion])
+accepted = ec2.accept_vpc_peering_connection(VpcPeeringConnectionId=pcx)["VpcPeeringConnection"]
+check("AcceptVpcPeeringConnection", accepted["Status"]["Code"] == "active" and accepted["AccepterVpcInfo"]["CidrBlock"] == "10.77.0.0/16", accepted)
+refused("accepted twice", "InvalidStateTransition", ec2.accept_vpc_peering_connection, VpcPeeringConnectionId=pcx)
+shown = ec2.describe_vpc_peering_connections(Filters=[{"Name": "status-code", "Values": ["active"]}, {"Name": "requester-vpc-info.vpc-id", "Values": [vpc_id]}])["VpcPeeringConnections"]
+check("DescribeVpcPeeringConnections", [one["VpcPeeringConnectionId"] for one in shown] == [pcx], shown)
+refused("a peering connection that is not there", "InvalidVpcPeeringConnectionID.NotFound", ec2.delete_vpc_peering_connection, VpcPeeringConnectionId="pcx-0123456789abcdef0")
+rule = ec2.authorize_security_group_ingress(GroupId=web, IpPermissions=[from_bastion])["SecurityGroupRules"][0]
+across = {"GroupId": bastion, "UserId": ACCOUNT, "VpcId": peer_vpc, "VpcPeeringConnectionId": pcx, "PeeringStatus": "active"}
+check("a rule tells over which connection its group is", rule["ReferencedGroupInfo"] == across, rule)
+
+
+def pair_of(port):
+    group = ec2.describe_security_groups(GroupIds=[web])["SecurityGroups"][0]
+    return [p for p in group["IpPermissions"] if p.get("FromPort") == port][0]["UserIdGroupPairs"][0]
+
+
+check("and so does its group", pair_of(2201) == across, pair_of(2201))
+references = ec2.describe_security_group_references(GroupId=[bastion])["SecurityGroupReferenceSet"]
+check("DescribeSecurityGroupReferences", references == [{"GroupId": bastion, "ReferencingVpcId": vpc_id, "VpcPeeringConnectionId": pcx}], references)
+hop = ec2.create_network_interface(SubnetId=peer_subnet, Groups=[bastion])["NetworkInterface"]
+
+
+def from_hop():
+    probe = f"machine={db}&source={hop['PrivateIpAddress']}&port=2201&protocol=tcp"
+    with urllib.request.urlopen(f"{ENDPOINT}/_sim/reachable?{probe}") as response:
+        return json.load(response)["reachable"]
+
+
+check("a member of the peered group gets in", from_hop())
+check("no rule is stale", ec2.describe_stale_security_groups(VpcId=vpc_id)["StaleSecurityGroupSet"] == [])
+ec2.delete_vpc_peering_connection(VpcPeeringConnectionId=pcx)
+check("without the connection it does not", not from_hop())
+stale = ec2.describe_stale_security_groups(VpcId=vpc_id)["StaleSecurityGroupSet"]
+check("the rule is stale, and stays", [g["GroupId"] for g in stale] == [web] and stale[0]["StaleIpPermissions"][0]["UserIdGroupPairs"][0]["PeeringStatus"] == "deleted", stale)
+check("nobody refers to the group over it", ec2.describe_security_group_references(GroupId=[bastion])["SecurityGroupReferenceSet"] == [])
+ec2.delete_network_interface(NetworkInterfaceId=hop["NetworkInterfaceId"])
+ec2.delete_security_group(GroupId=bastion)
+check("a group is deleted although a rule of the other VPC names it", pair_of(2201) == without(across, "UserId") | {"PeeringStatus": "deleted"}, pair_of(2201))
+ec2.revoke_security_group_ingress(GroupId=web, IpPermissions=[from_bastion])
+check("a stale rule can be revoked", ec2.describe_stale_security_groups(VpcId=vpc_id)["StaleSecurityGroupSet"] == [])
+ec2.delete_subnet(SubnetId=peer_subnet)
+ec2.delete_vpc(VpcId=peer_vpc)
+
 # Tags.
 ec2.create_tags(Resources=[db, web, eni_id], Tags=[{"Key": "team", "Value": "a&b <c>"}])
 found = ec2.describe_tags(Filters=[{"Name": "key", "Values": ["team"]}])["Tags"]

@@ -2,7 +2,9 @@
 
 use super::context::Context;
 use super::error::Result;
-use super::{addresses, assignments, groups, instances, interfaces, network, permissions, status, tags};
+use super::{
+    addresses, assignments, groups, instances, interfaces, network, peering, permissions, status, tags,
+};
 
 /// The code of an action: gives the inside of its answer.
 pub(crate) type Action = fn(&mut Context<'_>) -> Result<String>;
@@ -10,6 +12,7 @@ pub(crate) type Action = fn(&mut Context<'_>) -> Result<String>;
 /// The code of an action.
 pub(crate) fn action(name: &str) -> Option<Action> {
     let action: Action = match name {
+        "AcceptVpcPeeringConnection" => peering::accept_vpc_peering_connection,
         "AllocateAddress" => addresses::allocate_address,
         "AssignIpv6Addresses" => assignments::assign_ipv6_addresses,
         "AssignPrivateIpAddresses" => assignments::assign_private_ip_addresses,
@@ -23,12 +26,14 @@ pub(crate) fn action(name: &str) -> Option<Action> {
         "CreateSubnet" => network::create_subnet,
         "CreateTags" => tags::create_tags,
         "CreateVpc" => network::create_vpc,
+        "CreateVpcPeeringConnection" => peering::create_vpc_peering_connection,
         "DeleteManagedPrefixList" => addresses::delete_managed_prefix_list,
         "DeleteNetworkInterface" => interfaces::delete_network_interface,
         "DeleteSecurityGroup" => groups::delete_security_group,
         "DeleteSubnet" => network::delete_subnet,
         "DeleteTags" => tags::delete_tags,
         "DeleteVpc" => network::delete_vpc,
+        "DeleteVpcPeeringConnection" => peering::delete_vpc_peering_connection,
         "DescribeAccountAttributes" => network::describe_account_attributes,
         "DescribeAddresses" => addresses::describe_addresses,
         "DescribeAvailabilityZones" => network::describe_availability_zones,
@@ -37,11 +42,13 @@ pub(crate) fn action(name: &str) -> Option<Action> {
         "DescribeManagedPrefixLists" => addresses::describe_managed_prefix_lists,
         "DescribeNetworkInterfaces" => interfaces::describe_network_interfaces,
         "DescribeRegions" => network::describe_regions,
-        "DescribeSecurityGroupReferences" => groups::describe_references,
+        "DescribeSecurityGroupReferences" => peering::describe_references,
         "DescribeSecurityGroupRules" => permissions::describe_rules,
         "DescribeSecurityGroups" => groups::describe_security_groups,
+        "DescribeStaleSecurityGroups" => peering::describe_stale_security_groups,
         "DescribeSubnets" => network::describe_subnets,
         "DescribeTags" => tags::describe_tags,
+        "DescribeVpcPeeringConnections" => peering::describe_vpc_peering_connections,
         "DescribeVpcs" => network::describe_vpcs,
         "DetachNetworkInterface" => interfaces::detach_network_interface,
         "DisassociateAddress" => addresses::disassociate_address,
@@ -50,6 +57,7 @@ pub(crate) fn action(name: &str) -> Option<Action> {
         "ModifyInstanceAttribute" => instances::modify_instance_attribute,
         "ModifyNetworkInterfaceAttribute" => interfaces::modify_network_interface_attribute,
         "ModifySecurityGroupRules" => permissions::modify_rules,
+        "RejectVpcPeeringConnection" => peering::reject_vpc_peering_connection,
         "RevokeSecurityGroupEgress" => permissions::revoke_egress,
         "RevokeSecurityGroupIngress" => permissions::revoke_ingress,
         "RunInstances" => instances::run_instances,

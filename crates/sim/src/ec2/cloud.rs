@@ -184,11 +184,14 @@ impl Ec2Cloud {
             instances,
             prefix_lists,
             addresses,
+            peerings,
+            gone_groups: _,
             replays: _,
         } = region;
         let mut entries = Vec::new();
         write_table(&mut entries, vpcs, "vpc", job);
         write_table(&mut entries, subnets, "subnet", job);
+        write_table(&mut entries, peerings, "vpc-peering-connection", job);
         write_table(&mut entries, prefix_lists, "prefix-list", job);
         write_table(&mut entries, groups, "security-group", job);
         write_table(&mut entries, interfaces, "network-interface", job);
@@ -536,6 +539,8 @@ impl Cloud for Ec2Cloud {
                 instances,
                 prefix_lists,
                 addresses,
+                peerings,
+                gone_groups: _,
                 replays: _,
             } = region;
             let dump = json!({
@@ -546,6 +551,7 @@ impl Cloud for Ec2Cloud {
                 "instances": instances.values().collect::<Vec<_>>(),
                 "prefix_lists": prefix_lists.values().collect::<Vec<_>>(),
                 "addresses": addresses.values().collect::<Vec<_>>(),
+                "vpc_peering_connections": peerings.values().collect::<Vec<_>>(),
             });
             if let Some(regions) = accounts
                 .entry(account.clone())

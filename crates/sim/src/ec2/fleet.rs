@@ -14,6 +14,7 @@ use super::instances::{self, InterfaceSource, Launch, LaunchInterface};
 use super::interfaces::{self, NewInterface, TOO_MANY_PER_INTERFACE, check_groups};
 use super::network;
 use super::params::Params;
+use super::peering;
 use super::permissions::authorize;
 use super::rules::{Named, cidr_v4, cidr_v6, ports};
 use super::state::{
@@ -255,6 +256,16 @@ impl Fleet {
             });
             let range = range.ok_or_else(|| Ec2Error::missing("Ipv6CidrBlock"))?;
             network::make_subnet(ctx, vpc_id, None, Some(range), None, Tags::new())
+        })
+    }
+
+    /// Joins two VPCs by a peering connection, accepted at once. Its id.
+    ///
+    /// # Errors
+    /// As `CreateVpcPeeringConnection`.
+    pub fn peering(&self, vpc_id: &str, other: &str) -> Result<String> {
+        self.act("AcceptVpcPeeringConnection", |ctx| {
+            peering::make(ctx, vpc_id, other)
         })
     }
 

@@ -1,11 +1,11 @@
 //! Security groups: create, delete, describe. Their rules are in `permissions`.
 //!
-//! Source: API reference `CreateSecurityGroup`, `DeleteSecurityGroup`, `DescribeSecurityGroups`,
-//! `DescribeSecurityGroupReferences`.
+//! Source: API reference `CreateSecurityGroup`, `DeleteSecurityGroup`, `DescribeSecurityGroups`.
 
 use super::context::Context;
 use super::error::{Ec2Error, Result};
 use super::params::Part;
+use super::peering;
 use super::rules::{all_traffic, any_v4, any_v6, check_text};
 use super::state::{Group, Peer, Region, Rule, Tags};
 use super::wire;
@@ -139,8 +139,8 @@ pub(crate) fn named(region: &Region, part: &Part<'_>) -> Result<String> {
     }
 }
 
-/// The resource that keeps a group from being deleted: an interface that has it, or another group whose rule
-/// names it. A rule of its own does not.
+/// The resource that keeps a group from being deleted: an interface that has it, or another group of its VPC whose rule
+/// names it. A rule of its own does not, and neither does one across a peering connection.
 pub(crate) fn dependent(region: &Region, id: &str) -> Option<String> {
     let interface = region
         .interfaces
@@ -149,11 +149,11 @@ pub(crate) fn dependent(region: &Region, id: &str) -> Option<String> {
     if let Some(interface) = interface {
         return Some(interface.id.clone());
     }
-    let names = |rule: &Rule| matches!(&rule.allows.peer, Peer::Group { group_id, .. } if group_id == id);
+    let vpc_id = &region.groups.get(id)?.vpc_id;
     region
         .groups
         .values()
-        .find(|group| group.id != id && group.rules.iter().any(names))
+        .find(|group| group.id != id && group.vpc_id == *vpc_id && peering::names(group, id))
         .map(|group| group.id.clone())
 }
 
@@ -171,30 +171,12 @@ pub(crate) fn delete_security_group(ctx: &mut Context<'_>) -> Result<String> {
             "resource {id} has a dependent object"
         )));
     }
-    ctx.region.groups.remove(&id);
+    if let Some(group) = ctx.region.groups.remove(&id) {
+        ctx.region.gone_groups.insert(id.clone(), group.vpc_id);
+    }
     Ok(Xml::of(|xml| {
         xml.leaf("return", true);
         xml.leaf("groupId", &id);
-    }))
-}
-
-/// Whose groups in peered VPCs name these. Peered VPCs are not simulated, so there are none.
-pub(crate) fn describe_references(ctx: &mut Context<'_>) -> Result<String> {
-    let root = ctx.root();
-    let ids = root.list("GroupId");
-    root.finish()?;
-    if ids.is_empty() {
-        return Err(Ec2Error::missing("GroupId"));
-    }
-    for id in &ids {
-        ctx.region.group(id)?;
-    }
-    Ok(Xml::of(|xml| {
-        xml.list(
-            "securityGroupReferenceSet",
-            std::iter::empty::<&Group>(),
-            |_, _| {},
-        );
     }))
 }
 

@@ -21,6 +21,7 @@ mod interfaces;
 mod judge;
 mod network;
 mod params;
+mod peering;
 mod permissions;
 mod rules;
 pub mod state;

@@ -7,6 +7,7 @@ use ipnet::{Ipv4Net, Ipv6Net};
 use super::context::Context;
 use super::error::{Ec2Error, Result};
 use super::groups;
+use super::peering;
 use super::rules::{cidr_v4, cidr_v6};
 use super::state::{Region, Subnet, Tags, Vpc};
 use super::wire;
@@ -274,6 +275,8 @@ pub(crate) fn delete_vpc(ctx: &mut Context<'_>) -> Result<String> {
         ctx.region.groups.remove(&group);
     }
     ctx.region.vpcs.remove(&id);
+    // VPC Peering Guide, "Delete a VPC peering connection".
+    peering::end_all(ctx.region, &id);
     Ok(Xml::of(|xml| xml.leaf("return", true)))
 }
 

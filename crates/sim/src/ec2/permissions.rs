@@ -7,7 +7,9 @@ use super::context::Context;
 use super::error::{Ec2Error, Result};
 use super::groups;
 use super::params::{Part, add_tags};
-use super::rules::{Named, check_quota, check_text, cidr_v4, cidr_v6, duplicate, permissions, ports};
+use super::rules::{
+    Named, check_quota, check_reach, check_text, cidr_v4, cidr_v6, duplicate, permissions, ports,
+};
 use super::state::{Allowance, Group, Peer, Rule, Tags, check_id};
 use super::wire;
 use super::xml::Xml;
@@ -186,7 +188,12 @@ fn revoke_call(ctx: &mut Context<'_>, egress: bool) -> Result<String> {
         xml.leaf("return", true);
         let unknown: Vec<(&Allowance, Option<&str>)> =
             unknown.iter().map(|named| (&named.allows, None)).collect();
-        wire::permissions(xml, "unknownIpPermissionSet", &unknown);
+        wire::permissions(
+            xml,
+            "unknownIpPermissionSet",
+            (ctx.region, &group.vpc_id),
+            &unknown,
+        );
         xml.list("revokedSecurityGroupRuleSet", &revoked, |xml, rule| {
             wire::revoked_rule(xml, &id, rule);
         });
@@ -302,10 +309,7 @@ fn modified(
     }
     if let Some(other) = update.get(&field("ReferencedGroupId")) {
         let other = ctx.region.group(other)?;
-        if other.vpc_id != ctx.region.group(group_id)?.vpc_id {
-            let message = "You have specified two resources that belong to different networks.";
-            return Err(Ec2Error::new("InvalidGroup.NotFound", message));
-        }
+        check_reach(ctx.region, &ctx.region.group(group_id)?.vpc_id, other)?;
         peers.push(Peer::Group {
             group_id: other.id.clone(),
             user_id: ctx.caller.account.clone(),

@@ -9,6 +9,7 @@ use ipnet::{Ipv4Net, Ipv6Net};
 use super::context::Limits;
 use super::error::{Ec2Error, Result};
 use super::params::Part;
+use super::peering::reference;
 use super::state::{Allowance, Group, Peer, Region, Rule};
 
 /// A rule that a request names.
@@ -106,13 +107,26 @@ fn group_peer(pair: &Part<'_>, group: &Group, region: &Region, account: &str, st
     };
     if strict {
         let other = region.group(&group_id)?;
-        if other.vpc_id != group.vpc_id || user_id != account {
-            // Peered VPCs are not simulated, so a group elsewhere cannot be named.
-            let message = "You have specified two resources that belong to different networks.";
-            return Err(Ec2Error::new("InvalidGroup.NotFound", message));
+        if user_id != account {
+            // Peering with other accounts is not simulated.
+            return Err(other_network());
         }
+        check_reach(region, &group.vpc_id, other)?;
     }
     Ok(Peer::Group { group_id, user_id })
+}
+
+/// Refuses to name a group of a VPC that no active peering connection leads to.
+pub(crate) fn check_reach(region: &Region, own_vpc: &str, other: &Group) -> Result<()> {
+    match reference(region, own_vpc, &other.id) {
+        Some(found) if found.is_stale() => Err(other_network()),
+        _ => Ok(()),
+    }
+}
+
+fn other_network() -> Ec2Error {
+    let message = "You have specified two resources that belong to different networks.";
+    Ec2Error::new("InvalidGroup.NotFound", message)
 }
 
 /// The protocol's name and the ports that count, checked.

@@ -320,6 +320,57 @@ pub struct PrefixList {
     pub tags: Tags,
 }
 
+/// The life of a VPC peering connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PeeringStatus {
+    /// Asked for.
+    PendingAcceptance,
+    /// In force.
+    Active,
+    /// Refused by the accepter.
+    Rejected,
+    /// Ended.
+    Deleted,
+    /// Never to be: the ranges overlap.
+    Failed,
+}
+
+impl PeeringStatus {
+    /// As on the wire.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::PendingAcceptance => "pending-acceptance",
+            Self::Active => "active",
+            Self::Rejected => "rejected",
+            Self::Deleted => "deleted",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+/// A VPC peering connection.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Peering {
+    /// `pcx-...`
+    pub id: String,
+    /// The VPC that asked.
+    pub requester: String,
+    /// The VPC that was asked.
+    pub accepter: String,
+    /// Whether it is in force.
+    pub status: PeeringStatus,
+    /// Its tags.
+    pub tags: Tags,
+}
+
+impl Peering {
+    /// Whether it is in force.
+    pub fn is_active(&self) -> bool {
+        self.status == PeeringStatus::Active
+    }
+}
+
 /// An elastic address.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Address {
@@ -350,6 +401,9 @@ pub(crate) struct Region {
     pub(crate) instances: Table<Instance>,
     pub(crate) prefix_lists: Table<PrefixList>,
     pub(crate) addresses: Table<Address>,
+    pub(crate) peerings: Table<Peering>,
+    /// The VPCs of deleted groups, which rules across a peering connection still name.
+    pub(crate) gone_groups: BTreeMap<String, String>,
     pub(crate) replays: BTreeMap<(String, String), Replay>,
 }
 
@@ -461,6 +515,8 @@ impl Region {
             instances,
             prefix_lists,
             addresses,
+            peerings,
+            gone_groups: _,
             replays: _,
         } = self;
         vpcs.undo();
@@ -470,6 +526,7 @@ impl Region {
         instances.undo();
         prefix_lists.undo();
         addresses.undo();
+        peerings.undo();
     }
 }
 

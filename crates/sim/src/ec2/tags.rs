@@ -42,6 +42,13 @@ fn change(ctx: &mut Context<'_>, id: &str, change: impl FnOnce(&mut Tags) -> Res
                 .ok_or_else(|| missing("InvalidPrefixListID.NotFound"))?
                 .tags
         }
+        "pcx" => {
+            &mut region
+                .peerings
+                .get_mut(id)
+                .ok_or_else(|| missing("InvalidVpcPeeringConnectionID.NotFound"))?
+                .tags
+        }
         "eipalloc" => {
             &mut region
                 .addresses
@@ -128,6 +135,10 @@ fn all(region: &Region) -> Vec<(String, &'static str, String, String)> {
         .prefix_lists
         .values()
         .for_each(|row| add(&row.id, "prefix-list", &row.tags));
+    region
+        .peerings
+        .values()
+        .for_each(|row| add(&row.id, "vpc-peering-connection", &row.tags));
     region
         .addresses
         .values()

@@ -2,6 +2,7 @@
 
 use super::auth::Caller;
 use super::context::Context;
+use super::peering::reference;
 use super::state::{
     Allowance, Group, Instance, Interface, Peer, Power, PrefixList, Region, Rule, Subnet, Tags, Vpc,
 };
@@ -106,13 +107,18 @@ pub(crate) fn group(xml: &mut Xml, ctx: &Context<'_>, group: &Group) {
             .filter(|rule| rule.allows.egress == egress)
             .map(|rule| (&rule.allows, rule.description.as_deref()))
             .collect();
-        permissions(xml, name, &rules);
+        permissions(xml, name, (ctx.region, &group.vpc_id), &rules);
     }
     tags(xml, &group.tags);
 }
 
-/// Rules in `IpPermission` form: those of one protocol and port range together.
-pub(crate) fn permissions(xml: &mut Xml, name: &str, rules: &[(&Allowance, Option<&str>)]) {
+/// Rules in `IpPermission` form, of a group in that VPC: those of one protocol and port range together.
+pub(crate) fn permissions(
+    xml: &mut Xml,
+    name: &str,
+    (region, own_vpc): (&Region, &str),
+    rules: &[(&Allowance, Option<&str>)],
+) {
     type Key<'a> = (&'a str, Option<i32>, Option<i32>);
     type Described<'a> = (&'a Peer, Option<&'a str>);
     let mut sets: Vec<(Key<'_>, Vec<Described<'_>>)> = Vec::new();
@@ -133,8 +139,7 @@ pub(crate) fn permissions(xml: &mut Xml, name: &str, rules: &[(&Allowance, Optio
             of(|peer| matches!(peer, Peer::Group { .. })),
             |xml, (peer, description)| {
                 if let Peer::Group { group_id, user_id } = peer {
-                    xml.leaf("userId", user_id);
-                    xml.leaf("groupId", group_id);
+                    group_pair(xml, region, own_vpc, (group_id, user_id));
                 }
                 xml.opt("description", *description);
             },
@@ -172,6 +177,24 @@ pub(crate) fn permissions(xml: &mut Xml, name: &str, rules: &[(&Allowance, Optio
     });
 }
 
+/// A group that a rule names; of one in another VPC also where that is, and whether it can still be reached. Source: API
+/// reference `UserIdGroupPair` and `ReferencedSecurityGroup`; of a deleted group there, the account is not told.
+pub(crate) fn group_pair(xml: &mut Xml, region: &Region, own_vpc: &str, (group_id, user_id): (&str, &str)) {
+    let elsewhere = reference(region, own_vpc, group_id);
+    if !elsewhere.is_some_and(|found| found.deleted) {
+        xml.leaf("userId", user_id);
+    }
+    xml.leaf("groupId", group_id);
+    if let Some(found) = elsewhere {
+        xml.leaf("vpcId", found.vpc_id);
+        xml.opt("vpcPeeringConnectionId", found.peering.map(|peering| &peering.id));
+        xml.opt(
+            "peeringStatus",
+            found.peering.map(|peering| peering.status.word()),
+        );
+    }
+}
+
 /// Where a protocol has no ports, `SecurityGroupRule` says -1.
 fn rule_ports(xml: &mut Xml, allows: &Allowance) {
     xml.leaf("ipProtocol", &allows.protocol);
@@ -190,9 +213,13 @@ pub(crate) fn rule(xml: &mut Xml, ctx: &Context<'_>, group_id: &str, rule: &Rule
         Peer::CidrV4(cidr) => xml.leaf("cidrIpv4", cidr),
         Peer::CidrV6(cidr) => xml.leaf("cidrIpv6", cidr),
         Peer::PrefixList(id) => xml.leaf("prefixListId", id),
-        Peer::Group { group_id, user_id } => xml.within("referencedGroupInfo", |xml| {
-            xml.leaf("groupId", group_id);
-            xml.leaf("userId", user_id);
+        Peer::Group {
+            group_id: named,
+            user_id,
+        } => xml.within("referencedGroupInfo", |xml| {
+            let own = ctx.region.groups.get(group_id);
+            let own_vpc = own.map_or("", |group| group.vpc_id.as_str());
+            group_pair(xml, ctx.region, own_vpc, (named, user_id));
         }),
     }
     xml.opt("description", rule.description.as_deref());
