@@ -267,7 +267,27 @@ fn missing_of(group: &str, rules: &[SgRule], standing: &[SgRule]) -> Result<Vec<
     Ok(missing)
 }
 
+/// Adds rules. Where EC2 does not know a group that one of them names, or does not let it be named from here any more,
+/// it adds none: then each is added by itself, so that one whose source is gone keeps no other out.
 async fn authorize(ec2: &Ec2, group: &str, rules: &[SgRule]) -> Result<(), EnforceError> {
+    let answer = authorize_all(ec2, group, rules).await;
+    let source_is_gone = matches!(
+        &answer,
+        Err(EnforceError::Conflict { code, .. }) if code == "InvalidGroup.NotFound"
+    );
+    if !source_is_gone || rules.len() < 2 {
+        return answer;
+    }
+    let mut refused = Ok(());
+    for rule in rules {
+        if let Err(error) = authorize_all(ec2, group, std::slice::from_ref(rule)).await {
+            refused = Err(error);
+        }
+    }
+    refused
+}
+
+async fn authorize_all(ec2: &Ec2, group: &str, rules: &[SgRule]) -> Result<(), EnforceError> {
     let Err(failure) = authorize_once(ec2, group, rules).await else {
         return Ok(());
     };

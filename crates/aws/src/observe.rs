@@ -449,7 +449,7 @@ fn peers<'a>(ec2: &Ec2, rules: impl IntoIterator<Item = &'a SgRule>) -> (BTreeSe
     let (mut groups, mut lists) = (BTreeSet::new(), BTreeSet::new());
     for rule in rules {
         match &rule.peer {
-            SgPeer::Group { group, account } if account.as_ref().is_none_or(|a| *a == ec2.account) => {
+            SgPeer::Group { group, account, .. } if account.as_ref().is_none_or(|a| *a == ec2.account) => {
                 groups.insert(group.clone());
             }
             SgPeer::PrefixList(list) => {

@@ -62,6 +62,11 @@ fn rules(permission: &IpPermission) -> Vec<SgRule> {
         let peer = SgPeer::Group {
             group: pair.group_id()?.to_owned(),
             account: some_text(pair.user_id()),
+            stale: is_stale(
+                pair.vpc_peering_connection_id(),
+                pair.peering_status(),
+                pair.user_id(),
+            ),
         };
         Some((peer, pair.description()))
     });
@@ -77,6 +82,13 @@ fn rules(permission: &IpPermission) -> Vec<SgRule> {
             tags: BTreeMap::new(),
         })
         .collect()
+}
+
+/// Whether a rule over a peering connection lets nobody in any more. Source: API reference `UserIdGroupPair` (of a
+/// deleted group in another VPC the account is not told) and `DescribeStaleSecurityGroups`.
+fn is_stale(connection: Option<&str>, status: Option<&str>, account: Option<&str>) -> bool {
+    let is_over = some_text(connection).is_some();
+    is_over && (status != Some("active") || some_text(account).is_none())
 }
 
 /// A group as `DescribeSecurityGroups` shows it: its rules have neither ids nor tags.
@@ -103,6 +115,11 @@ pub(crate) fn group_rule(shown: &SecurityGroupRule) -> Option<(SgRule, bool)> {
         SgPeer::Group {
             group: peer.group_id()?.to_owned(),
             account: some_text(peer.user_id()),
+            stale: is_stale(
+                peer.vpc_peering_connection_id(),
+                peer.peering_status(),
+                peer.user_id(),
+            ),
         }
     };
     let rule = SgRule {
@@ -148,7 +165,7 @@ pub(crate) fn permission(rule: &SgRule, described: bool) -> IpPermission {
                 .set_description(description)
                 .build(),
         ),
-        SgPeer::Group { group, account } => permission.user_id_group_pairs(
+        SgPeer::Group { group, account, .. } => permission.user_id_group_pairs(
             UserIdGroupPair::builder()
                 .group_id(group)
                 .set_user_id(account.clone())
@@ -206,6 +223,7 @@ mod tests {
                 SgPeer::Group {
                     group: "sg-1".to_owned(),
                     account: Some("123456789012".to_owned()),
+                    stale: false,
                 },
             ),
             (

@@ -26,6 +26,8 @@ mod isolation;
 mod lag;
 #[path = "contract/moves.rs"]
 mod moves;
+#[path = "contract/peering.rs"]
+mod peering;
 #[path = "contract/suite.rs"]
 mod suite;
 #[path = "contract/veil.rs"]
@@ -83,6 +85,12 @@ async fn every_shape_of_a_fleet_is_locked_opened_closed_and_restored() {
 async fn a_machine_is_isolated_from_a_group_that_others_use_and_given_it_back() {
     let (handle, endpoint) = simulator().await;
     isolation::run(&endpoint, handle.faults()).await;
+}
+
+#[tokio::test]
+async fn rules_for_groups_of_peered_vpcs_are_displaced_and_come_back_as_they_were() {
+    let (handle, endpoint) = simulator().await;
+    peering::run(&endpoint, &handle).await;
 }
 
 #[tokio::test]

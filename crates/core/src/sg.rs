@@ -34,6 +34,10 @@ pub enum SgPeer {
         group: String,
         /// The owner's account, where EC2 says it.
         account: Option<String>,
+        /// Whether EC2 shows that it lets nobody in any more: the group was in a peered VPC, and it or the peering
+        /// connection was deleted. EC2 keeps such a rule, and takes no new one like it.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        stale: bool,
     },
 }
 

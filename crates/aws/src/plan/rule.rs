@@ -36,6 +36,7 @@ impl Content {
                 SgPeer::Group { group, .. } => SgPeer::Group {
                     group: group.clone(),
                     account: None,
+                    stale: false,
                 },
                 other => other.clone(),
             },
@@ -117,11 +118,16 @@ pub fn mark_of(rule: &SgRule, installation: &Installation) -> Option<Mark> {
     Mark::parse(rule.description.as_deref()?).filter(|mark| mark.installation == *installation)
 }
 
+/// Whether the rule lets nobody in any more; see [`SgPeer::Group`].
+pub fn is_stale(rule: &SgRule) -> bool {
+    matches!(rule.peer, SgPeer::Group { stale: true, .. })
+}
+
 /// Whether the rule lets packets through to any of the guarded ports.
 pub fn overlaps(rule: &SgRule, guarded: &[Ports]) -> bool {
-    guarded
-        .iter()
-        .any(|ports| match (&rule.protocol, ports.protocol()) {
+    let mut guarded = guarded.iter();
+    !is_stale(rule)
+        && guarded.any(|ports| match (&rule.protocol, ports.protocol()) {
             (SgProtocol::All, _) => true,
             (SgProtocol::Tcp, Protocol::Tcp) | (SgProtocol::Udp, Protocol::Udp) => {
                 let (first, last) = rule.ports.unwrap_or((0, 65535));

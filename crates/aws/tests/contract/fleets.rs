@@ -53,19 +53,19 @@ pub(crate) struct Drawn {
 /// A VPC with groups and machines, by name.
 pub(crate) struct Fleet {
     pub(crate) stage: Stage,
-    vpc: String,
+    pub(crate) vpc: String,
     subnet: String,
     ipv6: bool,
     pub(crate) groups: BTreeMap<&'static str, String>,
     pub(crate) machines: BTreeMap<&'static str, Drawn>,
     /// Names for other ids.
     names: BTreeMap<String, String>,
-    displaced: BTreeMap<&'static str, Vec<Displaced>>,
+    pub(crate) displaced: BTreeMap<&'static str, Vec<Displaced>>,
     /// The machines that are locked down, and how.
-    guarded: BTreeMap<String, Guard>,
+    pub(crate) guarded: BTreeMap<String, Guard>,
     /// What copies took the place of, by machine.
     pub(crate) replaced: BTreeMap<String, Vec<Displaced>>,
-    said: Vec<String>,
+    pub(crate) said: Vec<String>,
 }
 
 impl Fleet {
@@ -322,27 +322,24 @@ impl Fleet {
             .iter()
             .map(|name| ((*name).to_owned(), guard.clone()))
             .collect();
-        for (name, id) in self.groups.clone() {
-            let guard = |machine: &str| {
-                guarded.contains(&machine).then(|| Guard {
-                    policy: an_id(9),
-                    ports: vec![ports("22")],
-                    lockdown: Lockdown::Strict,
-                    shared_groups,
-                })
-            };
-            let mut desired = Desired {
-                installation: installation(),
-                point: PointRef::security_group(&self.stage.account, REGION, &id).unwrap(),
-                members: self.members(guard, &[]),
-                displaced: self.displaced.remove(name).unwrap_or_default(),
-                unsettled: false,
-            };
+        for name in self.groups.keys().copied().collect::<Vec<_>>() {
+            let mut desired = self.wanted_of_group(name);
             self.settle(&mut desired).await;
             self.displaced.insert(name, desired.displaced);
         }
         for name in self.machines.keys().copied().collect::<Vec<_>>() {
             self.open(name, &[]).await;
+        }
+    }
+
+    /// What is wanted of a group's point.
+    pub(crate) fn wanted_of_group(&self, name: &str) -> Desired {
+        Desired {
+            installation: installation(),
+            point: PointRef::security_group(&self.stage.account, REGION, &self.groups[name]).unwrap(),
+            members: self.members(|machine| self.guarded.get(machine).cloned(), &[]),
+            displaced: self.displaced.get(name).cloned().unwrap_or_default(),
+            unsettled: false,
         }
     }
 

@@ -74,6 +74,7 @@ fn sg_rule(id: &str, protocol: SgProtocol, ports: Option<(i32, i32)>, peer: &str
             Err(_) => SgPeer::Group {
                 group: peer.into(),
                 account: None,
+                stale: false,
             },
         },
         description: None,

@@ -146,7 +146,7 @@ fn group_fates(rules: &[SgRule], from: IpAddr, port: u16) -> Fates {
         let peer = match &rule.peer {
             SgPeer::Net(net) => when(net.contains(&from)),
             SgPeer::PrefixList(_) => Match::Maybe,
-            SgPeer::Group { .. } if is_private(from) => Match::Maybe,
+            SgPeer::Group { stale: false, .. } if is_private(from) => Match::Maybe,
             SgPeer::Group { .. } => Match::No,
         };
         both(when(covers), peer)
@@ -274,7 +274,8 @@ prop_compose! {
             8 => a_net().prop_map(SgPeer::Net),
             1 => Just(SgPeer::Net("0.0.0.0/0".parse().unwrap())),
             1 => Just(SgPeer::PrefixList("pl-1".into())),
-            1 => Just(SgPeer::Group { group: "sg-2".into(), account: None }),
+            1 => Just(SgPeer::Group { group: "sg-2".into(), account: None, stale: false }),
+            1 => Just(SgPeer::Group { group: "sg-3".into(), account: None, stale: true }),
         ],
     ) -> SgRule {
         SgRule {

@@ -170,6 +170,7 @@ impl<'f> Packets<'f> {
         let (certain, possible) = match &rule.peer {
             SgPeer::Net(net) => (self.within(*net), Vec::new()),
             SgPeer::PrefixList(_) => (Vec::new(), self.all()),
+            SgPeer::Group { stale: true, .. } => return Footprint::default(),
             SgPeer::Group { .. } => (Vec::new(), self.inside()),
         };
         Footprint {

@@ -41,6 +41,7 @@ fn rule(text: &str, peer: &str) -> SgRule {
         SgPeer::Group {
             group: peer.to_owned(),
             account: None,
+            stale: false,
         }
     } else {
         SgPeer::Net(peer.parse().unwrap())

@@ -7,7 +7,7 @@ use postern_core::{
     net::Protocol,
     point::PointRef,
     policy::{Lockdown, SharedGroups},
-    sg::SgPeer,
+    sg::{SgPeer, SgProtocol},
     testing::{an_id, at, ports},
 };
 
@@ -15,7 +15,7 @@ use super::*;
 use crate::{
     config::AwsLimits,
     plan::{
-        instance::{Elsewhere, ObservedInstance, ObservedInterface, copy_mark, holder_name},
+        instance::{Elsewhere, ObservedInstance, ObservedInterface, copy_mark, default_egress, holder_name},
         model::Model,
     },
 };
@@ -382,6 +382,7 @@ fn a_group_that_rules_name_is_not_copied_and_they_are_named() {
     from_shared.peer = SgPeer::Group {
         group: SHARED.to_owned(),
         account: None,
+        stale: false,
     };
     world.model.add_group("sg-database", vec![from_shared]);
     let plan = world.plan();
