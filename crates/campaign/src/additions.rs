@@ -4,6 +4,8 @@
 //! Drawn from a stream of their own, so that [`Script::plain`] draws the same fleet and the same steps for a seed as
 //! ever. Each shape changes a script as little as it can: steps are put between the others.
 
+mod later;
+
 use std::collections::BTreeSet;
 
 use clap::ValueEnum;
@@ -30,13 +32,29 @@ pub enum Shape {
     Isolate,
     /// Grants that start later, and grants that are extended.
     Lifecycle,
+    /// Rules for names at the firewall, where there is one.
+    Applications,
+    /// A firewall more, in another network.
+    SecondFirewall,
+    /// Strangers who write whole documents that they read earlier.
+    Replays,
 }
+
+/// The shapes that there were when the first seeds were kept with shapes.
+const FIRST: [Shape; 4] = [
+    Shape::FirewallClassic,
+    Shape::FirewallPolicy,
+    Shape::Isolate,
+    Shape::Lifecycle,
+];
 
 /// Which shapes scripts get.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum With {
     /// Those that the seed says.
     Drawn,
+    /// Those that the seed says of the first four: a seed means what it meant before there were more.
+    First,
     /// None: a seed means what it meant before there were any.
     Nothing,
     /// These, and no others. Of the two kinds of firewall a script has one, by its seed where both are given.
@@ -54,6 +72,10 @@ impl Script {
             (Shape::FirewallPolicy, dice.chance(22)),
             (Shape::Isolate, dice.chance(30)),
             (Shape::Lifecycle, dice.chance(50)),
+            // What is drawn above stays as it is; more is drawn below.
+            (Shape::Applications, dice.chance(60)),
+            (Shape::SecondFirewall, dice.chance(40)),
+            (Shape::Replays, dice.chance(35)),
         ]
         .into_iter()
         .filter_map(|(shape, is)| is.then_some(shape))
@@ -61,6 +83,7 @@ impl Script {
         let mut shapes = match with {
             With::Nothing => return script,
             With::Drawn => drawn,
+            With::First => drawn.into_iter().filter(|shape| FIRST.contains(shape)).collect(),
             With::These(shapes) => shapes.clone(),
         };
         if shapes.contains(&Shape::FirewallClassic) && shapes.contains(&Shape::FirewallPolicy) {
@@ -83,6 +106,7 @@ impl Script {
         if shapes.contains(&Shape::Lifecycle) {
             lifecycle.lifecycle(&mut script);
         }
+        later::add(&mut script, seed ^ STREAM, &shapes);
         script
     }
 }
@@ -103,7 +127,7 @@ const ROUTED: &str = "10.9.9.9/32";
 
 impl Dice {
     /// Puts a step between the others, after the first two, which make the first policy.
-    fn put(&mut self, script: &mut Script, step: Step) {
+    pub(super) fn put(&mut self, script: &mut Script, step: Step) {
         let first = script.steps.len().min(2);
         let place = first + self.below(script.steps.len() - first + 1);
         let after = if self.chance(30) { 0 } else { self.between(0, 450) };
@@ -131,6 +155,7 @@ impl Dice {
             policy,
             routed,
             collections,
+            applications: Vec::new(),
             write_ms: if self.chance(25) {
                 0
             } else {
@@ -188,7 +213,7 @@ impl Dice {
         }
     }
 
-    fn reroute(&mut self, sources: &mut Vec<&'static str>) {
+    pub(super) fn reroute(&mut self, sources: &mut Vec<&'static str>) {
         match self.below(10) {
             0 | 1 => *sources = vec![ROUTED],
             2 => sources.push(ROUTED),
@@ -216,7 +241,7 @@ impl Dice {
         }
     }
 
-    fn firewall_collection(&mut self, name: String, machines: usize) -> FirewallCollection {
+    pub(super) fn firewall_collection(&mut self, name: String, machines: usize) -> FirewallCollection {
         let action = match self.below(5) {
             0 | 1 => FirewallAction::Nat,
             2 | 3 => FirewallAction::Allow,
@@ -234,7 +259,7 @@ impl Dice {
         }
     }
 
-    fn firewall_edit(&mut self, number: u64, machines: usize) -> FirewallEdit {
+    pub(super) fn firewall_edit(&mut self, number: u64, machines: usize) -> FirewallEdit {
         let (a, b) = (self.below(12), self.below(12));
         match self.below(14) {
             0 => FirewallEdit::AddCollection(self.firewall_collection(format!("edit-{number}"), machines)),
@@ -369,6 +394,51 @@ mod tests {
             let plain = Script::draw(seed, &With::Nothing);
             assert_eq!(text(&plain), text(&Script::plain(seed)));
             assert!(plain.firewall.is_none() && !plain.isolates);
+        }
+    }
+
+    #[test]
+    fn the_first_shapes_alone_draw_what_they_drew_before_there_were_more() {
+        // Of the seeds that were kept with the first shapes; the draws' lengths stand for the draws.
+        let steps = |seed| Script::draw(seed, &With::First).steps.len();
+        assert_eq!([128, 645, 774, 824].map(steps), [30, 29, 30, 36]);
+        for seed in 0..200 {
+            let script = Script::draw(seed, &With::First);
+            assert!(script.second.is_none());
+            assert!(script.firewall.is_none_or(|plan| plan.applications.is_empty()));
+        }
+    }
+
+    #[test]
+    fn later_shapes_are_drawn_and_can_be_forced() {
+        let drawn: Vec<Script> = (0..200).map(|seed| Script::draw(seed, &With::Drawn)).collect();
+        let count = |has: &dyn Fn(&Script) -> bool| drawn.iter().filter(|script| has(script)).count();
+        let names = |script: &Script| {
+            let mut plans = script.firewall.iter().chain(&script.second);
+            plans.any(|plan| !plan.applications.is_empty())
+        };
+        let replays = |script: &Script| {
+            let mut steps = script.steps.iter();
+            steps.any(|(_, step)| matches!(step, Step::Edit(Edit::Replay(_))))
+        };
+        assert!(count(&names) > 20);
+        assert!(count(&|script| script.second.is_some()) > 20);
+        assert!(count(&replays) > 20);
+        let forced = With::These(
+            [
+                Shape::FirewallClassic,
+                Shape::Applications,
+                Shape::SecondFirewall,
+                Shape::Replays,
+            ]
+            .into(),
+        );
+        for seed in 0..100 {
+            let script = Script::draw(seed, &forced);
+            assert!(
+                names(&script) && replays(&script) && script.second.is_some(),
+                "{seed}"
+            );
         }
     }
 

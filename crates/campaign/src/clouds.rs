@@ -55,6 +55,8 @@ pub struct Built {
     pub subnets: Vec<String>,
     /// The firewall before some of them, if there is one.
     pub gate: Option<Gate>,
+    /// The other firewall, if there is one.
+    pub second: Option<Gate>,
     /// The security groups.
     pub groups: Vec<String>,
     /// The prefix list, where there is one.
@@ -145,17 +147,27 @@ impl Clouds {
             &network,
             json!({ "location": "westeurope", "properties": { "addressSpace": space } }),
         )?;
-        let table = plan_of(script).map(|_| gate::routes(&fleet)).transpose()?;
+        let table = plan_of(script)
+            .map(|_| gate::routes(&fleet, gate::FIRST))
+            .transpose()?;
+        let other = script
+            .second
+            .as_ref()
+            .map(|_| gate::routes(&fleet, gate::SECOND))
+            .transpose()?;
         for (number, nsg) in plan.subnets.iter().enumerate() {
             let id = format!("{network}/subnets/s{number}");
             let mut properties = json!({
                 "addressPrefixes": [format!("10.20.{number}.0/24"), format!("fd00:20:0:{number}::/64")],
             });
             link(&mut properties, built, *nsg);
-            let routed = plan_of(script).and_then(|plan| plan.routed.get(number));
-            if let (Some(table), Some(true), Some(properties)) = (&table, routed, properties.as_object_mut())
-            {
-                properties.insert("routeTable".to_owned(), json!({ "id": table }));
+            for (plan, table) in [(plan_of(script), &table), (script.second.as_ref(), &other)] {
+                let routed = plan.and_then(|plan| plan.routed.get(number));
+                if let (Some(table), Some(true), Some(properties)) =
+                    (table, routed, properties.as_object_mut())
+                {
+                    properties.insert("routeTable".to_owned(), json!({ "id": table }));
+                }
             }
             fleet.put(&id, json!({ "properties": properties }))?;
             built.subnets.push(id);
@@ -175,7 +187,13 @@ impl Clouds {
                 .push(address.context("an interface without an address")?.to_owned());
         }
         if let (Some(plan), Some(table)) = (plan_of(script), table) {
-            built.gate = Some(gate::build(&fleet, plan, &network, table, &built.addresses)?);
+            let place = (gate::FIRST, plan);
+            built.gate = Some(gate::build(&fleet, place, &network, table, &built.addresses)?);
+        }
+        if let (Some(plan), Some(table)) = (&script.second, other) {
+            let hub = fleet.network("hub", gate::HUB)?;
+            let place = (gate::SECOND, plan);
+            built.second = Some(gate::build(&fleet, place, &hub, table, &built.addresses)?);
         }
         Ok(())
     }

@@ -448,6 +448,7 @@ impl Script {
             steps,
             run_out: dice.chance(20),
             firewall: None,
+            second: None,
             isolates: false,
         }
     }

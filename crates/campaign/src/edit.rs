@@ -2,9 +2,11 @@
 //! twins.
 
 mod firewall;
+mod papers;
 
 use anyhow::Context as _;
 use chrono::{DateTime, TimeDelta, Utc};
+pub use papers::Papers;
 use postern::demo::fleet::{ACCOUNT, REGION};
 use postern_core::inventory::MARK_TAG;
 use postern_sim::ec2::{Fleet, Ingress, Origin, Snapshot, state::Rule};
@@ -35,7 +37,7 @@ pub fn make(
     script: &Script,
     real: &Clouds,
     twin: &Clouds,
-    contested: &mut Vec<Contested>,
+    (contested, papers): (&mut Vec<Contested>, &mut Papers),
 ) -> anyhow::Result<String> {
     match edit {
         Edit::NsgAdd(nsg, rule) => {
@@ -68,7 +70,10 @@ pub fn make(
             real.arm.fleet().delete(id)?;
             Ok(format!("{id} (ours) deleted"))
         }
-        Edit::Firewall(edit) => firewall::make(edit, real, twin),
+        Edit::Firewall(edit) => firewall::make(edit, real.built.gate.as_ref(), real, twin),
+        Edit::SecondFirewall(edit) => firewall::make(edit, real.built.second.as_ref(), real, twin),
+        Edit::Read(document) => papers.read(*document, real, twin),
+        Edit::Replay(document) => papers.replay(*document, real, twin),
         Edit::Retag(machine, prod) => retag(*machine, *prod, script, real, twin),
         Edit::Delete(machine) => {
             let id = real.built.machine(*machine).context("no machine")?;

@@ -6,13 +6,40 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     edit::MARK,
-    script::{FirewallAction, FirewallCollection, FirewallPlan, FirewallRule},
+    script::{ApplicationCollection, FirewallAction, FirewallCollection, FirewallPlan, FirewallRule},
 };
 
-/// The prefix of the firewall's subnet.
-const SUBNET: &str = "10.20.250.0/26";
-/// The address that it gets there, which routes name.
-const PRIVATE: &str = "10.20.250.4";
+/// What a firewall is called, and where it is.
+#[derive(Debug, Clone, Copy)]
+pub struct Place {
+    /// Its name; its policy's and its public address's begin with it.
+    name: &'static str,
+    /// The name of the route table that leads to it.
+    table: &'static str,
+    /// The prefix of its subnet.
+    subnet: &'static str,
+    /// The address that it gets there, which routes name.
+    private: &'static str,
+}
+
+/// In the machines' network.
+pub const FIRST: Place = Place {
+    name: "edge",
+    table: "to-edge",
+    subnet: "10.20.250.0/26",
+    private: "10.20.250.4",
+};
+
+/// In a network of its own.
+pub const SECOND: Place = Place {
+    name: "hub",
+    table: "to-hub",
+    subnet: "10.21.250.0/26",
+    private: "10.21.250.4",
+};
+
+/// The prefix of the second firewall's network.
+pub const HUB: &str = "10.21.0.0/16";
 
 /// The firewall and what belongs to it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,29 +79,31 @@ impl Gate {
 }
 
 /// The route table that leads to the firewall which is built later.
-pub fn routes(fleet: &Fleet) -> anyhow::Result<String> {
-    Ok(fleet.default_route("to-edge", PRIVATE)?)
+pub fn routes(fleet: &Fleet, place: Place) -> anyhow::Result<String> {
+    Ok(fleet.default_route(place.table, place.private)?)
 }
 
 /// Builds the firewall. `machines` are the machines' private addresses.
 pub fn build(
     fleet: &Fleet,
-    plan: &FirewallPlan,
+    (place, plan): (Place, &FirewallPlan),
     network: &str,
     table: String,
     machines: &[String],
 ) -> anyhow::Result<Gate> {
-    let subnet = fleet.subnet(network, "AzureFirewallSubnet", SUBNET, None)?;
+    let Place { name, subnet, .. } = place;
+    let subnet = fleet.subnet(network, "AzureFirewallSubnet", subnet, None)?;
     let policy = plan
         .policy
-        .then(|| fleet.firewall_policy("edge-rules"))
+        .then(|| fleet.firewall_policy(&format!("{name}-rules")))
         .transpose()?;
     let properties = policy.as_ref().map_or_else(
         || json!({}),
         |policy| json!({ "firewallPolicy": { "id": policy } }),
     );
-    let firewall = fleet.firewall("edge", &subnet, properties)?;
-    let address = fleet.get(&fleet.id("Microsoft.Network/publicIPAddresses/edge-ip"))?;
+    let firewall = fleet.firewall(name, &subnet, properties)?;
+    let address = fleet.id(&format!("Microsoft.Network/publicIPAddresses/{name}-ip"));
+    let address = fleet.get(&address)?;
     let public = address
         .pointer("/properties/ipAddress")
         .and_then(Value::as_str)
@@ -101,8 +130,73 @@ pub fn build(
         fleet.get(&gate.firewall)?
     };
     write(&mut document, gate.policy.is_some(), shelves)?;
+    for collection in &plan.applications {
+        names_mut(&mut document, gate.policy.is_some())?.push(names_of(collection, gate.policy.is_some()));
+    }
     fleet.put(&gate.theirs(), document)?;
     Ok(gate)
+}
+
+/// A collection of rules for names, as it is written.
+pub fn names_of(collection: &ApplicationCollection, of_policy: bool) -> Value {
+    let rules: Vec<Value> = collection
+        .rules
+        .iter()
+        .map(|rule| {
+            let mut written = json!({
+                "name": rule.name,
+                "sourceAddresses": [rule.source],
+                "protocols": [{ "protocolType": "Https", "port": rule.port }],
+                "targetFqdns": [rule.target],
+            });
+            if let (true, Some(members)) = (of_policy, written.as_object_mut()) {
+                members.insert("ruleType".to_owned(), json!("ApplicationRule"));
+            }
+            written
+        })
+        .collect();
+    let action = json!({ "type": if collection.denies { "Deny" } else { "Allow" } });
+    if of_policy {
+        json!({
+            "name": collection.name,
+            "ruleCollectionType": "FirewallPolicyFilterRuleCollection",
+            "priority": collection.priority,
+            "action": action,
+            "rules": rules,
+        })
+    } else {
+        json!({
+            "name": collection.name,
+            "properties": { "priority": collection.priority, "action": action, "rules": rules },
+        })
+    }
+}
+
+/// The list of a document that has collections of rules for names; in a policy among others.
+pub fn names_mut(document: &mut Value, of_policy: bool) -> anyhow::Result<&mut Vec<Value>> {
+    let list = if of_policy {
+        "ruleCollections"
+    } else {
+        "applicationRuleCollections"
+    };
+    document
+        .get_mut("properties")
+        .and_then(Value::as_object_mut)
+        .context("a document without properties")?
+        .entry(list)
+        .or_insert_with(|| json!([]))
+        .as_array_mut()
+        .context("a list of collections")
+}
+
+/// Whether a collection, of either form, has rules for names.
+pub fn is_of_names(collection: &Value) -> bool {
+    let inner = collection.get("properties").unwrap_or(collection);
+    let rules = inner.get("rules").and_then(Value::as_array);
+    rules
+        .into_iter()
+        .flatten()
+        .any(|rule| rule.get("targetFqdns").is_some())
 }
 
 /// A rule collection, the same for both documents.
@@ -227,6 +321,9 @@ pub fn read(document: &Value) -> Vec<Shelf> {
             .and_then(|properties| properties.get(list)?.as_array());
         for collection in collections.into_iter().flatten() {
             let inner = collection.get("properties").unwrap_or(collection);
+            if is_of_names(collection) {
+                continue;
+            }
             let (Some(name), Some(content)) =
                 (collection.get("name").and_then(Value::as_str), inner.as_object())
             else {
@@ -254,7 +351,7 @@ pub fn read(document: &Value) -> Vec<Shelf> {
     shelves
 }
 
-/// Puts the collections in place of those of the document.
+/// Puts the collections in place of those of the document; those of rules for names stay.
 pub fn write(document: &mut Value, of_policy: bool, shelves: Vec<Shelf>) -> anyhow::Result<()> {
     let mut lists: Map<String, Value> = Map::new();
     let wanted: &[&str] = if of_policy {
@@ -263,7 +360,11 @@ pub fn write(document: &mut Value, of_policy: bool, shelves: Vec<Shelf>) -> anyh
         &["natRuleCollections", "networkRuleCollections"]
     };
     for list in wanted {
-        lists.insert((*list).to_owned(), json!([]));
+        let there = document
+            .get("properties")
+            .and_then(|properties| properties.get(list)?.as_array());
+        let names = there.into_iter().flatten().filter(|one| is_of_names(one));
+        lists.insert((*list).to_owned(), names.cloned().collect());
     }
     for Shelf {
         name,

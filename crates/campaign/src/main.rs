@@ -40,6 +40,7 @@ enum Command {
 }
 
 #[derive(Debug, Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 struct CampaignArgs {
     /// The first run's seed.
     #[arg(long, default_value_t = 1)]
@@ -56,6 +57,9 @@ struct CampaignArgs {
     /// No shapes beside what seeds drew before there were any: a seed that was kept then means the same.
     #[arg(long)]
     plain: bool,
+    /// No shapes but the first four: a seed that was kept when there were no more means the same.
+    #[arg(long, conflicts_with_all = ["plain", "with"])]
+    first_shapes: bool,
     /// How many at the same time; most of a run is waiting.
     #[arg(long, default_value_t = 6)]
     parallel: usize,
@@ -120,6 +124,7 @@ async fn campaign(args: CampaignArgs) -> anyhow::Result<bool> {
     )?);
     let with = match (args.plain, args.with.as_slice()) {
         (true, _) => With::Nothing,
+        (false, []) if args.first_shapes => With::First,
         (false, []) => With::Drawn,
         (false, shapes) => With::These(shapes.iter().copied().collect()),
     };

@@ -30,7 +30,7 @@ use crate::{
     clouds::{self, Clouds},
     edit,
     lag::Disturbances,
-    script::{Cloud, Edit, Script, Step, Strikes, Trouble},
+    script::{Cloud, Document, Edit, Script, Step, Strikes, Trouble},
     server::Server,
     shapes, template,
 };
@@ -57,6 +57,7 @@ pub struct Stage {
     pub disturbances: Disturbances,
     faults: Vec<Fault>,
     contested: Vec<edit::Contested>,
+    papers: edit::Papers,
     patience: Duration,
     policies: u32,
     turn: usize,
@@ -115,6 +116,7 @@ impl Stage {
             disturbances: Disturbances::default(),
             faults: Vec::new(),
             contested: Vec::new(),
+            papers: edit::Papers::default(),
             patience: if sabotage.is_some() {
                 SHORT_PATIENCE
             } else {
@@ -277,8 +279,12 @@ impl Stage {
                 let made = call(self.client("ada")?.extend_grant(&grant.id, None, &extend)).await?;
                 Ok(format!("{} {} {}", grant.id, made.id, made.status))
             }
-            Step::Edit(edit @ Edit::Firewall(_)) => self.edit_firewall(edit).await,
-            Step::Edit(edit) => edit::make(edit, &self.script, &self.real, &self.twin, &mut self.contested),
+            Step::Edit(
+                edit @ (Edit::Firewall(_)
+                | Edit::SecondFirewall(_)
+                | Edit::Replay(Document::Firewall | Document::OurGroup)),
+            ) => self.edit_firewall(edit).await,
+            Step::Edit(edit) => self.edit(edit),
             Step::Fault {
                 cloud,
                 operation,
@@ -312,12 +318,17 @@ impl Stage {
         }
     }
 
+    fn edit(&mut self, edit: &Edit) -> anyhow::Result<String> {
+        let remembered = (&mut self.contested, &mut self.papers);
+        edit::make(edit, &self.script, &self.real, &self.twin, remembered)
+    }
+
     /// While the firewall is written nobody else may, and there may be nothing of ours yet: whoever wants to edit
     /// there tries again for a while.
     async fn edit_firewall(&mut self, edit: &Edit) -> anyhow::Result<String> {
         let deadline = tokio::time::Instant::now() + Duration::from_millis(2500);
         loop {
-            let made = edit::make(edit, &self.script, &self.real, &self.twin, &mut self.contested);
+            let made = self.edit(edit);
             if made.is_ok() || tokio::time::Instant::now() >= deadline {
                 return made;
             }

@@ -38,6 +38,8 @@ pub struct Script {
     pub run_out: bool,
     /// The firewall before some of the Azure machines, if there is one.
     pub firewall: Option<FirewallPlan>,
+    /// Another one, in a network of its own, if there is one.
+    pub second: Option<FirewallPlan>,
     /// Whether the instances share a group, some isolate from it, and the last is under no policy.
     pub isolates: bool,
 }
@@ -51,6 +53,8 @@ pub struct FirewallPlan {
     pub routed: [bool; 2],
     /// Somebody else's collections.
     pub collections: Vec<FirewallCollection>,
+    /// Somebody else's collections of rules for names.
+    pub applications: Vec<ApplicationCollection>,
     /// How long a write of it takes to be in force, in milliseconds.
     pub write_ms: u64,
 }
@@ -92,6 +96,32 @@ pub struct FirewallRule {
     pub port: u16,
     /// The firewall's port, where the rule translates.
     pub mapped: u16,
+}
+
+/// Somebody else's collection of rules for names at a firewall: what machines may call.
+#[derive(Debug, Clone, Serialize)]
+pub struct ApplicationCollection {
+    /// Its name.
+    pub name: String,
+    /// Whether its rules drop.
+    pub denies: bool,
+    /// 100 to 65000.
+    pub priority: u16,
+    /// Its rules.
+    pub rules: Vec<ApplicationRule>,
+}
+
+/// A rule for a name.
+#[derive(Debug, Clone, Serialize)]
+pub struct ApplicationRule {
+    /// Its name.
+    pub name: String,
+    /// An address, a range or `*`.
+    pub source: &'static str,
+    /// The name that is called, or `*`.
+    pub target: &'static str,
+    /// The port.
+    pub port: u16,
 }
 
 /// NSGs, subnets and machines.
@@ -277,6 +307,23 @@ pub enum Edit {
     SgToggle(usize, usize),
     /// Something is edited at the firewall.
     Firewall(FirewallEdit),
+    /// The same at the other firewall.
+    SecondFirewall(FirewallEdit),
+    /// Somebody reads a whole document, for later.
+    Read(Document),
+    /// Somebody writes a whole document as it was when it was read: what came since is gone, what went since is back.
+    Replay(Document),
+}
+
+/// A document that strangers read and write as a whole, as tools do that keep a state of their own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub enum Document {
+    /// An NSG.
+    Nsg(usize),
+    /// The firewall, or the group in its policy that others keep their rules in.
+    Firewall,
+    /// The group in the firewall's policy that is ours.
+    OurGroup,
 }
 
 /// An edit at the firewall, or of the routes that lead to it. Numbers are taken modulo what there is.
@@ -304,6 +351,10 @@ pub enum FirewallEdit {
     DropOurs,
     /// A subnet's route to the firewall is taken away, or put there.
     ToggleRoute(usize),
+    /// A collection of rules for names is added.
+    AddApplications(ApplicationCollection),
+    /// One of those is deleted.
+    DeleteApplications(usize),
 }
 
 /// One step. Numbers are taken modulo what there is.

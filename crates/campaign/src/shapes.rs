@@ -40,6 +40,11 @@ pub fn drawn(script: &Script) -> BTreeSet<&'static str> {
         script.firewall.as_ref().is_some_and(|plan| plan.write_ms > 0),
         "firewall: slow writes",
     );
+    has(script.second.is_some(), "firewall: two of them");
+    has(
+        (script.firewall.iter().chain(&script.second)).any(|plan| !plan.applications.is_empty()),
+        "firewall: rules for names",
+    );
     has(script.isolates, "isolate: others share the group");
     has(script.skew_ms != [0, 0], "clocks apart");
     has(script.describe_lag_ms > 0, "aws: describes lag");
@@ -121,7 +126,9 @@ const fn edit_shape(edit: &Edit) -> &'static str {
         Edit::SgAdd(..) | Edit::SgRevoke(..) | Edit::SgReAdd(..) => "edit: others' rules of a group",
         Edit::SgRevokeOurs(_) | Edit::SgWidenOurs(_) => "edit: our rules of a group",
         Edit::SgDetachOurs(_) | Edit::SgToggle(..) => "edit: groups of an interface",
-        Edit::Firewall(edit) => match edit {
+        Edit::Read(_) => "edit: whole document read",
+        Edit::Replay(_) => "edit: whole document written as it was",
+        Edit::Firewall(edit) | Edit::SecondFirewall(edit) => match edit {
             FirewallEdit::WidenOurs(_)
             | FirewallEdit::TurnOurs(_)
             | FirewallEdit::DeleteOurs(_)
@@ -133,6 +140,9 @@ const fn edit_shape(edit: &Edit) -> &'static str {
             | FirewallEdit::DeleteCollection(_)
             | FirewallEdit::Reprioritize(..)
             | FirewallEdit::Touch(_) => "edit: others' rules of a firewall",
+            FirewallEdit::AddApplications(_) | FirewallEdit::DeleteApplications(_) => {
+                "edit: rules for names at a firewall"
+            }
         },
     }
 }

@@ -48,7 +48,7 @@ const MET: [(u64, &str); 9] = [
     ),
 ];
 
-/// Seeds with every shape, likewise.
+/// Seeds with every shape that there was then, likewise: `--first-shapes` draws those.
 const MET_WITH_SHAPES: [(u64, &str); 4] = [
     (
         128,
@@ -115,7 +115,7 @@ fn no_invariant_breaks_under_the_seeds_that_broke_one_before() {
     let seeds = joined(MET.iter().map(|(seed, _)| *seed));
     sound(&["--seeds", &seeds, "--plain", "--parallel", "6"]);
     let seeds = joined(MET_WITH_SHAPES.iter().map(|(seed, _)| *seed));
-    sound(&["--seeds", &seeds, "--parallel", "6"]);
+    sound(&["--seeds", &seeds, "--first-shapes", "--parallel", "6"]);
 }
 
 #[test]

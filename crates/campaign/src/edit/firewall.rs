@@ -15,8 +15,13 @@ use crate::{
 };
 
 /// Makes the edit; says what came of it.
-pub(super) fn make(edit: &FirewallEdit, real: &Clouds, twin: &Clouds) -> anyhow::Result<String> {
-    let gate = real.built.gate.as_ref().context("no firewall")?;
+pub(super) fn make(
+    edit: &FirewallEdit,
+    gate: Option<&Gate>,
+    real: &Clouds,
+    twin: &Clouds,
+) -> anyhow::Result<String> {
+    let gate = gate.context("no firewall")?;
     let machines = &real.built.addresses;
     match edit {
         FirewallEdit::AddCollection(collection) => theirs(gate, real, twin, |shelves| {
@@ -105,6 +110,16 @@ pub(super) fn make(edit: &FirewallEdit, real: &Clouds, twin: &Clouds) -> anyhow:
             }
             Ok(format!("the route of {subnet} toggled"))
         }
+        FirewallEdit::AddApplications(collection) => names(gate, real, twin, |collections| {
+            collections.push(gate::names_of(collection, gate.policy.is_some()));
+            Ok(format!("collection {} added", collection.name))
+        }),
+        FirewallEdit::DeleteApplications(number) => names(gate, real, twin, |collections| {
+            let of_names = |at: &usize| collections.get(*at).is_some_and(gate::is_of_names);
+            let places: Vec<usize> = (0..collections.len()).filter(of_names).collect();
+            let gone = collections.remove(*nth(&places, *number).context("no collection")?);
+            Ok(format!("collection {} deleted", name(&gone)))
+        }),
     }
 }
 
@@ -125,6 +140,24 @@ fn theirs(
         said = change(&mut shelves)?;
         shelves.extend(own);
         put(&fleet, gate, &id, document, shelves)?;
+    }
+    Ok(said)
+}
+
+/// Changes others' collections of rules for names, here and in the twin; in a policy they are among the others.
+fn names(
+    gate: &Gate,
+    real: &Clouds,
+    twin: &Clouds,
+    change: impl Fn(&mut Vec<Value>) -> anyhow::Result<String>,
+) -> anyhow::Result<String> {
+    let id = gate.theirs();
+    let mut said = String::new();
+    for clouds in [real, twin] {
+        let fleet = clouds.arm.fleet();
+        let mut document = fleet.get(&id)?;
+        said = change(gate::names_mut(&mut document, gate.policy.is_some())?)?;
+        fleet.put(&id, document)?;
     }
     Ok(said)
 }

@@ -32,12 +32,15 @@ struct Live {
     sources: Vec<IpNet>,
     from: DateTime<Utc>,
     to: DateTime<Utc>,
+    /// When it was confirmed as open, or where it never was, when it ended.
+    opened: Option<DateTime<Utc>>,
 }
 
 /// What packets are judged by.
 #[derive(Debug)]
 pub struct Docket {
     grants: Vec<Live>,
+    disturbances: Disturbances,
 }
 
 impl Docket {
@@ -77,9 +80,13 @@ impl Docket {
                     .collect::<Result<_, _>>()?,
                 from: skew.earliest(starts_at.map_or(grant.created_at, |at| at.max(grant.created_at))),
                 to: to.unwrap_or(DateTime::<Utc>::MAX_UTC),
+                opened: grant.opened_at.or(grant.ended_at).map(|at| skew.earliest(at)),
             });
         }
-        Ok(Self { grants: live })
+        Ok(Self {
+            grants: live,
+            disturbances: (*disturbances).clone(),
+        })
     }
 
     /// Whether a grant covers the packet at an instant.
@@ -93,10 +100,13 @@ impl Docket {
         })
     }
 
-    /// Whether a grant at the packet's port, from wherever, stood already at `since` and does at an instant.
+    /// Whether a grant at the packet's port, from wherever, stood already at `since` and does at an instant. One that was
+    /// being opened just then stood: its NSG was written on a reading of the firewall from before.
     pub(super) fn stood(&self, probe: &Probe, since: DateTime<Utc>, at: DateTime<Utc>) -> bool {
+        let written = self.disturbances.deadline(since);
         self.grants.iter().any(|grant| {
             grant.from <= since
+                && grant.opened.is_some_and(|opened| opened <= written)
                 && grant.from <= at
                 && at < grant.to
                 && grant.machine.eq_ignore_ascii_case(&probe.machine)
