@@ -29,6 +29,10 @@ use postern_core::{
     time::{CountingIds, IdSource},
 };
 
+/// What the server allocates with.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 const ASSIGNMENTS: usize = 100_000;
 const PEOPLE: usize = 10_000;
 const GROUPS: usize = 1000;

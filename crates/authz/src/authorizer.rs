@@ -15,9 +15,11 @@ use postern_core::{
 };
 
 use crate::{
+    applicable::{Applicable, Together},
     decision::{AllowedBy, Decision, Failure, ForbiddenBy, Missing},
     entities::{Context, Names, Resource},
     guardrail::GuardrailSet,
+    looked_at::LookedAt,
 };
 
 /// Why an [`Authorizer`] cannot be made.
@@ -60,6 +62,7 @@ pub struct Authorizer {
     by_scope: HashMap<Scope, Vec<AssignmentId>>,
     unknown_roles: Vec<UnknownRole>,
     guardrails: GuardrailSet,
+    applicable: Applicable,
 }
 
 impl Authorizer {
@@ -69,9 +72,11 @@ impl Authorizer {
         assignments: impl IntoIterator<Item = RoleAssignment>,
         guardrails: GuardrailSet,
     ) -> Result<Self, AuthzError> {
+        let names = Names::new()?;
         let mut authorizer = Self {
             cedar: Cedar::new(),
-            names: Names::new()?,
+            applicable: Applicable::new(&guardrails.policies, &names)?,
+            names,
             roles: BTreeMap::new(),
             templates: HashMap::new(),
             assignments: HashMap::new(),
@@ -177,23 +182,23 @@ impl Authorizer {
         context: &Context,
         decision: &mut Decision,
     ) -> Result<(), AuthzError> {
+        let guardrails = self.applicable.to(decision.action);
+        let nothing = LookedAt::default();
+        let looked_at = guardrails.map_or(&nothing, Together::looked_at);
         let entities = Entities::from_entities(
             [
-                self.names.principal_entity(principal)?,
-                self.names.resource_entity(resource)?,
+                self.names.principal_entity(principal, looked_at)?,
+                self.names.resource_entity(resource, looked_at)?,
             ],
             None,
         )
         .map_err(|error| AuthzError::Cedar(error.to_string()))?;
+        let who = self.names.principal(&decision.principal);
+        let what = self.names.scope(&resource.scope);
+        let action = self.names.action(decision.action);
         let request = |context| {
-            Request::new(
-                self.names.principal(&decision.principal),
-                self.names.action(decision.action),
-                self.names.scope(&resource.scope),
-                context,
-                None,
-            )
-            .map_err(|error| AuthzError::Cedar(error.to_string()))
+            Request::new(who.clone(), action.clone(), what.clone(), context, None)
+                .map_err(|error| AuthzError::Cedar(error.to_string()))
         };
 
         let (links, linked) = self.links(references, decision.action, resource, context.now)?;
@@ -203,7 +208,7 @@ impl Authorizer {
         let mut allowed_by: Vec<AllowedBy> = answer
             .diagnostics()
             .reason()
-            .filter_map(|id| linked.get(id))
+            .filter_map(|id| assignment_of(id, &linked))
             .map(|assignment| AllowedBy {
                 assignment: assignment.id,
                 role: assignment.role.clone(),
@@ -212,18 +217,26 @@ impl Authorizer {
             })
             .collect();
         allowed_by.sort();
-        let mut errors: BTreeSet<Failure> = failures(&answer).collect();
+        let mut errors: BTreeSet<Failure> = failures(&answer)
+            .map(|failure| Failure {
+                policy: failure
+                    .policy
+                    .and_then(|id| assignment_of(&PolicyId::new(id), &linked))
+                    .map(|assignment| assignment.id.to_string()),
+                ..failure
+            })
+            .collect();
 
         let mut forbidden: BTreeMap<String, (usize, ForbiddenBy)> = BTreeMap::new();
         let mut pairs = 0_usize;
-        if !self.guardrails.is_empty() {
+        if let Some(guardrails) = guardrails {
             for (ports, source) in context.pairs() {
                 pairs += 1;
-                let request =
-                    request(context.cedar(ports, source, &self.names, self.guardrails.networks())?)?;
-                let answer = self
-                    .cedar
-                    .is_authorized(&request, &self.guardrails.policies, &entities);
+                let networks = self.guardrails.networks();
+                let request = request(context.cedar(ports, source, &self.names, networks, looked_at)?)?;
+                let Some(answer) = guardrails.ask(&self.cedar, &request, &entities) else {
+                    continue;
+                };
                 errors.extend(failures(&answer));
                 for id in answer.diagnostics().reason() {
                     let id: &str = id.as_ref();
@@ -256,7 +269,8 @@ impl Authorizer {
         Ok(())
     }
 
-    /// The links of these principals' assignments at the resource's scope and above, and which assignment each is.
+    /// The links of these principals' assignments at the resource's scope and above, and the assignments: the first link
+    /// has the id `0`, and so on, which Cedar keeps without allocating.
     /// Those that ended, or are for machines with other tags, are no part of the question; those whose role has nothing
     /// to do with `action` could not permit it, and linking is what costs.
     fn links(
@@ -265,10 +279,10 @@ impl Authorizer {
         action: Action,
         resource: &Resource,
         now: Instant,
-    ) -> Result<(PolicySet, HashMap<PolicyId, &RoleAssignment>), AuthzError> {
+    ) -> Result<(PolicySet, Vec<&RoleAssignment>), AuthzError> {
         let failed = |error: cedar_policy::PolicySetError| AuthzError::Cedar(error.to_string());
         let mut links = PolicySet::new();
-        let mut linked = HashMap::new();
+        let mut linked = Vec::new();
         let mut templates = BTreeSet::new();
         let above: Vec<Scope> = resource.scope.ancestors().collect();
         for reference in references {
@@ -290,15 +304,13 @@ impl Authorizer {
                 if templates.insert(&assignment.role) {
                     links.add_template(template.clone()).map_err(failed)?;
                 }
-                let id = PolicyId::new(assignment.id.to_string());
+                let id = PolicyId::new(linked.len().to_string());
                 let slots = HashMap::from([
                     (SlotId::principal(), self.names.principal(&assignment.principal)),
                     (SlotId::resource(), self.names.scope(&assignment.scope)),
                 ]);
-                links
-                    .link(template.id().clone(), id.clone(), slots)
-                    .map_err(failed)?;
-                linked.insert(id, assignment);
+                links.link(template.id().clone(), id, slots).map_err(failed)?;
+                linked.push(assignment);
             }
         }
         Ok((links, linked))
@@ -440,6 +452,12 @@ fn template(role: &Role) -> Result<Template, AuthzError> {
     );
     Template::parse(Some(PolicyId::new(&role.name)), text)
         .map_err(|error| AuthzError::Cedar(error.to_string()))
+}
+
+/// The assignment that a link is of.
+fn assignment_of<'a>(link: &PolicyId, linked: &[&'a RoleAssignment]) -> Option<&'a RoleAssignment> {
+    let place: &str = link.as_ref();
+    linked.get(place.parse::<usize>().ok()?).copied()
 }
 
 fn failures(answer: &Response) -> impl Iterator<Item = Failure> + '_ {

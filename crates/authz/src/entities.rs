@@ -14,7 +14,7 @@ use postern_core::{
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{AuthzError, network::Networks};
+use crate::{AuthzError, looked_at::LookedAt, network::Networks};
 
 /// What a resource is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -122,42 +122,46 @@ impl Context {
         })
     }
 
-    /// The Cedar context for one pair.
+    /// The Cedar context for one pair, with what is looked at.
     pub(crate) fn cedar(
         &self,
         ports: Option<Ports>,
         source: Option<Source>,
         names: &Names,
         networks: &Networks,
+        looked_at: &LookedAt,
     ) -> Result<cedar_policy::Context, AuthzError> {
         let failed = |error: &dyn std::fmt::Display| AuthzError::Cedar(error.to_string());
-        let mut pairs = vec![
-            (
-                "now".to_owned(),
-                RestrictedExpression::new_datetime(self.now.to_rfc3339_opts(SecondsFormat::Millis, true)),
-            ),
-            (
-                "hour".to_owned(),
-                RestrictedExpression::new_long(self.now.hour().into()),
-            ),
-            (
-                "weekday".to_owned(),
-                RestrictedExpression::new_long(self.now.weekday().number_from_monday().into()),
-            ),
-            (
-                "reason_present".to_owned(),
-                RestrictedExpression::new_bool(self.reason_present),
-            ),
-            (
-                "networks".to_owned(),
-                RestrictedExpression::new_set(source.into_iter().flat_map(|source| {
-                    networks
-                        .around(source)
-                        .map(|name| RestrictedExpression::new_entity_uid(uid(&names.network, name)))
-                })),
-            ),
-        ];
-        if let Some(ports) = ports {
+        let mut pairs = Vec::new();
+        let mut put = |name: &str, value: &dyn Fn() -> RestrictedExpression| {
+            if looked_at.attribute(name) {
+                pairs.push((name.to_owned(), value()));
+            }
+        };
+        put("now", &|| datetime(self.now));
+        put("hour", &|| RestrictedExpression::new_long(self.now.hour().into()));
+        put("weekday", &|| {
+            RestrictedExpression::new_long(self.now.weekday().number_from_monday().into())
+        });
+        put("reason_present", &|| {
+            RestrictedExpression::new_bool(self.reason_present)
+        });
+        put("networks", &|| {
+            RestrictedExpression::new_set(source.into_iter().flat_map(|source| {
+                networks
+                    .around(source)
+                    .map(|name| RestrictedExpression::new_entity_uid(uid(&names.network, name)))
+            }))
+        });
+        if let Some(source) = source {
+            put("source", &|| RestrictedExpression::new_ip(source.to_string()));
+        }
+        if let Some(seconds) = self.duration_seconds {
+            put("duration_seconds", &|| {
+                RestrictedExpression::new_long(i64::try_from(seconds).unwrap_or(i64::MAX))
+            });
+        }
+        if let Some(ports) = ports.filter(|_| looked_at.attribute("port")) {
             let port = RestrictedExpression::new_record([
                 (
                     "first".to_owned(),
@@ -175,21 +179,16 @@ impl Context {
             .map_err(|error| failed(&error))?;
             pairs.push(("port".to_owned(), port));
         }
-        if let Some(source) = source {
-            pairs.push((
-                "source".to_owned(),
-                RestrictedExpression::new_ip(source.to_string()),
-            ));
-        }
-        if let Some(seconds) = self.duration_seconds {
-            let seconds = i64::try_from(seconds).unwrap_or(i64::MAX);
-            pairs.push((
-                "duration_seconds".to_owned(),
-                RestrictedExpression::new_long(seconds),
-            ));
-        }
         cedar_policy::Context::from_pairs(pairs).map_err(|error| failed(&error))
     }
+}
+
+fn datetime(instant: Instant) -> RestrictedExpression {
+    RestrictedExpression::new_datetime(instant.to_rfc3339_opts(SecondsFormat::Millis, true))
+}
+
+fn string(text: &str) -> RestrictedExpression {
+    RestrictedExpression::new_string(text.to_owned())
 }
 
 /// The entity type of named networks.
@@ -239,28 +238,33 @@ impl Names {
         uid(&self.action, action.as_str())
     }
 
-    /// The principal with what guardrails may look at, its groups as parents.
-    pub(crate) fn principal_entity(&self, principal: &Principal) -> Result<Entity, AuthzError> {
-        let string = |text: &str| RestrictedExpression::new_string(text.to_owned());
+    /// The principal with what is looked at, its groups as parents.
+    pub(crate) fn principal_entity(
+        &self,
+        principal: &Principal,
+        looked_at: &LookedAt,
+    ) -> Result<Entity, AuthzError> {
         let mut claims = BTreeMap::new();
-        for (name, value) in &principal.claims {
-            flatten(name, value, &mut claims);
+        if looked_at.tags() {
+            for (name, value) in &principal.claims {
+                flatten(name, value, &mut claims);
+            }
+        }
+        let mut attributes = Vec::new();
+        let mut put = |name: &str, value: &dyn Fn() -> RestrictedExpression| {
+            if looked_at.attribute(name) {
+                attributes.push((name.to_owned(), value()));
+            }
+        };
+        put("issuer", &|| string(&principal.issuer));
+        put("subject", &|| string(&principal.subject));
+        put("mfa", &|| RestrictedExpression::new_bool(principal.mfa));
+        if let Some(at) = principal.authenticated_at {
+            put("authenticated_at", &|| datetime(at));
         }
         Entity::new_with_tags(
             self.principal(&principal.reference()),
-            [
-                ("issuer".to_owned(), string(&principal.issuer)),
-                ("subject".to_owned(), string(&principal.subject)),
-                ("mfa".to_owned(), RestrictedExpression::new_bool(principal.mfa)),
-            ]
-            .into_iter()
-            .chain(principal.authenticated_at.map(|at| {
-                let text = at.to_rfc3339_opts(SecondsFormat::Millis, true);
-                (
-                    "authenticated_at".to_owned(),
-                    RestrictedExpression::new_datetime(text),
-                )
-            })),
+            attributes,
             principal.references().skip(1).map(|group| self.principal(&group)),
             claims
                 .into_iter()
@@ -269,27 +273,30 @@ impl Names {
         .map_err(|error| AuthzError::Cedar(error.to_string()))
     }
 
-    /// The resource, with every scope above it as a parent, so that the scopes need no entities of their own.
-    pub(crate) fn resource_entity(&self, resource: &Resource) -> Result<Entity, AuthzError> {
-        let string = |text: &str| RestrictedExpression::new_string(text.to_owned());
-        let cloud = resource
-            .scope
-            .segments()
-            .first()
-            .map(|cloud| ("cloud".to_owned(), string(cloud)));
+    /// The resource with what is looked at, with every scope above it as a parent, so that the scopes need no entities
+    /// of their own.
+    pub(crate) fn resource_entity(
+        &self,
+        resource: &Resource,
+        looked_at: &LookedAt,
+    ) -> Result<Entity, AuthzError> {
+        let mut attributes = Vec::new();
+        let mut put = |name: &str, value: &dyn Fn() -> RestrictedExpression| {
+            if looked_at.attribute(name) {
+                attributes.push((name.to_owned(), value()));
+            }
+        };
+        put("kind", &|| string(resource.kind.as_str()));
+        put("path", &|| string(&resource.scope.to_string()));
+        if let Some(cloud) = resource.scope.segments().first() {
+            put("cloud", &|| string(cloud));
+        }
+        let tags = resource.tags.iter().filter(|_| looked_at.tags());
         Entity::new_with_tags(
             self.scope(&resource.scope),
-            [
-                ("kind".to_owned(), string(resource.kind.as_str())),
-                ("path".to_owned(), string(&resource.scope.to_string())),
-            ]
-            .into_iter()
-            .chain(cloud),
+            attributes,
             resource.scope.ancestors().skip(1).map(|above| self.scope(&above)),
-            resource
-                .tags
-                .iter()
-                .map(|(key, value)| (key.clone(), string(value))),
+            tags.map(|(key, value)| (key.clone(), string(value))),
         )
         .map_err(|error| AuthzError::Cedar(error.to_string()))
     }
@@ -384,6 +391,7 @@ mod tests {
         )]))
         .unwrap();
         let names = Names::new().unwrap();
+        let everything = LookedAt::everything();
         let context = Context {
             now: at(0),
             ports: vec!["22-23/udp".parse().unwrap()],
@@ -400,8 +408,8 @@ mod tests {
             let principal = a_principal(kind);
             for resource in &resources {
                 let entities = [
-                    names.principal_entity(&principal).unwrap(),
-                    names.resource_entity(resource).unwrap(),
+                    names.principal_entity(&principal, &everything).unwrap(),
+                    names.resource_entity(resource, &everything).unwrap(),
                 ];
                 cedar_policy::Entities::from_entities(entities, Some(&schema)).unwrap();
                 for action in Action::ALL {
@@ -410,7 +418,9 @@ mod tests {
                             names.principal(&principal.reference()),
                             names.action(*action),
                             names.scope(&resource.scope),
-                            context.cedar(ports, source, &names, &networks).unwrap(),
+                            context
+                                .cedar(ports, source, &names, &networks, &everything)
+                                .unwrap(),
                             Some(&schema),
                         )
                         .unwrap();

@@ -13,11 +13,13 @@
 //! - [`cases`] holds guardrails to what they were written for.
 //! - Denied by default. A guardrail that cannot be evaluated is a denial, where Cedar alone would leave it out.
 
+mod applicable;
 mod authorizer;
 pub mod cases;
 mod decision;
 mod entities;
 mod guardrail;
+mod looked_at;
 mod network;
 mod remedy;
 

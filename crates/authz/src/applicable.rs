@@ -1,0 +1,376 @@
+//! The guardrails that can apply to an action, and one policy that asks them all at once.
+//!
+//! Cedar takes some two microseconds for each policy of a set, most of it for putting the policy's condition together anew.
+//! Nearly always none applies. So every guardrail's condition is put together once, when the set is loaded, into one policy
+//! that applies when any of them does or cannot be evaluated; only then is each asked by itself, for what the refused is
+//! told. `||` evaluates its right side when the left is false, and fails when what it evaluates fails, so that it is false
+//! exactly when each guardrail is evaluated without an error and is false.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
+
+use cedar_policy::{
+    ActionConstraint, Authorizer as Cedar, Entities, Policy, PolicyId, PolicySet, Request, Response,
+};
+use postern_core::role::Action;
+use serde_json::{Value, json};
+
+use crate::{AuthzError, entities::Names, looked_at::LookedAt};
+
+/// The guardrails of each action.
+#[derive(Debug, Default)]
+pub(crate) struct Applicable(HashMap<Action, Arc<Together>>);
+
+/// Guardrails that are asked together.
+#[derive(Debug, Default)]
+pub(crate) struct Together {
+    each: PolicySet,
+    /// One `forbid` that applies when any of them does.
+    any: PolicySet,
+    looked_at: LookedAt,
+}
+
+impl Applicable {
+    /// From all guardrails.
+    pub(crate) fn new(guardrails: &PolicySet, names: &Names) -> Result<Self, AuthzError> {
+        let mut policies: Vec<&Policy> = guardrails.policies().collect();
+        policies.sort_by_key(|policy| policy.id().to_string());
+        let mut known: BTreeMap<Vec<usize>, Arc<Together>> = BTreeMap::new();
+        let mut by_action = HashMap::new();
+        for action in Action::ALL {
+            let uid = names.action(*action);
+            let these: Vec<usize> = (0..)
+                .zip(&policies)
+                .filter(|(_, policy)| match policy.action_constraint() {
+                    ActionConstraint::Any => true,
+                    ActionConstraint::Eq(one) => one == uid,
+                    // The schema has no groups of actions, so that `in` is the same as being one of them.
+                    ActionConstraint::In(several) => several.contains(&uid),
+                })
+                .map(|(place, _)| place)
+                .collect();
+            if these.is_empty() {
+                continue;
+            }
+            let together = match known.get(&these) {
+                Some(together) => Arc::clone(together),
+                None => Arc::new(Together::new(
+                    these.iter().filter_map(|place| policies.get(*place).copied()),
+                )?),
+            };
+            by_action.insert(*action, Arc::clone(&together));
+            known.insert(these, together);
+        }
+        Ok(Self(by_action))
+    }
+
+    /// Those of `action`; none when no guardrail can apply.
+    pub(crate) fn to(&self, action: Action) -> Option<&Together> {
+        self.0.get(&action).map(AsRef::as_ref)
+    }
+}
+
+impl Together {
+    fn new<'a>(guardrails: impl Iterator<Item = &'a Policy>) -> Result<Self, AuthzError> {
+        let failed = |error: &dyn std::fmt::Display| AuthzError::Cedar(error.to_string());
+        let mut together = Self::default();
+        let mut conditions = Vec::new();
+        for guardrail in guardrails {
+            let json = guardrail.to_json().map_err(|error| failed(&error))?;
+            let condition = condition(&json).ok_or_else(|| {
+                AuthzError::Cedar(format!("guardrail `{}` has an unknown shape", guardrail.id()))
+            })?;
+            together.looked_at.add(&condition);
+            conditions.push(condition);
+            together
+                .each
+                .add(guardrail.clone())
+                .map_err(|error| failed(&error))?;
+        }
+        let any = json!({
+            "effect": "forbid",
+            "principal": {"op": "All"},
+            "action": {"op": "All"},
+            "resource": {"op": "All"},
+            "conditions": [{"kind": "when", "body": joined("||", conditions)}],
+        });
+        let any = Policy::from_json(Some(PolicyId::new("any")), any).map_err(|error| failed(&error))?;
+        together.any.add(any).map_err(|error| failed(&error))?;
+        Ok(together)
+    }
+
+    /// What they look at of the principal, the resource and the context.
+    pub(crate) const fn looked_at(&self) -> &LookedAt {
+        &self.looked_at
+    }
+
+    /// What each guardrail says to `request`; nothing when none applies and none fails.
+    pub(crate) fn ask(&self, cedar: &Cedar, request: &Request, entities: &Entities) -> Option<Response> {
+        let any = cedar.is_authorized(request, &self.any, entities);
+        let silent =
+            any.diagnostics().reason().next().is_none() && any.diagnostics().errors().next().is_none();
+        (!silent).then(|| cedar.is_authorized(request, &self.each, entities))
+    }
+}
+
+/// When a guardrail applies, without its action, as an expression of Cedar's JSON policy format
+/// (<https://docs.cedarpolicy.com/policies/json-format.html>); nothing for what that format does not have.
+fn condition(policy: &Value) -> Option<Value> {
+    let mut parts = Vec::new();
+    for variable in ["principal", "resource"] {
+        parts.extend(scope_of(variable, policy.get(variable)?)?);
+    }
+    for clause in policy.get("conditions")?.as_array()? {
+        let body = clause.get("body")?.clone();
+        parts.push(match clause.get("kind")?.as_str()? {
+            "when" => body,
+            "unless" => json!({"!": {"arg": body}}),
+            _ => return None,
+        });
+    }
+    if parts.is_empty() {
+        parts.push(json!({"Value": true}));
+    }
+    Some(joined("&&", parts))
+}
+
+/// What the policy's head says of `variable`; an empty list for "any".
+fn scope_of(variable: &str, constraint: &Value) -> Option<Vec<Value>> {
+    let this = json!({"Var": variable});
+    let entity = |of: &Value| {
+        let uid = of.get("entity")?;
+        Some(json!({"Value": {"__entity": uid.get("__entity").unwrap_or(uid)}}))
+    };
+    Some(match constraint.get("op")?.as_str()? {
+        "All" => Vec::new(),
+        operator @ ("==" | "in") => {
+            let mut binary = serde_json::Map::new();
+            binary.insert(
+                operator.to_owned(),
+                json!({"left": this, "right": entity(constraint)?}),
+            );
+            vec![Value::Object(binary)]
+        }
+        "is" => {
+            let mut is = json!({"left": this, "entity_type": constraint.get("entity_type")?});
+            if let Some(within) = constraint.get("in") {
+                is.as_object_mut()?.insert("in".to_owned(), entity(within)?);
+            }
+            vec![json!({"is": is})]
+        }
+        _ => return None,
+    })
+}
+
+/// The operands under one operator, in their order, as a tree that is as deep as their number's logarithm: Cedar limits how
+/// deep an expression may be.
+fn joined(operator: &str, mut operands: Vec<Value>) -> Value {
+    while operands.len() > 1 {
+        let mut above = Vec::with_capacity(operands.len().div_ceil(2));
+        let mut rest = operands.into_iter();
+        while let Some(left) = rest.next() {
+            above.push(match rest.next() {
+                None => left,
+                Some(right) => {
+                    let mut both = serde_json::Map::new();
+                    both.insert(operator.to_owned(), json!({"left": left, "right": right}));
+                    Value::Object(both)
+                }
+            });
+        }
+        operands = above;
+    }
+    operands.pop().unwrap_or(Value::Null)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeSet, HashSet};
+
+    use postern_core::{
+        principal::{Principal, PrincipalKind},
+        testing::at,
+    };
+    use proptest::{collection::vec, prelude::*, sample::select};
+
+    use super::*;
+    use crate::{Context, GuardrailSet, Networks, Resource};
+
+    const HEADS: [&str; 12] = [
+        "principal, action, resource",
+        "principal == User::\"corp/ada\", action, resource",
+        "principal in Group::\"corp/sre\", action, resource",
+        "principal is Workload, action, resource",
+        "principal is User in Group::\"corp/sre\", action, resource",
+        "principal, action == Action::\"request\", resource",
+        "principal, action == Action::\"approve\", resource",
+        "principal, action in [Action::\"request\", Action::\"revoke\"], resource",
+        "principal, action in [], resource",
+        "principal, action, resource == Scope::\"/aws/123456789012\"",
+        "principal, action, resource in Scope::\"/aws\"",
+        "principal, action, resource is Scope in Scope::\"/azure\"",
+    ];
+    const BODIES: [&str; 9] = [
+        "",
+        "when { !principal.mfa }",
+        "unless { principal.mfa }",
+        "when { context has port && context.port.first <= 23 } unless { resource.kind == \"grant\" }",
+        "when { context has source && context.source.isInRange(ip(\"192.0.2.0/24\")) } when { context.hour > 1 }",
+        "when { resource.hasTag(\"env\") && resource.getTag(\"env\") == \"prod\" }",
+        "when { context.reason_present || context.hour * 9223372036854775807 > 0 }",
+        "unless { context.weekday * 9223372036854775807 > 0 }",
+        "when { principal.subject like \"a*\" && {\"a\": [1, 2]}.a.contains(2) && (if context.hour < 12 then true else false) }",
+    ];
+
+    prop_compose! {
+        fn guardrails()(parts in vec((select(HEADS.to_vec()), select(BODIES.to_vec())), 0..7)) -> String {
+            (0..)
+                .zip(parts)
+                .map(|(number, (head, body))| format!("@id(\"g{number}\") forbid ({head}) {body};\n"))
+                .collect::<Vec<_>>()
+                .concat()
+        }
+    }
+
+    prop_compose! {
+        fn asking()(
+            human in any::<bool>(),
+            mfa in any::<bool>(),
+            sre in any::<bool>(),
+            scope in select(vec!["/", "/aws", "/aws/123456789012", "/aws/123456789012/eu-west-1", "/azure/00000000-0000-0000-0000-000000000001"]),
+            tag in proptest::option::of(select(vec!["prod", "dev"])),
+            hour in 0..24_i64,
+            port in proptest::option::of(select(vec!["22", "23-80/udp", "3389"])),
+            source in proptest::option::of(select(vec!["192.0.2.7", "203.0.113.0/24", "2001:db8::1"])),
+            reason_present in any::<bool>(),
+        ) -> (Principal, Resource, Context) {
+            let principal = Principal {
+                kind: if human { PrincipalKind::Human } else { PrincipalKind::Workload },
+                issuer: "corp".into(),
+                subject: "ada".into(),
+                name: None,
+                groups: if sre { ["sre".to_owned()].into() } else { BTreeSet::new() },
+                mfa,
+                authenticated_at: None,
+                claims: BTreeMap::new(),
+            };
+            let tags = tag.map(|tag| ("env".to_owned(), tag.to_owned())).into_iter().collect();
+            let context = Context {
+                now: at(hour * 3600),
+                ports: port.into_iter().map(|port| port.parse().unwrap()).collect(),
+                sources: source.into_iter().map(|source| source.parse().unwrap()).collect(),
+                duration_seconds: Some(60),
+                reason_present,
+            };
+            (principal, Resource::machine(scope.parse().unwrap(), tags), context)
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 600, ..ProptestConfig::default() })]
+
+        #[test]
+        fn asked_together_guardrails_say_what_each_says_by_itself(
+            text in guardrails(),
+            (principal, resource, context) in asking(),
+            action in select(Action::ALL.to_vec()),
+        ) {
+            // Not through `GuardrailSet`, which refuses a guardrail that can never apply.
+            let parsed: PolicySet = text.parse().unwrap();
+            let names = Names::new().unwrap();
+            let (ports, source) = context.pairs().next().unwrap();
+            let question = |looked_at: &LookedAt| {
+                let entities = Entities::from_entities(
+                    [
+                        names.principal_entity(&principal, looked_at).unwrap(),
+                        names.resource_entity(&resource, looked_at).unwrap(),
+                    ],
+                    None,
+                )
+                .unwrap();
+                let request = Request::new(
+                    names.principal(&principal.reference()),
+                    names.action(action),
+                    names.scope(&resource.scope),
+                    context.cedar(ports, source, &names, &Networks::default(), looked_at).unwrap(),
+                    None,
+                )
+                .unwrap();
+                (request, entities)
+            };
+            let cedar = Cedar::new();
+            let said = |answer: &Response| {
+                let reasons: HashSet<PolicyId> = answer.diagnostics().reason().cloned().collect();
+                let errors: BTreeSet<String> = answer.diagnostics().errors().map(ToString::to_string).collect();
+                (reasons, errors)
+            };
+            let applicable = Applicable::new(&parsed, &names).unwrap();
+            let together = applicable.to(action).and_then(|together| {
+                let (request, entities) = question(together.looked_at());
+                together.ask(&cedar, &request, &entities)
+            });
+            let (request, entities) = question(&LookedAt::everything());
+            let expected = said(&cedar.is_authorized(&request, &parsed, &entities));
+            prop_assert_eq!(together.as_ref().map(said).unwrap_or_default(), expected);
+        }
+    }
+
+    #[test]
+    fn thousands_of_guardrails_are_asked_together() {
+        let text = (0..3000)
+            .map(|number| format!("@id(\"g{number}\") forbid (principal, action, resource) when {{ principal.subject == \"{number}\" }};\n"))
+            .collect::<Vec<_>>()
+            .concat();
+        let set = GuardrailSet::parse("many.cedar", &text).unwrap();
+        let names = Names::new().unwrap();
+        let applicable = Applicable::new(&set.policies, &names).unwrap();
+        let together = applicable.to(Action::Read).unwrap();
+        assert!(
+            std::ptr::eq(together, applicable.to(Action::Request).unwrap()),
+            "kept once"
+        );
+        let asked = |subject: &str| {
+            let principal = Principal {
+                kind: PrincipalKind::Human,
+                issuer: "corp".into(),
+                subject: subject.into(),
+                name: None,
+                groups: BTreeSet::new(),
+                mfa: true,
+                authenticated_at: None,
+                claims: BTreeMap::new(),
+            };
+            let resource = Resource::scope(postern_core::scope::Scope::root());
+            let entities = Entities::from_entities(
+                [
+                    names.principal_entity(&principal, together.looked_at()).unwrap(),
+                    names.resource_entity(&resource, together.looked_at()).unwrap(),
+                ],
+                None,
+            )
+            .unwrap();
+            let context = Context::at(at(0))
+                .cedar(None, None, &names, &Networks::default(), together.looked_at())
+                .unwrap();
+            let request = Request::new(
+                names.principal(&principal.reference()),
+                names.action(Action::Read),
+                names.scope(&resource.scope),
+                context,
+                None,
+            )
+            .unwrap();
+            together.ask(&Cedar::new(), &request, &entities).map(|answer| {
+                answer
+                    .diagnostics()
+                    .reason()
+                    .map(ToString::to_string)
+                    .collect::<Vec<_>>()
+            })
+        };
+        assert_eq!(asked("nobody"), None);
+        assert_eq!(asked("2999"), Some(vec!["g2999".to_owned()]));
+    }
+}
