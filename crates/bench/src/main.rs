@@ -23,6 +23,10 @@ use anyhow::Context as _;
 use clap::Parser as _;
 use cli::{BenchArgs, Cli, Command};
 
+/// The server under test allocates with what Postern's own binary allocates with.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     if std::env::args_os()
         .nth(1)

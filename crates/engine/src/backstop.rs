@@ -17,20 +17,24 @@ const IDEMPOTENCY_KEYS_KEPT: Duration = Duration::from_hours(24);
 const RESOLVED_FINDINGS_KEPT: Duration = Duration::from_hours(24 * 30);
 /// How many requests lapse, and how many forgotten grants end, in one transaction.
 const AT_ONCE: u32 = 100;
-/// Every how many times the points that nobody marked are looked for, which takes a look at all points.
-const POINTS_EVERY: u64 = 12;
+/// Every how many times the points that nobody marked are looked for, which takes a look at all points, and the requests
+/// that were left half-had, which takes one at all grants of several machines.
+const LOOK_EVERY: u64 = 12;
 
 impl Engine {
     /// Runs once; `turn` counts the runs of this process, from 0.
     pub(crate) async fn backstop(&self, turn: u64) -> Result<(), StoreError> {
         let now = self.clock.now();
         self.notice_restore().await?;
-        if turn.is_multiple_of(POINTS_EVERY) {
+        if turn.is_multiple_of(LOOK_EVERY) {
             self.mark_forgotten_points(now).await?;
         }
-        self.end_forgotten_grants(now).await?;
+        let ended = self.end_forgotten_grants(now).await?;
         self.lapse_assignments(now).await?;
-        self.end_broken(None).await?;
+        // A pass that sees a grant end ends the others of its request; this is for a server that died in between.
+        if ended || turn.is_multiple_of(LOOK_EVERY) {
+            self.end_broken(None).await?;
+        }
         self.lapse_requests(now).await?;
         self.remind(now).await
     }
@@ -51,7 +55,8 @@ impl Engine {
     /// Ends the grants whose time was over a while ago and whose points nobody looked at since: no server has an
     /// enforcer for their cloud, or all are too busy. Their rules may stand as long as that is so, and they are not
     /// called closed; but they are over, and that is told.
-    async fn end_forgotten_grants(&self, now: Instant) -> Result<(), StoreError> {
+    /// Whether there were any.
+    async fn end_forgotten_grants(&self, now: Instant) -> Result<bool, StoreError> {
         let late = now - self.config.overdue_after;
         let events = Events::at(now, &*self.ids);
         let mut tx = self.store.begin().await?;
@@ -86,7 +91,7 @@ impl Engine {
         let overdue = tx.count_overdue(late).await?;
         tx.commit().await?;
         self.metrics.overdue.set(overdue);
-        Ok(())
+        Ok(!ended.is_empty())
     }
 
     /// Removes the role assignments that have ended. They count for nothing from the instant of their end; this is

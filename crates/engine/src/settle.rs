@@ -59,7 +59,7 @@ impl Engine {
         let mut log = self
             .settle_round(&mut tx, &pass, &mut looked, &plan, &seen, now)
             .await?;
-        let mut grants = tx.grants_at(lease.point).await?;
+        let mut grants = tx.grants_at(lease.point, now, gone).await?;
         // Those whose time is over, unless the intents ended them, or somebody extended them.
         let mut over = Ended::default();
         for grant in &mut grants {

@@ -306,13 +306,39 @@ impl Tx {
         )
     }
 
-    /// The grants that have a hop at the point and are not closed, by id, locked until the transaction ends.
-    pub async fn grants_at(&mut self, point: PointId) -> Result<Vec<Grant>, StoreError> {
+    /// The grants with a part in the point that are not closed, by id. Locked until the transaction ends are those that
+    /// a pass at `now` may change: all but the open ones whose time is not over, and all where the point is `gone`. What
+    /// becomes of one that is not locked makes the point due again.
+    pub async fn grants_at(
+        &mut self,
+        point: PointId,
+        now: Instant,
+        gone: bool,
+    ) -> Result<Vec<Grant>, StoreError> {
         read(
-            grants!(
-                "JOIN grant_hops h ON h.grant_id = g.id
-                 WHERE h.point_id = $1 AND NOT h.done AND g.status <> 'closed' ORDER BY g.id FOR NO KEY UPDATE OF g",
+            sqlx::query_as!(
+                Row,
+                r#"WITH here AS MATERIALIZED (
+                       SELECT g.id, g.status = 'open' AND g.ends_at > $2 AND NOT $3 AS steady
+                       FROM grant_hops h JOIN grants g ON g.id = h.grant_id
+                       WHERE h.point_id = $1 AND NOT h.done AND g.status <> 'closed'
+                   ), locked AS (
+                       SELECT g.* FROM here JOIN grants g ON g.id = here.id
+                       WHERE NOT here.steady AND g.status <> 'closed' ORDER BY g.id FOR NO KEY UPDATE OF g
+                   )
+                   SELECT g.id AS "id!", g.request_id AS "request_id!", g.policy_id AS "policy_id!",
+                          g.requester AS "requester!", g.machine_id AS "machine_id!", g.ports AS "ports!",
+                          g.sources AS "sources!: Vec<IpNet>", g.duration_seconds AS "duration_seconds!",
+                          g.created_at AS "created_at!", g.not_after AS "not_after!", g.together AS "together!",
+                          g.status AS "status!", g.starts_at, g.deadline, g.opened_at, g.ends_at, g.ended_at,
+                          g.closed_at, g.cause
+                   FROM (SELECT * FROM locked
+                         UNION ALL
+                         SELECT g.* FROM here JOIN grants g ON g.id = here.id WHERE here.steady) AS g
+                   ORDER BY g.id"#,
                 point.uuid(),
+                now,
+                gone,
             )
             .fetch_all(&mut *self.inner)
             .await?,
@@ -414,10 +440,15 @@ impl Tx {
     pub async fn forgotten_grants(&mut self, before: Instant, limit: u32) -> Result<Vec<Grant>, StoreError> {
         read(
             grants!(
-                "WHERE g.id IN (SELECT o.id FROM grants o
-                                WHERE (o.status = 'open' AND o.ends_at < $1)
-                                   OR (o.status = 'opening' AND o.deadline < $1)
-                                   OR (o.status = 'scheduled' AND o.starts_at < $1 AND o.deadline < $1)
+                // Each by its own index: whatever the plan takes `$1` for, it reads what is late and no more.
+                "WHERE g.id IN ((SELECT id FROM grants WHERE status = 'open' AND ends_at < $1
+                                 ORDER BY ends_at LIMIT $2)
+                                UNION ALL
+                                (SELECT id FROM grants WHERE status = 'opening' AND deadline < $1
+                                 ORDER BY deadline LIMIT $2)
+                                UNION ALL
+                                (SELECT id FROM grants WHERE status = 'scheduled' AND starts_at < $1 AND deadline < $1
+                                 ORDER BY starts_at LIMIT $2)
                                 LIMIT $2)
                    AND g.status IN ('scheduled', 'opening', 'open')
                  ORDER BY g.id FOR NO KEY UPDATE SKIP LOCKED",
