@@ -20,6 +20,8 @@ pub(crate) struct Database {
     pub(crate) fsync: String,
     /// `on`.
     pub(crate) synchronous_commit: String,
+    /// How much may be written between two checkpoints, such as `8GB`.
+    pub(crate) max_wal_size: String,
     /// One row inserted and committed by one idle client, in milliseconds.
     pub(crate) commit: Summary,
 }
@@ -34,6 +36,9 @@ pub(crate) async fn describe(url: &str) -> anyhow::Result<Database> {
         .fetch_one(&mut connection)
         .await?;
     let synchronous_commit = sqlx::query_scalar("SHOW synchronous_commit")
+        .fetch_one(&mut connection)
+        .await?;
+    let max_wal_size = sqlx::query_scalar("SHOW max_wal_size")
         .fetch_one(&mut connection)
         .await?;
     sqlx::query("CREATE SCHEMA bench")
@@ -60,8 +65,34 @@ pub(crate) async fn describe(url: &str) -> anyhow::Result<Database> {
         version,
         fsync,
         synchronous_commit,
+        max_wal_size,
         commit,
     })
+}
+
+/// Lets as much be written between two checkpoints as a busy database should: with the default, one begins every ten
+/// seconds here, and what is measured is the disk.
+pub(crate) async fn write_long_between_checkpoints(url: &str) -> anyhow::Result<()> {
+    let mut connection = connect(url).await?;
+    for statement in [
+        "ALTER SYSTEM SET max_wal_size = '8GB'",
+        "ALTER SYSTEM SET checkpoint_timeout = '30min'",
+        "SELECT pg_reload_conf()",
+    ] {
+        sqlx::query(statement).execute(&mut connection).await?;
+    }
+    connection.close().await?;
+    Ok(())
+}
+
+/// Puts on disk and cleans up what was written so far, so that it does not disturb what is measured next.
+pub(crate) async fn come_to_rest(url: &str) -> anyhow::Result<()> {
+    let mut connection = connect(url).await?;
+    for statement in ["VACUUM ANALYZE", "CHECKPOINT"] {
+        sqlx::query(statement).execute(&mut connection).await?;
+    }
+    connection.close().await?;
+    Ok(())
 }
 
 /// How often the write-ahead log was synced to disk since the server started.

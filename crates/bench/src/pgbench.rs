@@ -81,8 +81,12 @@ fn literal(value: &str, made: &[&str]) -> String {
     // What is put together has a type, which a mere literal has not.
     let kind = if serde_json::from_str::<serde_json::Value>(value).is_ok() {
         "jsonb"
-    } else if value.starts_with('{') {
-        "uuid[]"
+    } else if let Some(items) = value.strip_prefix('{').and_then(|rest| rest.strip_suffix('}')) {
+        if items.split(',').all(is_uuid) {
+            "uuid[]"
+        } else {
+            "text[]"
+        }
     } else {
         "text"
     };
@@ -176,10 +180,11 @@ mod tests {
 
     fn statement(id: &str) -> Statement {
         Statement {
-            sql: "INSERT INTO t VALUES ($1, $2, $3, $4::text, $5)".to_owned(),
+            sql: "INSERT INTO t VALUES ($1, $2, $3, $4, $5::text, $6)".to_owned(),
             parameters: vec![
                 Some(id.to_owned()),
                 Some(format!("{{{OLD},{id}}}")),
+                Some(format!("{{user:{id}}}")),
                 None,
                 Some(r#"{"a":true, "it's": "\"}"#.to_owned()),
                 Some(format!(r#"[{{"id":"{id}"}}]"#)),
@@ -192,7 +197,7 @@ mod tests {
         let script = script(&[statement(SECOND)], &[statement(FIRST)]).unwrap();
         let id = "lpad(to_hex(:n::bigint + 0), 32, '0')::uuid";
         let expected = format!(
-            "INSERT INTO t VALUES ({id}, (E'{{{OLD},' || {id}::text || E'}}')::uuid[], NULL, \
+            "INSERT INTO t VALUES ({id}, (E'{{{OLD},' || {id}::text || E'}}')::uuid[], (E'{{user\\x3a' || {id}::text || E'}}')::text[], NULL, \
              E'{{\"a\"\\x3atrue, \"it''s\"\\x3a \"\\\\\"}}'::text, \
              (E'[{{\"id\"\\x3a\"' || {id}::text || E'\"}}]')::jsonb);\n"
         );

@@ -149,8 +149,8 @@ impl Report {
             rows.push(vec![
                 "durability".to_owned(),
                 format!(
-                    "fsync {}, synchronous_commit {}",
-                    database.fsync, database.synchronous_commit
+                    "fsync {}, synchronous_commit {}, max_wal_size {}",
+                    database.fsync, database.synchronous_commit, database.max_wal_size
                 ),
             ]);
             rows.push(vec![

@@ -111,6 +111,7 @@ impl Rig {
         .await;
         let prepared = prepare(&world.fleet).await?;
         let environment = environment(more);
+        crate::database::write_long_between_checkpoints(&Self::database_of(&world)?).await?;
         let server = world.serve(&borrowed(&environment)).await;
         let (ada, olga) = (world.client(Person::Ada), world.client(Person::Olga));
         Ok((
@@ -334,7 +335,11 @@ impl Rig {
 
     /// The database's URL, as the configuration has it.
     pub(crate) fn database_url(&self) -> anyhow::Result<String> {
-        let text = fs::read_to_string(&self.world.config)?;
+        Self::database_of(&self.world)
+    }
+
+    fn database_of(world: &World) -> anyhow::Result<String> {
+        let text = fs::read_to_string(&world.config)?;
         text.lines()
             .skip_while(|line| *line != "[database]")
             .find_map(|line| {

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use postern_core::mark::Installation;
+use chrono::{DurationRound as _, TimeDelta};
+use postern_core::{mark::Installation, time::Instant};
 
 /// Settings of the loop.
 #[derive(Debug, Clone)]
@@ -51,11 +52,16 @@ impl EngineConfig {
     }
 
     /// When to look again at a point that holds rules of ours: after three quarters of the interval to all of it, so
-    /// that points that were looked at together do not come back together. `random` is uniform.
-    pub(crate) fn drift_look_after(&self, random: u16) -> Duration {
+    /// that points that were looked at together do not come back together. `random` is uniform. At most 128 instants of an
+    /// interval are used, the same for all: points that come back at one are leased in one statement.
+    pub(crate) fn next_look(&self, now: Instant, random: u16) -> Instant {
         let spread = self.drift_interval / 4;
-        self.drift_interval
-            .saturating_sub(spread.mul_f64(f64::from(random) / f64::from(u16::MAX)))
+        let after = self
+            .drift_interval
+            .saturating_sub(spread.mul_f64(f64::from(random) / f64::from(u16::MAX)));
+        let step = TimeDelta::from_std(self.drift_interval / 128).unwrap_or_default();
+        let at = now + TimeDelta::from_std(after).unwrap_or_default();
+        at.duration_trunc(step).unwrap_or(at)
     }
 
     /// How long to wait after `attempts` failed passes: exponential, with full jitter in the upper half so that
@@ -69,13 +75,31 @@ impl EngineConfig {
 
 #[cfg(test)]
 mod tests {
+    use postern_core::testing::at;
+
     use super::*;
 
     #[test]
-    fn looks_spread_over_the_last_quarter_of_the_interval() {
+    fn looks_spread_over_the_last_quarter_of_the_interval_and_share_instants() {
         let config = EngineConfig::new("test".parse().unwrap(), "a");
-        assert_eq!(config.drift_look_after(0), config.drift_interval);
-        assert_eq!(config.drift_look_after(u16::MAX), Duration::from_secs(225));
+        let step = TimeDelta::from_std(config.drift_interval / 128).unwrap();
+        for now in (0..1000).map(|second| at(second * 7)) {
+            for random in [0, 1, 30_000, u16::MAX] {
+                let after = config.next_look(now, random) - now;
+                assert!(after > TimeDelta::seconds(225) - step, "{after}");
+                assert!(after <= TimeDelta::seconds(300), "{after}");
+            }
+            assert!(config.next_look(now, 0) - config.next_look(now, u16::MAX) > TimeDelta::seconds(72));
+        }
+        let instants: std::collections::BTreeSet<Instant> = (0..=u16::MAX)
+            .map(|random| config.next_look(at(1), random))
+            .collect();
+        assert!((32..=33).contains(&instants.len()), "{}", instants.len());
+        let often = EngineConfig {
+            drift_interval: Duration::from_millis(20),
+            ..config
+        };
+        assert!(often.next_look(at(0), u16::MAX) > at(0), "never at once again");
     }
 
     #[test]

@@ -285,9 +285,8 @@ impl Engine {
             // Also where the point is gone: it may come back under the same name.
             if holds_ours {
                 let [a, b, ..] = self.ids.random();
-                let look = self.config.drift_look_after(u16::from_be_bytes([a, b]));
-                let look = TimeDelta::from_std(look).unwrap_or_default();
-                earliest(&mut next, now + look, Urgency::Look);
+                let look = self.config.next_look(now, u16::from_be_bytes([a, b]));
+                earliest(&mut next, look, Urgency::Look);
             }
             let next = next.map_or(Next::Never, |(at, urgency)| Next::At { at, urgency });
             tx.finish(lease, next, &due).await?;

@@ -123,7 +123,9 @@ impl App {
         now: Instant,
     ) -> Result<(), Failure> {
         let most = u64::from(self.config.limits.pending_requests);
-        let pending = tx.count_pending(&caller.reference(), now).await?;
+        let requester = caller.reference();
+        let counted = tx.count_pending(std::slice::from_ref(&requester), now).await?;
+        let pending = counted.get(&requester).copied().unwrap_or_default();
         if pending < most {
             return Ok(());
         }

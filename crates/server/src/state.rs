@@ -17,6 +17,7 @@ use crate::{
     config::ServerConfig,
     decide::Decider,
     flow::limits::{PrincipalPlaces, PrincipalRate},
+    gathering::Gathering,
     metrics::Metrics,
     waiting::Waiting,
 };
@@ -48,6 +49,8 @@ pub(crate) struct App {
     /// Places of each principal for requests under way.
     pub(crate) places: Arc<PrincipalPlaces>,
     pub(crate) waiting: Waiting,
+    /// Requests that share a transaction.
+    pub(crate) gathering: Gathering,
     /// The turn to read the clouds for a dry run.
     pub(crate) foresight: Semaphore,
     /// Which read the clouds for dry runs, and are told to write nothing.

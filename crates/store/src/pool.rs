@@ -5,7 +5,7 @@ use std::{fmt, str::FromStr, time::Duration};
 use postern_core::mark::Installation;
 use secrecy::{ExposeSecret, SecretString};
 use sqlx::{
-    Connection as _, PgPool, Postgres, Transaction,
+    AssertSqlSafe, Connection as _, PgPool, Postgres, Transaction,
     migrate::{Migrate, Migrator},
     postgres::{PgConnectOptions, PgPoolOptions},
 };
@@ -172,6 +172,17 @@ impl Store {
                 .pool
                 .begin_with("BEGIN; SET LOCAL plan_cache_mode = force_generic_plan")
                 .await?,
+        })
+    }
+
+    /// Begins a transaction (read committed) that waits for no lock longer than `locked_within`; see [`Store::begin`].
+    pub async fn begin_impatient(&self, locked_within: Duration) -> Result<Tx, StoreError> {
+        let begin = format!(
+            "BEGIN; SET LOCAL plan_cache_mode = force_generic_plan; SET LOCAL lock_timeout = {}",
+            locked_within.as_millis().max(1)
+        );
+        Ok(Tx {
+            inner: self.pool.begin_with(AssertSqlSafe(begin)).await?,
         })
     }
 

@@ -1,5 +1,7 @@
 //! Access requests.
 
+use std::collections::BTreeMap;
+
 use postern_core::{
     id::RequestId,
     machine::MachineId,
@@ -7,7 +9,9 @@ use postern_core::{
     request::{AccessRequest, RequestState},
     time::Instant,
 };
+use serde::Serialize;
 use serde_json::Value;
+use uuid::Uuid;
 
 use crate::{
     Conflict, Page, Store, StoreError, Tx, Visible,
@@ -29,6 +33,37 @@ pub struct RequestFilter {
     pub machine: Option<MachineId>,
 }
 
+#[derive(Serialize)]
+struct NewRequest<'a> {
+    id: Uuid,
+    requester: String,
+    machines: Vec<String>,
+    scopes: Vec<String>,
+    document: &'a AccessRequest,
+    status: &'static str,
+    created_at: Instant,
+    lapses_at: Option<Instant>,
+    decided_at: Option<Instant>,
+}
+
+impl<'a> NewRequest<'a> {
+    fn of(request: &'a AccessRequest) -> Self {
+        let machines = request.targets.iter().map(|target| &target.machine);
+        let (lapses_at, decided_at) = times(&request.state);
+        Self {
+            id: request.id.uuid(),
+            requester: request.requester.to_string(),
+            machines: machines.clone().map(MachineId::to_string).collect(),
+            scopes: machines.map(|machine| machine.scope().to_string()).collect(),
+            document: request,
+            status: request.state.status(),
+            created_at: request.created_at,
+            lapses_at,
+            decided_at,
+        }
+    }
+}
+
 pub(crate) fn read(document: Value) -> Result<AccessRequest, StoreError> {
     decode::json("access_requests", "document", document)
 }
@@ -48,30 +83,19 @@ impl Tx {
     /// Adds a request, in whatever state: one that the policy approves is decided when it is made.
     /// [`Conflict::Frozen`] where a freeze is in force.
     pub async fn insert_request(&mut self, request: &AccessRequest) -> Result<(), StoreError> {
-        let machines: Vec<String> = request
-            .targets
-            .iter()
-            .map(|target| target.machine.to_string())
-            .collect();
-        let scopes: Vec<String> = request
-            .targets
-            .iter()
-            .map(|target| target.machine.scope().to_string())
-            .collect();
-        let (lapses_at, decided_at) = times(&request.state);
+        self.insert_requests(std::slice::from_ref(request)).await
+    }
+
+    /// Adds requests, all or none; see [`Tx::insert_request`].
+    pub async fn insert_requests(&mut self, requests: &[AccessRequest]) -> Result<(), StoreError> {
+        let new: Vec<NewRequest<'_>> = requests.iter().map(NewRequest::of).collect();
         sqlx::query!(
             "INSERT INTO access_requests (id, requester, machines, scopes, document, status, created_at, lapses_at,
                  decided_at)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
-            request.id.uuid(),
-            clean(&request.requester.to_string()),
-            &machines,
-            &scopes,
-            document(request)?,
-            request.state.status(),
-            request.created_at,
-            lapses_at,
-            decided_at,
+             SELECT id, requester, machines, scopes, document, status, created_at, lapses_at, decided_at
+             FROM jsonb_to_recordset($1) AS n (id uuid, requester text, machines text[], scopes text[],
+                 document jsonb, status text, created_at timestamptz, lapses_at timestamptz, decided_at timestamptz)",
+            document(&new)?,
         )
         .execute(&mut *self.inner)
         .await
@@ -112,19 +136,40 @@ impl Tx {
         }
     }
 
-    /// How many requests of the requester's wait for somebody to decide, at `now`. Nobody else counts this requester's
-    /// until the transaction ends, so that two requests at once do not both take the last place.
-    pub async fn count_pending(&mut self, requester: &PrincipalRef, now: Instant) -> Result<u64, StoreError> {
-        self.count_alone(requester).await?;
-        let pending = sqlx::query_scalar!(
-            r#"SELECT count(*) AS "pending!" FROM access_requests
-               WHERE requester = $1 AND status = 'pending' AND lapses_at > $2"#,
-            clean(&requester.to_string()),
+    /// How many requests of each requester wait for somebody to decide, at `now`; those without any are left out. Nobody
+    /// else counts these requesters' until the transaction ends, so that two requests at once do not both take the last
+    /// place.
+    pub async fn count_pending(
+        &mut self,
+        requesters: &[PrincipalRef],
+        now: Instant,
+    ) -> Result<BTreeMap<PrincipalRef, u64>, StoreError> {
+        let names: Vec<String> = requesters
+            .iter()
+            .map(|requester| clean(&requester.to_string()))
+            .collect();
+        self.count_alone(&names).await?;
+        let rows = sqlx::query!(
+            r#"SELECT t.name AS "requester!", r.pending AS "pending!"
+               FROM (SELECT DISTINCT name FROM unnest($1::text[]) AS u (name)) AS t
+                    CROSS JOIN LATERAL (
+                        SELECT count(*) AS pending FROM access_requests
+                        WHERE requester = t.name AND status = 'pending' AND lapses_at > $2
+                    ) AS r
+               WHERE r.pending > 0"#,
+            &names,
             now,
         )
-        .fetch_one(&mut *self.inner)
+        .fetch_all(&mut *self.inner)
         .await?;
-        decode::convert("access_requests", "status", pending)
+        let mut counted = BTreeMap::new();
+        for row in rows {
+            let pending: u64 = decode::convert("access_requests", "status", row.pending)?;
+            let whose = requesters.iter().zip(&names);
+            let whose = whose.filter(|(_, name)| **name == row.requester);
+            counted.extend(whose.map(|(requester, _)| (requester.clone(), pending)));
+        }
+        Ok(counted)
     }
 
     /// Up to `limit` pending requests that nobody can approve any more at `now`, locked; those that another

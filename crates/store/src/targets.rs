@@ -36,12 +36,14 @@ impl Tx {
         .collect()
     }
 
-    /// Waits until nobody else counts what the requester has, and keeps others from it until the transaction ends.
-    pub(crate) async fn count_alone(&mut self, requester: &PrincipalRef) -> Result<(), StoreError> {
-        // 2: other advisory locks are on hashes with other seeds.
+    /// Waits until nobody else counts what these requesters have, and keeps others from it until the transaction ends.
+    pub(crate) async fn count_alone(&mut self, requesters: &[String]) -> Result<(), StoreError> {
+        // 2: other advisory locks are on hashes with other seeds. In one order, so that nobody waits in a circle.
         sqlx::query!(
-            "SELECT pg_advisory_xact_lock(hashtextextended($1, 2))",
-            clean(&requester.to_string())
+            "SELECT pg_advisory_xact_lock(r.hash)
+             FROM (SELECT DISTINCT hashtextextended(t.name, 2) AS hash FROM unnest($1::text[]) AS t (name)
+                   ORDER BY 1) AS r",
+            requesters,
         )
         .execute(&mut *self.inner)
         .await?;
@@ -56,13 +58,14 @@ impl Tx {
         requester: &PrincipalRef,
         machines: &[MachineId],
     ) -> Result<BTreeMap<MachineId, u64>, StoreError> {
-        self.count_alone(requester).await?;
+        let requester = clean(&requester.to_string());
+        self.count_alone(std::slice::from_ref(&requester)).await?;
         let names: Vec<String> = machines.iter().map(MachineId::to_string).collect();
         sqlx::query!(
             r#"SELECT machine_id, count(*) AS "live!" FROM grants
                WHERE machine_id = ANY ($1) AND requester = $2 AND status <> 'closed' GROUP BY machine_id"#,
             &names,
-            clean(&requester.to_string()),
+            requester,
         )
         .fetch_all(&mut *self.inner)
         .await?

@@ -113,6 +113,18 @@ pub async fn is_intended(store: &Store, operation: &serde_json::Value) -> bool {
         .expect("the journal")
 }
 
+/// In how many transactions the access requests were made.
+///
+/// # Panics
+/// If the database fails.
+#[expect(clippy::expect_used, reason = "for tests, which fail by panicking")]
+pub async fn transactions_of_requests(store: &Store) -> i64 {
+    sqlx::query_scalar("SELECT count(DISTINCT xmin::text) FROM access_requests")
+        .fetch_one(&store.pool)
+        .await
+        .expect("the requests")
+}
+
 /// Whether a transaction waits for another one's lock.
 ///
 /// # Panics

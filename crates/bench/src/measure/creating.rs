@@ -21,6 +21,7 @@ use postern_tests::world::a_request;
 use serde::Serialize;
 
 use crate::{
+    database,
     measure::progress,
     pgbench, recording,
     rig::Rig,
@@ -137,10 +138,14 @@ pub(crate) async fn measure(rig: &mut Rig, machine: &str) -> anyhow::Result<Crea
 
     let bar = progress("creating requests", u64::try_from(TURNS)?);
     let (mut ours, mut theirs, mut calls) = (Vec::new(), Vec::new(), Sample::default());
+    // Plans that were made for empty tables are forgotten once these are not, and are analysed.
+    turn_of_ours(&engineers, &request, &mut Sample::default()).await?;
     for turn in 0..TURNS {
+        database::come_to_rest(&url).await?;
         ours.push(turn_of_ours(&engineers, &request, &mut calls).await?);
         let (script, url) = (script.clone(), url.clone());
         let run = u64::try_from(turn)?;
+        database::come_to_rest(&url).await?;
         theirs.push(
             tokio::task::spawn_blocking(move || {
                 pgbench::run(&script, &url, CONNECTIONS, TURN.as_secs(), run)

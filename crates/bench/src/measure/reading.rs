@@ -17,6 +17,7 @@ use serde::Serialize;
 use sqlx::Connection as _;
 
 use crate::{
+    database,
     measure::progress,
     rig::Rig,
     sample::{Sample, Summary},
@@ -203,8 +204,7 @@ async fn fill(url: &str, machine: &str) -> anyhow::Result<()> {
     .bind(machine)
     .execute(&mut connection)
     .await?;
-    // What autovacuum does by itself after a while.
-    sqlx::query("VACUUM ANALYZE").execute(&mut connection).await?;
     connection.close().await?;
-    Ok(())
+    // What autovacuum and the checkpointer do by themselves after a while.
+    database::come_to_rest(url).await
 }

@@ -6,6 +6,7 @@ use anyhow::Context as _;
 use serde::Serialize;
 
 use crate::{
+    database,
     rig::Rig,
     sample::{Sample, Summary},
     wide::{POINTS, Wide},
@@ -99,8 +100,6 @@ async fn multiply(wide: &mut Wide) -> anyhow::Result<()> {
         "UPDATE points SET due_at = clock_timestamp(), wanted = wanted + 1
          WHERE id IN (SELECT point_id FROM grant_hops)"
             .to_owned(),
-        "ANALYZE grants".to_owned(),
-        "ANALYZE grant_hops".to_owned(),
     ];
     for statement in statements {
         sqlx::query(sqlx::AssertSqlSafe(statement))
@@ -114,6 +113,7 @@ async fn one_more(wide: &mut Wide) -> anyhow::Result<Level> {
     let open = "SELECT count(*) FROM grants WHERE status = 'open' AND $1 = 0";
     let open: i64 = wide.ask(open, 0).await?;
     let machine = wide.rig.world.fleet.db.clone();
+    database::come_to_rest(&wide.rig.database_url()?).await?;
     let mut sample = Sample::default();
     for _ in 0..ONE_MORE {
         let opened = wide.rig.open(&machine).await?;

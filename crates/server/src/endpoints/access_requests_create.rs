@@ -22,7 +22,7 @@ use postern_core::{
     role::Action,
     time::Instant,
 };
-use postern_store::StoredMachine;
+use postern_store::{StoredMachine, Tx};
 use serde_json::json;
 
 use super::grants_extend;
@@ -36,12 +36,12 @@ use crate::{
         limits::{Place, wait_of},
         query::Parameters,
     },
-    freezing,
+    gathering::Plain,
     granting::{self, Terms, machines_of},
     idempotency::{self, IdempotencyKey, Replay},
+    judging::{Ground, Stop},
     leasing::WantedLease,
-    my_address, reviewing,
-    second_yes::SecondYes,
+    reviewing,
     shape::access_request,
     state::App,
 };
@@ -123,14 +123,14 @@ pub(crate) enum Manner {
 }
 
 impl Manner {
-    const fn action(self) -> Action {
+    pub(crate) const fn action(self) -> Action {
         match self {
             Self::Ask | Self::DryRun | Self::Extend { .. } => Action::Request,
             Self::BreakGlass => Action::BreakGlass,
         }
     }
 
-    const fn event(self) -> &'static str {
+    pub(crate) const fn event(self) -> &'static str {
         match self {
             Self::Ask | Self::DryRun => EVENT,
             Self::BreakGlass => reviewing::EVENT,
@@ -153,7 +153,7 @@ pub(crate) enum Asked {
 
 /// Asks, and has the request held by a lease where one is wanted.
 pub(crate) async fn ask(
-    app: &App,
+    app: &Arc<App>,
     caller: &Caller,
     manner: Manner,
     command: &Command<AccessRequestCreate>,
@@ -214,7 +214,7 @@ pub(crate) struct Asking<'a> {
 
 /// The same, of a request that was read.
 pub(crate) async fn ask_for(
-    app: &App,
+    app: &Arc<App>,
     caller: &Caller,
     asking: Asking<'_>,
     key: Option<&IdempotencyKey>,
@@ -227,8 +227,6 @@ pub(crate) async fn ask_for(
     } = asking;
     let now = request.created_at;
     let dry_run = manner == Manner::DryRun;
-    request.state.lapses_at =
-        now + TimeDelta::from_std(app.config.limits.pending_timeout()).map_err(Failure::internal)?;
     let key = key.filter(|_| !dry_run);
     // A guardrail about times speaks of when access is had; what holds then is asked again then.
     let begins = request.starts_at.unwrap_or(now);
@@ -239,6 +237,21 @@ pub(crate) async fn ask_for(
     } else {
         app.ticket_verdict(&request).await?
     };
+    let under_way = app.gathering.enter();
+    let plain = manner == Manner::Ask
+        && (key.is_none() && lease.is_none() && request.extends.is_none())
+        && (verdict.is_none() && app.cloud_roles.is_none());
+    if plain && under_way.is_crowded() {
+        let plain = Plain {
+            caller: caller.clone(),
+            request: request.clone(),
+            from_caller: from_caller.clone(),
+        };
+        if let Some(pending) = app.make_with_others(plain).await? {
+            let shown = access_request::show(&pending.into(), Vec::new(), now);
+            return Ok(Asked::Made(request.id, Box::new(shown)));
+        }
+    }
     let authorizer = app.authorizer().await?;
     let clouds = app
         .second_yes(&authorizer, &request, manner.action(), begins)
@@ -264,77 +277,39 @@ pub(crate) async fn ask_for(
     // Freezes before policies before machines, as everybody locks them.
     let freezes = tx.freezes_in_force().await?;
     let policies = granting::by_id(tx.policies().await?);
-    let mut machines = tx.machines(&machines_of(&request)).await?;
+    let machines = tx.machines(&machines_of(&request)).await?;
+    let ground = Ground {
+        authorizer: &authorizer,
+        freezes: &freezes,
+        policies: &policies,
+        machines: &machines,
+        clouds: &clouds,
+        verdict: verdict.as_ref(),
+        now,
+    };
     let mut decided = Vec::with_capacity(request.targets.len());
     let mut readable = dry_run;
     let mut ways = Vec::with_capacity(request.targets.len());
     for (at, target) in request.targets.iter().enumerate() {
-        let machine = machines.remove(&target.machine);
-        let asked = Question {
-            event: manner.event(),
-            ..question(manner.action(), &request, target, machine.as_ref(), begins)
+        let from_caller = from_caller.get(at).copied().unwrap_or(false);
+        let judged = match app.judge(manner, &request, (at, target), from_caller, &ground) {
+            Ok(judged) => judged,
+            Err(stop) => {
+                return Err(app
+                    .stop(tx, caller, manner, &request, (at, target), &ground, stop)
+                    .await);
+            }
         };
-        let decision;
-        (tx, decision) = app.allow(tx, &authorizer, caller, asked).await?;
-        if let Some(freeze) = freezing::over(&freezes, target) {
-            return Err(app.frozen(tx, caller, manner.event(), None, target, freeze).await);
-        }
-        let Some(machine) = machine.filter(|machine| machine.gone_at.is_none()) else {
-            let read = question(Action::Read, &request, target, None, now);
-            let (tx, _) = app.allow(tx, &authorizer, caller, read).await?;
-            tx.rollback().await?;
-            return Err(granting::no_machine(&target.machine, at));
-        };
-        if let Some(decision) = clouds.against(&target.machine) {
-            return Err(app
-                .refuse_by_cloud(tx, caller, manner.event(), None, target, &decision)
-                .await);
-        }
         if readable {
-            let read = question(Action::Read, &request, target, Some(&machine), now);
+            let read = question(Action::Read, &request, target, machines.get(&target.machine), now);
             readable = app.decide(&authorizer, &caller.principal, &read).allowed;
         }
-        let terms = granting::terms(&request, target, at, &machine, &policies)?;
-        if let Some(lack) = terms.lack {
-            return Err(app
-                .refuse_unproven(tx, caller, manner.event(), target, &terms, lack)
-                .await);
-        }
-        if from_caller.get(at).copied().unwrap_or(false) {
-            my_address::check(target, at, &machine, &policies)?;
-        }
-        // An emergency has its reason, and somebody looks at it afterwards; there may be no ticket yet.
-        if manner != Manner::BreakGlass
-            && let Err(error) = terms.justified(&request, verdict.as_ref())
-        {
-            let said = (&error, verdict.as_ref());
-            return Err(app
-                .refuse_unjustified(tx, caller, manner.event(), &request, target, &terms, said)
-                .await);
-        }
-        let way = app.preflight(target, &machine, now);
-        // What stands in the way now says nothing of later, and of what is open already.
-        let at_once = request.starts_at.is_none() && request.extends.is_none();
-        if !dry_run
-            && at_once
-            && let Some(refusal) = way.refusal(at)
-        {
-            return Err(refusal);
-        }
-        ways.push(way.show(target));
-        decided.push((decision, terms));
+        ways.push(judged.way.show(target));
+        decided.push((judged.decision, judged.terms));
     }
     let (decisions, terms): (Vec<Decision>, Vec<Terms>) = decided.into_iter().unzip();
-    // Whoever breaks the glass waits for nobody.
-    if manner != Manner::BreakGlass {
-        request.state.awaits = agreeing::awaited(&terms);
-    }
+    app.wait_for_agreement(manner, &mut request, &terms)?;
     let at_once = request.state.awaits.is_empty();
-    let usual = app.config.limits.pending_timeout();
-    let waits = terms.iter().map(|terms| terms.pending_for.unwrap_or(usual));
-    if let Some(pending_for) = waits.min() {
-        request.state.lapses_at = now + TimeDelta::from_std(pending_for).map_err(Failure::internal)?;
-    }
     if let (Manner::Extend { ends_at }, Some(grant)) = (manner, request.extends) {
         request.state.lapses_at = request.state.lapses_at.min(ends_at);
         if !at_once {
@@ -342,17 +317,7 @@ pub(crate) async fn ask_for(
             app.lengthened(&mut tx, grant, request.duration, now).await?;
         }
     }
-    let mut events: Vec<AuditEvent> = asked(app, caller, &request, &decisions, &clouds, dry_run);
-    if let Some(ticket) = &request.ticket {
-        for event in &mut events {
-            if let Some(details) = event.details.as_object_mut() {
-                details.insert(
-                    "ticket".to_owned(),
-                    json!({ "ticket": ticket, "system": verdict }),
-                );
-            }
-        }
-    }
+    let mut events = asked(app, caller, manner, &request, &decisions, &ground);
 
     if dry_run {
         let named: Vec<String> = machines_of(&request).iter().map(ToString::to_string).collect();
@@ -461,15 +426,82 @@ fn is_from_caller(body: &AccessRequestCreate, at: usize) -> bool {
         .is_some_and(|target| target.sources.is_none())
 }
 
+impl App {
+    /// Says whose agreement the request awaits, and for how long.
+    pub(crate) fn wait_for_agreement(
+        &self,
+        manner: Manner,
+        request: &mut AccessRequest<Pending>,
+        terms: &[Terms],
+    ) -> Result<(), Failure> {
+        // Whoever breaks the glass waits for nobody.
+        if manner != Manner::BreakGlass {
+            request.state.awaits = agreeing::awaited(terms);
+        }
+        let usual = self.config.limits.pending_timeout();
+        let waits = terms.iter().map(|terms| terms.pending_for.unwrap_or(usual));
+        let pending_for = waits.min().unwrap_or(usual);
+        request.state.lapses_at =
+            request.created_at + TimeDelta::from_std(pending_for).map_err(Failure::internal)?;
+        Ok(())
+    }
+
+    /// Writes why a target may not be had, and is the failure that the caller gets.
+    #[expect(clippy::too_many_arguments, reason = "all of it stands in the event")]
+    async fn stop(
+        &self,
+        tx: Tx,
+        caller: &Caller,
+        manner: Manner,
+        request: &AccessRequest<Pending>,
+        (at, target): (usize, &Target),
+        ground: &Ground<'_>,
+        stop: Stop,
+    ) -> Failure {
+        let event = manner.event();
+        match stop {
+            Stop::Denied(asked, decision) => {
+                self.deny(tx, ground.authorizer, caller, *asked, &decision).await
+            }
+            Stop::Frozen(freeze) => self.frozen(tx, caller, event, None, target, &freeze).await,
+            Stop::NoMachine => {
+                let read = question(Action::Read, request, target, None, ground.now);
+                match self.allow(tx, ground.authorizer, caller, read).await {
+                    Err(denied) => denied,
+                    Ok((tx, _)) => match tx.rollback().await {
+                        Err(error) => error.into(),
+                        Ok(()) => granting::no_machine(&target.machine, at),
+                    },
+                }
+            }
+            Stop::Cloud(decision) => {
+                self.refuse_by_cloud(tx, caller, event, None, target, &decision)
+                    .await
+            }
+            Stop::Unproven(terms, lack) => {
+                self.refuse_unproven(tx, caller, event, target, &terms, lack)
+                    .await
+            }
+            Stop::NotJustified(terms, error) => {
+                let said = (&*error, ground.verdict);
+                self.refuse_unjustified(tx, caller, event, request, target, &terms, said)
+                    .await
+            }
+            Stop::Refused(failure) => *failure,
+        }
+    }
+}
+
 /// What was asked, an event per machine, each with what allowed it.
-fn asked(
+pub(crate) fn asked(
     app: &App,
     caller: &Caller,
+    manner: Manner,
     request: &AccessRequest<Pending>,
     decisions: &[Decision],
-    clouds: &SecondYes,
-    dry_run: bool,
+    ground: &Ground<'_>,
 ) -> Vec<AuditEvent> {
+    let dry_run = manner == Manner::DryRun;
     let action = if dry_run { "access_request.dry_run" } else { EVENT };
     request
         .targets
@@ -482,7 +514,7 @@ fn asked(
                 machine: Some(target.machine.clone()),
                 ..Subject::default()
             };
-            let details = json!({
+            let mut details = json!({
                 "target": target,
                 "duration_seconds": request.duration.as_secs(),
                 "asked_from": caller.address.map(|address| address.to_string()).ok(),
@@ -490,8 +522,12 @@ fn asked(
                 "mode": request.mode,
                 "extends": request.extends,
                 "awaits": request.state.awaits,
-                "cloud_roles": clouds.shown(&target.machine),
+                "cloud_roles": ground.clouds.shown(&target.machine),
             });
+            if let (Some(ticket), Some(details)) = (&request.ticket, details.as_object_mut()) {
+                let told = json!({ "ticket": ticket, "system": ground.verdict });
+                details.insert("ticket".to_owned(), told);
+            }
             let mut event = app.event(
                 caller,
                 action,

@@ -19,6 +19,7 @@ mod detours;
 mod document;
 mod forged;
 mod freezes;
+mod gathering;
 mod guardrails;
 mod idempotency;
 mod issuer;
