@@ -6,7 +6,7 @@ use clap::Parser as _;
 use postern::cli::Cli;
 
 /// Cedar, JSON and SQL rows are many small allocations: the system's allocator took a third of the server's time, this one
-/// takes less. `docs/decisions/0017-allocator.md` says how much.
+/// takes less. `docs/decisions/0020-allocator.md` says how much.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
