@@ -1,8 +1,8 @@
 //! The guardrails that can apply to an action, and one policy that asks them all at once.
 //!
 //! Cedar takes some two microseconds for each policy of a set, most of it for putting the policy's condition together anew.
-//! Nearly always none applies. So every guardrail's condition is put together once, when the set is loaded, into one policy
-//! that applies when any of them does or cannot be evaluated; only then is each asked by itself, for what the refused is
+//! Nearly always none applies. So the guardrails' conditions are put together once, when they are loaded, into policies
+//! that apply when any of them does or cannot be evaluated; only then is each asked by itself, for what the refused is
 //! told. `||` evaluates its right side when the left is false, and fails when what it evaluates fails, so that it is false
 //! exactly when each guardrail is evaluated without an error and is false.
 
@@ -19,6 +19,15 @@ use serde_json::{Value, json};
 
 use crate::{AuthzError, entities::Names, looked_at::LookedAt};
 
+/// Guardrails in one policy: reading a policy takes time by its size and its depth.
+const AT_MOST: usize = 64;
+/// A guardrail that is nested deeper is not put together with others.
+const SHALLOW: usize = 64;
+/// A guardrail whose text has more bytes is taken to be nested deeper.
+const SHORT: usize = 32 * 1024;
+/// What Cedar reads and writes policies on: it recurses by their depth without looking at how much stack is left.
+const STACK: usize = 256 * 1024 * 1024;
+
 /// The guardrails of each action.
 #[derive(Debug, Default)]
 pub(crate) struct Applicable(HashMap<Action, Arc<Together>>);
@@ -27,13 +36,27 @@ pub(crate) struct Applicable(HashMap<Action, Arc<Together>>);
 #[derive(Debug, Default)]
 pub(crate) struct Together {
     each: PolicySet,
-    /// One `forbid` that applies when any of them does.
+    /// `forbid`s of which one applies when any of them does.
     any: PolicySet,
     looked_at: LookedAt,
 }
 
+/// Does `work` where deeply nested policies do no harm.
+pub(crate) fn with_room<T: Send>(work: impl FnOnce() -> T + Send) -> Result<T, AuthzError> {
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new()
+            .name("guardrails".to_owned())
+            .stack_size(STACK)
+            .spawn_scoped(scope, work)
+            .map_err(|error| AuthzError::Cedar(error.to_string()))?;
+        thread
+            .join()
+            .map_err(|_| AuthzError::Cedar("guardrails could not be read".to_owned()))
+    })
+}
+
 impl Applicable {
-    /// From all guardrails.
+    /// From guardrails that were loaded together. Done [`with_room`].
     pub(crate) fn new(guardrails: &PolicySet, names: &Names) -> Result<Self, AuthzError> {
         let mut policies: Vec<&Policy> = guardrails.policies().collect();
         policies.sort_by_key(|policy| policy.id().to_string());
@@ -78,26 +101,34 @@ impl Together {
         let mut together = Self::default();
         let mut conditions = Vec::new();
         for guardrail in guardrails {
-            let json = guardrail.to_json().map_err(|error| failed(&error))?;
-            let condition = condition(&json).ok_or_else(|| {
-                AuthzError::Cedar(format!("guardrail `{}` has an unknown shape", guardrail.id()))
-            })?;
-            together.looked_at.add(&condition);
-            conditions.push(condition);
+            if let Some(condition) = shallow_condition(guardrail) {
+                together.looked_at.add(&condition);
+                conditions.push(condition);
+            } else {
+                together.looked_at.add_everything();
+                together
+                    .any
+                    .add(guardrail.clone())
+                    .map_err(|error| failed(&error))?;
+            }
             together
                 .each
                 .add(guardrail.clone())
                 .map_err(|error| failed(&error))?;
         }
-        let any = json!({
-            "effect": "forbid",
-            "principal": {"op": "All"},
-            "action": {"op": "All"},
-            "resource": {"op": "All"},
-            "conditions": [{"kind": "when", "body": joined("||", conditions)}],
-        });
-        let any = Policy::from_json(Some(PolicyId::new("any")), any).map_err(|error| failed(&error))?;
-        together.any.add(any).map_err(|error| failed(&error))?;
+        for (number, some) in conditions.chunks(AT_MOST).enumerate() {
+            let any = json!({
+                "effect": "forbid",
+                "principal": {"op": "All"},
+                "action": {"op": "All"},
+                "resource": {"op": "All"},
+                "conditions": [{"kind": "when", "body": joined("||", some.to_vec())}],
+            });
+            // No guardrail's id begins so.
+            let id = PolicyId::new(format!("#{number}"));
+            let any = Policy::from_json(Some(id), any).map_err(|error| failed(&error))?;
+            together.any.add(any).map_err(|error| failed(&error))?;
+        }
         Ok(together)
     }
 
@@ -113,6 +144,26 @@ impl Together {
             any.diagnostics().reason().next().is_none() && any.diagnostics().errors().next().is_none();
         (!silent).then(|| cedar.is_authorized(request, &self.each, entities))
     }
+}
+
+/// The condition of a guardrail that may be put together with others.
+fn shallow_condition(guardrail: &Policy) -> Option<Value> {
+    if guardrail.to_string().len() > SHORT {
+        return None;
+    }
+    let condition = condition(&guardrail.to_json().ok()?)?;
+    (depth(&condition) <= SHALLOW).then_some(condition)
+}
+
+/// How many expressions are inside of each other.
+fn depth(expression: &Value) -> usize {
+    let inside = match expression {
+        Value::Array(several) => several.iter().map(depth).max(),
+        Value::Object(members) => members.values().map(depth).max().map(|deepest| deepest + 1),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => None,
+    };
+    // An operator is an object in an object.
+    inside.unwrap_or_default()
 }
 
 /// When a guardrail applies, without its action, as an expression of Cedar's JSON policy format
@@ -327,6 +378,7 @@ mod tests {
         let names = Names::new().unwrap();
         let applicable = Applicable::new(&set.policies, &names).unwrap();
         let together = applicable.to(Action::Read).unwrap();
+        assert_eq!(together.any.policies().count(), 3000_usize.div_ceil(AT_MOST));
         assert!(
             std::ptr::eq(together, applicable.to(Action::Request).unwrap()),
             "kept once"
@@ -372,5 +424,25 @@ mod tests {
         };
         assert_eq!(asked("nobody"), None);
         assert_eq!(asked("2999"), Some(vec!["g2999".to_owned()]));
+    }
+
+    #[test]
+    fn a_guardrail_that_is_nested_deeply_is_asked_by_itself() {
+        for (operands, apart) in [(10, 0), (400, 1), (20_000, 1)] {
+            let names = Names::new().unwrap();
+            let any = with_room(|| {
+                let who = (0..operands).map(|number| format!("principal.subject == \"{number}\""));
+                let condition = who.collect::<Vec<_>>().join(" || ");
+                let text = format!(
+                    "@id(\"a\") forbid (principal, action, resource) when {{ {condition} }};
+                     @id(\"b\") forbid (principal, action, resource) when {{ !principal.mfa }};"
+                );
+                let parsed: PolicySet = text.parse().unwrap();
+                let applicable = Applicable::new(&parsed, &names).unwrap();
+                let together = applicable.to(Action::Read).unwrap();
+                together.any.policies().count()
+            });
+            assert_eq!(any.unwrap(), 1 + apart, "{operands} operands");
+        }
     }
 }

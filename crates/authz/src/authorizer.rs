@@ -15,7 +15,7 @@ use postern_core::{
 };
 
 use crate::{
-    applicable::{Applicable, Together},
+    applicable::Together,
     decision::{AllowedBy, Decision, Failure, ForbiddenBy, Missing},
     entities::{Context, Names, Resource},
     guardrail::GuardrailSet,
@@ -62,7 +62,8 @@ pub struct Authorizer {
     by_scope: HashMap<Scope, Vec<AssignmentId>>,
     unknown_roles: Vec<UnknownRole>,
     guardrails: GuardrailSet,
-    applicable: Applicable,
+    /// What the guardrails of each action look at.
+    looked_at: HashMap<Action, LookedAt>,
 }
 
 impl Authorizer {
@@ -73,9 +74,19 @@ impl Authorizer {
         guardrails: GuardrailSet,
     ) -> Result<Self, AuthzError> {
         let names = Names::new()?;
+        let looked_at = Action::ALL
+            .iter()
+            .map(|action| {
+                let mut all = LookedAt::default();
+                guardrails
+                    .to(*action)
+                    .for_each(|together| all.add_all(together.looked_at()));
+                (*action, all)
+            })
+            .collect();
         let mut authorizer = Self {
             cedar: Cedar::new(),
-            applicable: Applicable::new(&guardrails.policies, &names)?,
+            looked_at,
             names,
             roles: BTreeMap::new(),
             templates: HashMap::new(),
@@ -182,9 +193,9 @@ impl Authorizer {
         context: &Context,
         decision: &mut Decision,
     ) -> Result<(), AuthzError> {
-        let guardrails = self.applicable.to(decision.action);
+        let guardrails: Vec<&Together> = self.guardrails.to(decision.action).collect();
         let nothing = LookedAt::default();
-        let looked_at = guardrails.map_or(&nothing, Together::looked_at);
+        let looked_at = self.looked_at.get(&decision.action).unwrap_or(&nothing);
         let entities = Entities::from_entities(
             [
                 self.names.principal_entity(principal, looked_at)?,
@@ -229,29 +240,31 @@ impl Authorizer {
 
         let mut forbidden: BTreeMap<String, (usize, ForbiddenBy)> = BTreeMap::new();
         let mut pairs = 0_usize;
-        if let Some(guardrails) = guardrails {
+        if !guardrails.is_empty() {
             for (ports, source) in context.pairs() {
                 pairs += 1;
                 let networks = self.guardrails.networks();
                 let request = request(context.cedar(ports, source, &self.names, networks, looked_at)?)?;
-                let Some(answer) = guardrails.ask(&self.cedar, &request, &entities) else {
-                    continue;
-                };
-                errors.extend(failures(&answer));
-                for id in answer.diagnostics().reason() {
-                    let id: &str = id.as_ref();
-                    forbidden
-                        .entry(id.to_owned())
-                        .or_insert_with(|| {
-                            let by = ForbiddenBy {
-                                guardrail: id.to_owned(),
-                                message: self.guardrails.message(id),
-                                ports,
-                                source,
-                            };
-                            (0, by)
-                        })
-                        .0 += 1;
+                let answers = guardrails
+                    .iter()
+                    .filter_map(|together| together.ask(&self.cedar, &request, &entities));
+                for answer in answers {
+                    errors.extend(failures(&answer));
+                    for id in answer.diagnostics().reason() {
+                        let id: &str = id.as_ref();
+                        forbidden
+                            .entry(id.to_owned())
+                            .or_insert_with(|| {
+                                let by = ForbiddenBy {
+                                    guardrail: id.to_owned(),
+                                    message: self.guardrails.message(id),
+                                    ports,
+                                    source,
+                                };
+                                (0, by)
+                            })
+                            .0 += 1;
+                    }
                 }
             }
         }
@@ -270,7 +283,7 @@ impl Authorizer {
     }
 
     /// The links of these principals' assignments at the resource's scope and above, and the assignments: the first link
-    /// has the id `0`, and so on, which Cedar keeps without allocating.
+    /// has the id `#0`, and so on, which Cedar keeps without allocating, and which no role has.
     /// Those that ended, or are for machines with other tags, are no part of the question; those whose role has nothing
     /// to do with `action` could not permit it, and linking is what costs.
     fn links(
@@ -304,7 +317,7 @@ impl Authorizer {
                 if templates.insert(&assignment.role) {
                     links.add_template(template.clone()).map_err(failed)?;
                 }
-                let id = PolicyId::new(linked.len().to_string());
+                let id = PolicyId::new(format!("#{}", linked.len()));
                 let slots = HashMap::from([
                     (SlotId::principal(), self.names.principal(&assignment.principal)),
                     (SlotId::resource(), self.names.scope(&assignment.scope)),
@@ -457,7 +470,9 @@ fn template(role: &Role) -> Result<Template, AuthzError> {
 /// The assignment that a link is of.
 fn assignment_of<'a>(link: &PolicyId, linked: &[&'a RoleAssignment]) -> Option<&'a RoleAssignment> {
     let place: &str = link.as_ref();
-    linked.get(place.parse::<usize>().ok()?).copied()
+    linked
+        .get(place.strip_prefix('#')?.parse::<usize>().ok()?)
+        .copied()
 }
 
 fn failures(answer: &Response) -> impl Iterator<Item = Failure> + '_ {

@@ -1,12 +1,18 @@
 //! Guardrails: organisation-wide Cedar policies that forbid what a role allows, checked when they are loaded.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use cedar_policy::{Effect, Policy, PolicyId, PolicySet, Schema, ValidationError, ValidationMode, Validator};
 use miette::Diagnostic;
+use postern_core::role::Action;
 use serde::Serialize;
 
-use crate::{entities::NETWORK, network::Networks};
+use crate::{
+    AuthzError,
+    applicable::{self, Applicable, Together},
+    entities::{NETWORK, Names},
+    network::Networks,
+};
 
 /// The Cedar schema that guardrails are checked against.
 pub const SCHEMA: &str = include_str!("../../../config/cedar/postern.cedarschema");
@@ -28,6 +34,8 @@ pub struct Guardrail {
 #[derive(Debug, Clone, Default)]
 pub struct GuardrailSet {
     pub(crate) policies: PolicySet,
+    /// Those of each file, to be asked.
+    applicable: Vec<Arc<Applicable>>,
     guardrails: BTreeMap<String, Guardrail>,
     networks: Networks,
 }
@@ -126,9 +134,15 @@ pub enum GuardrailError {
         /// What is wrong.
         message: String,
     },
-    /// The schema that Postern was built with is broken.
-    #[error("the built-in schema cannot be read: {0}")]
+    /// The schema that Postern was built with is broken, or Cedar refuses what Postern made of a guardrail; a defect.
+    #[error("the built-in schema cannot be read, or the guardrails cannot be put together: {0}")]
     BuiltIn(String),
+}
+
+impl From<AuthzError> for GuardrailError {
+    fn from(error: AuthzError) -> Self {
+        Self::BuiltIn(error.to_string())
+    }
 }
 
 impl GuardrailSet {
@@ -141,6 +155,10 @@ impl GuardrailSet {
 
     /// Adds the guardrails in `text`. When one of them is refused, none of them is added.
     pub fn add(&mut self, file: &str, text: &str) -> Result<(), GuardrailError> {
+        applicable::with_room(|| self.add_with_room(file, text)).map_err(GuardrailError::from)?
+    }
+
+    fn add_with_room(&mut self, file: &str, text: &str) -> Result<(), GuardrailError> {
         let parsed: PolicySet = text.parse().map_err(|error: cedar_policy::ParseErrors| {
             let (line, column) = place(text, &error);
             GuardrailError::Syntax {
@@ -182,7 +200,9 @@ impl GuardrailSet {
         for policy in policies.policies() {
             add(&mut all, policy, policy.id().as_ref(), file)?;
         }
+        let applicable = Applicable::new(&policies, &Names::new()?)?;
         self.policies = all;
+        self.applicable.push(Arc::new(applicable));
         self.guardrails.extend(added);
         Ok(())
     }
@@ -258,6 +278,11 @@ impl GuardrailSet {
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         self.guardrails.is_empty()
+    }
+
+    /// Those that can apply to the action.
+    pub(crate) fn to(&self, action: Action) -> impl Iterator<Item = &Together> {
+        self.applicable.iter().filter_map(move |file| file.to(action))
     }
 
     pub(crate) fn message(&self, id: &str) -> Option<String> {

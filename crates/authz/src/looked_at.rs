@@ -22,6 +22,18 @@ impl LookedAt {
         }
     }
 
+    /// Adds all there is.
+    pub(crate) const fn add_everything(&mut self) {
+        self.everything = true;
+    }
+
+    /// Adds what another looks at.
+    pub(crate) fn add_all(&mut self, other: &Self) {
+        self.everything |= other.everything;
+        self.tags |= other.tags;
+        self.attributes.extend(other.attributes.iter().cloned());
+    }
+
     /// Adds what an expression of Cedar's JSON policy format looks at. An attribute counts whatever it is read from.
     pub(crate) fn add(&mut self, expression: &Value) {
         match expression {

@@ -1,7 +1,7 @@
 //! What holds whatever else goes wrong: points that nobody marked, grants whose points nobody looks at, and what only
 //! time does.
 
-use std::time::Duration;
+use std::{sync::atomic::Ordering, time::Duration};
 
 use postern_core::{
     grant::{Grant, GrantState},
@@ -31,9 +31,12 @@ impl Engine {
         }
         let ended = self.end_forgotten_grants(now).await?;
         self.lapse_assignments(now).await?;
-        // A pass that sees a grant end ends the others of its request; this is for a server that died in between.
-        if ended || turn.is_multiple_of(LOOK_EVERY) {
+        // A pass that sees a grant end ends the others of its request; this is for a server that died in between, and for
+        // what failed.
+        if ended || turn.is_multiple_of(LOOK_EVERY) || self.half_had.load(Ordering::Relaxed) {
+            self.half_had.store(true, Ordering::Relaxed);
             self.end_broken(None).await?;
+            self.half_had.store(false, Ordering::Relaxed);
         }
         self.lapse_requests(now).await?;
         self.remind(now).await

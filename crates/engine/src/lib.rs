@@ -25,7 +25,10 @@ mod strays;
 mod together;
 mod turns;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, atomic::AtomicBool},
+};
 
 use postern_core::{
     enforcer::Enforcer,
@@ -45,6 +48,8 @@ pub struct Engine {
     ids: Arc<dyn IdSource>,
     config: Arc<EngineConfig>,
     metrics: Arc<Metrics>,
+    /// Whether requests may have been left half-had: the next run of the backstop looks for them.
+    half_had: Arc<AtomicBool>,
 }
 
 impl Engine {
@@ -68,6 +73,7 @@ impl Engine {
             ids,
             config: Arc::new(config),
             metrics,
+            half_had: Arc::default(),
         }
     }
 

@@ -1,6 +1,9 @@
 //! The end of a pass: outcomes, hops, grants, the next due time; only on what was read back.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::atomic::Ordering,
+};
 
 use chrono::TimeDelta;
 use postern_core::{
@@ -301,6 +304,7 @@ impl Engine {
         for request in broken {
             // What fails here the backstop does.
             if let Err(error) = self.end_broken(Some(request)).await {
+                self.half_had.store(true, Ordering::Relaxed);
                 tracing::warn!(%request, error = &error as &dyn std::error::Error, "not all, and not yet nothing");
             }
         }

@@ -17,10 +17,15 @@ const AT_ONCE: u32 = 100;
 impl Engine {
     /// Ends what is left of requests that want all or nothing and cannot have all; of this one only, where one is named.
     pub(crate) async fn end_broken(&self, request: Option<RequestId>) -> Result<(), StoreError> {
-        for request in self.store.broken_requests(request, AT_ONCE).await? {
-            self.end_rest_of(request).await?;
+        loop {
+            let broken = self.store.broken_requests(request, AT_ONCE).await?;
+            for request in &broken {
+                self.end_rest_of(*request).await?;
+            }
+            if broken.len() < AT_ONCE as usize {
+                return Ok(());
+            }
         }
-        Ok(())
     }
 
     async fn end_rest_of(&self, request: RequestId) -> Result<(), StoreError> {

@@ -66,6 +66,17 @@ impl Failure {
         self
     }
 
+    /// The same for somebody else whom it concerns, without what is behind it.
+    pub(crate) fn also(&self) -> Self {
+        Self {
+            code: self.code,
+            detail: self.detail.clone(),
+            errors: self.errors.clone(),
+            headers: self.headers.clone(),
+            source: None,
+        }
+    }
+
     /// What went wrong, as a word.
     pub(crate) fn code(&self) -> ErrorCode {
         self.code

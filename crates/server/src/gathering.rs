@@ -132,7 +132,8 @@ impl App {
                 let app = Arc::clone(self);
                 // A task of its own: whoever makes them does not end with a client that goes away.
                 tokio::spawn(async move {
-                    app.make_gathered().await;
+                    // Until nobody waits: who came while this turn was taken may not be among the first of them.
+                    while app.make_gathered().await {}
                     drop(turn);
                 });
             }
@@ -140,7 +141,8 @@ impl App {
         answer.await.unwrap_or_else(|error| Err(Failure::internal(error)))
     }
 
-    async fn make_gathered(&self) {
+    /// Makes the next that wait; whether there were any.
+    async fn make_gathered(&self) -> bool {
         let (plains, answers): (Vec<Plain>, Vec<_>) = self
             .gathering
             .next()
@@ -148,9 +150,9 @@ impl App {
             .map(|waiting| (waiting.plain, waiting.answer))
             .unzip();
         if plains.is_empty() {
-            return;
+            return false;
         }
-        let made = match self.try_gathered(&plains).await {
+        let mut made = match self.try_gathered(&plains).await {
             Ok(made) => made,
             // Whether it was committed is not known: none of them may be made once more.
             Err(Unmade::Unknown(failure)) => {
@@ -161,9 +163,9 @@ impl App {
                     "a shared transaction may not have been committed"
                 );
                 for answer in answers {
-                    let _gone = answer.send(Err(Failure::new(failure.code(), failure.detail())));
+                    let _gone = answer.send(Err(failure.also()));
                 }
-                return;
+                return true;
             }
             Err(Unmade::Nothing(failure)) => {
                 let error = failure.source().map(tracing::field::display);
@@ -174,10 +176,10 @@ impl App {
         if made.len() * 2 < plains.len() {
             self.gathering.discouraged.store(DISCOURAGED, Ordering::Relaxed);
         }
-        let mut made = made;
         for (plain, answer) in plains.iter().zip(answers) {
             let _gone = answer.send(Ok(made.remove(&plain.request.id)));
         }
+        true
     }
 
     /// Makes those that only have to be written. The others are left out.
@@ -224,6 +226,9 @@ impl App {
             *has += 1;
             rows.push(request.clone().into());
             events.extend(log);
+            for _ in &request.targets {
+                self.metrics.decided(Manner::Ask.action().as_str(), true);
+            }
             made.insert(request.id, request);
         }
         if rows.is_empty() {

@@ -71,7 +71,7 @@ impl From<Failure> for Stop {
 
 impl App {
     /// Whether the `target` at `at` may be had. `from_caller` says that its source is the address that the request comes
-    /// from.
+    /// from. Not counted: whoever asks counts what comes of it.
     pub(crate) fn judge(
         &self,
         manner: Manner,
@@ -88,7 +88,8 @@ impl App {
             event: manner.event(),
             ..question(manner.action(), request, target, machine, begins)
         };
-        let decision = self.decide(ground.authorizer, &request.principal, &asked);
+        let (authorizer, principal) = (ground.authorizer, &request.principal);
+        let decision = authorizer.decide(principal, asked.action, &asked.resource, &asked.context);
         if !decision.allowed {
             return Err(Stop::Denied(Box::new(asked), Box::new(decision)));
         }

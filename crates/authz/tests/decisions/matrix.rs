@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use crate::fixture::{VM, ada, assignment, authorizer};
-use postern_authz::{Authorizer, Context, Resource};
+use postern_authz::{Authorizer, Context, GuardrailSet, Resource};
 use postern_core::{
     role::{Action, Role},
     testing::at,
@@ -97,4 +97,25 @@ fn or_dash(actions: &[&str]) -> String {
     } else {
         actions.join(" ")
     }
+}
+
+#[test]
+fn a_role_whose_name_is_a_number_is_a_role_like_any_other() {
+    let roles = ["0", "1", "2"].map(|name| Role {
+        name: name.to_owned(),
+        actions: [Action::Read].into(),
+        ..Role::built_in().remove(0)
+    });
+    let assignments = (1..)
+        .zip(&roles)
+        .map(|(number, role)| assignment(number, &role.name, "user:corp/ada", "/"));
+    let authorizer = Authorizer::new(roles.clone(), assignments, GuardrailSet::default()).unwrap();
+    let resource = Resource::scope("/aws".parse().unwrap());
+    let decision = authorizer.decide(&ada(&[]), Action::Read, &resource, &Context::at(at(0)));
+    assert_eq!(
+        (decision.allowed, decision.allowed_by.len()),
+        (true, 3),
+        "{}",
+        decision.explain()
+    );
 }

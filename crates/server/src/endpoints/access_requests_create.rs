@@ -225,7 +225,7 @@ pub(crate) async fn ask_for(
         from_caller,
         lease,
     } = asking;
-    let now = request.created_at;
+    let mut now = request.created_at;
     let dry_run = manner == Manner::DryRun;
     let key = key.filter(|_| !dry_run);
     // A guardrail about times speaks of when access is had; what holds then is asked again then.
@@ -251,6 +251,8 @@ pub(crate) async fn ask_for(
             let shown = access_request::show(&pending.into(), Vec::new(), now);
             return Ok(Asked::Made(request.id, Box::new(shown)));
         }
+        // It waited for the others meanwhile.
+        now = app.now();
     }
     let authorizer = app.authorizer().await?;
     let clouds = app
@@ -292,7 +294,10 @@ pub(crate) async fn ask_for(
     let mut ways = Vec::with_capacity(request.targets.len());
     for (at, target) in request.targets.iter().enumerate() {
         let from_caller = from_caller.get(at).copied().unwrap_or(false);
-        let judged = match app.judge(manner, &request, (at, target), from_caller, &ground) {
+        let judged = app.judge(manner, &request, (at, target), from_caller, &ground);
+        let allowed = !matches!(judged, Err(Stop::Denied(..)));
+        app.metrics.decided(manner.action().as_str(), allowed);
+        let judged = match judged {
             Ok(judged) => judged,
             Err(stop) => {
                 return Err(app
