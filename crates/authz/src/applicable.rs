@@ -1,6 +1,6 @@
 //! The guardrails that can apply to an action, and one policy that asks them all at once.
 //!
-//! Cedar takes some two microseconds for each policy of a set, most of it for putting the policy's condition together anew.
+//! Cedar takes some two microseconds for each policy of a set, and puts the policy's condition together anew each time.
 //! Nearly always none applies. So the guardrails' conditions are put together once, when they are loaded, into policies
 //! that apply when any of them does or cannot be evaluated; only then is each asked by itself, for what the refused is
 //! told. `||` evaluates its right side when the left is false, and fails when what it evaluates fails, so that it is false

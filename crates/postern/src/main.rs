@@ -5,8 +5,7 @@ use std::process::ExitCode;
 use clap::Parser as _;
 use postern::cli::Cli;
 
-/// Cedar, JSON and SQL rows are many small allocations: the system's allocator took a third of the server's time, this one
-/// takes less. `docs/decisions/0020-allocator.md` says how much.
+/// Cedar, JSON and SQL rows are many small allocations; `docs/decisions/0020-allocator.md` says what this one spares.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
