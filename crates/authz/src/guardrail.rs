@@ -33,7 +33,6 @@ pub struct Guardrail {
 /// Guardrails that passed every check. Ids are unique across all files.
 #[derive(Debug, Clone, Default)]
 pub struct GuardrailSet {
-    pub(crate) policies: PolicySet,
     /// Those of each file, to be asked.
     applicable: Vec<Arc<Applicable>>,
     guardrails: BTreeMap<String, Guardrail>,
@@ -196,12 +195,7 @@ impl GuardrailSet {
         }
         check(file, text, &policies)?;
         self.check_networks(file, &policies)?;
-        let mut all = self.policies.clone();
-        for policy in policies.policies() {
-            add(&mut all, policy, policy.id().as_ref(), file)?;
-        }
         let applicable = Applicable::new(&policies, &Names::new()?)?;
-        self.policies = all;
         self.applicable.push(Arc::new(applicable));
         self.guardrails.extend(added);
         Ok(())
