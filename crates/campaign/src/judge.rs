@@ -13,7 +13,10 @@ use std::{
 };
 
 use chrono::{DateTime, Utc};
-use cut::{Writers, cut, is_firewall, with_bare_firewalls, without_nsg_rules, without_ours_at_firewalls};
+use cut::{
+    Writers, cut, is_firewall, with_bare_firewalls, with_nsgs_for_firewalls_alone,
+    without_marked_at_firewalls, without_ours_at_firewalls,
+};
 pub use docket::{Docket, Times};
 use postern_sim::{
     arm::ArmJudge,
@@ -116,7 +119,11 @@ fn judge(logs: &Logs<'_>, docket: &Docket, inner: &dyn Judge) -> Vec<Violation> 
                 .copied()
                 .filter(|_| !inner.allows(&with_bare_firewalls(&world), probe));
             for at in [change.at, until] {
-                if !docket.covers(probe, at) && !since.is_some_and(|since| docket.stood(probe, since, at)) {
+                let excused = |since| {
+                    docket.stood(probe, since, at)
+                        || others.widened.contains(&number) && docket.lives(probe, since, at)
+                };
+                if !docket.covers(probe, at) && !since.is_some_and(excused) {
                     note(
                         1,
                         format!(
@@ -141,11 +148,14 @@ fn judge(logs: &Logs<'_>, docket: &Docket, inner: &dyn Judge) -> Vec<Violation> 
 /// Behind a translating rule an NSG sees the firewall, not the client. So where somebody makes a rule there while a
 /// grant on the port is open, or widens ours, theirs and the NSG's allow of ours let others in. That is said of the
 /// product (`foreign_rule_opens`), and reported by it; a grant that comes after such a rule is refused, and is judged
-/// as everywhere.
+/// as everywhere. Where it is ours that somebody widened, its grant was there before, also when it is not open yet:
+/// the NSG waits for the firewall, and is written on a reading of it from before.
 #[derive(Debug, Default)]
 struct OthersAtFirewalls {
     /// Since when, by the packet's number.
     since: BTreeMap<usize, DateTime<Utc>>,
+    /// The packets that get in by nothing else than rules of ours that somebody widened.
+    widened: BTreeSet<usize>,
     stale: bool,
 }
 
@@ -166,10 +176,15 @@ impl OthersAtFirewalls {
         if !std::mem::take(&mut self.stale) || !world.keys().any(|key| is_firewall(key)) {
             return;
         }
-        let theirs = without_nsg_rules(&without_ours_at_firewalls(world, writers));
+        let theirs = with_nsgs_for_firewalls_alone(&without_ours_at_firewalls(world, writers));
+        let of_their_own = with_nsgs_for_firewalls_alone(&without_marked_at_firewalls(world));
+        self.widened.clear();
         for (number, probe) in probes.iter().enumerate() {
             if inner.allows(&theirs, probe) {
                 self.since.entry(number).or_insert(at);
+                if !inner.allows(&of_their_own, probe) {
+                    self.widened.insert(number);
+                }
             } else {
                 self.since.remove(&number);
             }

@@ -62,6 +62,15 @@ const MET_WITH_SHAPES: [(u64, &str); 4] = [
     (824, "as 774"),
 ];
 
+/// Seeds with every shape that there is now, likewise.
+const MET_WITH_ALL: [(u64, &str); 2] = [
+    (
+        248,
+        "the judge blamed a grant that was being opened for its rule in a firewall, which somebody had widened",
+    ),
+    (278, "as 248, in a firewall's policy"),
+];
+
 /// Runs `postern-campaign campaign` and gives its totals and all that it printed.
 fn campaign(arguments: &[&str]) -> (Value, String) {
     let output = Command::new(env!("CARGO_BIN_EXE_postern-campaign"))
@@ -116,6 +125,8 @@ fn no_invariant_breaks_under_the_seeds_that_broke_one_before() {
     sound(&["--seeds", &seeds, "--plain", "--parallel", "6"]);
     let seeds = joined(MET_WITH_SHAPES.iter().map(|(seed, _)| *seed));
     sound(&["--seeds", &seeds, "--first-shapes", "--parallel", "6"]);
+    let seeds = joined(MET_WITH_ALL.iter().map(|(seed, _)| *seed));
+    sound(&["--seeds", &seeds, "--parallel", "6"]);
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use postern_core::inventory::MARK_TAG;
 use postern_sim::truth::{Change, World};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::{clouds::is_foreign, edit::MARK, gate};
 
@@ -127,6 +127,11 @@ pub(super) fn without_ours_at_firewalls(world: &World, writers: &Writers) -> Wor
     })
 }
 
+/// A state whose firewalls have none of our rules, whoever edited them since.
+pub(super) fn without_marked_at_firewalls(world: &World) -> World {
+    at_firewalls(world, |_, _, rule| !gate::is_marked(rule))
+}
+
 /// A state whose firewalls have no rules at all.
 pub(super) fn with_bare_firewalls(world: &World) -> World {
     at_firewalls(world, |_, _, _| false)
@@ -146,13 +151,32 @@ fn at_firewalls(world: &World, stays: impl Fn(&str, &str, &Value) -> bool) -> Wo
         .collect()
 }
 
-/// A state whose NSGs have their default rules alone: what comes from outside the network gets in by a translating
-/// rule only, because the NSG takes it for the firewall's.
-pub(super) fn without_nsg_rules(world: &World) -> World {
+/// A state whose NSGs let in what comes from the firewalls' subnets, also of networks that are only peered, and else
+/// have their default rules: what comes from outside the network gets in by a translating rule only.
+pub(super) fn with_nsgs_for_firewalls_alone(world: &World) -> World {
+    let subnets: Vec<&Value> = world
+        .iter()
+        .filter(|(key, _)| key.ends_with("/subnets/azurefirewallsubnet"))
+        .filter_map(|(_, subnet)| in_force(subnet)?.get("addressPrefix"))
+        .collect();
+    let open = json!({ "properties": {
+        "priority": 100, "direction": "Inbound", "access": "Allow", "protocol": "*",
+        "sourceAddressPrefixes": subnets, "sourcePortRange": "*",
+        "destinationAddressPrefix": "*", "destinationPortRange": "*",
+    } });
+    let is_nsg = |key: &str| {
+        key.rsplit_once('/')
+            .is_some_and(|(parent, _)| parent.ends_with("/networksecuritygroups"))
+    };
+    let opened = world
+        .keys()
+        .filter(|key| is_nsg(key) && !subnets.is_empty())
+        .map(|key| (format!("{key}/securityrules/firewalls"), open.clone()));
     world
         .iter()
         .filter(|(key, _)| !key.contains("/securityrules/"))
         .map(|(key, value)| (key.clone(), value.clone()))
+        .chain(opened)
         .collect()
 }
 

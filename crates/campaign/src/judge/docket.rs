@@ -104,9 +104,18 @@ impl Docket {
     /// being opened just then stood: its NSG was written on a reading of the firewall from before.
     pub(super) fn stood(&self, probe: &Probe, since: DateTime<Utc>, at: DateTime<Utc>) -> bool {
         let written = self.disturbances.deadline(since);
-        self.grants.iter().any(|grant| {
+        self.at_port(probe, since, at)
+            .any(|grant| grant.opened.is_some_and(|opened| opened <= written))
+    }
+
+    /// Whether a grant at the packet's port, from wherever, was wanted at `since` and is at an instant, open or not.
+    pub(super) fn lives(&self, probe: &Probe, since: DateTime<Utc>, at: DateTime<Utc>) -> bool {
+        self.at_port(probe, since, at).next().is_some()
+    }
+
+    fn at_port(&self, probe: &Probe, since: DateTime<Utc>, at: DateTime<Utc>) -> impl Iterator<Item = &Live> {
+        self.grants.iter().filter(move |grant| {
             grant.from <= since
-                && grant.opened.is_some_and(|opened| opened <= written)
                 && grant.from <= at
                 && at < grant.to
                 && grant.machine.eq_ignore_ascii_case(&probe.machine)
