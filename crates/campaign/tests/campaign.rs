@@ -63,12 +63,17 @@ const MET_WITH_SHAPES: [(u64, &str); 4] = [
 ];
 
 /// Seeds with every shape that there is now, likewise.
-const MET_WITH_ALL: [(u64, &str); 2] = [
+const MET_WITH_ALL: [(u64, &str); 4] = [
     (
         248,
         "the judge blamed a grant that was being opened for its rule in a firewall, which somebody had widened",
     ),
     (278, "as 248, in a firewall's policy"),
+    (
+        510,
+        "the judge did not see where a stranger's rule led, at a firewall in another network than the machine",
+    ),
+    (547, "as 510"),
 ];
 
 /// Runs `postern-campaign campaign` and gives its totals and all that it printed.
