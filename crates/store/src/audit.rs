@@ -20,8 +20,12 @@ use crate::{
     page::scope_text,
 };
 
-/// A span of at most so many events is read by its time and then put in order: some 10 ms of work.
+/// The numbers of at most so many events are looked up by their time: some 2 ms of work.
 const NARROW: i64 = 10_000;
+
+/// Numbers rise with time but for transactions that overlap. A span whose numbers lie in a range of at most so many times
+/// its events is read in the range; another is read by its time and then put in order.
+const SCATTERED: i64 = 4;
 
 /// Which events to list; what is not set does not matter.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -216,9 +220,22 @@ impl TryFrom<Row> for StoredEvent {
     }
 }
 
-/// Rows that match `$filter`, with `$tail` after the common conditions.
+/// How the events between two instants lie in the log.
+#[derive(Debug, Clone, Copy)]
+enum Span {
+    /// No instant is asked for.
+    All,
+    /// All between these numbers, or nearly so; none at all where the first is above the last.
+    Dense { first: i64, last: i64 },
+    /// Few, far apart.
+    Scattered,
+    /// Too many to look each up.
+    Wide,
+}
+
+/// Rows that match `$filter` with numbers between `$above` and `$below`, with `$tail` after the conditions.
 macro_rules! events {
-    ($tail:literal, $filter:expr, $visible:expr, $after:expr, $limit:expr) => {
+    ($tail:literal, $filter:expr, $visible:expr, $above:expr, $below:expr, $limit:expr) => {
         sqlx::query_as!(
             Row,
             "SELECT seq, id, at, action, outcome, actor, scope, reason, decision, details, request_id, grant_id,
@@ -241,7 +258,8 @@ macro_rules! events {
                AND ($9::uuid IS NULL OR e.policy_id = $9)
                AND ($10::text IS NULL OR e.point = $10)
                AND ($11::timestamptz IS NULL OR e.at >= $11)
-               AND ($12::timestamptz IS NULL OR e.at < $12) " + $tail,
+               AND ($12::timestamptz IS NULL OR e.at < $12)
+               AND e.seq > $13 AND e.seq < $14 " + $tail,
             $visible.as_deref(),
             $filter.action_prefix.as_deref().map(clean),
             $filter.outcome.map(Outcome::as_str),
@@ -254,7 +272,8 @@ macro_rules! events {
             $filter.point.as_deref().map(clean),
             $filter.since,
             $filter.until,
-            $after,
+            $above,
+            $below,
             $limit,
         )
     };
@@ -276,60 +295,65 @@ impl Store {
     pub(crate) async fn audit_page(
         &self,
         filter: &AuditFilter,
-        mut after: Option<i64>,
+        after: Option<i64>,
         limit: u32,
         order: Order,
         narrow: i64,
     ) -> Result<Page<StoredEvent, i64>, StoreError> {
         let fetch = Page::<(), ()>::fetch(limit);
         let visible = filter.visible.scope_texts();
-        let timed = filter.since.is_some() || filter.until.is_some();
-        let by_time = timed && self.spans_at_most(narrow, filter).await?;
-        if after.is_none() && !by_time {
-            after = self.near_edge(filter, order).await?;
+        let span = self.span(narrow, filter).await?;
+        let (mut above, mut below) = match span {
+            Span::Dense { first, last } => (first.saturating_sub(1), last.saturating_add(1)),
+            Span::All | Span::Scattered | Span::Wide => (i64::MIN, i64::MAX),
+        };
+        let near = match span {
+            Span::Wide if after.is_none() => self.near_edge(filter, order).await?,
+            _ => after,
+        };
+        match order {
+            Order::NewestFirst => below = below.min(near.unwrap_or(i64::MAX)),
+            Order::OldestFirst => above = above.max(near.unwrap_or(i64::MIN)),
         }
-        let rows = match (order, by_time) {
-            (Order::NewestFirst, false) => {
+        let rows = match (order, span) {
+            (Order::NewestFirst, Span::All | Span::Dense { .. } | Span::Wide) => {
                 events!(
-                    "AND ($13::bigint IS NULL OR e.seq < $13) ORDER BY e.seq DESC LIMIT $14",
+                    "ORDER BY e.seq DESC LIMIT $15",
                     filter,
                     visible,
-                    after,
+                    above,
+                    below,
                     fetch
                 )
                 .fetch_all(&self.lists)
                 .await?
             }
-            (Order::OldestFirst, false) => {
-                events!(
-                    "AND ($13::bigint IS NULL OR e.seq > $13) ORDER BY e.seq LIMIT $14",
-                    filter,
-                    visible,
-                    after,
-                    fetch
-                )
-                .fetch_all(&self.lists)
-                .await?
+            (Order::OldestFirst, Span::All | Span::Dense { .. } | Span::Wide) => {
+                events!("ORDER BY e.seq LIMIT $15", filter, visible, above, below, fetch)
+                    .fetch_all(&self.lists)
+                    .await?
             }
             // Expressions, so that Postgres does not walk through the log in the order of `seq` until it comes to the
             // span: it does not know that numbers and times rise together.
-            (Order::NewestFirst, true) => {
+            (Order::NewestFirst, Span::Scattered) => {
                 events!(
-                    "AND ($13::bigint IS NULL OR e.seq < $13) ORDER BY e.seq + 0 DESC LIMIT $14",
+                    "ORDER BY e.seq + 0 DESC LIMIT $15",
                     filter,
                     visible,
-                    after,
+                    above,
+                    below,
                     fetch
                 )
                 .fetch_all(&self.lists)
                 .await?
             }
-            (Order::OldestFirst, true) => {
+            (Order::OldestFirst, Span::Scattered) => {
                 events!(
-                    "AND ($13::bigint IS NULL OR e.seq > $13) ORDER BY e.seq + 0 LIMIT $14",
+                    "ORDER BY e.seq + 0 LIMIT $15",
                     filter,
                     visible,
-                    after,
+                    above,
+                    below,
                     fetch
                 )
                 .fetch_all(&self.lists)
@@ -343,20 +367,30 @@ impl Store {
         Ok(Page::of(events, limit, |stored| stored.seq))
     }
 
-    /// Whether so few events lie between the filter's instants.
-    async fn spans_at_most(&self, events: i64, filter: &AuditFilter) -> Result<bool, StoreError> {
-        let found = sqlx::query_scalar!(
-            r#"SELECT count(*) AS "found!" FROM (
-                   SELECT FROM audit_events
+    /// Where the events between the filter's instants are, when they are few.
+    async fn span(&self, narrow: i64, filter: &AuditFilter) -> Result<Span, StoreError> {
+        if filter.since.is_none() && filter.until.is_none() {
+            return Ok(Span::All);
+        }
+        let found = sqlx::query!(
+            r#"SELECT count(*) AS "events!", coalesce(min(seq), 1) AS "first!", coalesce(max(seq), 0) AS "last!" FROM (
+                   SELECT seq FROM audit_events
                    WHERE ($1::timestamptz IS NULL OR at >= $1) AND ($2::timestamptz IS NULL OR at < $2)
                    LIMIT $3) AS span"#,
             filter.since,
             filter.until,
-            events.saturating_add(1),
+            narrow.saturating_add(1),
         )
         .fetch_one(&self.lists)
         .await?;
-        Ok(found <= events)
+        let (first, last) = (found.first, found.last);
+        Ok(if found.events > narrow {
+            Span::Wide
+        } else if last.saturating_sub(first) > found.events.saturating_mul(SCATTERED) {
+            Span::Scattered
+        } else {
+            Span::Dense { first, last }
+        })
     }
 
     /// Where a wide span begins on the side that is read first, as a cursor, when that is not an end of the log: what

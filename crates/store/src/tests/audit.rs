@@ -411,6 +411,7 @@ async fn a_span_of_time_holds_the_same_events_whether_it_is_read_by_time_or_by_n
         (Some(20), None),
         (None, Some(40)),
         (Some(20), Some(40)),
+        (Some(20), Some(26)),
         (Some(90), Some(99)),
     ];
     let sights = [
