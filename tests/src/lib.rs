@@ -9,6 +9,7 @@
 
 pub mod crash;
 pub mod github;
+pub mod metric;
 pub mod owners;
 pub mod process;
 pub mod python;

@@ -7,7 +7,7 @@ use std::{path::PathBuf, time::Duration};
 use postern_api::machine::{Finding, MachineQuery};
 use postern_core::inventory::MARK_TAG;
 use postern_sim::{arm, ec2::Ingress};
-use postern_tests::{Person, ServerProcess, World, WorldOptions, world::CLIENT};
+use postern_tests::{Person, ServerProcess, World, WorldOptions, metric::metric, world::CLIENT};
 use serde_json::{Value, json};
 
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -142,6 +142,83 @@ async fn a_rule_of_a_grant_that_somebody_deletes_comes_back_and_is_told_of_grant
             .filter(|event| event.action == action && event.details["code"] == "own_rule_missing");
         assert_eq!(told.count(), 2, "{action}");
     }
+}
+
+/// How many passes ended so, in one cloud.
+async fn passes(world: &World, cloud: &str, outcome: &str) -> Option<f64> {
+    let labels = [format!("cloud=\"{cloud}\""), format!("outcome=\"{outcome}\"")];
+    let address = world.server_url.trim_start_matches("http://");
+    metric(
+        address,
+        "postern_passes_total{",
+        &labels.each_ref().map(String::as_str),
+    )
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_point_at_rest_is_read_at_every_look_and_what_somebody_does_there_then_is_seen() {
+    let (world, _server) = world().await;
+    let (web, app) = (world.fleet.web.clone(), world.fleet.app.clone());
+    let request = world.request(&[&web, &app], 3600, 30).await;
+    for grant in &request.grants {
+        world.until(&grant.id, "open", PATIENCE).await;
+    }
+    for cloud in ["azure", "aws"] {
+        world
+            .eventually("looks find nothing new", PATIENCE, async || {
+                (passes(&world, cloud, "unchanged").await? >= 4.0).then_some(())
+            })
+            .await;
+    }
+    let told = async || {
+        let log = world.audit_log().await;
+        let is_ours = |action: &str| action.starts_with("point.") || action.starts_with("change.");
+        log.iter().filter(|event| is_ours(&event.action)).count()
+    };
+    let events = told().await;
+    let at_rest = passes(&world, "aws", "settled").await;
+    let read = async |grant: &str| {
+        world.until(grant, "open", PATIENCE).await.hops[0]
+            .read_at
+            .unwrap()
+    };
+    for grant in &request.grants {
+        let before = read(&grant.id).await;
+        world
+            .eventually("the grant was read again", PATIENCE, async || {
+                (read(&grant.id).await > before).then_some(())
+            })
+            .await;
+    }
+    assert_eq!(
+        passes(&world, "aws", "settled").await,
+        at_rest,
+        "nothing was judged anew"
+    );
+    assert_eq!(told().await, events, "nothing was to be told");
+
+    let holder = world.aws().snapshot().unwrap().groups;
+    let holder = holder
+        .iter()
+        .find(|group| group.tags.contains_key(MARK_TAG))
+        .unwrap();
+    world
+        .aws()
+        .revoke(&holder.id, &[Ingress::tcp(22, "203.0.113.7/32")])
+        .unwrap();
+    let nsg = nsg(&world);
+    let hurry = arm::inbound("in-a-hurry", 150, "Allow", "*", "22");
+    world
+        .fleet
+        .arm
+        .fleet()
+        .put(&format!("{nsg}/securityRules/in-a-hurry"), hurry)
+        .unwrap();
+    until_resolved(&world, &app, "own_rule_missing").await;
+    until_resolved(&world, &web, "foreign_rule_opens").await;
+    assert!(world.reachable(&app, CLIENT, 22));
+    assert!(!world.reachable(&web, ANYBODY, 22));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -5,9 +5,8 @@ use std::{path::PathBuf, time::Duration};
 
 use postern_api::machine::MachineQuery;
 use postern_sim::arm::{self, BucketSize, RequestLimits};
-use postern_tests::{Person, World, WorldOptions, world::a_policy};
+use postern_tests::{Person, World, WorldOptions, metric::metric, world::a_policy};
 use serde_json::json;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 const MACHINES: usize = 60;
 const PATIENCE: Duration = Duration::from_mins(2);
@@ -24,19 +23,6 @@ const LIMITS: RequestLimits = RequestLimits {
     writes: BucketSize { size: 42, refill: 2 },
     deletes: BucketSize { size: 42, refill: 2 },
 };
-
-/// The value of the line that begins so and has this in it.
-async fn metric(address: &str, line: &str, label: &str) -> Option<f64> {
-    let mut stream = tokio::net::TcpStream::connect(address).await.ok()?;
-    let question = format!("GET /metrics HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
-    stream.write_all(question.as_bytes()).await.ok()?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).await.ok()?;
-    let found = answer
-        .lines()
-        .find(|said| said.starts_with(line) && said.contains(label))?;
-    found.rsplit(' ').next()?.parse().ok()
-}
 
 /// Sixty machines that SSH is open to for everybody, each behind an NSG of its own.
 fn many(world: &World) -> Vec<String> {
@@ -85,7 +71,7 @@ async fn two_servers_together_stay_within_one_budget_and_the_one_that_is_left_ha
     let mut environment = common.to_vec();
     environment.push(("POSTERN__LISTEN__ADDRESS", &other));
     let mut doomed = world.spawn(&environment);
-    let servers = async |address: &str| metric(address, "postern_servers{", "cloud=\"azure\"").await;
+    let servers = async |address: &str| metric(address, "postern_servers{", &["cloud=\"azure\""]).await;
     for address in [&survivor, &other] {
         world
             .eventually("each knows that there are two", PATIENCE, async || {
@@ -123,7 +109,7 @@ async fn two_servers_together_stay_within_one_budget_and_the_one_that_is_left_ha
     world
         .eventually("the one that is left has all of it", PATIENCE, async || {
             let alone = servers(&survivor).await? < 1.5;
-            let left = metric(&survivor, "postern_budget_left{", "class=\"writes\"").await?;
+            let left = metric(&survivor, "postern_budget_left{", &["class=\"writes\""]).await?;
             (alone && left > 21.0).then_some(())
         })
         .await;

@@ -31,7 +31,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use postern_core::{
-    enforcer::{Desired, EnforceError, Evidence, Member, Observed, Plan},
+    enforcer::{Desired, EnforceError, Evidence, Member, Observed, Plan, Print},
     id::GrantId,
     machine::MachineId,
     mark::Installation,
@@ -247,6 +247,10 @@ impl Observed for ObservedNsg {
 
     fn evidence(&self, desired: &Desired) -> BTreeMap<GrantId, Evidence> {
         evidence::evidence(self, desired)
+    }
+
+    fn print(&self) -> Option<Print> {
+        self.seats.is_empty().then(|| Print::of(&self.raw)).flatten()
     }
 
     /// A failed operation leaves an NSG that shows rules which are not in force, or no longer shows some that are.

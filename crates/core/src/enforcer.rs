@@ -4,11 +4,12 @@
 //! to nobody: it has no clock and no randomness, and the same desired and observed state give the same plan.
 //! Every change is idempotent: applying it again, or applying it when it was already in effect, is success.
 
-use std::{collections::BTreeMap, fmt, net::IpAddr, time::Duration};
+use std::{collections::BTreeMap, fmt, io, net::IpAddr, time::Duration};
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use sha2::{Digest as _, Sha256};
 
 use crate::{
     approach::Approach,
@@ -260,6 +261,33 @@ pub struct Evidence {
     pub blocked_by: Option<String>,
 }
 
+/// What tells two readings of a point apart (SHA-256): nobody finds an edit that leaves it as it was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Print([u8; 32]);
+
+impl Print {
+    /// Of what was read, in its order. None where it has no JSON.
+    pub fn of(read: &impl Serialize) -> Option<Self> {
+        struct Digest(Sha256);
+
+        impl io::Write for Digest {
+            fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+                self.0.update(bytes);
+                Ok(bytes.len())
+            }
+
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+
+        let mut digest = io::BufWriter::new(Digest(Sha256::new()));
+        serde_json::to_writer(&mut digest, read).ok()?;
+        let digest = digest.into_inner().ok()?;
+        Some(Self(digest.0.finalize().into()))
+    }
+}
+
 /// A point as it was read. Pure: nothing here talks to anybody.
 pub trait Observed: Send + Sync + fmt::Debug {
     /// What to change. Never touches a rule that is not ours, except those that a lockdown displaces.
@@ -271,6 +299,12 @@ pub trait Observed: Send + Sync + fmt::Debug {
 
     /// The state as read, for the journal.
     fn snapshot(&self) -> Value;
+
+    /// A digest of all that [`Observed::plan`] and [`Observed::evidence`] go by, so that a reading that tells the same
+    /// again need not be judged again. None where there is no such digest: such a reading is always judged.
+    fn print(&self) -> Option<Print> {
+        None
+    }
 
     /// Whether what was read is what is in force. False while the cloud shows a state that it failed to carry out
     /// or is still carrying out: nothing is confirmed on such a reading.

@@ -18,6 +18,7 @@ pub mod metrics;
 mod outcome;
 pub mod pass;
 mod reminders;
+mod rest;
 mod restore;
 mod servers;
 mod settle;
@@ -50,6 +51,8 @@ pub struct Engine {
     metrics: Arc<Metrics>,
     /// Whether requests may have been left half-had: the next run of the backstop looks for them.
     half_had: Arc<AtomicBool>,
+    /// Where nothing was to be done when it was last looked at.
+    at_rest: Arc<rest::AtRest>,
 }
 
 impl Engine {
@@ -74,6 +77,7 @@ impl Engine {
             config: Arc::new(config),
             metrics,
             half_had: Arc::default(),
+            at_rest: Arc::default(),
         }
     }
 

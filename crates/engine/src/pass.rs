@@ -53,7 +53,6 @@ pub(crate) struct Attempt {
 /// A reading, as far as outcomes are judged by it.
 #[derive(Default)]
 pub(crate) struct Seen {
-    pub(crate) snapshot: Value,
     /// The grants of which anything stands there.
     pub(crate) evidence: BTreeSet<GrantId>,
     /// Whether it is what is in force.
@@ -236,10 +235,25 @@ impl Engine {
     ) -> Result<&'static str, PassError> {
         let mut rounds = 0;
         failpoint!("after-lease");
+        let enforcer = self
+            .enforcer(lease.point_ref.cloud())
+            .ok_or_else(|| PassError::NoEnforcer(lease.point_ref.to_string()))?;
+        let now = self.clock.now();
+        if let Some(rest) = self.at_rest.take(lease, now) {
+            let committed = async {
+                match leasing.take() {
+                    Some(tx) => tx.commit().await,
+                    None => Ok(()),
+                }
+            };
+            let (committed, observed) = tokio::join!(committed, enforcer.observe(&rest.desired));
+            committed?;
+            if observed.is_ok_and(|observed| observed.print() == Some(rest.print)) {
+                self.stay_at_rest(lease, rest, now).await?;
+                return Ok("unchanged");
+            }
+        }
         loop {
-            let enforcer = self
-                .enforcer(lease.point_ref.cloud())
-                .ok_or_else(|| PassError::NoEnforcer(lease.point_ref.to_string()))?;
             let mut tx = match leasing.take() {
                 Some(tx) => tx,
                 None => self.store.begin().await?,
@@ -295,7 +309,6 @@ impl Engine {
                 Ok(observed) => {
                     evidence = observed.evidence(desired);
                     let seen = Seen {
-                        snapshot: observed.snapshot(),
                         evidence: evidence.keys().copied().collect(),
                         settled: observed.settled(),
                     };
@@ -320,7 +333,11 @@ impl Engine {
             }
             looked.rounds += 1;
             let rounds = looked.rounds;
-            let Some(attempts) = self.intend(lease, view, seen, plan, &mut looked).await? else {
+            let snapshot = observed.as_deref().map(Observed::snapshot).unwrap_or_default();
+            let intended = self
+                .intend(lease, view, seen, snapshot, plan, &mut looked)
+                .await?;
+            let Some(attempts) = intended else {
                 return Ok(Converged::Outdated(rounds));
             };
             failpoint!("after-intent");
@@ -341,6 +358,7 @@ impl Engine {
         lease: &Lease,
         view: &View,
         seen: Seen,
+        snapshot: Value,
         plan: Plan,
         looked: &mut Looked,
     ) -> Result<Option<Vec<Attempt>>, PassError> {
@@ -411,7 +429,7 @@ impl Engine {
             .collect();
         let new = NewPass {
             id: looked.pass,
-            snapshot: seen.snapshot,
+            snapshot,
         };
         let intents: Vec<_> = attempts
             .iter()

@@ -2,20 +2,20 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::atomic::Ordering,
+    sync::{Arc, atomic::Ordering},
 };
 
 use chrono::TimeDelta;
 use postern_core::{
     approach::is_firewall,
     audit::AuditEvent,
-    enforcer::{EnforceError, Evidence, Observed, Plan},
+    enforcer::{Desired, EnforceError, Evidence, Member, Observed, Plan},
     grant::{EndCause, Grant, GrantState, HopState, Live},
     id::{GrantId, RequestId},
     time::Instant,
 };
 use postern_store::{Due, HopUpdate, Lease, Next, StoreError, Tx, Urgency};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::{
     Engine,
@@ -24,6 +24,7 @@ use crate::{
     metrics::{CloudLabels, CodeLabels},
     outcome::{Looked, RoundResult},
     pass::{Ended, Seen, View},
+    rest::Rest,
 };
 
 impl Engine {
@@ -55,7 +56,6 @@ impl Engine {
 
         let mut tx = self.store.begin().await?;
         let seen = Seen {
-            snapshot: Value::Null,
             evidence: evidence.keys().copied().collect(),
             settled: known,
         };
@@ -253,6 +253,7 @@ impl Engine {
             tx.settle_displaced(&settled, now).await?;
         }
         tx.audit(&log).await?;
+        let at_rest = log.is_empty() && changed.is_empty() && due.is_empty() && !view.found;
 
         let urgency = if frozen {
             Urgency::Freeze
@@ -261,6 +262,7 @@ impl Engine {
         } else {
             Urgency::Opening
         };
+        let mut rest = None;
         let outcome = if let Some(failure) = &failure {
             let wait = failure.retry_after.map_or_else(
                 || self.backoff(lease),
@@ -285,6 +287,10 @@ impl Engine {
             for doubt in &looked.doubts {
                 earliest(&mut next, doubt.until(), Urgency::Closing);
             }
+            if at_rest && !gone && !lags && holds_ours && looked.doubts.is_empty() && plan == Plan::default()
+            {
+                rest = rest_at(desired, reading, next, now);
+            }
             // Also where the point is gone: it may come back under the same name.
             if holds_ours {
                 let [a, b, ..] = self.ids.random();
@@ -300,6 +306,9 @@ impl Engine {
             }
         };
         tx.commit().await?;
+        if let Some(rest) = rest {
+            self.at_rest.keep(lease, rest);
+        }
         crate::failpoint::failpoint!("after-outcome");
         for request in broken {
             // What fails here the backstop does.
@@ -350,6 +359,25 @@ impl Engine {
         }
         Ok(log)
     }
+}
+
+/// What the look found, where nothing waits to be opened or closed.
+fn rest_at(
+    desired: &Desired,
+    reading: Result<&(dyn Observed + '_), &EnforceError>,
+    until: Option<(Instant, Urgency)>,
+    since: Instant,
+) -> Option<Rest> {
+    let waits = |member: &Member| member.grants.iter().any(|grant| grant.opening);
+    if desired.unsettled || desired.members.iter().any(waits) {
+        return None;
+    }
+    Some(Rest {
+        desired: Arc::new(desired.clone()),
+        print: reading.ok()?.print()?,
+        until,
+        since,
+    })
 }
 
 /// Why the point is not as wanted yet.

@@ -58,6 +58,19 @@ struct NewHop<'a> {
 }
 
 impl Tx {
+    /// All that was read as present at the point was read again, at `at`.
+    pub async fn read_again(&mut self, point: PointId, at: Instant) -> Result<(), StoreError> {
+        sqlx::query!(
+            "INSERT INTO point_readings AS r (point_id, read_at) VALUES ($1, $2)
+             ON CONFLICT (point_id) DO UPDATE SET read_at = greatest(r.read_at, excluded.read_at)",
+            point.uuid(),
+            at,
+        )
+        .execute(&mut *self.inner)
+        .await?;
+        Ok(())
+    }
+
     /// Saves what was seen of the grants at the point. A state other than unknown, and rules, are a reading, made
     /// at `at`; a reading in which one is present is one of all that are present there, and those that are as they were
     /// are not written. Returns all the hops of the grants in `told`, by the points' names.

@@ -19,7 +19,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use postern_core::{
     enforcer::{
-        Change, Desired, Displaced, Evidence, Finding, Guard, Member, Observed, Obstacle, Plan, Verb,
+        Change, Desired, Displaced, Evidence, Finding, Guard, Member, Observed, Obstacle, Plan, Print, Verb,
     },
     id::{DisplacedId, GrantId, PolicyId},
     machine::MachineId,
@@ -261,6 +261,10 @@ impl Observed for ObservedGroup {
                 (grant, evidence)
             })
             .collect()
+    }
+
+    fn print(&self) -> Option<Print> {
+        Print::of(self)
     }
 
     fn snapshot(&self) -> Value {

@@ -15,7 +15,7 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet};
 
 use postern_core::{
-    enforcer::{Change, Desired, Evidence, Finding, Guard, Member, Observed, Obstacle, Plan, Verb},
+    enforcer::{Change, Desired, Evidence, Finding, Guard, Member, Observed, Obstacle, Plan, Print, Verb},
     id::GrantId,
     inventory::MARK_TAG,
     machine::MachineId,
@@ -384,6 +384,10 @@ impl Observed for ObservedInstance {
                 (grant, evidence)
             })
             .collect()
+    }
+
+    fn print(&self) -> Option<Print> {
+        Print::of(self)
     }
 
     fn snapshot(&self) -> Value {

@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use postern_core::{
-    enforcer::{Desired, Evidence, Observed, Plan},
+    enforcer::{Desired, Evidence, Observed, Plan, Print},
     id::GrantId,
     inventory::copied_from,
     sg::{SecurityGroup, SgRule},
@@ -173,6 +173,10 @@ impl<T: Carry> Observed for Reading<T> {
 
     fn snapshot(&self) -> Value {
         self.read.snapshot()
+    }
+
+    fn print(&self) -> Option<Print> {
+        self.settled.then(|| self.read.print()).flatten()
     }
 
     fn settled(&self) -> bool {
