@@ -3,6 +3,7 @@
 
 pub mod check;
 pub mod fleet;
+pub mod gate;
 pub mod issuer;
 pub mod people;
 pub mod place;
@@ -142,6 +143,10 @@ fn welcome(reach: &DemoState, stage: &Stage, dir: &DemoDir) -> String {
         arm,
     } = reach;
     let (web, app) = (&stage.fleet.web, &stage.fleet.app);
+    let door = match &stage.fleet.gate {
+        Some(gate) => gate.door.to_string(),
+        None => "…".to_owned(),
+    };
     format!(
         r#"Postern's demo serves at {server}   (Ctrl-C ends it and cleans up)
   identity provider {issuer}
@@ -149,7 +154,8 @@ fn welcome(reach: &DemoState, stage: &Stage, dir: &DemoDir) -> String {
   EC2 simulator     {ec2}
 
 Users: ada (engineer), sam (approver), olga (owner), ci (a pipeline), eve (nobody).
-Machines: web-1 and db-1 in Azure, app-1 and build-1 in AWS. Their SSH ports are open to far too many.
+Machines: web-1 and db-1 in Azure, vault-1 there behind an Azure Firewall, app-1 and build-1 in AWS. Their SSH ports
+are open to far too many.
 
 In another shell:
 
@@ -165,6 +171,7 @@ In another shell:
   as ada machines
   as ada request web-1 app-1 --port 22 --source 203.0.113.7 --for 5m --reason "disk full" --wait
   as ada grants
+  as ada request vault-1 --port 22 --source 203.0.113.7 --for 5m --reason "rotate keys" --wait
   as eve request {web} --port 22 --source 203.0.113.7 --for 5m --reason "let me in"
   as olga audit --since 10m
 
@@ -180,6 +187,8 @@ Or with curl:
         {{"machine": "{app}", "ports": ["22"], "sources": ["203.0.113.7"]}}]}}'
 
 What the clouds really did: {arm}/_sim/truth and {ec2}/_sim/truth
+Where a packet to the firewall gets to (address and port as the grant of vault-1 says under CONNECT TO):
+  curl -s '{arm}/_sim/lands?source=203.0.113.7&address={door}&port=50000'
 "#
     )
 }

@@ -189,6 +189,9 @@ impl HeldLease {
             &format!("lease {} is {}", lease.id, lease.status),
             &json!(lease),
         );
+        if let Some(why) = held_up(&lease) {
+            say.say("waiting", &why, &json!(lease));
+        }
         loop {
             *made = Some(lease.clone());
             match lease.status.as_str() {
@@ -209,7 +212,7 @@ impl HeldLease {
             let wait = LeaseWaitQuery {
                 wait: u32::try_from(left.as_secs().clamp(1, WAIT)).ok(),
             };
-            let before = lease.status.clone();
+            let before = (lease.status.clone(), held_up(&lease));
             let (id, wait) = (&lease.id.clone(), &wait);
             lease = patiently(deadline, async || {
                 identity
@@ -217,8 +220,10 @@ impl HeldLease {
                     .await
             })
             .await?;
-            if lease.status != before && lease.status != "open" {
-                say.say("waiting", &waits_for(&lease), &json!(lease));
+            let now = (lease.status.clone(), held_up(&lease));
+            if now != before && matches!(lease.status.as_str(), "pending" | "opening") {
+                let said = now.1.unwrap_or_else(|| waits_for(&lease));
+                say.say("waiting", &said, &json!(lease));
             }
         }
     }
@@ -374,8 +379,33 @@ fn opened(lease: &Lease) -> String {
         .iter()
         .map(|machine| machine.name.as_str())
         .collect();
+    let doors: Vec<String> = lease
+        .request
+        .grants
+        .iter()
+        .flat_map(crate::commands::grants::entrances)
+        .collect();
+    let doors = if doors.is_empty() {
+        String::new()
+    } else {
+        format!(", at {}", doors.join(", "))
+    };
     let until = until.map(|at| format!(" until {} at the latest", crate::output::instant(at)));
-    format!("open: {}{}", machines.join(", "), until.unwrap_or_default())
+    format!(
+        "open: {}{doors}{}",
+        machines.join(", "),
+        until.unwrap_or_default()
+    )
+}
+
+/// The firewall that it waits for, if for one.
+fn held_up(lease: &Lease) -> Option<String> {
+    let mut opening = lease
+        .request
+        .grants
+        .iter()
+        .filter(|grant| grant.status == "opening");
+    opening.find_map(crate::commands::grants::held_up)
 }
 
 fn waits_for(lease: &Lease) -> String {

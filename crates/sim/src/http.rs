@@ -9,11 +9,12 @@
 //! | `GET /_sim/state` | everything that the cloud holds |
 //! | `GET`, `DELETE /_sim/calls` | counters by operation; `DELETE` resets them |
 //! | `GET /_sim/reachable?machine=&source=&port=&protocol=[&seq=\|&time=]` | `{"reachable": bool}` |
+//! | `GET /_sim/lands?source=&address=&port=&protocol=` | where a packet to a public address gets to: `{"machine", "port"}`, or `null`; Azure's alone |
 //! | `GET /_sim/open-intervals?machine=&source=&port=&protocol=` | `[{"from", "to"}]` |
 
 use std::fmt;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -36,7 +37,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::count::Calls;
 use crate::fault::{Effect, FaultId, FaultRule, Faults};
-use crate::truth::{Judge, Moment, Probe, Truth};
+use crate::truth::{Judge, Moment, Probe, Protocol, Truth};
 
 /// How long [`Handle::stop`] waits for calls under way.
 const GRACE: Duration = Duration::from_secs(2);
@@ -76,6 +77,24 @@ pub trait Cloud: Send + Sync + 'static {
 
     /// What decides reachability in this cloud.
     fn judge(&self) -> &dyn Judge;
+
+    /// The machine and port that a packet gets to, if to any; none where the simulator cannot tell.
+    fn lands(&self, _packet: &Packet) -> Option<Option<(String, u16)>> {
+        None
+    }
+}
+
+/// A packet to a public address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Packet {
+    /// Where it comes from.
+    pub source: IpAddr,
+    /// Where it is sent to.
+    pub address: IpAddr,
+    /// To which port there.
+    pub port: u16,
+    /// TCP or UDP.
+    pub protocol: Protocol,
 }
 
 /// What every simulator carries beside its state; clones share all three.
@@ -385,6 +404,16 @@ impl Front {
                 let at = query.moment()?;
                 Ok(json!({ "reachable": truth.reachable(self.cloud.judge(), &probe, at) }))
             }),
+            (&Method::GET, "lands") => query.packet().and_then(|packet| {
+                let landed = self
+                    .cloud
+                    .lands(&packet)
+                    .ok_or("this cloud's simulator cannot tell")?;
+                Ok(landed.map_or(
+                    Value::Null,
+                    |(machine, port)| json!({ "machine": machine, "port": port }),
+                ))
+            }),
             (&Method::GET, "open-intervals") => query
                 .probe()
                 .map(|probe| to_json(&truth.open_intervals(self.cloud.judge(), &probe))),
@@ -443,14 +472,27 @@ impl Query {
     }
 
     fn probe(&self) -> Result<Probe, String> {
-        let protocol = self.get("protocol").unwrap_or("tcp");
         Ok(Probe {
             machine: self.required("machine")?,
             source: self.required("source")?,
             port: self.required("port")?,
-            protocol: serde_json::from_value(json!(protocol))
-                .map_err(|_| format!("parameter `protocol` cannot be `{protocol}`"))?,
+            protocol: self.protocol()?,
         })
+    }
+
+    fn packet(&self) -> Result<Packet, String> {
+        Ok(Packet {
+            source: self.required("source")?,
+            address: self.required("address")?,
+            port: self.required("port")?,
+            protocol: self.protocol()?,
+        })
+    }
+
+    fn protocol(&self) -> Result<Protocol, String> {
+        let protocol = self.get("protocol").unwrap_or("tcp");
+        serde_json::from_value(json!(protocol))
+            .map_err(|_| format!("parameter `protocol` cannot be `{protocol}`"))
     }
 }
 

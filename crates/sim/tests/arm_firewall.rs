@@ -621,3 +621,38 @@ async fn routes_are_parts_of_their_table() {
     assert_eq!(scene.client.delete(&second).await.status, 202);
     scene.client.get(&second).await.refused(404, "NotFound");
 }
+
+#[tokio::test]
+async fn a_packet_to_a_machines_own_public_address_comes_past_the_firewalls_translations() {
+    let scene = Scene::with(&from_the_firewall()).await;
+    let own = scene.fleet.public_address("own-ip").unwrap();
+    let group = scene.fleet.id("Microsoft.Network/networkSecurityGroups/inner");
+    scene
+        .fleet
+        .interface("nic", &scene.front, Some(&group), Some(&own))
+        .unwrap();
+    let own = scene.fleet.get(&own).unwrap()["properties"]["ipAddress"].clone();
+    let public = scene.reserve();
+    scene.firewall(json!({"natRuleCollections": [collection("nat", 100, "Dnat", &[translation(&public)])]}));
+    let asked = async |address: &str, port: u16| {
+        let url = format!(
+            "{}/_sim/lands?source={ADMIN}&address={address}&port={port}",
+            scene.sim.url()
+        );
+        let http = reqwest::Client::builder().build().unwrap();
+        let answer = http.get(url).send().await.unwrap();
+        answer.json::<Value>().await.unwrap()
+    };
+    let landed = json!({ "machine": scene.machine.to_lowercase(), "port": 22 });
+    assert_eq!(asked(&public, 50022).await, landed);
+    let own = own.as_str().unwrap();
+    assert_eq!(
+        asked(own, 22).await,
+        Value::Null,
+        "the NSG lets the firewall in alone"
+    );
+    let open = [inbound("everybody", 100, "Allow", "*", "22")];
+    scene.fleet.security_group("inner", &open).unwrap();
+    assert_eq!(asked(own, 22).await, landed);
+    assert_eq!(asked(own, 50022).await, Value::Null);
+}

@@ -111,7 +111,12 @@ fn said(request: &AccessRequest) -> String {
         .iter()
         .filter(|grant| grant.status == "open")
         .count();
-    format!("{open} of {} grants open", request.grants.len())
+    let mut said = format!("{open} of {} grants open", request.grants.len());
+    let mut opening = request.grants.iter().filter(|grant| grant.status == "opening");
+    if let Some(why) = opening.find_map(super::grants::held_up) {
+        said = format!("{said}; {why}");
+    }
+    said
 }
 
 /// Nothing is left to wait for.

@@ -1,4 +1,5 @@
-//! The demo's machines: two in Azure and two in AWS, with the kinds of open ports that people have.
+//! The demo's machines: two in Azure and two in AWS, with the kinds of open ports that people have; and where wanted
+//! one in Azure behind a firewall.
 
 use std::sync::Arc;
 
@@ -9,6 +10,8 @@ use postern_sim::{
     ec2::{AccessKey, Ec2Handle, Ec2Options, Ec2Sim, Ingress, MachinePlan, Role},
 };
 use serde_json::json;
+
+use super::gate::Gate;
 
 /// The Azure subscription.
 pub const SUBSCRIPTION: &str = "00000000-0000-0000-0000-000000000001";
@@ -56,6 +59,8 @@ pub struct Fleet {
     pub build: String,
     /// The NSGs' ids.
     pub security_groups: Vec<String>,
+    /// The machine behind a firewall, where there is one.
+    pub gate: Option<Gate>,
 }
 
 impl std::fmt::Debug for Fleet {
@@ -110,7 +115,17 @@ impl Fleet {
             app,
             build,
             security_groups,
+            gate: None,
         })
+    }
+
+    /// As [`Fleet::start`], with a further machine that stands behind a firewall.
+    pub async fn with_gate(clock: Arc<dyn SimClock>) -> anyhow::Result<Self> {
+        let mut fleet = Self::start(clock).await?;
+        let gate = Gate::build(&fleet.arm).context("the machine behind the firewall cannot be built")?;
+        fleet.security_groups.push(gate.security_group.clone());
+        fleet.gate = Some(gate);
+        Ok(fleet)
     }
 }
 

@@ -59,7 +59,7 @@ impl Stage {
         clock: Arc<dyn Clock>,
         ids: Arc<dyn IdSource>,
     ) -> anyhow::Result<Self> {
-        let fleet = Fleet::start(Arc::new(postern_sim::SystemClock)).await?;
+        let fleet = Fleet::with_gate(Arc::new(postern_sim::SystemClock)).await?;
         Self::over(fleet, keeping, port, clock, ids).await
     }
 

@@ -1,13 +1,15 @@
 //! `postern demo --check`: the whole story on both clouds, every step checked against what the clouds themselves
 //! say.
 
+mod firewall;
+
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, bail};
 use postern_api::{
     access_request::{AccessRequest, AccessRequestCreate, AccessRequestCreateQuery, AskedTarget},
     client::{Client, ClientError},
-    grant::{Grant, GrantRevoke},
+    grant::{Grant, GrantRevoke, Hop},
     jit_policy::{Approval, GuardedPorts, JitPolicy, JitPolicyWrite, Lockdown, SharedGroups},
     machine::{Machine, MachineQuery},
     problem::ErrorCode,
@@ -81,6 +83,7 @@ pub async fn tell(stage: &Stage, findings: &mut Findings) -> anyhow::Result<()> 
     let locked = story.witness.foreign_rules()?;
     story.decision().await?;
     story.grants(&locked).await?;
+    story.firewall(&locked).await?;
     story.restoration(&policy, &untouched).await?;
     story.trail().await
 }
@@ -94,22 +97,20 @@ struct Story<'a> {
 }
 
 impl Story<'_> {
-    fn machines(&self) -> [(&'static str, &str); 4] {
+    fn machines(&self) -> Vec<String> {
         let fleet = &self.stage.fleet;
-        [
-            ("web-1", &fleet.web),
-            ("db-1", &fleet.db),
-            ("app-1", &fleet.app),
-            ("build-1", &fleet.build),
-        ]
+        let open = [&fleet.web, &fleet.db, &fleet.app, &fleet.build];
+        let behind = fleet.gate.as_ref().map(|gate| &gate.machine);
+        open.into_iter().chain(behind).cloned().collect()
     }
 
     /// 1. The machines of both clouds are found, each with its posture and the reason.
     async fn discovery(&mut self) -> anyhow::Result<()> {
         let olga = self.olga.clone();
-        let found = until("four machines to be discovered", async || {
+        let count = self.machines().len();
+        let found = until("all machines to be discovered", async || {
             let machines = fleet(&olga).await?;
-            Ok((machines.len() == 4).then_some(machines))
+            Ok((machines.len() == count).then_some(machines))
         })
         .await?;
         for machine in &found {
@@ -155,7 +156,7 @@ impl Story<'_> {
             justification: None,
         };
         let policy = self.olga.create_jit_policy(None, &document).await?;
-        let (witness, machines) = (self.witness, self.machines().map(|(_, id)| id.to_owned()));
+        let (witness, machines) = (self.witness, self.machines());
         until("the guarded ports to be closed", async || {
             let open = machines.iter().any(|machine| {
                 [ADA, ANYBODY, OFFICE, IpAddr::from([10, 9, 9, 9])]
@@ -192,8 +193,9 @@ impl Story<'_> {
         })
         .await?;
         self.findings.step(&format!(
-            "policy {} locked ports 22 and 3389 down on all four machines; other ports are as they were",
-            policy.id
+            "policy {} locked ports 22 and 3389 down on all {} machines; other ports are as they were",
+            policy.id,
+            machines.len()
         ))?;
         Ok(policy)
     }
@@ -324,7 +326,7 @@ impl Story<'_> {
                 .map(|at| at - request.created_at)
                 .and_then(|took| took.to_std().ok());
             self.findings.took(
-                cloud(&grant.machine),
+                way(grant),
                 "open_ms",
                 took.context("an open grant says since when")?,
             );
@@ -375,7 +377,7 @@ impl Story<'_> {
         let lag = (closed - ended)
             .to_std()
             .context("a grant is closed after its end")?;
-        self.findings.took(cloud(&grant.machine), "close_ms", lag);
+        self.findings.took(way(grant), "close_ms", lag);
         // What the cloud itself saw, which is the moment that counts.
         let last = self
             .witness
@@ -392,7 +394,7 @@ impl Story<'_> {
         Ok(())
     }
 
-    /// 5. Without the policy everything is as it was before.
+    /// 6. Without the policy everything is as it was before.
     async fn restoration(&mut self, policy: &JitPolicy, untouched: &Rules) -> anyhow::Result<()> {
         self.olga.delete_jit_policy(&policy.id, policy.version).await?;
         let witness = self.witness;
@@ -422,7 +424,7 @@ impl Story<'_> {
         Ok(())
     }
 
-    /// 6. The audit log tells all of it.
+    /// 7. The audit log tells all of it.
     async fn trail(&mut self) -> anyhow::Result<()> {
         let (olga, witness) = (self.olga.clone(), self.witness);
         // The outcome of the last change may be on its way.
@@ -482,8 +484,16 @@ async fn closed(client: &Client, id: &str) -> anyhow::Result<Grant> {
     .await
 }
 
-fn cloud(machine: &str) -> &'static str {
-    if machine.starts_with('/') { "azure" } else { "aws" }
+/// What latencies are told by: a firewall takes its own time.
+fn way(grant: &Grant) -> &'static str {
+    let firewall = |hop: &Hop| hop.point.starts_with("azure:firewall");
+    if grant.hops.iter().any(firewall) {
+        "azure_firewall"
+    } else if grant.machine.starts_with('/') {
+        "azure"
+    } else {
+        "aws"
+    }
 }
 
 /// Looks until there is something, for as long as there is patience.

@@ -107,6 +107,9 @@ impl<'a> Witness<'a> {
                 .map(nsg_rule);
             rules.insert(id.to_lowercase(), sorted(texts));
         }
+        if let Some(gate) = &self.fleet.gate {
+            rules.insert(gate.policy.to_lowercase(), gate.rules(&self.fleet.arm, &keep)?);
+        }
         let region: Snapshot = self.fleet.ec2.fleet(ACCOUNT, REGION).snapshot()?;
         let ours = |group: &state::Group| is_marked(group.tags.get(MARK_TAG).map(String::as_str));
         for group in region.groups.iter().filter(|group| keep(ours(group))) {
@@ -217,7 +220,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_fleet_is_as_open_as_the_story_says() {
-        let fleet = Fleet::start(std::sync::Arc::new(postern_sim::SystemClock))
+        let fleet = Fleet::with_gate(std::sync::Arc::new(postern_sim::SystemClock))
             .await
             .unwrap();
         let witness = Witness::new(&fleet);
@@ -232,6 +235,11 @@ mod tests {
         assert!(witness.reaches(&fleet.build, [10, 9, 9, 9].into(), 3389));
         assert!(witness.reaches(&fleet.build, anybody, 22));
         assert!(!witness.reaches(&fleet.build, anybody, 3389));
+        let gate = fleet.gate.as_ref().unwrap();
+        assert_eq!(gate.lands(&fleet.arm, anybody, gate.door, 443), Some(443));
+        assert_eq!(gate.lands(&fleet.arm, anybody, gate.door, 22), None);
+        assert_eq!(gate.lands(&fleet.arm, anybody, gate.own, 22), Some(22));
+        assert_eq!(gate.lands(&fleet.arm, anybody, gate.own, 443), None);
         assert_eq!(witness.rules().unwrap(), witness.foreign_rules().unwrap());
         assert!(witness.writes().is_empty());
     }

@@ -6,6 +6,7 @@
 )]
 
 mod authz;
+mod behind_firewall;
 mod demo;
 mod doctor;
 mod iam;

@@ -35,14 +35,17 @@ impl<'a> As<'a> {
         }
     }
 
-    pub(crate) async fn run(&self, arguments: &[&str]) -> Output {
-        Command::new(env!("CARGO_BIN_EXE_postern"))
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_postern"));
+        command
             .args(arguments)
             .env("POSTERN_SERVER", self.server)
-            .env("POSTERN_TOKEN", &self.token)
-            .output()
-            .await
-            .unwrap()
+            .env("POSTERN_TOKEN", &self.token);
+        command
+    }
+
+    pub(crate) async fn run(&self, arguments: &[&str]) -> Output {
+        self.command(arguments).output().await.unwrap()
     }
 
     pub(crate) async fn told(&self, arguments: &[&str]) -> String {

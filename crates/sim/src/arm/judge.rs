@@ -100,7 +100,7 @@ impl Judge for ArmJudge {
                 return false;
             };
             parts(world, &key, ChildKind::IpConfiguration)
-                .any(|address| reaches(world, probe, properties, address))
+                .any(|address| reaches(world, probe, properties, address, Doors::Open))
         })
     }
 
@@ -161,11 +161,20 @@ fn hangs_on(world: &World, probe: &Probe) -> Option<Vec<String>> {
     Some(keys)
 }
 
+/// Whether packets that are sent to a firewall's public addresses count.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Doors {
+    Open,
+    /// Only what is sent to the interface's own addresses does.
+    Shut,
+}
+
 fn reaches(
     world: &World,
     probe: &Probe,
     interface: &Map<String, Value>,
     address: &Map<String, Value>,
+    doors: Doors,
 ) -> bool {
     let Some(destination) = at(address, &["privateIPAddress"]).and_then(|text| text.parse::<IpAddr>().ok())
     else {
@@ -247,7 +256,8 @@ fn reaches(
         || firewalls
             .iter()
             .filter(|firewall| {
-                Some(&firewall.network) == network_key.as_ref() || Some(firewall.private) == way_out
+                doors == Doors::Open
+                    && (Some(&firewall.network) == network_key.as_ref() || Some(firewall.private) == way_out)
             })
             .any(|firewall| {
                 let led = firewall.translates(probe, destination)
@@ -260,6 +270,42 @@ fn reaches(
                     });
                 led && from(firewall)
             })
+}
+
+/// The machine that has the public address itself, where it lets the packet in.
+fn straight(
+    world: &World,
+    source: IpAddr,
+    address: IpAddr,
+    port: u16,
+    protocol: Protocol,
+) -> Option<(String, u16)> {
+    let own = |configuration: &Map<String, Value>| {
+        at(configuration, &["publicIPAddress", "id"])
+            .and_then(|id| in_force_of_id(world, id))
+            .and_then(|public| at(public, &["ipAddress"])?.parse().ok())
+            == Some(address)
+    };
+    let machines = world
+        .keys()
+        .filter(|key| key.contains("/providers/microsoft.compute/virtualmachines/"));
+    let mut machines = machines.filter(|machine| {
+        let probe = Probe {
+            machine: (*machine).clone(),
+            source,
+            port,
+            protocol,
+        };
+        let interfaces = in_force(world, machine).map(interfaces_of).unwrap_or_default();
+        interfaces.into_iter().any(|interface| {
+            let key = interface.to_ascii_lowercase();
+            in_force(world, &key).is_some_and(|properties| {
+                parts(world, &key, ChildKind::IpConfiguration)
+                    .any(|one| own(one) && reaches(world, &probe, properties, one, Doors::Shut))
+            })
+        })
+    });
+    machines.next().map(|machine| (machine.clone(), port))
 }
 
 /// The firewalls that may matter: none, and the log is not searched, where the network has no subnet for one
@@ -277,8 +323,8 @@ fn firewalls_near<'a>(world: &'a World, network: Option<&str>, table: Option<&st
 }
 
 impl ArmJudge {
-    /// The machine (its id in lower case) and port that a packet to a firewall's public address and port comes
-    /// to, where every hop lets it through.
+    /// The machine (its id in lower case) and port that a packet to a public address and port comes to, where every
+    /// hop lets it through: a firewall's, which may translate it, or a machine's own.
     pub fn lands(
         &self,
         world: &World,
@@ -287,7 +333,10 @@ impl ArmJudge {
         port: u16,
         protocol: Protocol,
     ) -> Option<(String, u16)> {
-        let firewall = path::firewalls(world).find(|firewall| firewall.public.contains(&address))?;
+        let Some(firewall) = path::firewalls(world).find(|firewall| firewall.public.contains(&address))
+        else {
+            return straight(world, source, address, port, protocol);
+        };
         let (destination, port) = firewall.lands(source, address, port, protocol)?;
         // Of the machine's own, or of a balancer's frontend.
         let inner = |configuration: &Map<String, Value>| {

@@ -274,8 +274,8 @@ impl ArmHandle {
         self.arm.lock().settings.firewall_duration = TimeDelta::from_std(duration).unwrap_or(TimeDelta::MAX);
     }
 
-    /// The machine (ARM id in lower case) and port that a packet to a firewall's public address and port comes to
-    /// now; none where a hop refuses it or no NAT rule takes it.
+    /// The machine (ARM id in lower case) and port that a packet to a public address and port comes to now; none where
+    /// a hop refuses it. The address is a firewall's, whose NAT rules take it or not, or a machine's own.
     pub fn lands(
         &self,
         source: IpAddr,

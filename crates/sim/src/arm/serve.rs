@@ -26,7 +26,7 @@ use super::view;
 use super::write::{Desk, Origin, Written, not_allowed, subscription_known};
 use crate::clock::SimClock;
 use crate::fault::Faults;
-use crate::http::{Cloud, Failure, Instruments, respond};
+use crate::http::{Cloud, Failure, Instruments, Packet, respond};
 use crate::ids::Ids;
 use crate::truth::Judge;
 
@@ -550,5 +550,16 @@ impl Cloud for Arm {
 
     fn judge(&self) -> &dyn Judge {
         &ArmJudge
+    }
+
+    fn lands(&self, packet: &Packet) -> Option<Option<(String, u16)>> {
+        let world = self.instruments.truth.world(None);
+        Some(ArmJudge.lands(
+            &world,
+            packet.source,
+            packet.address,
+            packet.port,
+            packet.protocol,
+        ))
     }
 }
