@@ -1,0 +1,255 @@
+//! Who gains and who loses, by what a plan would change.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::{
+    inventory::{Place, Power},
+    nsg::{AddressPrefix, Direction, NsgPorts, NsgProtocol},
+    reach::{Verdict, reach_address},
+    sg::{SgPeer, SgProtocol},
+    testing::ports,
+};
+
+fn rule(priority: u16, access: Access, source: &str, range: &str) -> NsgRule {
+    let side = |text: &str| crate::nsg::Side {
+        prefixes: vec![AddressPrefix::parse(text)],
+        groups: vec![],
+    };
+    NsgRule {
+        name: format!("r{priority}"),
+        description: None,
+        priority,
+        direction: Direction::Inbound,
+        access,
+        protocol: NsgProtocol::Any,
+        source: side(source),
+        destination: side("*"),
+        ports: vec![NsgPorts::parse(range).unwrap()],
+        source_ports: vec![NsgPorts::ALL],
+    }
+}
+
+fn point(name: &str) -> PointRef {
+    PointRef::nsg("00000000-0000-0000-0000-000000000001", "rg", name).unwrap()
+}
+
+fn defaults() -> Vec<NsgRule> {
+    vec![
+        rule(65000, Access::Allow, "VirtualNetwork", "*"),
+        rule(65500, Access::Deny, "*", "*"),
+    ]
+}
+
+fn machine(layers: Vec<Layer>) -> Machine {
+    let id = "/subscriptions/00000000-0000-0000-0000-000000000001/resourceGroups/rg/providers/Microsoft.Compute/virtualMachines/vm1";
+    Machine {
+        id: id.parse().unwrap(),
+        name: "vm1".into(),
+        tags: BTreeMap::new(),
+        power: Power::Running,
+        interfaces: vec![Interface {
+            id: "nic".into(),
+            addresses: vec!["10.0.0.4".parse().unwrap()],
+            public_addresses: vec![],
+            network: vec!["10.0.0.0/16".parse().unwrap()],
+            network_id: "n".into(),
+            layers,
+        }],
+    }
+}
+
+fn nsg(name: &str, place: Place, mut rules: Vec<NsgRule>) -> Layer {
+    rules.extend(defaults());
+    Layer::Nsg {
+        point: point(name),
+        place,
+        rules,
+        memberships: BTreeSet::new(),
+        possible_memberships: BTreeSet::new(),
+    }
+}
+
+fn becomes(name: &str, before: Vec<NsgRule>, after: Vec<NsgRule>) -> PointPreview {
+    PointPreview {
+        point: point(name),
+        filters: Filters::Nsg { before, after },
+        changes: vec![],
+        obstacles: vec![],
+        findings: vec![],
+    }
+}
+
+fn lines(changes: &[ReachChange]) -> Vec<String> {
+    changes.iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn a_lockdown_says_who_loses_what_by_which_rule() {
+    let before = vec![
+        rule(300, Access::Allow, "203.0.113.0/24", "20-30"),
+        rule(310, Access::Allow, "*", "443"),
+    ];
+    let mut after = before.clone();
+    after.push(rule(299, Access::Deny, "*", "22"));
+    let machine = machine(vec![nsg("own", Place::Interface, before.clone())]);
+    let preview = Preview::of(
+        &[machine],
+        vec![becomes("own", before, after)],
+        &[ports("22"), ports("443")],
+    );
+    assert_eq!(preview.gains, []);
+    assert_eq!(
+        lines(&preview.losses),
+        [
+            "10.0.0.0/16 to 22/tcp of `vm1` at 10.0.0.4 by rule `r65000` (priority 65000) of `own`",
+            "possibly 10.1.0.0/16, 10.2.0.0/15, 10.4.0.0/14, 10.8.0.0/13, 10.16.0.0/12, 10.32.0.0/11, \
+             10.64.0.0/10, 10.128.0.0/9, 100.64.0.0/10, 169.254.0.0/16, 172.16.0.0/12, 192.168.0.0/16 to 22/tcp \
+             of `vm1` at 10.0.0.4 by rule `r65000` (priority 65000) of `own`",
+            "203.0.113.0/24 to 22/tcp of `vm1` at 10.0.0.4 by rule `r300` (priority 300) of `own`",
+        ]
+    );
+}
+
+#[test]
+fn what_opens_one_hop_of_two_gains_nothing_and_what_opens_both_does() {
+    let open = [rule(298, Access::Allow, "203.0.113.7", "22")];
+    let shut = vec![rule(299, Access::Deny, "*", "22")];
+    let both: Vec<NsgRule> = open.iter().chain(&shut).cloned().collect();
+    let machine = machine(vec![
+        nsg("outer", Place::Subnet, shut.clone()),
+        nsg("inner", Place::Interface, shut.clone()),
+    ]);
+    let of = |names: &[&str]| {
+        let points = names
+            .iter()
+            .map(|name| becomes(name, shut.clone(), both.clone()))
+            .collect();
+        Preview::of(std::slice::from_ref(&machine), points, &[ports("22")])
+    };
+    assert_eq!(of(&["outer"]).gains, []);
+    assert_eq!(of(&["inner"]).gains, []);
+    let preview = of(&["outer", "inner"]);
+    assert_eq!(
+        lines(&preview.gains),
+        ["203.0.113.7/32 to 22/tcp of `vm1` at 10.0.0.4 by rule `r298` (priority 298) of `inner`"]
+    );
+    assert_eq!(preview.losses, []);
+}
+
+#[test]
+fn a_rule_for_a_name_gains_possibly() {
+    let after = vec![rule(298, Access::Allow, "FutureService", "22")];
+    let machine = machine(vec![nsg("own", Place::Interface, vec![])]);
+    let preview = Preview::of(&[machine], vec![becomes("own", vec![], after)], &[ports("22")]);
+    assert_eq!(
+        lines(&preview.gains),
+        ["possibly 0.0.0.0/0 to 22/tcp of `vm1` at 10.0.0.4 by rule `r298` (priority 298) of `own`",]
+    );
+}
+
+#[test]
+fn a_group_that_is_attached_gains_in_the_same_words() {
+    let group = |id: &str, net: &str| SecurityGroup {
+        id: id.into(),
+        name: id.into(),
+        vpc: "vpc-1".into(),
+        ingress: vec![SgRule {
+            id: Some(format!("{id}-1")),
+            protocol: SgProtocol::Tcp,
+            ports: Some((22, 22)),
+            peer: SgPeer::Net(net.parse().unwrap()),
+            description: None,
+            tags: BTreeMap::new(),
+        }],
+        egress: vec![],
+        tags: BTreeMap::new(),
+    };
+    let old = vec![group("sg-a", "10.1.0.0/16")];
+    let new = vec![group("sg-a", "10.1.0.0/16"), group("sg-b", "203.0.113.7/32")];
+    let mut machine = machine(vec![Layer::SecurityGroups { groups: old.clone() }]);
+    let instance = "arn:aws:ec2:eu-west-1:123456789012:instance/i-0123456789abcdef0";
+    machine.id = instance.parse().unwrap();
+    let MachineId::Aws(id) = machine.id.clone() else {
+        panic!("{instance}");
+    };
+    let one = PointPreview {
+        point: PointRef::AwsInstance(id),
+        filters: Filters::SecurityGroups {
+            before: BTreeMap::from([("nic".to_owned(), old)]),
+            after: BTreeMap::from([("nic".to_owned(), new)]),
+        },
+        changes: vec![],
+        obstacles: vec![],
+        findings: vec![],
+    };
+    let preview = Preview::of(&[machine], vec![one], &[ports("22")]);
+    assert_eq!(preview.gains.len(), 1);
+    assert_eq!(preview.gains[0].sources, ["203.0.113.7/32".parse().unwrap()]);
+    assert_eq!(preview.losses, []);
+}
+
+fn some_rules() -> impl Strategy<Value = Vec<NsgRule>> {
+    let one = (
+        any::<bool>(),
+        prop::sample::select(vec![
+            "*",
+            "203.0.113.0/24",
+            "203.0.113.7",
+            "Internet",
+            "10.0.0.0/8",
+            "FutureService",
+        ]),
+        prop::sample::select(vec!["22", "20-30", "*", "3389"]),
+    );
+    prop::collection::btree_map(100u16..200, one, 0..6).prop_map(|rules| {
+        rules
+            .into_iter()
+            .map(|(priority, (allow, source, range))| {
+                let access = if allow { Access::Allow } else { Access::Deny };
+                rule(priority, access, source, range)
+            })
+            .collect()
+    })
+}
+
+proptest! {
+    #[test]
+    fn whoever_gains_or_loses_does_and_nobody_else(before in some_rules(), after in some_rules()) {
+        let side = |rules: &[NsgRule]| machine(vec![nsg("own", Place::Interface, rules.to_vec())]);
+        let (was, will) = (side(&before), side(&after));
+        let points = vec![becomes("own", before, after)];
+        let wanted = [ports("22"), ports("3389")];
+        let preview = Preview::of(std::slice::from_ref(&was), points, &wanted);
+        for source in ["203.0.113.7", "203.0.113.8", "198.51.100.1", "10.9.0.1", "10.0.0.9"] {
+            let source: Source = source.parse().unwrap();
+            for ports in wanted {
+                let verdict = |machine: &Machine| {
+                    let flow = Flow { source, destination: "10.0.0.4".parse().unwrap(), ports };
+                    reach_address(&machine.interfaces[0], &flow).verdict
+                };
+                let named = |changes: &[ReachChange]| changes.iter().any(|change| {
+                    change.ports.contains(ports) && change.certain
+                        && change.sources.iter().any(|net| net.prefix_len() > 0 && net.contains(&source.net()))
+                });
+                let (first, last) = (verdict(&was), verdict(&will));
+                // The internet as a whole stands for addresses that `Internet` means; others are told exactly.
+                if named(&preview.gains) {
+                    prop_assert!(first != Verdict::Allowed, "{source} {ports} {preview:#?}");
+                }
+                if named(&preview.losses) {
+                    prop_assert!(last != Verdict::Allowed, "{source} {ports} {preview:#?}");
+                }
+                let said = |changes: &[ReachChange]| changes.iter().any(|change| {
+                    change.ports.contains(ports) && change.sources.iter().any(|net| net.contains(&source.net()))
+                });
+                if (first, last) == (Verdict::Denied, Verdict::Allowed) {
+                    prop_assert!(said(&preview.gains), "{source} {ports} {preview:#?}");
+                }
+                if (first, last) == (Verdict::Allowed, Verdict::Denied) {
+                    prop_assert!(said(&preview.losses), "{source} {ports} {preview:#?}");
+                }
+            }
+        }
+    }
+}
