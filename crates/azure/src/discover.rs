@@ -3,7 +3,7 @@
 //! Five lists of the whole subscription and one of the machines' power, each paged: the number of calls grows with
 //! pages, not with machines. Where there are firewalls, three more, and two calls for each firewall policy.
 
-mod balancer;
+pub(crate) mod balancer;
 mod edge;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -242,7 +242,7 @@ pub(crate) async fn machines(arm: &Arm, subscription: &str) -> Result<DiscoveryP
     Ok(DiscoveryPage { machines, next: None })
 }
 
-async fn list<T: DeserializeOwned>(
+pub(crate) async fn list<T: DeserializeOwned>(
     arm: &Arm,
     subscription: &str,
     namespace: &str,

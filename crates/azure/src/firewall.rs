@@ -8,6 +8,7 @@ pub(crate) mod capacity;
 mod copies;
 pub mod document;
 mod foreign;
+mod fresh;
 mod hidden;
 mod layout;
 pub mod plan;

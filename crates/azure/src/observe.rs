@@ -48,7 +48,7 @@ pub(crate) async fn observe(
         return Ok(observed);
     }
     let attachments = observed.attachments();
-    let interfaces = interfaces(arm, &id, &unseated).await?;
+    let interfaces = interfaces(arm, id.subscription(), &unseated).await?;
     let seats: Vec<_> = unseated
         .into_iter()
         .map(|member| {
@@ -101,9 +101,9 @@ async fn settled(
 }
 
 /// The interfaces of the members, by id. One that is not there any more is not in the answer.
-async fn interfaces(
+pub(crate) async fn interfaces(
     arm: &Arm,
-    nsg: &ArmId,
+    subscription: &str,
     members: &[&Member],
 ) -> Result<BTreeMap<String, Interface>, EnforceError> {
     let wanted: BTreeSet<&str> = members
@@ -115,7 +115,7 @@ async fn interfaces(
         let url = arm.address(
             [
                 "subscriptions",
-                nsg.subscription(),
+                subscription,
                 "providers",
                 "Microsoft.Network",
                 "networkInterfaces",

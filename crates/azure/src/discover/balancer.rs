@@ -23,7 +23,7 @@ use crate::observe::{Interface, IpConfigurationProperties};
 
 /// The balancers of a subscription. All ids are lower case.
 #[derive(Debug, Default)]
-pub(super) struct Balancers {
+pub(crate) struct Balancers {
     known: BTreeSet<String>,
     /// Where packets are taken in that go to a pool, or by a NAT rule.
     by_part: BTreeMap<String, Vec<Front>>,
@@ -33,14 +33,14 @@ pub(super) struct Balancers {
 
 /// What leads to a machine from elsewhere in the network.
 #[derive(Debug, Default)]
-pub(super) struct Before {
-    pub(super) fronts: Vec<Front>,
+pub(crate) struct Before {
+    pub(crate) fronts: Vec<Front>,
     /// Balancers that lead to it and were not read.
-    pub(super) unread: Vec<String>,
+    pub(crate) unread: Vec<String>,
 }
 
 impl Balancers {
-    pub(super) fn new(all: &[Value]) -> Self {
+    pub(crate) fn new(all: &[Value]) -> Self {
         let mut balancers = Self::default();
         for raw in all {
             let Some(id) = text(raw, "/id").map(str::to_lowercase) else {
@@ -92,7 +92,7 @@ impl Balancers {
     }
 
     /// What leads to the interface's address, or to any of the machine's other interfaces.
-    pub(super) fn before(&self, interfaces: &[&Interface], own: usize, address: Ipv4Addr) -> Before {
+    pub(crate) fn before(&self, interfaces: &[&Interface], own: usize, address: Ipv4Addr) -> Before {
         let (mut fronts, mut unread) = (BTreeSet::new(), BTreeSet::new());
         for (at, interface) in interfaces.iter().enumerate() {
             for configuration in &interface.properties.ip_configurations {

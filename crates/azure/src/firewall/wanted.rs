@@ -10,7 +10,10 @@ use postern_core::{
 };
 use serde_json::Value;
 
-use super::plan::{ObservedFirewall, Passage, Wanted};
+use super::{
+    fresh::Fresh,
+    plan::{ObservedFirewall, Passage, Wanted},
+};
 
 /// The passages of every grant: for each of its ports, and each way that its clients come.
 pub fn wanted(desired: &Desired) -> Wanted {
@@ -60,16 +63,38 @@ fn passages(member: &Member) -> Vec<Passage> {
 
 /// A firewall, or a policy, as a point.
 #[derive(Debug)]
-pub(crate) struct FirewallPoint(pub(crate) ObservedFirewall);
+pub(crate) struct FirewallPoint {
+    pub(super) observed: ObservedFirewall,
+    /// Of the machines whose grants are to open: what load balancers lead on to them.
+    pub(super) fresh: Fresh,
+}
+
+impl FirewallPoint {
+    /// What is wanted, with what was read after the last discovery.
+    fn wanted(&self, desired: &Desired) -> Wanted {
+        if self.fresh.is_empty() {
+            return wanted(desired);
+        }
+        let mut desired = desired.clone();
+        for member in &mut desired.members {
+            let read = self.fresh.get(&member.machine);
+            if let (Some(approach), Some(read)) = (&mut member.approach, read) {
+                approach.fronts.clone_from(&read.fronts);
+                approach.unread.clone_from(&read.unread);
+            }
+        }
+        wanted(&desired)
+    }
+}
 
 impl Observed for FirewallPoint {
     fn plan(&self, desired: &Desired) -> Plan {
-        self.0.plan(&wanted(desired))
+        self.observed.plan(&self.wanted(desired))
     }
 
     fn evidence(&self, desired: &Desired) -> BTreeMap<GrantId, Evidence> {
-        let wanted = wanted(desired);
-        let mut evidence = self.0.evidence(&wanted);
+        let wanted = self.wanted(desired);
+        let mut evidence = self.observed.evidence(&wanted);
         // None of their clients comes this way: nothing has to be opened for them.
         let unconcerned = desired
             .members
@@ -80,7 +105,7 @@ impl Observed for FirewallPoint {
             .filter(|grant| wanted.passages.iter().all(|passage| passage.grant != *grant));
         for grant in unconcerned {
             evidence.entry(grant).or_insert_with(|| Evidence {
-                complete: self.0.settled(),
+                complete: self.observed.settled(),
                 rules: Value::Array(Vec::new()),
                 blocked_by: None,
             });
@@ -89,10 +114,10 @@ impl Observed for FirewallPoint {
     }
 
     fn snapshot(&self) -> Value {
-        self.0.shown()
+        self.observed.shown()
     }
 
     fn settled(&self) -> bool {
-        self.0.settled()
+        self.observed.settled()
     }
 }

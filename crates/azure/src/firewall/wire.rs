@@ -20,7 +20,7 @@ use tokio::time::{Instant, sleep};
 
 use super::{
     document::{Edit, Form},
-    list,
+    fresh, list,
     plan::{Bands, ObservedFirewall, has_settled},
     text, texts,
     wanted::FirewallPoint,
@@ -100,7 +100,8 @@ impl AzureEnforcer {
                     .await?
             };
             if !observed.in_flux() {
-                return Ok(FirewallPoint(observed));
+                let fresh = fresh::read(&self.arm, desired).await?;
+                return Ok(FirewallPoint { observed, fresh });
             }
             if Instant::now() + wait > deadline {
                 return Err(EnforceError::Conflict {

@@ -155,6 +155,58 @@ async fn a_load_balancer_that_leads_elsewhere_is_in_nobodys_way() {
     }
 }
 
+#[tokio::test]
+async fn a_load_balancer_that_comes_after_discovery_is_seen_when_a_grant_is_to_open() {
+    for with_policy in [false, true] {
+        for kind in [Kind::Rule, Kind::EveryPort, Kind::Address, Kind::Translation] {
+            let case = format!("{with_policy} {kind:?}");
+            let gate = shut(with_policy).await;
+            let way = Way::of(&gate, &[opening(1, ADA)]).await;
+            let front = balance(&gate, kind, 2222, 22);
+            let to = if kind == Kind::EveryPort { 22 } else { 2222 };
+            translate_to(&gate, "50022", front, to);
+            let obstacles = way.pass(way.edge()).await;
+            assert_eq!(
+                obstacles[0].code, "foreign_rule_in_the_way",
+                "{case} {obstacles:?}"
+            );
+            assert!(
+                obstacles[0].message.contains("by load balancer `ilb`"),
+                "{obstacles:?}"
+            );
+            assert!(!lands(&gate, BOB, 50022), "{case}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_load_balancer_that_went_after_discovery_keeps_no_grant_from_opening() {
+    let gate = shut(true).await;
+    let front = balance(&gate, Kind::Address, 2222, 22);
+    translate_to(&gate, "50022", front, 2222);
+    let way = Way::of(&gate, &[opening(1, ADA)]).await;
+    gate.fleet.delete(&gate.fleet.id(BALANCER)).unwrap();
+    way.converge().await;
+    assert!(lands(&gate, ADA, way.mapped(1).await));
+    assert!(!lands(&gate, BOB, 50022));
+}
+
+#[tokio::test]
+async fn load_balancers_are_read_anew_for_what_is_to_open_and_at_no_other_look() {
+    let gate = shut(false).await;
+    let way = Way::of(&gate, &[want(1, ADA)]).await;
+    let opens = Way::of(&gate, &[opening(1, ADA)]).await;
+    let reads = || {
+        let all = gate.sim.calls().all();
+        all.get("LoadBalancers.ListAll").copied().unwrap_or_default()
+    };
+    let before = reads();
+    way.enforcer.observe(way.edge()).await.unwrap();
+    assert_eq!(reads(), before);
+    opens.enforcer.observe(opens.edge()).await.unwrap();
+    assert_eq!(reads(), before + 1);
+}
+
 async fn findings(way: &Way) -> Vec<Finding> {
     let observed = way.enforcer.observe(way.edge()).await.unwrap();
     let plan = observed.plan(way.edge());
