@@ -74,7 +74,7 @@ pub enum Conflict {
     #[error("there is already a role named `{0}`")]
     RoleName(String),
     /// Somebody has the role.
-    #[error("role `{0}` is assigned to somebody")]
+    #[error("role `{0}` is assigned to somebody: remove those role assignments first")]
     RoleInUse(String),
     /// A stage of a JIT policy asks for people who have the role.
     #[error("a stage of JIT policy `{policy}` asks for role `{role}`")]

@@ -57,6 +57,21 @@ async fn roles_policies_and_machines_are_spoken_of_in_peoples_words() {
     assert!(told.contains("`configure`"), "{told}");
     let (code, told) = olga.refused(&["roles", "create", "x", "--action", "fly"]).await;
     assert!(code == Some(2) && told.contains("fly"), "{told}");
+    let given = [
+        "assignments",
+        "create",
+        "on-call",
+        "user:demo/eve",
+        "--on",
+        "/aws",
+    ];
+    let given = olga.json(&given).await["id"].as_str().unwrap().to_owned();
+    let (code, told) = olga.refused(&["roles", "delete", "on-call"]).await;
+    assert!(
+        code == Some(5) && told.contains("remove those role assignments first"),
+        "{told}"
+    );
+    olga.told(&["assignments", "delete", &given]).await;
     assert_eq!(
         olga.told(&["roles", "delete", "on-call"]).await,
         "role `on-call` is removed\n"
