@@ -34,6 +34,8 @@ pub const MAX_REVIEWERS: usize = 20;
 pub const MAX_DAYS: u32 = 730;
 /// The most role assignments that one round is about.
 pub const MAX_ITEMS: usize = 10_000;
+/// For how many days the groups are believed that a token of the maker's named.
+pub const GROUPS_BELIEVED_DAYS: u32 = 30;
 /// Use is looked for at least so far back, whatever counts as unused.
 const LOOKED_BACK_DAYS: u32 = 365;
 
@@ -73,6 +75,10 @@ pub struct NotStarted {
     pub at: Instant,
     /// Why it did not.
     pub reason: String,
+    /// Whether nothing was in the way but that its maker's groups were not known any more: it is tried again as soon as a
+    /// token of theirs names them anew.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub until_seen: bool,
 }
 
 /// Where a round stands.
@@ -135,6 +141,10 @@ pub struct AccessReview {
     /// this was kept; then their name is what is known of them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub made_as: Option<Box<Principal>>,
+    /// When a token of the maker's last named their groups, which are those of `made_as`. None where that was not kept:
+    /// they are not believed then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub maker_seen_at: Option<Instant>,
     /// When this round started.
     pub started_at: Instant,
     /// Until then its reviewers decide.
@@ -250,6 +260,50 @@ impl AccessReview {
         match &self.made_as {
             Some(principal) => (**principal).clone(),
             None => Principal::named(&self.created_by),
+        }
+    }
+
+    /// The same without groups, which are not believed for ever.
+    pub fn starter_alone(&self) -> Principal {
+        Principal {
+            groups: BTreeSet::new(),
+            ..self.starter()
+        }
+    }
+
+    /// Whether what is known of the maker's groups is new enough at `now` to allow something.
+    pub fn believes_groups(&self, now: Instant) -> bool {
+        self.maker_seen_at
+            .is_some_and(|seen_at| now - seen_at <= days(GROUPS_BELIEVED_DAYS))
+    }
+
+    /// Whether [`AccessReview::seen`] would tell more than what is known: the groups are others, or were seen more than an
+    /// hour ago.
+    pub fn is_news(&self, maker: &Principal, now: Instant) -> bool {
+        self.created_by == maker.reference()
+            && (self.starter().groups != maker.groups
+                || self
+                    .maker_seen_at
+                    .is_none_or(|seen_at| now - seen_at >= TimeDelta::hours(1)))
+    }
+
+    /// With the groups that a token of its maker's names at `now`. What else was proven when it was made stays as it was
+    /// then. A round that waited for nothing else is due.
+    #[must_use]
+    pub fn seen(self, maker: &Principal, now: Instant) -> Self {
+        let until_seen = self.not_started.as_ref().is_some_and(|missed| missed.until_seen);
+        Self {
+            made_as: Some(Box::new(Principal {
+                groups: maker.groups.clone(),
+                ..self.starter()
+            })),
+            maker_seen_at: Some(now),
+            next_round_at: if until_seen { Some(now) } else { self.next_round_at },
+            not_started: self.not_started.map(|missed| NotStarted {
+                until_seen: false,
+                ..missed
+            }),
+            ..self
         }
     }
 

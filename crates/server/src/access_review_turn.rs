@@ -45,6 +45,7 @@ pub(crate) async fn turn_forever(app: Arc<App>) {
 impl App {
     /// Does everything whose time has come; says when the next thing's does.
     pub(crate) async fn turn_access_reviews(&self) -> Result<Option<Instant>, Failure> {
+        self.keep_makers().await?;
         let next = self.store.next_access_review_step().await?;
         if next.is_none_or(|at| at > self.now()) {
             return Ok(next);
@@ -238,7 +239,15 @@ impl App {
     ) -> Result<AuditEvent, Failure> {
         let rule = "an access review recurs";
         let asked = role_assignments_create::question(self, START, next.scope.clone());
-        let decision = self.decide(authorizer, &next.starter(), &asked);
+        // A guardrail looks at the groups, however old. A role that one of them has allows nothing once they may have left.
+        let known = self.decide(authorizer, &next.starter(), &asked);
+        let (decision, until_seen) = if known.allowed && !next.believes_groups(next.started_at) {
+            let alone = self.decide(authorizer, &next.starter_alone(), &asked);
+            let until_seen = !alone.allowed;
+            (alone, until_seen)
+        } else {
+            (known, false)
+        };
         let decided = json!({ "decided_by": "lifecycle", "rule": rule, "authorization": decision });
         let refusal = if decision.allowed {
             match self.start_round(tx, authorizer, &mut next).await {
@@ -261,7 +270,8 @@ impl App {
                 Err(NotStarted::Failed(failure)) => return Err(failure),
             }
         } else {
-            (Outcome::Denied, access_reviewing::not_allowed(&next, &decision))
+            let told = access_reviewing::not_allowed(&next, &decision, until_seen);
+            (Outcome::Denied, told)
         };
         // It is told, and tried again when the round after it would start.
         let (outcome, reason) = refusal;
@@ -270,6 +280,7 @@ impl App {
             not_started: Some(Missed {
                 at: next.started_at,
                 reason: reason.clone(),
+                until_seen,
             }),
             ..before
         };

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use postern_authz::{Authorizer, Context, Decision, Resource, ResourceKind};
 use postern_core::{
     access_review::{
-        AccessReview, AccessReviewItem, ItemState, ItemVerdict, LastUse, MAX_ITEMS, Recommendation, recommend,
+        AccessReview, AccessReviewItem, GROUPS_BELIEVED_DAYS, ItemState, ItemVerdict, LastUse, MAX_ITEMS,
+        Recommendation, recommend,
     },
     audit::{Actor, AuditEvent, Outcome, Subject},
     id::AssignmentId,
@@ -44,8 +45,13 @@ pub(crate) fn too_large(found: usize) -> String {
 }
 
 /// That whoever made the access review may not start a round of it any more.
-pub(crate) fn not_allowed(next: &AccessReview, decision: &Decision) -> String {
+/// `until_seen` where a group of theirs would allow it, if it were known that they still are in it.
+pub(crate) fn not_allowed(next: &AccessReview, decision: &Decision, until_seen: bool) -> String {
     let again = match next.next_round_at {
+        _ if until_seen => format!(
+            " No token has named their groups for more than {GROUPS_BELIEVED_DAYS} days: it starts when they sign in with \
+             the group that allows it."
+        ),
         Some(at) => format!(" It is tried again at {}.", postern_core::time::written(at)),
         None => String::new(),
     };

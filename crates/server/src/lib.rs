@@ -26,6 +26,7 @@ mod judging;
 mod justifying;
 mod leasing;
 mod locking;
+mod makers;
 mod metrics;
 mod my_address;
 mod policies;

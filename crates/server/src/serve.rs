@@ -146,6 +146,7 @@ impl Server {
             seats: Semaphore::new(limits.waiting),
             foresight: Semaphore::new(1),
             rate: PrincipalRate::new(&limits),
+            makers: crate::makers::Makers::default(),
             places: Arc::new(PrincipalPlaces::new(&limits)),
             waiting: Waiting::default(),
             gathering: Gathering::default(),

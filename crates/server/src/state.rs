@@ -18,6 +18,7 @@ use crate::{
     decide::Decider,
     flow::limits::{PrincipalPlaces, PrincipalRate},
     gathering::Gathering,
+    makers::Makers,
     metrics::Metrics,
     waiting::Waiting,
 };
@@ -51,6 +52,8 @@ pub(crate) struct App {
     pub(crate) waiting: Waiting,
     /// Requests that share a transaction.
     pub(crate) gathering: Gathering,
+    /// Whose groups further rounds of access reviews start by.
+    pub(crate) makers: Makers,
     /// The turn to read the clouds for a dry run.
     pub(crate) foresight: Semaphore,
     /// Which read the clouds for dry runs, and are told to write nothing.

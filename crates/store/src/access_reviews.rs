@@ -448,6 +448,16 @@ impl Store {
         .transpose()
     }
 
+    /// The rounds after which another is to start.
+    pub async fn recurring_access_reviews(&self) -> Result<Vec<AccessReview>, StoreError> {
+        sqlx::query_scalar!("SELECT document FROM access_reviews WHERE next_round_at IS NOT NULL ORDER BY id")
+            .fetch_all(&self.pool)
+            .await?
+            .into_iter()
+            .map(review)
+            .collect()
+    }
+
     /// When there is next something to do that only time does, if ever; in the past, where it should have been done, or
     /// where the audit log is being read.
     pub async fn next_access_review_step(&self) -> Result<Option<Instant>, StoreError> {

@@ -34,6 +34,7 @@ fn review() -> AccessReview {
         started_at: at(0),
         deadline: at(8 * DAY),
         made_as: None,
+        maker_seen_at: None,
         next_round_at: Some(at(30 * DAY)),
         not_started: None,
         unread: None,

@@ -99,5 +99,8 @@ pub(crate) async fn create_access_review(
     let key = command.key.as_ref();
     idempotency::store(&mut tx, &caller, key, StatusCode::CREATED, &shown).await?;
     tx.commit().await?;
+    if review.recurrence.is_some() {
+        app.makers.made(caller.reference());
+    }
     Ok((StatusCode::CREATED, Json(shown)).into_response())
 }

@@ -80,8 +80,10 @@ pub(crate) async fn authenticate(State(app): State<Arc<App>>, mut request: Reque
                 }
                 Err(failure) => return failure.into_response(),
             }
+            let principal = Arc::new(principal);
+            app.makers.saw(&principal);
             request.extensions_mut().insert(Caller {
-                principal: Arc::new(principal),
+                principal,
                 request_id,
                 address,
             });

@@ -56,6 +56,7 @@ pub(crate) fn read(
         recurrence,
         created_by: maker.reference(),
         made_as: Some(Box::new(maker.clone())),
+        maker_seen_at: Some(now),
         started_at: now,
         deadline: body.deadline,
         next_round_at: None,

@@ -48,6 +48,7 @@ fn a_review(number: u128, scope: &str) -> AccessReview {
         started_at: at(0),
         deadline: at(1000),
         made_as: None,
+        maker_seen_at: None,
         next_round_at: None,
         not_started: None,
         unread: None,

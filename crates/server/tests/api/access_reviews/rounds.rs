@@ -11,7 +11,7 @@ use postern_api::{
 use postern_core::{audit::Outcome, scope::Scope, time::Clock as _};
 use postern_store::Subscription;
 
-use crate::rig::{Rig, code};
+use crate::rig::{Plan, Rig, code};
 
 use super::{DAY, again, assign, assigned, campaign, item_of, outcomes, remove, start, turn};
 
@@ -247,6 +247,125 @@ async fn a_round_that_takes_its_makers_right_is_the_last() {
     days(&rig, 30).await;
     assert_eq!(assigned(&rig, "/aws").await, [""; 0]);
     assert_eq!(rounds(&rig).await, 1);
+    assert_eq!(
+        outcomes(&rig, "access_review.start").await,
+        ["succeeded", "denied"]
+    );
+}
+
+#[tokio::test]
+async fn a_makers_group_that_no_token_named_for_long_starts_no_round_until_one_does() {
+    let rig = Rig::start().await;
+    assign(&rig, "owner", "group:corp/admins", "/aws").await;
+    let create = AccessReviewCreate {
+        recurrence: Some(AccessReviewRecurrence {
+            every_days: 90,
+            round_days: 7,
+        }),
+        ..campaign(&rig, "/aws", Undecided::Keep)
+    };
+    let ann = rig.member("ann", &["admins"]);
+    let first = ann.create_access_review(None, &create).await.unwrap();
+    days(&rig, 90).await;
+    assert_eq!(rounds(&rig).await, 1, "she may have left the group meanwhile");
+    assert_eq!(
+        outcomes(&rig, "access_review.start").await,
+        ["succeeded", "denied"]
+    );
+    let missed = again(&rig, &first).await.not_started.unwrap();
+    assert!(missed.reason.contains("30 days"), "{}", missed.reason);
+
+    // Somebody of the same group, and she without it, change nothing.
+    let other = rig.member("bob", &["admins"]);
+    other.access_review(&first.id).await.unwrap();
+    days(&rig, 5).await;
+    assert_eq!(rounds(&rig).await, 1);
+
+    rig.member("ann", &["admins"])
+        .access_review(&first.id)
+        .await
+        .unwrap();
+    turn(&rig).await;
+    turn(&rig).await;
+    assert_eq!(rounds(&rig).await, 2, "at once, not a quarter later");
+    assert_eq!(
+        outcomes(&rig, "access_review.start").await,
+        ["succeeded", "denied", "succeeded"]
+    );
+    // She is seen from time to time, so the next round comes when it should.
+    for _ in 0..4 {
+        days(&rig, 20).await;
+        rig.member("ann", &["admins"])
+            .access_review(&first.id)
+            .await
+            .unwrap();
+        turn(&rig).await;
+    }
+    days(&rig, 10).await;
+    assert_eq!(rounds(&rig).await, 3);
+}
+
+#[tokio::test]
+async fn a_group_that_the_makers_latest_token_does_not_name_starts_no_round() {
+    let rig = Rig::start().await;
+    assign(&rig, "owner", "group:corp/admins", "/aws").await;
+    assign(&rig, "reader", "user:corp/ann", "/aws").await;
+    let ann = rig.member("ann", &["admins"]);
+    let first = ann
+        .create_access_review(None, &monthly(&rig, "/aws"))
+        .await
+        .unwrap();
+    days(&rig, 10).await;
+    rig.member("ann", &["others"])
+        .access_review(&first.id)
+        .await
+        .unwrap();
+    days(&rig, 20).await;
+    assert_eq!(
+        outcomes(&rig, "access_review.start").await,
+        ["succeeded", "denied"]
+    );
+
+    // Being seen again without the group is no reason to try again before the next round is due.
+    rig.member("ann", &[]).access_review(&first.id).await.unwrap();
+    days(&rig, 10).await;
+    assert_eq!(
+        outcomes(&rig, "access_review.start").await,
+        ["succeeded", "denied"]
+    );
+    rig.member("ann", &["admins"])
+        .access_review(&first.id)
+        .await
+        .unwrap();
+    days(&rig, 20).await;
+    assert_eq!(
+        outcomes(&rig, "access_review.start").await,
+        ["succeeded", "denied", "succeeded"]
+    );
+}
+
+#[tokio::test]
+async fn a_guardrail_about_a_group_holds_for_a_maker_whose_groups_are_old() {
+    let rig = Rig::with(Plan {
+        guardrails: r#"@id("no-contractors") forbid (principal in Group::"corp/contractors", action == Action::"assign", resource);"#,
+        ..Plan::default()
+    })
+    .await;
+    let ann = rig.member("ann", &[]);
+    assign(&rig, "owner", "user:corp/ann", "/aws").await;
+    let create = AccessReviewCreate {
+        recurrence: Some(AccessReviewRecurrence {
+            every_days: 60,
+            round_days: 7,
+        }),
+        ..campaign(&rig, "/aws", Undecided::Keep)
+    };
+    let first = ann.create_access_review(None, &create).await.unwrap();
+    rig.member("ann", &["contractors"])
+        .access_review(&first.id)
+        .await
+        .unwrap();
+    days(&rig, 60).await;
     assert_eq!(
         outcomes(&rig, "access_review.start").await,
         ["succeeded", "denied"]
