@@ -11,7 +11,7 @@ use postern_api::{
     access_request::{AccessRequest, AccessRequestApprove, AccessRequestCreateQuery},
     client::ClientError,
     grant::GrantExtend,
-    jit_policy::Approval,
+    jit_policy::{Approval, ApprovalStage},
     lease::{LeaseCreate, LeaseWaitQuery},
     review::BreakGlassQuery,
     role::RoleAssignmentCreate,
@@ -449,4 +449,43 @@ async fn azure_is_asked_about_nobody_for_whoever_may_not_approve() {
     let problem = refused(sam.approve_access_request(&pending.id, None).await);
     assert_eq!(problem.code, ErrorCode::AlreadyDecided);
     assert_eq!(asked(&world), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn azure_is_asked_about_nobody_for_an_approver_whom_the_stage_does_not_ask() {
+    let (world, _server) = world(0).await;
+    let db = world.fleet.db.clone();
+    let mut policy = a_policy("staged", &db.parse::<MachineId>().unwrap().scope().to_string());
+    let stage = |approver: &str| ApprovalStage {
+        needs: 1,
+        approvers: vec![format!("user:{}/{approver}", people::ISSUER_NAME)],
+        role: None,
+        again: false,
+    };
+    policy.approval = Approval::Stages(vec![stage("olga"), stage("sam")]);
+    let olga = world.client(Person::Olga);
+    olga.create_jit_policy(None, &policy).await.unwrap();
+    give(&world, "Contributor", ada());
+    let query = AccessRequestCreateQuery::default();
+    let pending = world
+        .client(Person::Ada)
+        .create_access_request(None, &query, &a_request(&[&db], 600))
+        .await
+        .unwrap();
+
+    // Sam may approve there, and his stage is not due yet.
+    world.fleet.arm.calls().reset();
+    let sam = world.client(Person::Sam);
+    let problem = refused(sam.approve_access_request(&pending.id, None).await);
+    assert_eq!(problem.code, ErrorCode::NotAnApprover);
+    assert_eq!(asked(&world), 0, "{:?}", world.fleet.arm.calls().all());
+
+    let agreed = olga.approve_access_request(&pending.id, None).await.unwrap();
+    assert_eq!(agreed.status, "pending");
+    world.fleet.arm.calls().reset();
+    let problem = refused(olga.approve_access_request(&pending.id, None).await);
+    assert_eq!(problem.code, ErrorCode::AlreadyAgreed);
+    assert_eq!(asked(&world), 0, "{:?}", world.fleet.arm.calls().all());
+    let approved = sam.approve_access_request(&pending.id, None).await.unwrap();
+    assert_eq!(approved.status, "approved");
 }

@@ -7,8 +7,9 @@ use postern_authz::{Authorizer, Context, Decision, Resource, ResourceKind};
 use postern_core::{
     audit::{AuditEvent, Outcome, Subject},
     grant::Grant,
-    id::RequestId,
+    id::{PolicyId, RequestId},
     machine::MachineId,
+    policy::JitPolicy,
     request::{AccessRequest, Approved, InvalidTransition, Narrowing, Pending, Target},
     role::Action,
     scope::Scope,
@@ -22,7 +23,7 @@ use crate::{
     endpoints::access_requests_create,
     failure::Failure,
     flow::authenticate::Caller,
-    granting::{Terms, machines_of},
+    granting::{self, Terms, machines_of},
     second_yes::SecondYes,
     shape::access_request,
     state::App,
@@ -154,8 +155,8 @@ fn questions(
 }
 
 impl App {
-    /// The request as somebody would approve it, as far as can be said without locking it: none if they may not, or if
-    /// nobody can. Not a decision that anything comes of, so it is not counted or written.
+    /// The request as somebody would approve it, as far as can be said without locking it: none if they may not, if their
+    /// agreement would not count, or if nobody can. Not a decision that anything comes of, so it is not counted or written.
     pub(crate) async fn would_approve(
         &self,
         authorizer: &Authorizer,
@@ -177,17 +178,55 @@ impl App {
                 machines.insert(id, machine);
             }
         }
-        let (_, questions) = questions(request, &narrowed, &machines, verdict, now);
-        let may = questions.iter().all(|question| {
+        let (left, questions) = questions(request, &narrowed, &machines, verdict, now);
+        let mut decisions = Vec::with_capacity(questions.len());
+        for question in questions {
             let (resource, context) = (&question.resource, &question.context);
             let decision = authorizer.decide(&caller.principal, question.action, resource, context);
-            decision.allowed
-        });
-        Ok(if may {
-            narrowed.ok().and_then(Result::ok)
-        } else {
-            None
+            if !decision.allowed {
+                return Ok(None);
+            }
+            decisions.push(decision);
+        }
+        decisions.truncate(left);
+        let mut policies = BTreeMap::new();
+        for id in machines.values().filter_map(|machine| machine.policy) {
+            if let Some(policy) = self.store.policy(id).await? {
+                policies.insert(id, policy);
+            }
+        }
+        let counts = self.would_not_count(authorizer, caller, pending, &decisions, &machines, &policies);
+        Ok(match counts {
+            Some(_) => None,
+            None => narrowed.ok().and_then(Result::ok),
         })
+    }
+
+    /// Why the agreement of somebody who may approve would not count, if the stages of the policies ask for others. What
+    /// the policies do not allow any more is not for this to say.
+    pub(crate) fn would_not_count(
+        &self,
+        authorizer: &Authorizer,
+        caller: &Caller,
+        request: &AccessRequest<Pending>,
+        decisions: &[Decision],
+        machines: &BTreeMap<MachineId, StoredMachine>,
+        policies: &BTreeMap<PolicyId, JitPolicy>,
+    ) -> Option<InvalidTransition> {
+        let terms = request.targets.iter().enumerate().map(|(at, target)| {
+            let machine = machines.get(&target.machine)?;
+            granting::terms(request, target, at, machine, policies).ok()
+        });
+        let terms: Vec<Terms> = terms.collect::<Option<_>>()?;
+        self.agreed(
+            authorizer,
+            &caller.principal,
+            request,
+            &terms,
+            decisions,
+            machines,
+        )
+        .err()
     }
 
     /// The request, locked, pending and narrowed, if the caller may decide on it: `approve` at every machine that was

@@ -33,8 +33,8 @@ use crate::{
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct SecondYes {
     found: BTreeMap<MachineId, CloudDecision>,
-    /// Those about which a cloud was not asked, because Postern's own roles said no: to the requester, or to whoever was
-    /// about to approve.
+    /// Those about which a cloud was not asked, because Postern's own roles said no to the requester, or its roles or
+    /// policies to whoever was about to approve.
     not_asked: BTreeSet<MachineId>,
 }
 
@@ -116,8 +116,8 @@ impl App {
         Ok(SecondYes { found, not_asked })
     }
 
-    /// The same for a request that somebody is about to approve. Whoever may not approve it has no cloud asked: they are
-    /// refused before it matters what one would say.
+    /// The same for a request that somebody is about to approve. Whoever may not approve it, or is not asked for by the
+    /// stage that is due, has no cloud asked: they are refused before it matters what one would say.
     pub(crate) async fn second_yes_for_approver(
         &self,
         authorizer: &Authorizer,

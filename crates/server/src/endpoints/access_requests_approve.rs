@@ -116,6 +116,17 @@ pub(crate) async fn approve_access_request(
     if let Err(error) = pending.check_approver(&caller.principal) {
         return Err(app.impossible(tx, &caller, id, APPROVE, &error).await);
     }
+    // No cloud was asked for somebody whom the policy does not ask: that is what they are told.
+    let not_asked = pending
+        .targets
+        .iter()
+        .any(|target| clouds.was_not_asked(&target.machine));
+    if not_asked
+        && let Some(error) =
+            app.would_not_count(&authorizer, &caller, &pending, &decisions, &machines, &policies)
+    {
+        return Err(app.impossible(tx, &caller, id, APPROVE, &error).await);
+    }
     let (mut tx, still) = app
         .may_still_request(tx, &authorizer, &caller, &pending, &machines, &clouds)
         .await?;
