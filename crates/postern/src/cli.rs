@@ -223,7 +223,7 @@ const POLICY_EXAMPLES: &str = "\
 Examples:
   postern policies
   postern policies create --file policy.json
-  postern policies delete pol_0199…
+  postern policies delete ssh
 
 policy.json:
   {\"name\": \"ssh\", \"scope\": \"/aws/123456789012\",

@@ -13,6 +13,7 @@ pub mod health;
 pub mod lease;
 pub mod machines;
 pub mod migrate;
+mod naming;
 pub mod permissions;
 pub mod policies;
 pub mod request;

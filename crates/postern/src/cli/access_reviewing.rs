@@ -53,8 +53,8 @@ pub enum AccessReviewsCommand {
 /// `postern access-reviews get`.
 #[derive(Debug, Args)]
 pub struct AccessReviewGetArgs {
-    /// Which
-    #[arg(value_name = "ID")]
+    /// Which: its name, for its latest round, its id, or the beginning of its id
+    #[arg(value_name = "ACCESS REVIEW")]
     pub id: String,
     /// Only items that are open, kept, removed, `not_removed` or gone
     #[arg(long)]
@@ -134,8 +134,8 @@ pub struct AccessReviewDecideArgs {
 /// `postern access-reviews cancel`.
 #[derive(Debug, Args)]
 pub struct AccessReviewCancelArgs {
-    /// Which
-    #[arg(value_name = "ID")]
+    /// Which: its name, for its latest round, its id, or the beginning of its id
+    #[arg(value_name = "ACCESS REVIEW")]
     pub id: String,
     /// Why
     #[arg(long)]

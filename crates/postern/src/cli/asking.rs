@@ -79,7 +79,7 @@ pub struct RequestsListArgs {
 /// `postern approve`.
 #[derive(Debug, Args)]
 pub struct ApproveArgs {
-    /// The access request
+    /// The access request: its id or the beginning of it
     #[arg(value_name = "REQUEST")]
     pub id: String,
     /// For a shorter time than asked for
@@ -105,7 +105,7 @@ pub struct ApproveArgs {
 /// `postern withdraw`.
 #[derive(Debug, Args)]
 pub struct DecideArgs {
-    /// The access request
+    /// The access request: its id or the beginning of it
     #[arg(value_name = "REQUEST")]
     pub id: String,
     /// The server.
@@ -116,7 +116,7 @@ pub struct DecideArgs {
 /// `postern deny`.
 #[derive(Debug, Args)]
 pub struct DenyArgs {
-    /// The access request
+    /// The access request: its id or the beginning of it
     #[arg(value_name = "REQUEST")]
     pub id: String,
     /// What the requester is told
@@ -171,11 +171,11 @@ pub struct GrantsListArgs {
 /// `postern extend`.
 #[derive(Debug, Args)]
 pub struct ExtendArgs {
-    /// The grant
+    /// The grant: its id or the beginning of it, or its machine where it has no other
     #[arg(value_name = "GRANT")]
     pub id: String,
     /// How long it shall last in all, from its confirmed opening
-    #[arg(long = "for", required = true, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    #[arg(long = "for", required = true, value_name = "DURATION", value_parser = super::duration::duration)]
     pub duration: Duration,
     /// Why
     #[arg(long)]
@@ -188,7 +188,7 @@ pub struct ExtendArgs {
 /// `postern revoke`.
 #[derive(Debug, Args)]
 pub struct RevokeArgs {
-    /// The grant
+    /// The grant: its id or the beginning of it, or its machine where it has no other
     #[arg(value_name = "GRANT")]
     pub id: String,
     /// Why, if there is more to say

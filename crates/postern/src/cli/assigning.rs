@@ -76,8 +76,8 @@ pub struct AssignArgs {
 /// `postern assignments delete`.
 #[derive(Debug, Args)]
 pub struct UnassignArgs {
-    /// Which
-    #[arg(value_name = "ID")]
+    /// Which: its id, the beginning of its id, or whom it names where they have no other
+    #[arg(value_name = "ASSIGNMENT")]
     pub id: String,
     /// Say who would lose what, but change nothing
     #[arg(long)]

@@ -54,8 +54,8 @@ pub enum FreezesCommand {
 /// `postern freezes lift`.
 #[derive(Debug, Args)]
 pub struct FreezeLiftArgs {
-    /// Which
-    #[arg(value_name = "ID")]
+    /// Which: its id, the beginning of its id, or the scope at which it is
+    #[arg(value_name = "FREEZE")]
     pub id: String,
     /// Why it may be
     #[arg(long)]
@@ -101,8 +101,8 @@ pub enum ReviewsCommand {
 /// `postern reviews close`.
 #[derive(Debug, Args)]
 pub struct ReviewCloseArgs {
-    /// Which
-    #[arg(value_name = "ID")]
+    /// Which: its id, the beginning of its id, or the access request that it is about
+    #[arg(value_name = "REVIEW")]
     pub id: String,
     /// What was found
     #[arg(long)]

@@ -106,8 +106,8 @@ pub struct PolicyFileArgs {
 /// Which policy to remove.
 #[derive(Debug, Args)]
 pub struct PolicyDeleteArgs {
-    /// Which
-    #[arg(value_name = "ID")]
+    /// Which: its name, its id, or the beginning of its id
+    #[arg(value_name = "POLICY")]
     pub id: String,
     /// Say which machines it would release, which grants would end and who would lose reach, but change nothing
     #[arg(long)]
@@ -120,8 +120,8 @@ pub struct PolicyDeleteArgs {
 /// A policy and its new document.
 #[derive(Debug, Args)]
 pub struct PolicyUpdateArgs {
-    /// Which
-    #[arg(value_name = "ID")]
+    /// Which: its name, its id, or the beginning of its id
+    #[arg(value_name = "POLICY")]
     pub id: String,
     /// The document.
     #[command(flatten)]
@@ -152,13 +152,13 @@ pub struct AuditArgs {
     /// Only events about this machine
     #[arg(long)]
     pub machine: Option<String>,
-    /// Only events about this grant
+    /// Only events about this grant: its id or the beginning of it, or the machine that has no other now
     #[arg(long)]
     pub grant: Option<String>,
-    /// Only events about this access request
+    /// Only events about this access request: its id or the beginning of it
     #[arg(long)]
     pub request: Option<String>,
-    /// Only events about this JIT policy
+    /// Only events about this JIT policy: its name, or its id, also of one that was removed
     #[arg(long)]
     pub policy: Option<String>,
     /// Shows the reason of each event whole

@@ -60,8 +60,8 @@ pub enum GetCommand {
 /// Names one thing.
 #[derive(Debug, Args)]
 pub struct OneArgs {
-    /// Which
-    #[arg(value_name = "ID")]
+    /// Which: its id, the beginning of its id, or its name where it has one; a grant also by its machine
+    #[arg(value_name = "WHICH")]
     pub id: String,
     /// The server.
     #[command(flatten)]

@@ -8,6 +8,7 @@ use postern_api::access_review::{
 use postern_core::time::{Clock, SystemClock};
 use serde::Serialize;
 
+use super::naming;
 use crate::{
     cli::{
         AccessReviewCancelArgs, AccessReviewCreateArgs, AccessReviewDecideArgs, AccessReviewGetArgs,
@@ -85,7 +86,8 @@ struct WithItems<'a> {
 
 async fn get(args: AccessReviewGetArgs) -> Result<(), Failure> {
     let client = connect::client(&args.remote)?;
-    let review = client.access_review(&args.id).await?;
+    let id = naming::access_review(&client, &args.id).await?;
+    let review = client.access_review(&id).await?;
     let items = connect::all(args.many.limit, |cursor, limit| {
         let query = AccessReviewItemQuery {
             status: args.status.clone(),
@@ -93,7 +95,7 @@ async fn get(args: AccessReviewGetArgs) -> Result<(), Failure> {
             cursor,
             limit: Some(limit),
         };
-        let (client, id) = (&client, &args.id);
+        let (client, id) = (&client, &id);
         async move { client.access_review_items(id, &query).await }
     })
     .await?;
@@ -237,9 +239,10 @@ async fn decide(args: AccessReviewDecideArgs) -> Result<(), Failure> {
 
 async fn cancel(args: AccessReviewCancelArgs) -> Result<(), Failure> {
     let client = connect::client(&args.remote)?;
+    let id = naming::access_review(&client, &args.id).await?;
     let body = AccessReviewCancel { reason: args.reason };
     let cancelled = connect::keyed(|key| {
-        let (client, body, id) = (&client, &body, &args.id);
+        let (client, body, id) = (&client, &body, &id);
         async move { client.cancel_access_review(id, Some(&key), body).await }
     })
     .await?;

@@ -4,6 +4,7 @@ use postern_api::role::{
     ReachOfAction, RoleAssignment, RoleAssignmentCreate, RoleAssignmentPlan, RoleAssignmentQuery,
 };
 
+use super::naming;
 use crate::{
     cli::{AssignArgs, AssignmentsArgs, AssignmentsCommand, AssignmentsListArgs, UnassignArgs},
     connect,
@@ -99,15 +100,14 @@ async fn create(args: AssignArgs) -> Result<(), Failure> {
 
 async fn delete(args: UnassignArgs) -> Result<(), Failure> {
     let client = connect::client(&args.remote)?;
+    let id = naming::assignment(&client, &args.id).await?;
     if args.dry_run {
-        return show(
-            &client.plan_delete_role_assignment(&args.id).await?,
-            args.remote.json,
-        );
+        let plan = client.plan_delete_role_assignment(&id).await?;
+        return show(&plan, args.remote.json);
     }
-    client.delete_role_assignment(&args.id).await?;
+    client.delete_role_assignment(&id).await?;
     if !args.remote.json {
-        output::line(&format!("{} is removed", args.id))?;
+        output::line(&format!("{id} is removed"))?;
     }
     Ok(())
 }

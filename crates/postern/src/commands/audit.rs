@@ -5,7 +5,7 @@ use postern_api::audit_event::{AuditEvent, AuditEventQuery};
 use postern_core::time::{Clock, SystemClock};
 use serde_json::Value;
 
-use super::machines;
+use super::{machines, naming};
 use crate::{
     cli::{AuditArgs, When},
     connect,
@@ -20,6 +20,18 @@ pub async fn run(args: AuditArgs) -> Result<(), Failure> {
         Some(text) => Some(machines::resolve(&client, text).await?),
         None => None,
     };
+    let grant = match &args.grant {
+        Some(text) => Some(naming::grant(&client, text).await?),
+        None => None,
+    };
+    let request = match &args.request {
+        Some(text) => Some(naming::request(&client, text, None).await?),
+        None => None,
+    };
+    let policy = match &args.policy {
+        Some(text) => Some(naming::policy(&client, text).await?),
+        None => None,
+    };
     let now = SystemClock.now();
     let at = |when: &Option<When>| when.map(|when| text(when, now)).transpose();
     let base = AuditEventQuery {
@@ -28,9 +40,9 @@ pub async fn run(args: AuditArgs) -> Result<(), Failure> {
         actor: args.actor,
         scope: args.scope,
         machine,
-        grant: args.grant,
-        request: args.request,
-        policy: args.policy,
+        grant,
+        request,
+        policy,
         point: None,
         since: at(&args.since)?,
         until: at(&args.until)?,

@@ -2,6 +2,7 @@
 
 use postern_api::freeze::{Freeze, FreezeCreate, FreezeLift, FreezeQuery};
 
+use super::naming;
 use crate::{
     cli::{FreezeArgs, FreezeLiftArgs, FreezesArgs, FreezesCommand, FreezesListArgs},
     connect,
@@ -76,9 +77,10 @@ fn listed(freezes: &[Freeze]) -> String {
 
 async fn lift(args: FreezeLiftArgs) -> Result<(), Failure> {
     let client = connect::client(&args.remote)?;
+    let id = naming::freeze(&client, &args.id).await?;
     let body = FreezeLift { reason: args.reason };
     let lifted = connect::keyed(|key| {
-        let (client, body, id) = (&client, &body, &args.id);
+        let (client, body, id) = (&client, &body, &id);
         async move { client.lift_freeze(id, Some(&key), body).await }
     })
     .await?;

@@ -7,7 +7,7 @@ use postern_api::{
     grant::{Entrance, Grant, GrantExtend, GrantQuery, GrantRevoke},
 };
 
-use super::{machines, request};
+use super::{machines, naming, request};
 use crate::{
     cli::{ExtendArgs, GrantsArgs, GrantsCommand, GrantsListArgs, RevokeArgs},
     connect,
@@ -27,7 +27,9 @@ pub async fn run(args: GrantsArgs) -> Result<(), Failure> {
         None => list(args.list).await,
         Some(GrantsCommand::List(args)) => list(args).await,
         Some(GrantsCommand::Get(one)) => {
-            let grant = connect::client(&one.remote)?.grant(&one.id).await?;
+            let client = connect::client(&one.remote)?;
+            let id = naming::grant(&client, &one.id).await?;
+            let grant = client.grant(&id).await?;
             show(&grant, one.remote.json)
         }
     }
@@ -217,12 +219,13 @@ fn show(grant: &Grant, json: bool) -> Result<(), Failure> {
 /// Asks for a grant to last longer.
 pub async fn extend(args: ExtendArgs) -> Result<(), Failure> {
     let client = connect::client(&args.remote)?;
+    let id = naming::grant(&client, &args.id).await?;
     let extend = GrantExtend {
         duration_seconds: request::whole_seconds(args.duration)?,
         reason: args.reason,
     };
     let made = connect::keyed(|key| {
-        let (client, id, extend) = (&client, &args.id, &extend);
+        let (client, id, extend) = (&client, &id, &extend);
         async move { client.extend_grant(id, Some(&key), extend).await }
     })
     .await?;
@@ -232,9 +235,10 @@ pub async fn extend(args: ExtendArgs) -> Result<(), Failure> {
 /// Ends a grant, and waits until it is closed where told to.
 pub async fn revoke(args: RevokeArgs) -> Result<(), Failure> {
     let client = connect::client(&args.remote)?;
+    let id = naming::grant(&client, &args.id).await?;
     let revoke = GrantRevoke { reason: args.reason };
     let mut grant = connect::keyed(|key| {
-        let (client, id, revoke) = (&client, &args.id, &revoke);
+        let (client, id, revoke) = (&client, &id, &revoke);
         async move { client.revoke_grant(id, Some(&key), revoke).await }
     })
     .await?;

@@ -8,6 +8,7 @@ use postern_api::{
     preflight::DryRunPoint,
 };
 
+use super::naming;
 use crate::{
     cli::{
         PoliciesArgs, PoliciesCommand, PoliciesListArgs, PolicyDeleteArgs, PolicyFileArgs, PolicyUpdateArgs,
@@ -22,7 +23,9 @@ pub async fn run(args: PoliciesArgs) -> Result<(), Failure> {
     match args.command {
         None => list(args.list).await,
         Some(PoliciesCommand::Get(one)) => {
-            let policy = connect::client(&one.remote)?.jit_policy(&one.id).await?;
+            let client = connect::client(&one.remote)?;
+            let id = naming::policy(&client, &one.id).await?;
+            let policy = client.jit_policy(&id).await?;
             show(&policy, one.remote.json)
         }
         Some(PoliciesCommand::Create(args)) => create(args).await,
@@ -53,28 +56,28 @@ async fn update(args: PolicyUpdateArgs) -> Result<(), Failure> {
     } = args.document;
     let document = read(&file)?;
     let client = connect::client(&remote)?;
-    let version = client.jit_policy(&args.id).await?.version;
+    let id = naming::policy(&client, &args.id).await?;
+    let version = client.jit_policy(&id).await?.version;
     if dry_run {
-        let plan = client
-            .plan_update_jit_policy(&args.id, version, &document)
-            .await?;
+        let plan = client.plan_update_jit_policy(&id, version, &document).await?;
         return foresee(&plan, remote.json);
     }
-    let policy = client.update_jit_policy(&args.id, version, &document).await?;
+    let policy = client.update_jit_policy(&id, version, &document).await?;
     show(&policy, remote.json)
 }
 
 async fn delete(args: PolicyDeleteArgs) -> Result<(), Failure> {
     let client = connect::client(&args.remote)?;
-    let version = client.jit_policy(&args.id).await?.version;
+    let id = naming::policy(&client, &args.id).await?;
+    let policy = client.jit_policy(&id).await?;
     if args.dry_run {
-        let plan = client.plan_delete_jit_policy(&args.id, version).await?;
+        let plan = client.plan_delete_jit_policy(&id, policy.version).await?;
         return foresee(&plan, args.remote.json);
     }
-    client.delete_jit_policy(&args.id, version).await?;
+    client.delete_jit_policy(&id, policy.version).await?;
     output::note(&format!(
-        "{} is removed; its grants end and what its lockdown displaced is put back",
-        args.id
+        "`{}` ({id}) is removed; its grants end and what its lockdown displaced is put back",
+        policy.name
     ))?;
     Ok(())
 }

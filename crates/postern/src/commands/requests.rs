@@ -3,7 +3,7 @@
 use postern_api::access_request::{AccessRequestApprove, AccessRequestDeny, AccessRequestQuery};
 
 use super::{
-    machines,
+    machines, naming,
     request::{show, whole_seconds},
 };
 use crate::{
@@ -13,12 +13,17 @@ use crate::{
     output,
 };
 
+/// The status of what may be decided.
+const PENDING: Option<&str> = Some("pending");
+
 /// Lists access requests, or shows one.
 pub async fn run(args: RequestsArgs) -> Result<(), Failure> {
     match args.command {
         None => list(args.list).await,
         Some(GetCommand::Get(one)) => {
-            let request = connect::client(&one.remote)?.access_request(&one.id).await?;
+            let client = connect::client(&one.remote)?;
+            let id = naming::request(&client, &one.id, None).await?;
+            let request = client.access_request(&id).await?;
             show(&request, one.remote.json)
         }
     }
@@ -70,18 +75,19 @@ async fn list(args: RequestsListArgs) -> Result<(), Failure> {
 /// Approves a request.
 pub async fn approve(args: ApproveArgs) -> Result<(), Failure> {
     let client = connect::client(&args.remote)?;
+    let id = naming::request(&client, &args.id, PENDING).await?;
     let narrows = !(args.machines.is_empty() && args.ports.is_empty() && args.sources.is_empty());
     let targets = if narrows {
         let mut machines = Vec::with_capacity(args.machines.len());
         for machine in &args.machines {
             machines.push(machines::resolve(&client, machine).await?);
         }
-        let mut targets = client.access_request(&args.id).await?.targets;
+        let mut targets = client.access_request(&id).await?.targets;
         if let Some(other) = machines
             .iter()
             .find(|machine| !targets.iter().any(|target| target.machine == **machine))
         {
-            let message = format!("machine `{other}` is not in request `{}`", args.id);
+            let message = format!("machine `{other}` is not in request `{id}`");
             return Err(Failure::new(Exit::Usage, message));
         }
         targets.retain(|target| machines.is_empty() || machines.contains(&target.machine));
@@ -103,7 +109,7 @@ pub async fn approve(args: ApproveArgs) -> Result<(), Failure> {
         comment: args.comment,
     };
     let request = connect::keyed(|key| {
-        let (client, id, approve) = (&client, &args.id, &approve);
+        let (client, id, approve) = (&client, &id, &approve);
         async move { client.approve_access_request_for(id, Some(&key), approve).await }
     })
     .await?;
@@ -113,9 +119,10 @@ pub async fn approve(args: ApproveArgs) -> Result<(), Failure> {
 /// Turns a request down.
 pub async fn deny(args: DenyArgs) -> Result<(), Failure> {
     let client = connect::client(&args.remote)?;
+    let id = naming::request(&client, &args.id, PENDING).await?;
     let deny = AccessRequestDeny { reason: args.reason };
     let request = connect::keyed(|key| {
-        let (client, id, deny) = (&client, &args.id, &deny);
+        let (client, id, deny) = (&client, &id, &deny);
         async move { client.deny_access_request(id, Some(&key), deny).await }
     })
     .await?;
@@ -125,8 +132,9 @@ pub async fn deny(args: DenyArgs) -> Result<(), Failure> {
 /// Takes a request back.
 pub async fn withdraw(args: DecideArgs) -> Result<(), Failure> {
     let client = connect::client(&args.remote)?;
+    let id = naming::request(&client, &args.id, PENDING).await?;
     let request = connect::keyed(|key| {
-        let (client, id) = (&client, &args.id);
+        let (client, id) = (&client, &id);
         async move { client.withdraw_access_request(id, Some(&key)).await }
     })
     .await?;

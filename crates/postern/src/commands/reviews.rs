@@ -2,6 +2,7 @@
 
 use postern_api::review::{Review, ReviewClose, ReviewQuery};
 
+use super::naming;
 use crate::{
     cli::{ReviewCloseArgs, ReviewsArgs, ReviewsCommand, ReviewsListArgs},
     connect,
@@ -54,9 +55,10 @@ fn listed(reviews: &[Review]) -> String {
 
 async fn close(args: ReviewCloseArgs) -> Result<(), Failure> {
     let client = connect::client(&args.remote)?;
+    let id = naming::review(&client, &args.id).await?;
     let body = ReviewClose { note: args.note };
     let closed = connect::keyed(|key| {
-        let (client, body, id) = (&client, &body, &args.id);
+        let (client, body, id) = (&client, &body, &id);
         async move { client.close_review(id, Some(&key), body).await }
     })
     .await?;

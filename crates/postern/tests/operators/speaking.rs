@@ -113,20 +113,98 @@ async fn roles_policies_and_machines_are_spoken_of_in_peoples_words() {
         .as_str()
         .unwrap()
         .to_owned();
-    let plan = olga.told(&["policies", "delete", &id, "--dry-run"]).await;
+    let plan = olga.told(&["policies", "delete", "careful", "--dry-run"]).await;
     assert!(plan.contains("2 under another policy than now"), "{plan}");
     let plan = olga
-        .told(&["policies", "update", &id, "--file", file, "--dry-run"])
+        .told(&["policies", "update", "careful", "--file", file, "--dry-run"])
         .await;
     assert!(plan.contains("0 under another policy than now"), "{plan}");
+    // Its name, its id and the beginning of that are one policy; what is none is said, and where they are listed.
+    for which in ["careful", &id, &id[..id.len() - 2]] {
+        assert_eq!(olga.json(&["policies", "get", which]).await["id"], id.as_str());
+    }
+    let (code, told) = olga.refused(&["policies", "get", "carefree"]).await;
+    assert!(
+        code == Some(4) && told.contains("`postern policies` lists them"),
+        "{told}"
+    );
+    let (code, told) = eve.refused(&["policies", "delete", "careful"]).await;
+    assert!(code == Some(4) && told.contains("that you may see"), "{told}");
 
     // What was frozen does not open by itself.
     let frozen = olga.json(&["freeze", "/aws", "--reason", "intruder"]).await;
     let id = frozen["id"].as_str().unwrap();
-    let afterwards = olga.told(&["freezes", "lift", id, "--reason", "gone"]).await;
+    let again = olga.json(&["freeze", "/aws", "--reason", "still there"]).await;
+    let (code, told) = olga
+        .refused(&["freezes", "lift", "/aws", "--reason", "gone"])
+        .await;
+    assert!(
+        code == Some(2) && told.contains(id) && told.contains("still there"),
+        "{told}"
+    );
+    olga.told(&[
+        "freezes",
+        "lift",
+        again["id"].as_str().unwrap(),
+        "--reason",
+        "gone",
+    ])
+    .await;
+    let afterwards = olga.told(&["freezes", "lift", "/aws", "--reason", "gone"]).await;
     assert!(
         afterwards.contains("what was closed stays closed"),
         "{afterwards}"
     );
+
+    // Whom a role assignment names is enough, where there is one of them.
+    for role in ["reader", "requester"] {
+        olga.json(&["assignments", "create", role, "user:demo/eve", "--on", "/aws"])
+            .await;
+    }
+    let taking = ["assignments", "delete", "user:demo/eve"];
+    let (code, told) = olga.refused(&taking).await;
+    assert!(
+        code == Some(2) && told.contains("`reader` of user:demo/eve at /aws") && told.contains("ra_"),
+        "{told}"
+    );
+    let listed = ["assignments", "--principal", "user:demo/eve", "--role", "reader"];
+    let id = olga.json(&listed).await[0]["id"].as_str().unwrap().to_owned();
+    olga.told(&["assignments", "delete", &id]).await;
+    assert!(olga.told(&taking).await.starts_with("ra_"));
+    assert_eq!(
+        olga.json(&["assignments", "--principal", "user:demo/eve"]).await,
+        serde_json::json!([])
+    );
+
+    // What is asked for and granted is spoken of by what people see.
+    let ada = As::of("ada", server, &data).await;
+    let asked = ada
+        .json(&[
+            "request",
+            "app-1",
+            "--port",
+            "22",
+            "--source",
+            "203.0.113.7",
+            "--for",
+            "30m",
+            "--reason",
+            "OPS-1",
+            "--ticket",
+            "OPS-1",
+        ])
+        .await;
+    let id = asked["id"].as_str().unwrap();
+    assert_eq!(asked["status"], "pending", "{asked}");
+    let beginning = &id[..id.len() - 3];
+    assert_eq!(ada.json(&["requests", "get", beginning]).await["id"], id);
+    let sam = As::of("sam", server, &data).await;
+    let (code, told) = sam.refused(&["approve", "req_ffff"]).await;
+    assert!(code == Some(4) && told.contains("--status pending"), "{told}");
+    assert_eq!(ada.json(&["withdraw", beginning]).await["status"], "withdrawn");
+    let (code, told) = sam.refused(&["approve", beginning]).await;
+    assert!(code == Some(4), "it waits for nobody any more: {told}");
+    let (code, told) = ada.refused(&["revoke", "app-1"]).await;
+    assert!(code == Some(4) && told.contains("`postern grants`"), "{told}");
     interrupted(&mut child).await;
 }
