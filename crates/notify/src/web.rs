@@ -122,9 +122,11 @@ fn without_address(mut text: String, url: &Url) -> String {
     text
 }
 
+/// The causes, without the client's own word for all of them.
 fn explain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
+    let first = error.source().unwrap_or(error);
+    let mut text = first.to_string();
+    let mut source = first.source();
     while let Some(cause) = source {
         text.push_str(": ");
         text.push_str(&cause.to_string());

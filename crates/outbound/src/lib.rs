@@ -43,7 +43,7 @@ pub fn client(
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NotAllowed {
     /// It is not HTTPS, nor HTTP where that is allowed.
-    #[error("its address begins with `https://`")]
+    #[error("its address begins with `https://`, or, where `allow_private` is set, with `http://`")]
     Scheme,
     /// It would show in logs.
     #[error("its address holds no user and password")]

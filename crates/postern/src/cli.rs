@@ -10,6 +10,7 @@ mod governing;
 mod leasing;
 mod operating;
 mod remote;
+mod telling;
 
 use clap::{Parser, Subcommand};
 
@@ -24,6 +25,7 @@ pub use governing::*;
 pub use leasing::*;
 pub use operating::*;
 pub use remote::*;
+pub use telling::*;
 
 /// Just-in-time network access to machines in Azure and AWS.
 #[derive(Debug, Parser)]
@@ -131,6 +133,15 @@ pub enum Command {
     /// Reads the audit log
     #[command(after_help = AUDIT_EXAMPLES)]
     Audit(AuditArgs),
+    /// Lists whom Postern told of what, and replays what nobody took
+    ///
+    /// Subscribers stand in the configuration, under `[notify]`. What one of them did not take is given up after a
+    /// while, and stays listed as dead until it is replayed.
+    #[command(
+        after_help = "Examples:\n  postern deliveries --status dead\n  postern deliveries replay 4711\n  \
+                      postern deliveries replay --all --subscriber siem"
+    )]
+    Deliveries(DeliveriesArgs),
     /// Tests guardrails, and explains who may do what
     #[command(after_help = AUTHZ_EXAMPLES)]
     Authz(AuthzArgs),

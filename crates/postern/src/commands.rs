@@ -6,6 +6,7 @@ pub mod audit;
 pub mod authz;
 pub mod completions;
 pub mod config;
+pub mod deliveries;
 pub mod doctor;
 pub mod freezes;
 pub mod grants;

@@ -10,6 +10,7 @@ pub mod place;
 pub mod stage;
 pub mod story;
 pub mod trail;
+mod webhook;
 pub mod witness;
 
 use std::{
@@ -29,6 +30,7 @@ use crate::{
 };
 use place::{DemoDir, DemoState};
 use stage::{Keeping, Stage};
+use webhook::Webhook;
 
 /// Runs the demo until it is told to stop, or plays its story.
 pub async fn run(args: DemoArgs) -> Result<(), Failure> {
@@ -43,13 +45,25 @@ pub async fn run(args: DemoArgs) -> Result<(), Failure> {
     }
     let dir = DemoDir::choose(args.data_dir)?;
     look_for_port(args.port)?;
+    let webhook = args.webhook.map(Webhook::new);
+    let notify = webhook
+        .as_ref()
+        .map(|webhook| webhook.subscriber(args.port))
+        .transpose()?;
     // From here on there is something to clean up.
     let mut stop = StopSignal::listen()?;
     let kept = dir.database().exists();
     dir.make()?;
     let started = {
         let _progress = output::Progress::start("starting Postgres, two clouds and the server");
-        Stage::start(Keeping::In(dir.database()), args.port, clock, ids).await
+        Stage::start(
+            Keeping::In(dir.database()),
+            args.port,
+            clock,
+            ids,
+            notify.unwrap_or_default(),
+        )
+        .await
     };
     let mut stage = match started {
         Ok(stage) => stage,
@@ -69,7 +83,7 @@ pub async fn run(args: DemoArgs) -> Result<(), Failure> {
             return Err(error.into());
         }
     };
-    let ran = until_told(&mut stage, &dir, &mut stop).await;
+    let ran = until_told(&mut stage, &dir, webhook.as_ref(), &mut stop).await;
     output::note("stopping")?;
     let stopped = stage.stop().await;
     if args.keep {
@@ -111,7 +125,12 @@ fn is_in_use(error: &anyhow::Error) -> bool {
     })
 }
 
-async fn until_told(stage: &mut Stage, dir: &DemoDir, stop: &mut StopSignal) -> Result<(), Failure> {
+async fn until_told(
+    stage: &mut Stage,
+    dir: &DemoDir,
+    webhook: Option<&Webhook>,
+    stop: &mut StopSignal,
+) -> Result<(), Failure> {
     let reach = DemoState {
         server: stage.url(),
         issuer: stage.issuer.url().to_owned(),
@@ -121,6 +140,9 @@ async fn until_told(stage: &mut Stage, dir: &DemoDir, stop: &mut StopSignal) -> 
     dir.write(&reach)?;
     stage.give_roles().await?;
     output::line(&welcome(&reach, stage, dir))?;
+    if let Some(webhook) = webhook {
+        output::line(&webhook.told())?;
+    }
     tokio::select! {
         () = stop.told() => Ok(()),
         error = stage.service.ended() => Err(error.into()),

@@ -71,6 +71,7 @@ pub async fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Roles(args) => commands::roles::run(args).await,
         Command::Assignments(args) => commands::assignments::run(args).await,
         Command::Audit(args) => commands::audit::run(args).await,
+        Command::Deliveries(args) => commands::deliveries::run(args).await,
         Command::Token(args) => commands::token::run(args).await,
         Command::Sweep(args) => commands::sweep::run(args).await,
         Command::Permissions(args) => commands::permissions::run(args),

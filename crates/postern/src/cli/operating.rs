@@ -39,7 +39,7 @@ pub struct MigrateArgs {
 #[derive(Debug, Args)]
 pub struct DemoArgs {
     /// Plays the whole story on both clouds, checks every step and ends; the last line is one JSON object
-    #[arg(long, conflicts_with_all = ["port", "keep"])]
+    #[arg(long, conflicts_with_all = ["port", "keep", "webhook"])]
     pub check: bool,
     /// Port of the API on loopback; 0 takes any that is free
     #[arg(long, default_value_t = 8090)]
@@ -47,6 +47,13 @@ pub struct DemoArgs {
     /// Where the database and the demo's state are kept
     #[arg(long, value_name = "DIR", hide_env_values = true, env = "POSTERN_DEMO_DIR")]
     pub data_dir: Option<PathBuf>,
+    /// A webhook to tell.
+    #[arg(
+        long,
+        value_name = "URL",
+        help = "Tells a webhook of what happens, such as http://127.0.0.1:9000/; its secret is printed"
+    )]
+    pub webhook: Option<url::Url>,
     /// Keeps the data directory at the end, to look at
     #[arg(long)]
     pub keep: bool,

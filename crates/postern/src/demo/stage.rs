@@ -14,6 +14,7 @@ use postern_core::{
 };
 use postern_engine::EngineConfig;
 use postern_localpg::{LocalPostgres, Options};
+use postern_notify::NotifyConfig;
 use postern_server::config::ServerConfig;
 use secrecy::SecretString;
 use serde_json::json;
@@ -52,15 +53,16 @@ pub struct Stage {
 }
 
 impl Stage {
-    /// Starts everything. The API listens on 127.0.0.1 at `port`; 0 takes any that is free.
+    /// Starts everything. Whom `notify` names is told of what happens. The API listens on 127.0.0.1 at `port`; 0 takes any that is free.
     pub async fn start(
         keeping: Keeping,
         port: u16,
         clock: Arc<dyn Clock>,
         ids: Arc<dyn IdSource>,
+        notify: NotifyConfig,
     ) -> anyhow::Result<Self> {
         let fleet = Fleet::with_gate(Arc::new(postern_sim::SystemClock)).await?;
-        Self::over(fleet, keeping, port, clock, ids).await
+        Self::over(fleet, keeping, port, clock, ids, notify).await
     }
 
     /// As [`Stage::start`], over clouds that run already.
@@ -70,6 +72,7 @@ impl Stage {
         port: u16,
         clock: Arc<dyn Clock>,
         ids: Arc<dyn IdSource>,
+        notify: NotifyConfig,
     ) -> anyhow::Result<Self> {
         let postgres = tokio::task::spawn_blocking(move || {
             let options = match keeping {
@@ -86,7 +89,7 @@ impl Stage {
         })
         .await?
         .context("the private Postgres cannot be started")?;
-        let served = Self::serve(&postgres, &fleet, port, clock, ids).await;
+        let served = Self::serve(&postgres, &fleet, port, clock, ids, notify).await;
         match served {
             Ok((issuer, service)) => Ok(Self {
                 postgres,
@@ -109,6 +112,7 @@ impl Stage {
         port: u16,
         clock: Arc<dyn Clock>,
         ids: Arc<dyn IdSource>,
+        notify: NotifyConfig,
     ) -> anyhow::Result<(Issuer, Service)> {
         let issuer = Issuer::start(Arc::clone(&clock), &*ids).await?;
         let installation: Installation = INSTALLATION.parse()?;
@@ -127,7 +131,7 @@ impl Stage {
             server: server(&installation, port, issuer.url())?,
             guardrails: GuardrailSet::default(),
             watch: None,
-            notify: postern_notify::NotifyConfig::default(),
+            notify,
             clock,
             ids,
         })

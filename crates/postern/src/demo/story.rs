@@ -15,6 +15,7 @@ use postern_api::{
     problem::ErrorCode,
 };
 use postern_core::time::{Clock, IdSource};
+use postern_notify::NotifyConfig;
 
 use super::{
     check::Findings,
@@ -47,7 +48,7 @@ const LOOK: Duration = Duration::from_millis(25);
 /// step that does not come to an end, is a failure.
 pub async fn play(clock: Arc<dyn Clock>, ids: Arc<dyn IdSource>) -> Result<(), Failure> {
     let mut findings = Findings::default();
-    let stage = Stage::start(Keeping::Nothing, 0, clock, ids).await?;
+    let stage = Stage::start(Keeping::Nothing, 0, clock, ids, NotifyConfig::default()).await?;
     findings.step(&format!(
         "Postgres, both clouds, the identity provider and the server run; the API is at {}",
         stage.url()

@@ -17,3 +17,4 @@ mod rig;
 mod serving;
 mod speaking;
 mod sweep;
+mod telling;

@@ -22,6 +22,7 @@ use postern_core::{
     principal::{Principal, PrincipalKind},
     time::{RandomIds, SystemClock},
 };
+use postern_notify::NotifyConfig;
 use postern_sim::{
     arm::{ArmClient, RoleGrant},
     truth::Change,
@@ -304,6 +305,7 @@ async fn the_server_needs_what_is_printed_for_it_and_nothing_else() {
         0,
         Arc::new(SystemClock),
         Arc::new(RandomIds),
+        NotifyConfig::default(),
     )
     .await
     .unwrap();

@@ -71,10 +71,9 @@ pub(crate) async fn replay_delivery(
         reason: None,
     };
     let (mut tx, decision) = app.allow(tx, &authorizer, &caller, question).await?;
-    let replayed = tx
-        .replay_delivery(id, now)
-        .await?
-        .ok_or_else(|| Failure::not_found("such delivery that was given up"))?;
+    let replayed = tx.replay_delivery(id, now).await?.ok_or_else(|| {
+        Failure::not_found("such delivery that was given up, to a subscriber that is configured")
+    })?;
     let details = json!({
         "delivery": replayed.id, "subscriber": replayed.subscriber, "event": replayed.event,
     });
