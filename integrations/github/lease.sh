@@ -11,13 +11,21 @@ fi
 # Word by word, and never as a pattern.
 words() { local word; for word in $1; do printf '%s\n' "$word"; done; }
 set -f
-arguments=(lease --duration "$LEASE_DURATION" --timeout "$LEASE_TIMEOUT" --heartbeat "$LEASE_HEARTBEAT")
-while read -r port; do arguments+=(--port "$port"); done < <(words "$LEASE_PORTS")
-while read -r source; do arguments+=(--source "$source"); done < <(words "$LEASE_SOURCES")
-if [ -n "$LEASE_REASON" ]; then arguments+=(--reason "$LEASE_REASON"); fi
-if [ -n "$LEASE_KEY" ]; then arguments+=(--key "$LEASE_KEY"); fi
+# With `=`, so that no input is ever taken for another option.
+arguments=(lease "--duration=$LEASE_DURATION" "--timeout=$LEASE_TIMEOUT" "--heartbeat=$LEASE_HEARTBEAT")
+while read -r port; do arguments+=("--port=$port"); done < <(words "$LEASE_PORTS")
+while read -r source; do arguments+=("--source=$source"); done < <(words "$LEASE_SOURCES")
+if [ -n "$LEASE_REASON" ]; then arguments+=("--reason=$LEASE_REASON"); fi
+if [ -n "$LEASE_KEY" ]; then arguments+=("--key=$LEASE_KEY"); fi
 machines=()
-while read -r machine; do machines+=("$machine"); done < <(words "$LEASE_MACHINES")
+while read -r machine; do
+    case "$machine" in -*)
+        echo "::error::a word of \`machines\` begins with a hyphen, and is no machine"
+        exit 2
+        ;;
+    esac
+    machines+=("$machine")
+done < <(words "$LEASE_MACHINES")
 if [ "${#machines[@]}" -eq 0 ]; then
     echo "::error::\`machines\` names none"
     exit 2

@@ -422,6 +422,121 @@ async fn the_github_action_runs_its_commands_with_the_ports_open() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_input_of_a_pipeline_is_taken_for_an_option() {
+    let desk = Desk::new();
+    // It would show what it is called with.
+    let spy = desk.path("spy");
+    let called = desk.path("called");
+    std::fs::write(&spy, format!("#!/bin/sh\nprintf '%s\\n' \"$@\" > {called}\n")).unwrap();
+    let executable = <std::fs::Permissions as std::os::unix::fs::PermissionsExt>::from_mode(0o755);
+    std::fs::set_permissions(&spy, executable).unwrap();
+    let inputs = |machines: &str| {
+        json!({
+            "server": "http://127.0.0.1:1", "binary": spy, "machines": machines, "sources": "--server=http://evil.example",
+            "ports": "--token-file=/etc/passwd", "key": "--json", "run": "true",
+        })
+    };
+    let action = async |machines: &str| {
+        let child = runner(&[
+            "github",
+            &integration("github/action.yml"),
+            &inputs(machines).to_string(),
+        ]);
+        ended({ child }.spawn().unwrap()).await
+    };
+    let job = |machines: &str| {
+        let variables = json!({
+            "POSTERN_SERVER": "http://127.0.0.1:1", "LEASE_BINARY": spy, "LEASE_MACHINES": machines,
+            "LEASE_SOURCES": "--server=http://evil.example", "LEASE_PORTS": "--token-file=/etc/passwd",
+            "LEASE_KEY": "--json", "LEASE_RUN": "true",
+        });
+        let path = desk.path("job.yml");
+        let text = json!({ "deploy": { "extends": ".postern", "variables": variables } }).to_string();
+        std::fs::write(&path, text).unwrap();
+        path
+    };
+    let template = async |machines: &str| {
+        let child = runner(&[
+            "gitlab",
+            &integration("gitlab/postern.yml"),
+            &job(machines),
+            "token",
+        ]);
+        ended({ child }.spawn().unwrap()).await
+    };
+    for bad in ["--server=http://evil.example web-1", "web-1 -h"] {
+        for (status, said, told) in [action(bad).await, template(bad).await] {
+            assert_eq!(status.code(), Some(2), "{said}{told}");
+            assert!(
+                format!("{said}{told}").contains("begins with a hyphen"),
+                "{said}{told}"
+            );
+            assert!(!desk.has("called"));
+        }
+    }
+    let expected = [
+        "--port=--token-file=/etc/passwd",
+        "--source=--server=http://evil.example",
+        "--key=--json",
+        "web-1",
+        "--",
+    ];
+    for (status, said, told) in [action("web-1").await, template("web-1").await] {
+        assert!(status.success(), "{said}{told}");
+    }
+    let seen = std::fs::read_to_string(&called).unwrap();
+    let seen: Vec<&str> = seen.lines().collect();
+    assert!(
+        seen.windows(expected.len()).any(|part| part == expected),
+        "{seen:?}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_command_started_ends_with_it_and_one_that_heeds_no_signal_keeps_its_lease() {
+    let world = world().await;
+    let _server = world.serve(&[]).await;
+    world.lock_down().await;
+    let desk = Desk::new();
+    let machine = world.fleet.app.clone();
+    let (pid, go) = (desk.path("pid"), desk.waits_for("go"));
+    // The shell itself ends by the signal; what it started would go on without it.
+    let script = format!("sh -c 'echo $$ > {pid}; {go}' & wait");
+    let child = lease(&world, &[&machine], &script).spawn().unwrap();
+    there(&world, &desk, "go-waited-for").await;
+    let started = std::fs::read_to_string(&pid).unwrap();
+    signal(&child, "TERM");
+    let (status, _, told) = ended(child).await;
+    assert_eq!(status.code(), Some(143), "{told}");
+    let process = format!("/proc/{}", started.trim());
+    world
+        .eventually("what it started is gone", PATIENCE, async || {
+            let state = std::fs::read_to_string(format!("{process}/stat")).unwrap_or_default();
+            (state.is_empty() || state.contains(") Z ")).then_some(())
+        })
+        .await;
+    shut(&world, &machine).await;
+
+    let script = format!("trap '' TERM INT; {}; exit 3", desk.waits_for("done"));
+    let child = lease(&world, &[&machine], &script).spawn().unwrap();
+    there(&world, &desk, "done-waited-for").await;
+    for name in ["TERM", "TERM", "INT"] {
+        signal(&child, name);
+    }
+    let held = world.all_grants().await;
+    let held = held.iter().find(|grant| grant.status == "open").unwrap();
+    assert!(
+        world.reachable(&machine, CLIENT, 22),
+        "it is not given back under a command that runs"
+    );
+    desk.put("done");
+    let (status, _, told) = ended(child).await;
+    assert_eq!(status.code(), Some(3), "{told}");
+    world.until(&held.id, "closed", PATIENCE).await;
+    shut(&world, &machine).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_gitlab_template_runs_its_commands_with_the_ports_open() {
     let world = world().await;
     let _server = world.serve(&[]).await;

@@ -134,6 +134,10 @@ impl Source {
                 let text = tokio::fs::read_to_string(path)
                     .await
                     .with_context(|| format!("the token file {} cannot be read", path.display()))?;
+                if text.trim().is_empty() {
+                    let told = format!("the token file {} is empty", path.display());
+                    return Err(Failure::new(Exit::Denied, told));
+                }
                 Ok(Token::new(&text))
             }
             Self::Given(text) => Ok(Token::new(text.expose_secret())),
@@ -225,9 +229,22 @@ impl Identity {
                 *self.token.lock().await = None;
                 Ok(call(self.client().await?).await?)
             }
-            answer => Ok(answer?),
+            Err(error) => {
+                // Read while it was being written, perhaps: the next call reads it anew.
+                if refused(&error) {
+                    *self.token.lock().await = None;
+                }
+                Err(error.into())
+            }
+            Ok(answer) => Ok(answer),
         }
     }
+}
+
+fn refused(error: &ClientError) -> bool {
+    error
+        .problem()
+        .is_some_and(|problem| matches!(problem.code, ErrorCode::TokenInvalid | ErrorCode::TokenMissing))
 }
 
 fn expired(error: &ClientError) -> bool {
@@ -311,6 +328,44 @@ mod tests {
             assert_eq!(error.exit(), Exit::Usage);
             assert!(error.to_string().contains(said), "{error}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_token_that_is_refused_is_read_anew_the_next_time_and_an_empty_file_is_none() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("token");
+        let identity = Identity {
+            server: Client::new("http://127.0.0.1:1").unwrap(),
+            source: Source::File(path.clone()),
+            token: Mutex::new(None),
+        };
+        let kept = async || {
+            let kept = identity.token.lock().await;
+            kept.as_ref().map(|token| token.text.expose_secret().to_owned())
+        };
+        let call = async |answer: Result<(), ErrorCode>| {
+            let answer = &answer;
+            identity
+                .call(|_| async move {
+                    let problem =
+                        |code| ClientError::Problem(Box::new(postern_api::Problem::new(code, "no", "1")));
+                    (*answer).map_err(problem)
+                })
+                .await
+        };
+        std::fs::write(&path, "half-a-tok").unwrap();
+        assert!(call(Err(ErrorCode::TokenInvalid)).await.is_err());
+        assert_eq!(kept().await, None);
+        std::fs::write(&path, "").unwrap();
+        assert_eq!(call(Ok(())).await.unwrap_err().exit(), Exit::Denied);
+        std::fs::write(&path, "whole-token\n").unwrap();
+        call(Ok(())).await.unwrap();
+        assert_eq!(kept().await.as_deref(), Some("whole-token"));
+        assert!(call(Err(ErrorCode::Forbidden)).await.is_err());
+        assert!(
+            kept().await.is_some(),
+            "another refusal is no fault of the token's"
+        );
     }
 
     #[test]

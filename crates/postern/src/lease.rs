@@ -160,7 +160,18 @@ impl HeldLease {
                 held.release().await;
                 Err(stopped)
             }
-            (None, Some(stopped)) => Err(stopped),
+            (None, Some(stopped)) => {
+                if let (Stopped::Ending(_), Some(every)) = (&stopped, create.heartbeat_every_seconds) {
+                    // It may have been asked for, and the answer be on its way.
+                    let silence = every.saturating_mul(i64::from(SILENCE));
+                    say.say(
+                        "unreleased",
+                        &format!("what was asked for may open yet; the missed heartbeat closes it within {silence} s"),
+                        &json!({ "key": create.key }),
+                    );
+                }
+                Err(stopped)
+            }
             (None, None) => Err(Stopped::Failed(Failure::new(
                 Exit::Failure,
                 "the server made no lease",
@@ -313,7 +324,7 @@ async fn keep(identity: &Identity, say: Say, id: &str, every: Duration) -> Strin
         }
         if heard.elapsed() >= every * SILENCE {
             return format!(
-                "the server was not reached for {} s: {failure}",
+                "the server has taken no heartbeat for {} s: {failure}",
                 heard.elapsed().as_secs()
             );
         }

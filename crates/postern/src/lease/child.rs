@@ -1,8 +1,8 @@
 //! The command that runs while its lease is kept: its signals, its end, and what becomes of it when the lease is lost.
 
-use std::{io::IsTerminal as _, process::ExitStatus, time::Duration};
+use std::{fs::File, io::IsTerminal as _, process::ExitStatus, time::Duration};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use serde_json::json;
 use tokio::process::{Child, Command};
 
@@ -34,8 +34,16 @@ pub async fn run(
     signals: &mut Signals,
 ) -> u8 {
     let mut heartbeat = held.keep();
+    // Where a terminal is at hand, the command may read it, which only those in its foreground do.
+    let grouped = File::open("/dev/tty").is_err();
+    if grouped {
+        command.process_group(0);
+    }
     let code = match command.spawn() {
-        Ok(child) => attend(child, &mut heartbeat, on_loss, say, signals).await,
+        Ok(child) => {
+            let addressee = Addressee::of(&child, grouped);
+            attend(child, addressee, &mut heartbeat, on_loss, say, signals).await
+        }
         Err(error) => {
             let name = command.as_std().get_program().to_string_lossy().into_owned();
             say.say(
@@ -55,19 +63,50 @@ pub async fn run(
     code
 }
 
+/// Who gets the signals.
+#[derive(Debug, Clone, Copy)]
+enum Addressee {
+    /// The command alone.
+    Command(Pid),
+    /// The command and what it started: a shell that ends by a signal would leave them behind.
+    Group(Pid),
+    /// It has ended.
+    Nobody,
+}
+
+impl Addressee {
+    fn of(child: &Child, grouped: bool) -> Self {
+        let pid = child
+            .id()
+            .and_then(|id| i32::try_from(id).ok())
+            .and_then(Pid::from_raw);
+        match pid {
+            Some(pid) if grouped => Self::Group(pid),
+            Some(pid) => Self::Command(pid),
+            None => Self::Nobody,
+        }
+    }
+
+    /// Fails only when it has ended; it is not waited for before the next turn, so the id is still its own.
+    fn send(self, signal: Signal) {
+        let _ended = match self {
+            Self::Command(pid) => kill_process(pid, signal),
+            Self::Group(pid) => kill_process_group(pid, signal),
+            Self::Nobody => Ok(()),
+        };
+    }
+}
+
 async fn attend(
     mut child: Child,
+    addressee: Addressee,
     heartbeat: &mut Heartbeat,
     on_loss: OnLoss,
     say: Say,
     signals: &mut Signals,
 ) -> u8 {
-    // A terminal sends its SIGINT to the command as well.
-    let on_terminal = std::io::stdin().is_terminal();
-    let pid = child
-        .id()
-        .and_then(|id| i32::try_from(id).ok())
-        .and_then(Pid::from_raw);
+    // A terminal sends its SIGINT to the command as well, which is in its foreground then.
+    let on_terminal = matches!(addressee, Addressee::Command(_)) && std::io::stdin().is_terminal();
     let mut lost = false;
     let mut told_to_end = false;
     let grace = tokio::time::sleep(Duration::ZERO);
@@ -86,7 +125,7 @@ async fn attend(
             }
             ending = signals.next() => {
                 if !(on_terminal && ending == Ending::Interrupt) {
-                    forward(pid, ending);
+                    addressee.send(signal_of(ending));
                 }
             }
             why = heartbeat.lost(), if !lost => {
@@ -95,28 +134,23 @@ async fn attend(
                 say.say("lost", &message, &json!({ "why": why }));
                 if on_loss == OnLoss::End {
                     told_to_end = true;
-                    forward(pid, Ending::Terminate);
+                    addressee.send(Signal::TERM);
                     grace.as_mut().reset(tokio::time::Instant::now() + GRACE);
                 }
             }
             () = &mut grace, if told_to_end => {
-                // Fails only when it has ended.
-                let _ended = child.start_kill();
+                addressee.send(Signal::KILL);
                 grace.as_mut().reset(tokio::time::Instant::now() + GRACE);
             }
         }
     }
 }
 
-fn forward(pid: Option<Pid>, ending: Ending) {
-    let signal = match ending {
+const fn signal_of(ending: Ending) -> Signal {
+    match ending {
         Ending::Interrupt => Signal::INT,
         Ending::Terminate => Signal::TERM,
         Ending::HangUp => Signal::HUP,
-    };
-    if let Some(pid) = pid {
-        // Fails only when it has ended; it is not waited for before the next turn, so the id is still its own.
-        let _ended = kill_process(pid, signal);
     }
 }
 

@@ -36,11 +36,17 @@ impl Say {
 
     fn line(self, event: &str, message: &str, about: &Value) -> Option<String> {
         match self {
-            Self::People => Some(format!("postern: {message}")),
-            Self::Quiet => LOUD.contains(&event).then(|| format!("postern: {message}")),
+            Self::People => Some(for_people(message)),
+            Self::Quiet => LOUD.contains(&event).then(|| for_people(message)),
             Self::Programs => Some(json!({ "event": event, "message": message, "about": about }).to_string()),
         }
     }
+}
+
+/// One line: a line break in what an approver or a cloud says must not begin one of its own, which a pipeline's runner may
+/// take for a command to itself. Source: GitHub, "Workflow commands for GitHub Actions", on lines that begin with `::`.
+fn for_people(message: &str) -> String {
+    format!("postern: {}", message.replace(['\n', '\r'], " "))
 }
 
 #[cfg(test)]
@@ -60,5 +66,14 @@ mod tests {
         );
         assert_eq!(Say::Quiet.line("open", "x", &Value::Null), None);
         assert_eq!(Say::Quiet.line("lost", "x", &Value::Null).unwrap(), "postern: x");
+    }
+
+    #[test]
+    fn what_others_say_gives_no_command_to_a_pipelines_runner() {
+        let reason = "turned down: no\n::set-output name=host::198.51.100.9\r\n::stop-commands::x";
+        for say in [Say::People, Say::Quiet, Say::Programs] {
+            let line = say.line("error", reason, &json!({ "reason": reason })).unwrap();
+            assert!(!line.contains(['\n', '\r']) && !line.starts_with("::"), "{line}");
+        }
     }
 }
