@@ -239,6 +239,7 @@ impl Engine {
             .enforcer(lease.point_ref.cloud())
             .ok_or_else(|| PassError::NoEnforcer(lease.point_ref.to_string()))?;
         let now = self.clock.now();
+        let mut read = None;
         if let Some(rest) = self.at_rest.take(lease, now) {
             let committed = async {
                 match leasing.take() {
@@ -248,10 +249,14 @@ impl Engine {
             };
             let (committed, observed) = tokio::join!(committed, enforcer.observe(&rest.desired));
             committed?;
-            if observed.is_ok_and(|observed| observed.print() == Some(rest.print)) {
+            if observed
+                .as_ref()
+                .is_ok_and(|observed| observed.print() == Some(rest.print))
+            {
                 self.stay_at_rest(lease, rest, now).await?;
                 return Ok("unchanged");
             }
+            read = Some((rest.desired, observed));
         }
         loop {
             let mut tx = match leasing.take() {
@@ -270,7 +275,13 @@ impl Engine {
             }
             // Reading the cloud changes nothing, so it need not wait for the lease to be on disk. Nothing else
             // happens before it is.
-            let (committed, observed) = tokio::join!(tx.commit(), enforcer.observe(&view.desired));
+            let reading = async {
+                match read.take() {
+                    Some((desired, observed)) if *desired == view.desired => observed,
+                    _ => enforcer.observe(&view.desired).await,
+                }
+            };
+            let (committed, observed) = tokio::join!(tx.commit(), reading);
             committed?;
             failpoint!("after-decide");
             if view.doubted && self.end_doubt(lease, &view, &observed).await? {
