@@ -14,7 +14,7 @@ use crate::{
 
 /// One more grant is opened and closed so often at each level.
 const ONE_MORE: u32 = 20;
-/// How long nobody does anything: the drift interval, so that each point is looked at once.
+/// How long nobody does anything, twice: the drift interval, so that each point is looked at once, and once more.
 const IDLE: Duration = Duration::from_mins(5);
 
 /// What was measured.
@@ -22,14 +22,22 @@ const IDLE: Duration = Duration::from_mins(5);
 pub(crate) struct Rest {
     pub(crate) points: usize,
     pub(crate) levels: Vec<Level>,
-    /// The part of one core that the server took over the idle time, in percent; and Postgres.
-    pub(crate) idle_server: f64,
-    pub(crate) idle_database: f64,
+    /// After the start, when each point is looked at for the first time.
+    pub(crate) first: Idle,
+    /// From then on.
+    pub(crate) then: Idle,
     /// Milliseconds from the start of the process to ready.
     pub(crate) restart: f64,
     /// The server's resident memory at the end of the idle time, and its largest, in bytes.
     pub(crate) memory: u64,
     pub(crate) peak_memory: u64,
+}
+
+/// The parts of one core that were used while nobody did anything, in percent.
+#[derive(Debug, Serialize)]
+pub(crate) struct Idle {
+    pub(crate) server: f64,
+    pub(crate) database: f64,
 }
 
 /// One more grant, in milliseconds from sending to the answer that says `open`.
@@ -60,20 +68,29 @@ pub(crate) async fn measure() -> anyhow::Result<Rest> {
     tokio::time::sleep(Duration::from_secs(10)).await;
     wide.settled().await?;
 
-    let database = database_processes(&mut wide).await?;
+    let first = idle(&mut wide).await?;
+    let then = idle(&mut wide).await?;
+    Ok(Rest {
+        points: POINTS,
+        levels,
+        first,
+        then,
+        restart,
+        memory: wide.rig.memory()?,
+        peak_memory: wide.rig.peak_memory()?,
+    })
+}
+
+async fn idle(wide: &mut Wide) -> anyhow::Result<Idle> {
+    let database = database_processes(wide).await?;
     let begun = (wide.rig.processor_seconds()?, processor_of(&database));
     let start = Instant::now();
     tokio::time::sleep(IDLE).await;
     let elapsed = start.elapsed().as_secs_f64();
     let ended = (wide.rig.processor_seconds()?, processor_of(&database));
-    Ok(Rest {
-        points: POINTS,
-        levels,
-        idle_server: (ended.0 - begun.0) / elapsed * 100.0,
-        idle_database: (ended.1 - begun.1) / elapsed * 100.0,
-        restart,
-        memory: wide.rig.memory()?,
-        peak_memory: wide.rig.peak_memory()?,
+    Ok(Idle {
+        server: (ended.0 - begun.0) / elapsed * 100.0,
+        database: (ended.1 - begun.1) / elapsed * 100.0,
     })
 }
 

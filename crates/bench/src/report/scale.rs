@@ -2,7 +2,7 @@
 
 use super::{Part, megabytes};
 use crate::measure::{
-    rest::Rest,
+    rest::{Idle, Rest},
     storm::{Cloud, Storm},
 };
 
@@ -65,6 +65,14 @@ pub(super) fn storm(storm: &Storm) -> Part {
     }
 }
 
+/// The row of a time in which nobody did anything.
+fn idle(when: &str, idle: &Idle) -> Vec<String> {
+    vec![
+        format!("idle, of one core, {when}: the server, and its Postgres backends"),
+        format!("{:.2} %, {:.2} %", idle.server, idle.database),
+    ]
+}
+
 pub(super) fn rest(rest: &Rest) -> Part {
     let mut rows: Vec<Vec<String>> = rest
         .levels
@@ -83,14 +91,8 @@ pub(super) fn rest(rest: &Rest) -> Part {
         })
         .collect();
     rows.extend([
-        vec![
-            "idle, of one core: the server".to_owned(),
-            format!("{:.2} %", rest.idle_server),
-        ],
-        vec![
-            "idle, of one core: its Postgres backends".to_owned(),
-            format!("{:.2} %", rest.idle_database),
-        ],
+        idle("in the five minutes after the start", &rest.first),
+        idle("in the five minutes after these", &rest.then),
         vec![
             "start of the process to ready".to_owned(),
             format!("{:.0} ms", rest.restart),
