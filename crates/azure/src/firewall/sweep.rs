@@ -155,20 +155,16 @@ impl AzureEnforcer {
             return Ok(());
         };
         let ours = |kind| (kind, collection_name(label.installation(), kind));
-        let is_ours = |(kind, name): &(Kind, String)| {
-            place.kind == *kind && place.collection.eq_ignore_ascii_case(name)
-        };
-        let emptied: Vec<(Kind, String)> = [Kind::Nat, Kind::Network].into_iter().map(ours).collect();
         let edit = Edit {
-            // A group that somebody copied our rules into stays.
-            stays: !(id.name().eq_ignore_ascii_case(&group_name(label.installation()))
-                && emptied.iter().any(is_ours)),
+            // A group that somebody copied our rules into stays. So does one with our name and a collection of others:
+            // the edit takes no collections but ours out, and removes a group that has none left.
+            stays: !id.name().eq_ignore_ascii_case(&group_name(label.installation())),
             form,
             group_priority: None,
             remove: vec![rule.place.clone()],
             closes: vec![rule.place.clone()],
             put: Vec::new(),
-            emptied,
+            emptied: [Kind::Nat, Kind::Network].into_iter().map(ours).collect(),
         };
         let change = Change {
             verb: Verb::Close,
