@@ -8,7 +8,7 @@ use std::{
 
 use postern_core::{
     audit::AuditEvent,
-    enforcer::{Desired, Finding, Plan, Verb},
+    enforcer::{Desired, Finding, Member, Plan, Verb},
     id::GrantId,
     machine::MachineId,
 };
@@ -170,21 +170,26 @@ impl Engine {
     }
 }
 
-/// The machines that a finding concerns: those of its grants, or else those that are locked down here.
+/// The machines that a finding concerns: those of its grants, or else those that are locked down here; where none is any
+/// more, all that are here.
 fn concerned(view: &View, finding: &Finding) -> Vec<MachineId> {
-    view.desired
-        .members
+    let members = &view.desired.members;
+    let nobodys = finding.grants.is_empty()
+        && members
+            .iter()
+            .all(|member| member.guard.is_none() && member.grants.is_empty());
+    members
         .iter()
-        .filter(|member| {
-            if finding.grants.is_empty() {
-                member.guard.is_some() || !member.grants.is_empty()
-            } else {
-                member
-                    .grants
-                    .iter()
-                    .any(|wanted| finding.grants.contains(&wanted.grant))
-            }
-        })
+        .filter(|member| nobodys || is_concerned(member, finding))
         .map(|member| member.machine.clone())
         .collect()
+}
+
+fn is_concerned(member: &Member, finding: &Finding) -> bool {
+    if finding.grants.is_empty() {
+        member.guard.is_some() || !member.grants.is_empty()
+    } else {
+        let mut grants = member.grants.iter();
+        grants.any(|wanted| finding.grants.contains(&wanted.grant))
+    }
 }

@@ -17,6 +17,7 @@ mod leases;
 pub mod metrics;
 mod outcome;
 pub mod pass;
+mod refusals;
 mod reminders;
 mod rest;
 mod restore;

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use chrono::TimeDelta;
 use postern_core::{
     audit::{AuditEvent, Outcome},
-    enforcer::{EnforceError, Plan, Verb},
+    enforcer::{Change, EnforceError, Plan, Verb},
     id::{GrantId, PassId},
     time::Instant,
 };
@@ -16,29 +17,32 @@ use crate::{
     events::{Events, PassRef},
     metrics::ChangeLabels,
     pass::{Attempt, AttemptResult, Seen},
+    refusals::Reasons,
 };
 
 /// What a pass has done so far.
 pub(crate) struct Looked {
     pub(crate) pass: PassId,
     /// Intents without an outcome, of passes that died or did not get a clear answer.
-    pub(crate) left_over: Vec<JournalEntry>,
+    pub(crate) left_over: Vec<LeftOver>,
     /// Rounds of changes so far.
     pub(crate) rounds: u32,
     /// How long a call without an answer may still take effect, or its effect not show.
     pub(crate) patience: Duration,
     /// The round whose outcome is not committed yet.
     pub(crate) last: Option<RoundResult>,
-    /// Openings that may still take effect, and until when.
+    /// Changes without an outcome that may still take effect, and until when.
     pub(crate) doubts: Vec<Doubt>,
     /// Whether a lockdown may still take effect or show, so that a rule which stands may have been displaced.
     pub(crate) may_be_displaced: bool,
+    /// What the cloud refused before, and why.
+    pub(crate) refused: Reasons,
     /// The findings that were reported.
     pub(crate) told: Vec<Value>,
 }
 
 impl Looked {
-    pub(crate) const fn new(pass: PassId, left_over: Vec<JournalEntry>) -> Self {
+    pub(crate) const fn new(pass: PassId, left_over: Vec<LeftOver>) -> Self {
         Self {
             pass,
             left_over,
@@ -47,6 +51,7 @@ impl Looked {
             last: None,
             doubts: Vec::new(),
             may_be_displaced: false,
+            refused: Reasons::new(),
             told: Vec::new(),
         }
     }
@@ -61,8 +66,28 @@ impl Looked {
     }
 }
 
-/// An opening without a clear answer that is not in effect, yet.
+/// A change without an outcome from an earlier pass.
+#[derive(Debug, Clone)]
+pub(crate) struct LeftOver {
+    pub(crate) entry: JournalEntry,
+    /// Until when its call may still take effect; none where no look has noticed it before.
+    pub(crate) until: Option<Instant>,
+}
+
+impl LeftOver {
+    /// As it was read at `now`.
+    pub(crate) fn new(entry: JournalEntry, now: Instant) -> Self {
+        let left = entry.doubted_for.and_then(|left| TimeDelta::from_std(left).ok());
+        Self {
+            until: left.map(|left| now + left),
+            entry,
+        }
+    }
+}
+
+/// A change without a clear answer that may still take effect.
 pub(crate) struct Doubt {
+    /// The grants that it would open.
     grants: Vec<GrantId>,
     until: Instant,
 }
@@ -89,7 +114,7 @@ impl RoundResult {
 
     /// Whether it makes sense to plan anew at once: all went well, or somebody else was faster.
     pub(crate) fn may_go_on(&self) -> bool {
-        matches!(self.error(), None | Some(EnforceError::Conflict { .. }))
+        matches!(self.error(), None | Some(EnforceError::Conflict { .. })) && !self.is_refused_again()
     }
 }
 
@@ -99,7 +124,6 @@ struct Effect<'a> {
     verb: Verb,
     target: &'a str,
     grants: &'a [GrantId],
-    intended_at: Instant,
 }
 
 impl Effect<'_> {
@@ -124,16 +148,12 @@ impl Effect<'_> {
         }
     }
 
-    /// Until when the call may still take effect or show, if that would open something.
-    fn doubt(self, patience: Duration) -> Option<Doubt> {
-        matches!(self.verb, Verb::Open | Verb::Repair).then(|| self.doubt_of(self.grants.to_vec(), patience))
-    }
-
-    fn doubt_of(self, grants: Vec<GrantId>, patience: Duration) -> Doubt {
-        let patience = chrono::TimeDelta::from_std(patience).unwrap_or_default();
+    /// The doubt about it until then.
+    fn doubt(self, until: Instant) -> Doubt {
+        let opens = matches!(self.verb, Verb::Open | Verb::Repair);
         Doubt {
-            grants,
-            until: self.intended_at + patience,
+            grants: if opens { self.grants.to_vec() } else { Vec::new() },
+            until,
         }
     }
 }
@@ -141,9 +161,10 @@ impl Effect<'_> {
 impl Engine {
     /// Writes the outcomes of the last round, and of what earlier passes left, given what is planned now.
     ///
-    /// A change whose call gave no clear answer is judged by what was read. One that would open something and is
-    /// not in effect stays unsettled for as long as the call may still be under way; so does everything while
-    /// nothing could be read.
+    /// A change whose call gave no clear answer is judged by what was read. One that is not in effect stays unsettled
+    /// for as long as the call may still be under way, because until then it has not failed; so does one that is, where
+    /// the same was tried again meanwhile and that may be what is seen, because the first may come yet; and so does
+    /// everything while nothing could be read.
     pub(crate) async fn settle_round(
         &self,
         tx: &mut Tx,
@@ -156,7 +177,13 @@ impl Engine {
         let events = Events::at(now, &*self.ids);
         let mut settled = Vec::new();
         let mut log = Vec::new();
-        for attempt in looked.last.take().map(|round| round.attempts).unwrap_or_default() {
+        let patience = TimeDelta::from_std(looked.patience).unwrap_or_default();
+        let attempts = looked.last.take().map(|round| round.attempts).unwrap_or_default();
+        // What is seen may be due to a call of this pass, or to an earlier one that had no answer.
+        let (tried, waited_for) = (!attempts.is_empty(), !looked.left_over.is_empty());
+        let mut unclear = Vec::new();
+        for attempt in attempts {
+            let is_told = attempt.is_told();
             let (outcome, detail) = match attempt.result {
                 AttemptResult::Done(answer) => (Outcome::Succeeded, answer),
                 AttemptResult::NotAttempted => (
@@ -168,9 +195,11 @@ impl Engine {
                         verb: attempt.change.verb,
                         target: &attempt.change.target,
                         grants: &attempt.change.grants,
-                        intended_at: attempt.intended_at,
                     };
-                    let Some(outcome) = looked.judge(effect, plan, seen, now) else {
+                    // From now on, and not from the intent: calls of one round are made one after the other.
+                    let Some(outcome) = looked.judge(effect, waited_for, now + patience, plan, seen, now)
+                    else {
+                        unclear.push(attempt.id);
                         continue;
                     };
                     let note =
@@ -187,29 +216,55 @@ impl Engine {
                     outcome: outcome.as_str(),
                 })
                 .inc();
-            log.push(events.change(pass, attempt.id, &attempt.change, outcome, &detail));
+            if !is_told {
+                if attempt.refused_before.is_some() {
+                    let then = Events::at(attempt.intended_at, &*self.ids);
+                    log.push(then.change_intended(pass, attempt.id, &attempt.change));
+                }
+                log.push(events.change(pass, attempt.id, &attempt.change, outcome, &detail));
+            }
             settled.push(SettledChange {
                 id: attempt.id,
                 outcome,
                 detail,
             });
         }
-        for entry in std::mem::take(&mut looked.left_over) {
+        for mut left in std::mem::take(&mut looked.left_over) {
+            let entry = &left.entry;
             let effect = Effect {
                 verb: entry.verb,
                 target: &entry.target,
                 grants: &entry.grants,
-                intended_at: entry.intended_at,
             };
-            let Some(outcome) = looked.judge(effect, plan, seen, now) else {
-                looked.left_over.push(entry);
+            let tried_since = tried || left.until.is_some();
+            let until = left.until.unwrap_or(now + patience);
+            let Some(outcome) = looked.judge(effect, tried_since, until, plan, seen, now) else {
+                if left.until.is_none() {
+                    unclear.push(entry.id);
+                }
+                left.until = Some(until);
+                looked.left_over.push(left);
                 continue;
             };
+            self.metrics
+                .changes
+                .get_or_create(&ChangeLabels {
+                    cloud: pass.point.cloud().as_str(),
+                    verb: entry.verb.as_str(),
+                    outcome: outcome.as_str(),
+                })
+                .inc();
             let detail: Value = json!({
                 "note": "no outcome was committed at the time; judged by what was read afterwards",
                 "pass": entry.pass, "verb": entry.verb, "summary": entry.summary,
             });
-            log.push(events.change_settled_late(pass, entry.id, outcome, &detail));
+            if !entry.told && outcome != Outcome::Failed {
+                let then = Events::at(entry.intended_at, &*self.ids);
+                log.push(then.change_intended(pass, entry.id, &planned(entry)));
+            }
+            if entry.told || outcome != Outcome::Failed {
+                log.push(events.change_settled_late(pass, entry.id, outcome, &detail));
+            }
             settled.push(SettledChange {
                 id: entry.id,
                 outcome,
@@ -217,34 +272,49 @@ impl Engine {
             });
         }
         tx.settle(&settled, now).await?;
+        tx.leave_undecided(&unclear, looked.patience).await?;
         Ok(log)
     }
 }
 
+/// The change as it was planned.
+fn planned(entry: &JournalEntry) -> Change {
+    Change {
+        verb: entry.verb,
+        target: entry.target.clone(),
+        summary: entry.summary.clone(),
+        grants: entry.grants.clone(),
+        policies: entry.policies.clone(),
+        before: entry.before.clone(),
+        after: entry.after.clone(),
+        operation: entry.operation.clone(),
+        displaces: Vec::new(),
+    }
+}
+
 impl Looked {
-    /// The outcome of a change without a clear answer, once there is one; until then the doubt is kept.
-    fn judge(&mut self, effect: Effect<'_>, plan: &Plan, seen: &Seen, now: Instant) -> Option<Outcome> {
+    /// The outcome of a change without a clear answer, once there is one; until then the doubt is kept. `contested`
+    /// says that what is seen may also be due to another call; after `until` this one cannot take effect any more.
+    fn judge(
+        &mut self,
+        effect: Effect<'_>,
+        contested: bool,
+        until: Instant,
+        plan: &Plan,
+        seen: &Seen,
+        now: Instant,
+    ) -> Option<Outcome> {
         let outcome = seen.settled.then(|| effect.judge(plan, seen));
         // A displaced rule that stands was put back, or its lockdown has not come to pass, or does not show: also one
         // that is planned again may still land, and then what it displaced must not be forgotten.
-        if effect.verb == Verb::LockDown && (outcome != Some(Outcome::Succeeded) || !plan.settled.is_empty())
-        {
-            let doubt = effect.doubt_of(Vec::new(), self.patience);
-            if now < doubt.until {
-                self.doubts.push(doubt);
-                self.may_be_displaced = true;
-                return None;
-            }
-        }
-        if outcome == Some(Outcome::Succeeded) {
+        let locks = effect.verb == Verb::LockDown;
+        let certain =
+            outcome == Some(Outcome::Succeeded) && !contested && (!locks || plan.settled.is_empty());
+        if certain || now >= until {
             return outcome;
         }
-        match effect.doubt(self.patience) {
-            Some(doubt) if now < doubt.until => {
-                self.doubts.push(doubt);
-                None
-            }
-            _ => outcome,
-        }
+        self.doubts.push(effect.doubt(until));
+        self.may_be_displaced |= locks;
+        None
     }
 }

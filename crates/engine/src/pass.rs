@@ -11,7 +11,7 @@ use postern_core::{
     grant::{EndCause, Grant, HopState},
     id::{ChangeId, GrantId, PointId},
 };
-use postern_store::{Due, HopUpdate, JournalEntry, Lease, Look, NewPass, Next, StoreError, Tx, Urgency};
+use postern_store::{Due, HopUpdate, Lease, Look, NewPass, Next, StoreError, Tx, Urgency};
 use serde_json::Value;
 use tokio::time::Instant;
 
@@ -22,7 +22,8 @@ use crate::{
     findings,
     heartbeat::HeldLease,
     metrics::PassLabels,
-    outcome::{Looked, RoundResult},
+    outcome::{LeftOver, Looked, RoundResult},
+    refusals::{self, Refused},
 };
 
 /// How often a pass plans anew when what it read back is not yet what is wanted; after that it comes back later.
@@ -47,6 +48,8 @@ pub(crate) struct Attempt {
     pub(crate) id: ChangeId,
     pub(crate) change: Change,
     pub(crate) intended_at: postern_core::time::Instant,
+    /// Why the cloud refused it before: then it is told only if it goes otherwise now.
+    pub(crate) refused_before: Option<String>,
     pub(crate) result: AttemptResult,
 }
 
@@ -65,7 +68,7 @@ pub(crate) struct View {
     pub(crate) desired: Desired,
     /// The grants whose time is over and which the database has as wanted, and all the points of each.
     pub(crate) over: BTreeMap<GrantId, Vec<PointId>>,
-    pub(crate) left_over: Vec<JournalEntry>,
+    pub(crate) left_over: Vec<LeftOver>,
     /// What the last look reported.
     pub(crate) report: Option<Value>,
     /// Whether the database was restored and nobody looked at the point since.
@@ -104,7 +107,10 @@ impl View {
         Self {
             desired,
             over,
-            left_over,
+            left_over: left_over
+                .into_iter()
+                .map(|entry| LeftOver::new(entry, now))
+                .collect(),
             report,
             doubted,
             found,
@@ -290,6 +296,9 @@ impl Engine {
             let looked = Looked {
                 rounds,
                 patience: enforcer.request_timeout() + lag,
+                refused: Refused::reported(&view)
+                    .map(|told| told.changes)
+                    .unwrap_or_default(),
                 ..Looked::new(self.ids.next(self.clock.now()), view.left_over.clone())
             };
             match self
@@ -356,6 +365,7 @@ impl Engine {
             failpoint!("before-read-back");
             observed = enforcer.observe(desired).await;
             failpoint!("before-outcome");
+            looked.refused.extend(round.refused().unwrap_or_default());
             looked.last = Some(round);
         }
     }
@@ -433,10 +443,16 @@ impl Engine {
             .into_iter()
             .map(|change| Attempt {
                 id: self.ids.next(now),
+                refused_before: looked.refused.get(&refusals::name(&change)).cloned(),
                 change,
                 intended_at: now,
                 result: AttemptResult::NotAttempted,
             })
+            .collect();
+        let quiet: Vec<ChangeId> = attempts
+            .iter()
+            .filter(|attempt| attempt.refused_before.is_some())
+            .map(|attempt| attempt.id)
             .collect();
         let new = NewPass {
             id: looked.pass,
@@ -447,6 +463,7 @@ impl Engine {
             .map(|attempt| (attempt.id, &attempt.change))
             .collect();
         tx.intend(&new, lease, &intents, now).await?;
+        tx.keep_quiet(&quiet).await?;
         let displaced: Vec<_> = attempts
             .iter()
             .flat_map(|a| a.change.displaces.iter().cloned())
@@ -470,6 +487,7 @@ impl Engine {
         log.extend(
             attempts
                 .iter()
+                .filter(|attempt| attempt.refused_before.is_none())
                 .map(|attempt| events.change_intended(&pass, attempt.id, &attempt.change)),
         );
         tx.audit(&log).await?;

@@ -9,7 +9,7 @@ use chrono::TimeDelta;
 use postern_core::{
     approach::is_firewall,
     audit::AuditEvent,
-    enforcer::{Desired, EnforceError, Evidence, Member, Observed, Plan},
+    enforcer::{Desired, EnforceError, Evidence, Member, Observed, Plan, Verb},
     grant::{EndCause, Grant, GrantState, HopState, Live},
     id::{GrantId, RequestId},
     time::Instant,
@@ -24,6 +24,7 @@ use crate::{
     metrics::{CloudLabels, CodeLabels},
     outcome::{Looked, RoundResult},
     pass::{Ended, Seen, View},
+    refusals::{self, Refused},
     rest::Rest,
 };
 
@@ -35,7 +36,7 @@ impl Engine {
         view: &View,
         reading: Result<&(dyn Observed + '_), &EnforceError>,
         evidence: &BTreeMap<GrantId, Evidence>,
-        plan: Plan,
+        mut plan: Plan,
         mut looked: Looked,
     ) -> Result<&'static str, StoreError> {
         let now = self.clock.now();
@@ -51,7 +52,18 @@ impl Engine {
         let lags = plan.changes.is_empty()
             && looked.last.as_ref().is_none_or(|round| round.error().is_none())
             && reading.is_ok_and(Observed::lags);
-        let failure = Failure::of(reading, looked.last.as_ref(), &plan).filter(|_| !lags);
+        // Nothing that anybody waits for is left to do, and the cloud will not have it.
+        let refused = looked
+            .last
+            .as_ref()
+            .filter(|_| known && plan.changes.iter().all(|change| change.verb == Verb::Restore))
+            .and_then(RoundResult::refused)
+            .map(|changes| Refused::now(changes, view, now));
+        if let Some(refused) = &refused {
+            plan.findings.extend(refusals::findings(&plan, &refused.changes));
+        }
+        let failure =
+            Failure::of(reading, looked.last.as_ref(), &plan).filter(|_| !lags && refused.is_none());
         let message = failure.as_ref().map(|failure| failure.message.as_str());
 
         let mut tx = self.store.begin().await?;
@@ -234,7 +246,10 @@ impl Engine {
                 self.resolved(&mut tx, lease, &looked, view, &pass, &events, &plan)
                     .await?,
             );
-            log.extend(self.report(&mut tx, lease, view, &pass, &events, &plan).await?);
+            log.extend(
+                self.report(&mut tx, lease, view, &pass, &events, &plan, refused.as_ref())
+                    .await?,
+            );
         }
         let settled = if gone {
             desired.displaced.iter().map(|d| d.id).collect()
@@ -284,6 +299,10 @@ impl Engine {
                 let look = TimeDelta::from_std(self.config.backoff).unwrap_or_default();
                 earliest(&mut next, now + look, urgency);
             }
+            if let Some(refused) = &refused {
+                let again = refused.again_at(now, self.config.backoff, self.config.drift_interval);
+                earliest(&mut next, again, Urgency::Look);
+            }
             for doubt in &looked.doubts {
                 earliest(&mut next, doubt.until(), Urgency::Closing);
             }
@@ -299,10 +318,11 @@ impl Engine {
             }
             let next = next.map_or(Next::Never, |(at, urgency)| Next::At { at, urgency });
             tx.finish(lease, next, &due).await?;
-            match (gone, lags) {
-                (true, _) => "gone",
-                (false, true) => "lagging",
-                (false, false) => "settled",
+            match (gone, lags, refused) {
+                (true, ..) => "gone",
+                (false, true, _) => "lagging",
+                (false, false, Some(_)) => "refused",
+                (false, false, None) => "settled",
             }
         };
         tx.commit().await?;
@@ -321,6 +341,10 @@ impl Engine {
     }
 
     /// Reports the obstacles that the look before did not, and remembers what there is now.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "a step of the pass, with what the pass has"
+    )]
     async fn report(
         &self,
         tx: &mut Tx,
@@ -329,10 +353,12 @@ impl Engine {
         pass: &PassRef<'_>,
         events: &Events<'_>,
         plan: &Plan,
+        refused: Option<&Refused>,
     ) -> Result<Vec<AuditEvent>, StoreError> {
         let mut log = Vec::new();
         let locked = lockdown(&view.desired).filter(|_| plan.changes.is_empty());
-        let report = json!({ "findings": plan.findings, "obstacles": plan.obstacles, "locked": locked });
+        let report = json!({ "findings": plan.findings, "obstacles": plan.obstacles, "locked": locked,
+            "refused": refused.map(Refused::report) });
         if view.report.as_ref() == Some(&report)
             || (view.report.is_none()
                 && plan.findings.is_empty()

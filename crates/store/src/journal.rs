@@ -58,6 +58,11 @@ pub struct JournalEntry {
     pub detail: Option<Value>,
     /// When the outcome was written.
     pub settled_at: Option<Instant>,
+    /// For how long from now on the call may still take effect, where it gave no clear answer; none until a look
+    /// has found the change without an outcome. See [`Tx::leave_undecided`].
+    pub doubted_for: Option<Duration>,
+    /// Whether the audit log tells of it; see [`Tx::keep_quiet`].
+    pub told: bool,
 }
 
 /// The outcome of a change.
@@ -110,6 +115,9 @@ pub(crate) struct Row {
     outcome: Option<String>,
     detail: Option<Value>,
     settled_at: Option<Instant>,
+    /// In seconds.
+    doubted_for: Option<f64>,
+    told: bool,
 }
 
 impl TryFrom<Row> for JournalEntry {
@@ -136,6 +144,11 @@ impl TryFrom<Row> for JournalEntry {
                 .transpose()?,
             detail: row.detail,
             settled_at: row.settled_at,
+            // What is over is below zero.
+            doubted_for: row
+                .doubted_for
+                .map(|seconds| Duration::try_from_secs_f64(seconds).unwrap_or_default()),
+            told: row.told,
         })
     }
 }
@@ -208,7 +221,8 @@ impl Tx {
         sqlx::query_as!(
             Row,
             "SELECT id, pass_id, point_id, generation, verb, target, summary, grants, policies, before, after,
-                 operation, intended_at, outcome, detail, settled_at
+                 operation, intended_at, outcome, detail, settled_at,
+                 extract(epoch FROM doubted_until - clock_timestamp())::double precision AS doubted_for, told
              FROM journal WHERE point_id = $1 AND outcome IS NULL ORDER BY id",
             point.uuid(),
         )
@@ -249,6 +263,43 @@ impl Tx {
             .collect())
     }
 
+    /// Keeps of changes without an outcome that their calls may still take effect within `within` from now; what was
+    /// kept of one before stays. By the database's clock.
+    pub async fn leave_undecided(
+        &mut self,
+        changes: &[ChangeId],
+        within: Duration,
+    ) -> Result<(), StoreError> {
+        if changes.is_empty() {
+            return Ok(());
+        }
+        let ids: Vec<Uuid> = changes.iter().map(|change| change.uuid()).collect();
+        sqlx::query!(
+            "UPDATE journal SET doubted_until = clock_timestamp() + make_interval(secs => $2)
+             WHERE id = ANY($1) AND outcome IS NULL AND doubted_until IS NULL",
+            &ids,
+            within.as_secs_f64(),
+        )
+        .execute(&mut *self.inner)
+        .await?;
+        Ok(())
+    }
+
+    /// Notes of changes that the audit log does not tell of them yet: their outcome will show whether it has to.
+    pub async fn keep_quiet(&mut self, changes: &[ChangeId]) -> Result<(), StoreError> {
+        if changes.is_empty() {
+            return Ok(());
+        }
+        let ids: Vec<Uuid> = changes.iter().map(|change| change.uuid()).collect();
+        sqlx::query!(
+            "UPDATE journal SET told = false WHERE id = ANY($1) AND outcome IS NULL",
+            &ids
+        )
+        .execute(&mut *self.inner)
+        .await?;
+        Ok(())
+    }
+
     /// Writes outcomes. [`Conflict::Settled`] when any of the changes has one already, or does not exist.
     pub async fn settle(&mut self, changes: &[SettledChange], at: Instant) -> Result<(), StoreError> {
         if changes.is_empty() {
@@ -285,7 +336,8 @@ impl Store {
         sqlx::query_as!(
             Row,
             "SELECT id, pass_id, point_id, generation, verb, target, summary, grants, policies, before, after,
-                 operation, intended_at, outcome, detail, settled_at
+                 operation, intended_at, outcome, detail, settled_at,
+                 extract(epoch FROM doubted_until - clock_timestamp())::double precision AS doubted_for, told
              FROM journal WHERE grants @> ARRAY[$1::uuid] ORDER BY id",
             grant.uuid(),
         )

@@ -117,7 +117,8 @@ impl Tx {
                           SELECT w.id FROM machine_points mp JOIN grants w ON w.machine_id = mp.machine_id
                           WHERE mp.point_id = p.id AND mp.opens AND w.status IN ('opening', 'open')) AS near
                     JOIN grants g ON g.id = near.id AND g.status <> 'closed') AS "grants!",
-                   (SELECT coalesce(jsonb_agg(to_jsonb(j) ORDER BY j.id), '[]')
+                   (SELECT coalesce(jsonb_agg(to_jsonb(j) || jsonb_build_object('doubted_for',
+                               extract(epoch FROM j.doubted_until - clock_timestamp())) ORDER BY j.id), '[]')
                     FROM journal j WHERE j.point_id = p.id AND j.outcome IS NULL) AS "left_over!"
                FROM points p LEFT JOIN point_reports r ON r.point_id = p.id
                WHERE p.id = $1"#,

@@ -89,7 +89,7 @@ impl World {
     }
 
     /// One pass over what is due, or nothing.
-    async fn one_pass(&self) {
+    pub(crate) async fn one_pass(&self) {
         let asked = tokio::time::Instant::now();
         let lease = self
             .store

@@ -8,8 +8,10 @@
 
 mod freezes;
 mod lag;
+mod late;
 mod leases;
 mod neglect;
+mod refusals;
 mod turns;
 mod world;
 

@@ -44,8 +44,11 @@ pub(crate) enum Fault {
     Before(EnforceError),
     /// Takes effect and then does not answer.
     After,
+    /// Does not answer, and takes effect when [`CloudState::land`] says so.
+    Late,
 }
 
+#[expect(clippy::struct_excessive_bools, reason = "each is something to be told")]
 #[derive(Debug, Default)]
 pub(crate) struct CloudState {
     pub(crate) present: BTreeMap<PointRef, BTreeSet<GrantId>>,
@@ -83,6 +86,33 @@ pub(crate) struct CloudState {
     pub(crate) shown: Option<BTreeSet<GrantId>>,
     /// What the engine said last of the writes that may not show.
     pub(crate) recalled: Vec<Recalled>,
+    /// Whether a displaced rule is to be put back, and why the cloud does not take it.
+    pub(crate) to_put_back: bool,
+    pub(crate) put_back_refused: Option<EnforceError>,
+    /// Calls that are under way although nobody waits for them any more.
+    pub(crate) late: Vec<(PointRef, Change)>,
+}
+
+impl CloudState {
+    fn carry_out(&mut self, point: &PointRef, change: &Change) {
+        let grants = self.present.entry(point.clone()).or_default();
+        for grant in &change.grants {
+            if change.verb == Verb::Open {
+                grants.insert(*grant);
+            } else {
+                grants.remove(grant);
+            }
+        }
+    }
+
+    /// The calls that were under way take effect; how many there were.
+    pub(crate) fn land(&mut self) -> usize {
+        let late = std::mem::take(&mut self.late);
+        for (point, change) in &late {
+            self.carry_out(point, change);
+        }
+        late.len()
+    }
 }
 
 /// The cloud; clones share it.
@@ -99,6 +129,7 @@ struct Seen {
     no_room_for: BTreeSet<GrantId>,
     in_the_way: Option<Displaced>,
     stands: bool,
+    to_put_back: bool,
     /// Whether what was read is not what was written.
     lags: bool,
 }
@@ -144,6 +175,19 @@ impl Observed for Seen {
                 after: None,
                 operation: json!({ "verb": Verb::LockDown.as_str() }),
                 displaces: vec![displaced.clone()],
+            });
+        }
+        if self.to_put_back {
+            plan.changes.push(Change {
+                verb: Verb::Restore,
+                target: desired.point.to_string(),
+                summary: "put a rule back".into(),
+                grants: vec![],
+                policies: vec![],
+                before: None,
+                after: Some(json!({ "name": "office" })),
+                operation: json!({ "verb": Verb::Restore.as_str() }),
+                displaces: vec![],
             });
         }
         if self.stands {
@@ -285,6 +329,7 @@ impl Enforcer for FakeCloud {
             no_room_for: state.no_room_for.clone(),
             in_the_way: state.in_the_way.clone(),
             stands: state.stands,
+            to_put_back: state.to_put_back,
         }))
     }
 
@@ -301,18 +346,21 @@ impl Enforcer for FakeCloud {
         if !announced {
             state.unannounced.push(change.summary.clone());
         }
+        if change.verb == Verb::Restore {
+            if let Some(refusal) = &state.put_back_refused {
+                return Err(refusal.clone());
+            }
+            state.to_put_back = false;
+        }
         let fault = state.apply_faults.pop_front();
         if let Some(Fault::Before(error)) = fault {
             return Err(error);
         }
-        let grants = state.present.entry(point.clone()).or_default();
-        for grant in &change.grants {
-            if change.verb == Verb::Open {
-                grants.insert(*grant);
-            } else {
-                grants.remove(grant);
-            }
+        if let Some(Fault::Late) = fault {
+            state.late.push((point.clone(), change.clone()));
+            return Err(unavailable());
         }
+        state.carry_out(point, change);
         if fault.is_some() {
             Err(unavailable())
         } else {

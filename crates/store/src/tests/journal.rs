@@ -139,3 +139,29 @@ async fn a_report_is_news_only_when_it_differs() {
         Some(json!({ "findings": [1] }))
     );
 }
+
+#[tokio::test]
+async fn a_doubt_about_a_change_begins_once_and_runs_out() {
+    let store = fresh_store().await;
+    let lease = a_lease(&store).await;
+    let pass = NewPass {
+        id: an_id(1),
+        snapshot: json!([]),
+    };
+    let mut tx = store.begin().await.unwrap();
+    let changes = [(an_id(10), &a_change(&[])), (an_id(11), &a_change(&[]))];
+    tx.intend(&pass, &lease, &changes, at(2)).await.unwrap();
+    let hour = Duration::from_hours(1);
+    tx.leave_undecided(&[an_id(10)], hour).await.unwrap();
+    tx.leave_undecided(&[an_id(10)], Duration::ZERO).await.unwrap();
+    tx.leave_undecided(&[], hour).await.unwrap();
+    let look = tx.look(&"test".parse().unwrap(), lease.point).await.unwrap();
+    for seen in [&look.left_over, &tx.outstanding(lease.point).await.unwrap()] {
+        let left = seen[0].doubted_for.unwrap();
+        assert!(left > Duration::from_mins(30) && left <= hour, "{left:?}");
+        assert_eq!(seen[1].doubted_for, None, "nobody looked");
+    }
+    tx.leave_undecided(&[an_id(11)], Duration::ZERO).await.unwrap();
+    let seen = tx.outstanding(lease.point).await.unwrap();
+    assert_eq!(seen[1].doubted_for, Some(Duration::ZERO), "over");
+}

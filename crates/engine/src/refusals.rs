@@ -1,0 +1,161 @@
+//! What a cloud refuses to have put back: found and told once, and tried again with growing intervals.
+//!
+//! A rule that a lockdown displaced may name what is not there any more, such as a group on the other side of a peering
+//! connection. Nobody waits for it as for an opening or a closing, and it may stay so for weeks; so it is no failed pass,
+//! whose attempts come each minute and are told each time.
+
+use std::{
+    collections::BTreeMap,
+    hash::{DefaultHasher, Hash as _, Hasher as _},
+    time::Duration,
+};
+
+use chrono::TimeDelta;
+use postern_core::{
+    enforcer::{Change, EnforceError, Finding, Plan, Verb},
+    time::Instant,
+};
+use serde_json::{Value, json};
+
+use crate::{
+    outcome::RoundResult,
+    pass::{Attempt, AttemptResult, View},
+};
+
+/// Why changes were refused, by what they are.
+pub(crate) type Reasons = BTreeMap<String, String>;
+
+/// What is refused at a point, as its report keeps it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Refused {
+    /// Since when all of it is.
+    since: Instant,
+    pub(crate) changes: Reasons,
+}
+
+impl Refused {
+    /// What the report of the last look says.
+    pub(crate) fn reported(view: &View) -> Option<Self> {
+        let reported = view.report.as_ref()?.get("refused")?;
+        Some(Self {
+            since: serde_json::from_value(reported.get("since")?.clone()).ok()?,
+            changes: serde_json::from_value(reported.get("changes")?.clone()).ok()?,
+        })
+    }
+
+    /// As the report keeps it.
+    pub(crate) fn report(&self) -> Value {
+        json!({ "since": self.since, "changes": self.changes })
+    }
+
+    /// What is refused now, where that was reported of the last look: since when it is stays the same as long as it is
+    /// the same.
+    pub(crate) fn now(changes: Reasons, view: &View, now: Instant) -> Self {
+        let before = Self::reported(view).filter(|before| before.changes == changes);
+        before.unwrap_or(Self { since: now, changes })
+    }
+
+    /// When to try again: after as long as it is refused already, but `first` at least and `longest` at most.
+    pub(crate) fn again_at(&self, now: Instant, first: Duration, longest: Duration) -> Instant {
+        let first = TimeDelta::from_std(first).unwrap_or_default();
+        let longest = TimeDelta::from_std(longest).unwrap_or(TimeDelta::MAX);
+        now + (now - self.since).max(first).min(longest)
+    }
+}
+
+/// What a change is, the same each time that it is planned.
+pub(crate) fn name(change: &Change) -> String {
+    let mut hasher = DefaultHasher::new();
+    change.verb.as_str().hash(&mut hasher);
+    change.target.hash(&mut hasher);
+    change.operation.to_string().hash(&mut hasher);
+    format!("{:016x}", hasher.finish())
+}
+
+/// Why the cloud will refuse it again, in words that stay the same as long as it does.
+fn reason(error: &EnforceError) -> Option<&str> {
+    match error {
+        EnforceError::Refused { code, .. } | EnforceError::Forbidden { code, .. } => Some(code),
+        // What it names is not there, or cannot be named from here.
+        EnforceError::Conflict { code, .. } if code.ends_with(".NotFound") => Some(code),
+        _ => None,
+    }
+}
+
+/// Why the attempt did not succeed, if that may stand.
+fn why(attempt: &Attempt) -> Option<&str> {
+    match &attempt.result {
+        AttemptResult::Failed(error) => reason(error),
+        AttemptResult::NotAttempted => Some("not attempted"),
+        AttemptResult::Done(_) => None,
+    }
+}
+
+impl Attempt {
+    /// Whether it went as the log tells already.
+    pub(crate) fn is_told(&self) -> bool {
+        self.refused_before.is_some() && self.refused_before.as_deref() == why(self)
+    }
+}
+
+impl RoundResult {
+    /// What was refused of a round, where nothing but restoring was refused or is behind it.
+    pub(crate) fn refused(&self) -> Option<Reasons> {
+        let failed = |attempt: &&Attempt| !matches!(attempt.result, AttemptResult::Done(_));
+        let refused: Vec<&Attempt> = self.attempts.iter().filter(failed).collect();
+        if refused.is_empty() || refused.iter().any(|attempt| attempt.change.verb != Verb::Restore) {
+            return None;
+        }
+        refused
+            .into_iter()
+            .map(|attempt| Some((name(&attempt.change), why(attempt)?.to_owned())))
+            .collect()
+    }
+
+    /// Whether it was refused as it was before.
+    pub(crate) fn is_refused_again(&self) -> bool {
+        let mut failed = self.attempts.iter();
+        failed.any(|attempt| matches!(attempt.result, AttemptResult::Failed(_)) && attempt.is_told())
+    }
+}
+
+/// A finding for each change of the plan that the cloud refuses.
+pub(crate) fn findings(plan: &Plan, changes: &Reasons) -> Vec<Finding> {
+    let refused = plan.changes.iter().filter_map(|change| {
+        let why = changes.get(&name(change)).filter(|why| *why != "not attempted")?;
+        Some((change, why))
+    });
+    refused
+        .map(|(change, why)| Finding {
+            code: "restore_refused".to_owned(),
+            message: format!(
+                "the cloud refuses with {why} to {}: bring back what that names, or give the right to do it, and it \
+                 is done at a later look",
+                change.summary
+            ),
+            before: change.after.clone(),
+            after: None::<Value>,
+            grants: Vec::new(),
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use postern_core::testing::at;
+
+    use super::*;
+
+    #[test]
+    fn what_stays_refused_is_tried_after_as_long_as_it_is_refused_already() {
+        let refused = Refused {
+            since: at(100),
+            changes: Reasons::new(),
+        };
+        let (first, longest) = (Duration::from_secs(1), Duration::from_mins(5));
+        let again = |now| refused.again_at(at(now), first, longest) - at(now);
+        assert_eq!([100, 99, 101].map(again), [TimeDelta::seconds(1); 3]);
+        assert_eq!([116, 228].map(again), [16, 128].map(TimeDelta::seconds));
+        assert_eq!([400, 100_000].map(again), [TimeDelta::minutes(5); 2]);
+    }
+}

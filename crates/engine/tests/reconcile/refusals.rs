@@ -1,0 +1,92 @@
+//! What a cloud refuses to have put back.
+
+use postern_core::{
+    audit::{AuditEvent, Outcome},
+    enforcer::EnforceError,
+    time::{Clock as _, SystemClock},
+};
+
+use super::{forbidden, world::World};
+
+fn source_is_gone() -> EnforceError {
+    EnforceError::Conflict {
+        resource: "sg-1".into(),
+        code: "InvalidGroup.NotFound".into(),
+    }
+}
+
+impl World {
+    /// Looks several times at what is to be put back, while the cloud does this about it.
+    async fn looks_while(&self, refusal: Option<EnforceError>) {
+        self.cloud.state.lock().unwrap().put_back_refused = refusal;
+        for _ in 0..6 {
+            self.look_again().await;
+            self.one_pass().await;
+        }
+    }
+
+    async fn told(&self) -> Vec<Outcome> {
+        let told = self.log("change.apply").await;
+        told.into_iter().map(|event| event.outcome).collect()
+    }
+
+    async fn found(&self) -> Vec<AuditEvent> {
+        let mut found = self.log("point.").await;
+        found.retain(|event| event.details["code"] == "restore_refused");
+        found
+    }
+}
+
+#[tokio::test]
+async fn what_is_refused_to_be_put_back_is_told_when_it_begins_changes_and_ends() {
+    let world = World::new().await;
+    world.cloud.state.lock().unwrap().to_put_back = true;
+    world.looks_while(Some(source_is_gone())).await;
+    assert!(world.cloud.state.lock().unwrap().applies > 5, "it is tried again");
+    assert_eq!(world.told().await, [Outcome::Intended, Outcome::Failed]);
+    let found = world.found().await;
+    assert_eq!(found.len(), 1, "{found:?}");
+    let message = found[0].details["message"].as_str().unwrap();
+    assert!(message.contains("InvalidGroup.NotFound") && message.contains("put a rule back"));
+
+    world.looks_while(Some(forbidden())).await;
+    assert_eq!(
+        world.told().await[2..],
+        [Outcome::Intended, Outcome::Failed],
+        "for another reason"
+    );
+    let found = world.found().await;
+    assert_eq!(
+        found.len(),
+        3,
+        "the new finding, and the end of the other: {found:?}"
+    );
+
+    world.looks_while(None).await;
+    assert_eq!(world.told().await[4..], [Outcome::Intended, Outcome::Succeeded]);
+    assert_eq!(world.found().await.len(), 4, "it is resolved");
+    // The intent is told when its outcome is, and of its own time.
+    let told = world.log("change.apply").await;
+    let [.., intended, succeeded] = &told[..] else {
+        panic!("{told:?}")
+    };
+    assert!(intended.at < succeeded.at, "{told:?}");
+    assert_eq!(intended.subject.change, succeeded.subject.change);
+    world.assert_sound().await;
+}
+
+#[tokio::test]
+async fn a_refusal_to_put_something_back_is_no_failed_attempt() {
+    let world = World::new().await;
+    world.cloud.state.lock().unwrap().to_put_back = true;
+    world.looks_while(Some(source_is_gone())).await;
+    world.look_again().await;
+    let leases = world
+        .store
+        .lease("a", 1, super::LONG, std::time::Duration::ZERO, SystemClock.now());
+    for lease in leases.await.unwrap() {
+        assert_eq!(lease.attempts, 0);
+        world.engine.pass(lease, tokio::time::Instant::now()).await;
+    }
+    world.assert_sound().await;
+}
