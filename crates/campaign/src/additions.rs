@@ -38,6 +38,8 @@ pub enum Shape {
     SecondFirewall,
     /// Strangers who write whole documents that they read earlier.
     Replays,
+    /// A policy above the firewall's policy, where there is one, with rules of others and copies of ours.
+    BasePolicy,
 }
 
 /// The shapes that there were when the first seeds were kept with shapes.
@@ -76,6 +78,7 @@ impl Script {
             (Shape::Applications, dice.chance(60)),
             (Shape::SecondFirewall, dice.chance(40)),
             (Shape::Replays, dice.chance(35)),
+            (Shape::BasePolicy, dice.chance(45)),
         ]
         .into_iter()
         .filter_map(|(shape, is)| is.then_some(shape))
@@ -156,6 +159,7 @@ impl Dice {
             routed,
             collections,
             applications: Vec::new(),
+            parent: None,
             write_ms: if self.chance(25) {
                 0
             } else {
@@ -405,7 +409,11 @@ mod tests {
         for seed in 0..200 {
             let script = Script::draw(seed, &With::First);
             assert!(script.second.is_none());
-            assert!(script.firewall.is_none_or(|plan| plan.applications.is_empty()));
+            assert!(
+                script
+                    .firewall
+                    .is_none_or(|plan| plan.applications.is_empty() && plan.parent.is_none())
+            );
         }
     }
 
@@ -424,6 +432,14 @@ mod tests {
         assert!(count(&names) > 20);
         assert!(count(&|script| script.second.is_some()) > 20);
         assert!(count(&replays) > 20);
+        let inherits = |script: &Script| {
+            let copies = |(_, step): &(u64, Step)| matches!(step, Step::Edit(Edit::CopyOurs(_)));
+            script.firewall.as_ref().is_some_and(|plan| plan.parent.is_some())
+                && script.steps.iter().any(copies)
+        };
+        assert!(count(&inherits) > 10);
+        let forced = With::These([Shape::FirewallPolicy, Shape::BasePolicy].into());
+        assert!((0..100).all(|seed| inherits(&Script::draw(seed, &forced))));
         let forced = With::These(
             [
                 Shape::FirewallClassic,

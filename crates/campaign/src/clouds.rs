@@ -55,6 +55,8 @@ pub struct Built {
     pub subnets: Vec<String>,
     /// The firewall before some of them, if there is one.
     pub gate: Option<Gate>,
+    /// The policy that the firewall's policy inherits, if there is one, as if it were the firewall's own.
+    pub parent: Option<Gate>,
     /// The other firewall, if there is one.
     pub second: Option<Gate>,
     /// The security groups.
@@ -188,7 +190,11 @@ impl Clouds {
         }
         if let (Some(plan), Some(table)) = (plan_of(script), table) {
             let place = (gate::FIRST, plan);
-            built.gate = Some(gate::build(&fleet, place, &network, table, &built.addresses)?);
+            let gate = gate::build(&fleet, place, &network, table, &built.addresses)?;
+            built.parent = (plan.parent.as_ref())
+                .map(|collections| gate::inherit(&fleet, &gate, collections, &built.addresses))
+                .transpose()?;
+            built.gate = Some(gate);
         }
         if let (Some(plan), Some(table)) = (&script.second, other) {
             let hub = fleet.network("hub", gate::HUB)?;

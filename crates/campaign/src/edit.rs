@@ -72,6 +72,8 @@ pub fn make(
         }
         Edit::Firewall(edit) => firewall::make(edit, real.built.gate.as_ref(), real, twin),
         Edit::SecondFirewall(edit) => firewall::make(edit, real.built.second.as_ref(), real, twin),
+        Edit::Parent(edit) => firewall::make(edit, real.built.parent.as_ref(), real, twin),
+        Edit::CopyOurs(copying) => firewall::copy_ours(*copying, real),
         Edit::Read(document) => papers.read(*document, real, twin),
         Edit::Replay(document) => papers.replay(*document, real, twin),
         Edit::Retag(machine, prod) => retag(*machine, *prod, script, real, twin),

@@ -114,16 +114,7 @@ pub fn build(
         policy,
         table,
     };
-    let mut shelves: Vec<Shelf> = Vec::new();
-    for collection in &plan.collections {
-        let shelf = Shelf::of(collection, &gate, machines);
-        if !shelves
-            .iter()
-            .any(|other| other.collides(&shelf, gate.policy.is_some()))
-        {
-            shelves.push(shelf);
-        }
-    }
+    let shelves = shelves(&plan.collections, &gate, machines);
     let mut document = if gate.policy.is_some() {
         json!({ "properties": { "priority": 200 } })
     } else {
@@ -135,6 +126,51 @@ pub fn build(
     }
     fleet.put(&gate.theirs(), document)?;
     Ok(gate)
+}
+
+/// The collections that can stand side by side.
+fn shelves(collections: &[FirewallCollection], gate: &Gate, machines: &[String]) -> Vec<Shelf> {
+    let mut shelves: Vec<Shelf> = Vec::new();
+    for collection in collections {
+        let shelf = Shelf::of(collection, gate, machines);
+        if !shelves
+            .iter()
+            .any(|other| other.collides(&shelf, gate.policy.is_some()))
+        {
+            shelves.push(shelf);
+        }
+    }
+    shelves
+}
+
+/// What an inherited policy is called, after the one that inherits it.
+pub const PARENT: &str = "-above";
+
+/// Gives the firewall's policy another one to inherit, with these collections in a group of others.
+pub fn inherit(
+    fleet: &Fleet,
+    gate: &Gate,
+    collections: &[FirewallCollection],
+    machines: &[String],
+) -> anyhow::Result<Gate> {
+    let policy = gate.policy.as_ref().context("a firewall without a policy")?;
+    let name = policy.rsplit('/').next().unwrap_or_default();
+    let above = fleet.firewall_policy(&format!("{name}{PARENT}"))?;
+    let parent = Gate {
+        policy: Some(above.clone()),
+        ..gate.clone()
+    };
+    let mut document = json!({ "properties": { "priority": 300 } });
+    write(&mut document, true, shelves(collections, &parent, machines))?;
+    fleet.put(&parent.theirs(), document)?;
+    let mut child = fleet.get(policy)?;
+    child
+        .get_mut("properties")
+        .and_then(Value::as_object_mut)
+        .context("a policy without properties")?
+        .insert("basePolicy".to_owned(), json!({ "id": above }));
+    fleet.put(policy, child)?;
+    Ok(parent)
 }
 
 /// A collection of rules for names, as it is written.

@@ -57,6 +57,8 @@ pub struct FirewallPlan {
     pub applications: Vec<ApplicationCollection>,
     /// How long a write of it takes to be in force, in milliseconds.
     pub write_ms: u64,
+    /// Somebody else's collections in the policy that its policy inherits, if there is one.
+    pub parent: Option<Vec<FirewallCollection>>,
 }
 
 /// What the rules of a collection do.
@@ -309,10 +311,23 @@ pub enum Edit {
     Firewall(FirewallEdit),
     /// The same at the other firewall.
     SecondFirewall(FirewallEdit),
+    /// Something is edited at the policy that the firewall's policy inherits.
+    Parent(FirewallEdit),
+    /// Rules of ours are copied into the policy that the firewall's policy inherits.
+    CopyOurs(Copying),
     /// Somebody reads a whole document, for later.
     Read(Document),
     /// Somebody writes a whole document as it was when it was read: what came since is gone, what went since is back.
     Replay(Document),
+}
+
+/// What is copied into an inherited policy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub enum Copying {
+    /// Our collections as they are.
+    All,
+    /// The rule of ours of that number, into a collection of others that does the same.
+    One(usize),
 }
 
 /// A document that strangers read and write as a whole, as tools do that keep a state of their own.

@@ -45,6 +45,10 @@ pub fn drawn(script: &Script) -> BTreeSet<&'static str> {
         (script.firewall.iter().chain(&script.second)).any(|plan| !plan.applications.is_empty()),
         "firewall: rules for names",
     );
+    has(
+        script.firewall.as_ref().is_some_and(|plan| plan.parent.is_some()),
+        "firewall: inherited policy",
+    );
     has(script.isolates, "isolate: others share the group");
     has(script.skew_ms != [0, 0], "clocks apart");
     has(script.describe_lag_ms > 0, "aws: describes lag");
@@ -128,6 +132,8 @@ const fn edit_shape(edit: &Edit) -> &'static str {
         Edit::SgDetachOurs(_) | Edit::SgToggle(..) => "edit: groups of an interface",
         Edit::Read(_) => "edit: whole document read",
         Edit::Replay(_) => "edit: whole document written as it was",
+        Edit::CopyOurs(_) => "edit: our rules copied into an inherited policy",
+        Edit::Parent(_) => "edit: others' rules of an inherited policy",
         Edit::Firewall(edit) | Edit::SecondFirewall(edit) => match edit {
             FirewallEdit::WidenOurs(_)
             | FirewallEdit::TurnOurs(_)

@@ -8,7 +8,7 @@ use postern_sim::truth::Change;
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::clouds::is_foreign;
+use crate::{clouds::is_foreign, gate::PARENT};
 
 /// A broken invariant.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -141,7 +141,10 @@ fn concerns(point: &str, change: &Change) -> bool {
         "firewallpolicies" => "firewall-policy",
         _ => return false,
     };
-    point.to_ascii_lowercase() == format!("azure:{kind}:{subscription}/{group}/{name}")
+    let point = point.to_ascii_lowercase();
+    let of = |name: &str| point == format!("azure:{kind}:{subscription}/{group}/{name}");
+    // What somebody copied into a policy that is inherited is closed with those that inherit it.
+    of(name) || name.strip_suffix(PARENT).is_some_and(of)
 }
 
 /// Invariant 4: every decision names what decided it.
@@ -252,6 +255,12 @@ mod tests {
         assert!(concerns("azure:firewall-policy:s/g/a", &write));
         assert!(!concerns("azure:firewall:s/g/a", &write));
         assert!(!concerns("azure:nsg:s/g/a", &write));
+        let above = change(11, &GROUP.replace("/a/", "/a-above/"), US);
+        assert!(
+            concerns("azure:firewall-policy:s/g/a", &above),
+            "what it inherits"
+        );
+        assert!(!concerns("azure:firewall-policy:s/g/b", &above));
     }
 
     #[test]

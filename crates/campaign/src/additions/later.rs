@@ -1,5 +1,5 @@
-//! Shapes that came after seeds had been kept with the first ones: rules for names, a second firewall, and strangers who
-//! write whole documents that they read earlier.
+//! Shapes that came after seeds had been kept with the first ones: rules for names, a second firewall, strangers who
+//! write whole documents that they read earlier, and a policy that the firewall's policy inherits.
 
 use std::collections::BTreeSet;
 
@@ -7,15 +7,15 @@ use super::Shape;
 use crate::{
     draw::Dice,
     script::{
-        ApplicationCollection, ApplicationRule, Cloud, Document, Edit, FirewallEdit, FirewallPlan, Script,
-        Step,
+        ApplicationCollection, ApplicationRule, Cloud, Copying, Document, Edit, FirewallEdit, FirewallPlan,
+        Script, Step,
     },
 };
 
 /// Adds those that are wanted. `stream` is what the first shapes' streams are numbered from.
 pub(super) fn add(script: &mut Script, stream: u64, shapes: &BTreeSet<Shape>) {
-    let mut streams = [4, 5, 6].map(|number| Dice::of(stream.wrapping_add(number << 56)));
-    let [second, applications, replays] = &mut streams;
+    let mut streams = [4, 5, 6, 7].map(|number| Dice::of(stream.wrapping_add(number << 56)));
+    let [second, applications, replays, parent] = &mut streams;
     if shapes.contains(&Shape::SecondFirewall) && script.firewall.is_some() {
         second.second_firewall(script);
     }
@@ -24,6 +24,9 @@ pub(super) fn add(script: &mut Script, stream: u64, shapes: &BTreeSet<Shape>) {
     }
     if shapes.contains(&Shape::Replays) && !script.azure.machines.is_empty() {
         replays.replays(script);
+    }
+    if shapes.contains(&Shape::BasePolicy) {
+        parent.base_policy(script);
     }
 }
 
@@ -49,6 +52,7 @@ impl Dice {
             routed,
             collections,
             applications: Vec::new(),
+            parent: None,
             // One duration holds for all firewalls of a simulator.
             write_ms: first.write_ms,
         });
@@ -124,6 +128,42 @@ impl Dice {
             priority,
             rules,
         }
+    }
+
+    fn base_policy(&mut self, script: &mut Script) {
+        let machines = script.azure.machines.len();
+        let Some(plan) = script.firewall.as_mut().filter(|plan| plan.policy) else {
+            return;
+        };
+        let collections = (0..=self.below(2))
+            .map(|number| self.firewall_collection(format!("above-{number}"), machines))
+            .collect();
+        plan.parent = Some(collections);
+        for number in 0..self.between(6, 9) {
+            let (a, b) = (self.below(12), self.below(12));
+            let step = match self.below(12) {
+                // There is something to copy only where something is open.
+                0..3 => {
+                    let mut step = self.request(machines);
+                    if let Step::Request { sources, .. } = &mut step {
+                        self.reroute(sources);
+                    }
+                    step
+                }
+                3..6 => Step::Edit(Edit::CopyOurs(Copying::All)),
+                6..9 => Step::Edit(Edit::CopyOurs(Copying::One(a))),
+                9 => {
+                    let name = format!("above-edit-{number}");
+                    let collection = self.firewall_collection(name, machines);
+                    Step::Edit(Edit::Parent(FirewallEdit::AddCollection(collection)))
+                }
+                10 => Step::Edit(Edit::Parent(FirewallEdit::DeleteCollection(a))),
+                _ => Step::Edit(Edit::Parent(FirewallEdit::Delete(a, b))),
+            };
+            self.put(script, step);
+        }
+        // Whatever was drawn: one copy is tried late.
+        self.put(script, Step::Edit(Edit::CopyOurs(Copying::All)));
     }
 
     /// Each document is read at some step and written at a later one.

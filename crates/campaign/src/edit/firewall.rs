@@ -11,7 +11,7 @@ use super::nth;
 use crate::{
     clouds::Clouds,
     gate::{self, Gate, Shelf, is_marked},
-    script::FirewallEdit,
+    script::{Copying, FirewallEdit},
 };
 
 /// Makes the edit; says what came of it.
@@ -37,7 +37,12 @@ pub(super) fn make(
         FirewallEdit::Delete(number, rule) => theirs(gate, real, twin, |shelves| {
             let shelf = foreign(shelves, *number)?;
             let rules = shelf.rules_mut()?;
-            let place = rule.checked_rem(rules.len()).context("no rule")?;
+            let foreign = |at: &usize| !rules.get(*at).is_some_and(is_marked);
+            let places: Vec<usize> = (0..rules.len()).filter(foreign).collect();
+            let place = *nth(&places, *rule).context("no rule")?;
+            // A collection in which nothing but a copy of ours is left would go with it.
+            let alone = places.len() == 1 && rules.len() > 1;
+            anyhow::ensure!(!alone, "the last one beside a copy of ours stays");
             let gone = rules.remove(place);
             Ok(format!("{} deleted from {}", name(&gone), shelf.name))
         }),
@@ -121,6 +126,44 @@ pub(super) fn make(
             Ok(format!("collection {} deleted", name(&gone)))
         }),
     }
+}
+
+/// Copies rules of ours, as they stand, into the policy that the firewall's policy inherits. The twin has none of them.
+pub(super) fn copy_ours(copying: Copying, real: &Clouds) -> anyhow::Result<String> {
+    let gate = real.built.gate.as_ref().context("no firewall")?;
+    let parent = real.built.parent.as_ref().context("nothing is inherited")?;
+    let fleet = real.arm.fleet();
+    let ours = gate::read(&fleet.get(&gate.ours())?);
+    let id = parent.theirs();
+    let document = fleet.get(&id)?;
+    let mut shelves = gate::read(&document);
+    let said = match copying {
+        Copying::All => {
+            anyhow::ensure!(!ours.is_empty(), "nothing of ours");
+            let said = format!("{} collections of ours copied into {id}", ours.len());
+            shelves.retain(|shelf| !ours.iter().any(|own| own.name == shelf.name));
+            shelves.extend(ours);
+            said
+        }
+        Copying::One(number) => {
+            let rules: Vec<_> = ours
+                .iter()
+                .flat_map(|shelf| shelf.rules().iter().map(|rule| (shelf.action, rule)))
+                .filter(|(_, rule)| is_marked(rule))
+                .collect();
+            let (action, rule) = nth(&rules, number).context("no rule of ours")?;
+            // One that they emptied would go with ours.
+            let theirs = shelves.iter_mut().filter(|shelf| !shelf.is_ours());
+            let mut alike = theirs.filter(|shelf| shelf.action == *action && !shelf.rules().is_empty());
+            let shelf = alike.next().context("no collection that does the same")?;
+            let held = shelf.rules().iter().any(|other| name(other) == name(rule));
+            anyhow::ensure!(!held, "it is there already");
+            shelf.rules_mut()?.push((*rule).clone());
+            format!("{} (ours) copied into {} of {id}", name(rule), shelf.name)
+        }
+    };
+    put(&fleet, parent, &id, document, shelves)?;
+    Ok(said)
 }
 
 /// Changes others' collections, here and in the twin. What is ours in the same document stays as it is.
