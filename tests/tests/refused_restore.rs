@@ -1,5 +1,4 @@
 //! A displaced rule that EC2 does not take back, because the peering connection to its source is deleted.
-#![expect(clippy::unwrap_used, reason = "a test may fail by panicking")]
 
 use std::{path::PathBuf, time::Duration};
 
