@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use crate::grant::Grant;
+use crate::{grant::Grant, preflight::Exposure};
 
 /// One machine of a request, with what is asked of it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -202,6 +202,10 @@ pub struct AccessRequest {
     /// them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub not_opened: Vec<NotOpened>,
+    /// While pending, where one request is asked for, and of a dry run: how the ports can be reached without it, at the
+    /// machines that you may read; 10 for each at most.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub exposures: Vec<Exposure>,
     /// Whether this is the answer to a dry run: nothing of it exists.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub dry_run: bool,

@@ -34,6 +34,28 @@ pub struct PreflightNote {
     pub rule: Option<PreflightRule>,
 }
 
+/// A way to a machine's port that is there without the request, by a rule of somebody else's, as last observed. A grant
+/// neither opens nor closes it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Exposure {
+    /// Which machine.
+    pub machine: String,
+    /// `open`: rules at the machine let packets in, or may. `translated`: a firewall's NAT rule leads to it, and the rules
+    /// at the machine let the firewall in. `stopped`: a NAT rule leads to it, and what comes so is stopped at the machine as
+    /// long as no grant lets the firewall in.
+    #[schema(example = "open")]
+    pub code: String,
+    /// What was seen, for people.
+    pub detail: String,
+    /// The rule.
+    pub rule: PreflightRule,
+    /// To which of the ports asked for.
+    #[schema(example = "22/tcp")]
+    pub ports: String,
+    /// When it was observed.
+    pub observed_at: DateTime<Utc>,
+}
+
 /// What a grant on one machine would run into.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Preflight {

@@ -13,6 +13,9 @@
 
 #[cfg(test)]
 mod charts;
+mod ways_in;
+
+pub use ways_in::{WayIn, WayInKind, ways_in};
 
 use std::{fmt, iter};
 

@@ -14,6 +14,7 @@ pub mod config;
 mod decide;
 mod deciding;
 mod endpoints;
+mod exposing;
 mod failure;
 mod flow;
 mod foreseeing;

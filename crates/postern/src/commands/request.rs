@@ -288,6 +288,15 @@ pub fn show(request: &AccessRequest, json: bool) -> Result<(), Failure> {
             format!("{} by {}{reason}", output::instant(decision.at), decision.by),
         ));
     }
+    for exposure in &request.exposures {
+        let name = if exposure.code == "stopped" {
+            "Led there"
+        } else {
+            "Open anyway"
+        };
+        let machine = exposure.machine.rsplit('/').next().unwrap_or_default();
+        rows.push((name, format!("{machine}: {}", exposure.detail)));
+    }
     output::line(&output::fields(rows))?;
     if request.grants.is_empty() {
         output::line("")?;
@@ -331,6 +340,7 @@ mod tests {
             agreements: Vec::new(),
             decision: None,
             grants: Vec::new(),
+            exposures: Vec::new(),
             dry_run: false,
         }
     }

@@ -331,6 +331,7 @@ pub(crate) async fn ask_for(
         let writes = app
             .foresee(&request.clone().approve_by_policy(now), &terms, readable, now)
             .await?;
+        let exposures = app.exposures(&authorizer, caller, &request.targets, &machines);
         let decided = if at_once {
             request.approve_by_policy(now).into()
         } else {
@@ -338,6 +339,7 @@ pub(crate) async fn ask_for(
         };
         let mut shown = access_request::show(&decided, Vec::new(), now);
         shown.dry_run = true;
+        shown.exposures = exposures;
         let shown = AccessRequestDryRun {
             request: shown,
             decisions: named

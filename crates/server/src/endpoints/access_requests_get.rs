@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// One access request, with its grants and their hops. Yours, or one of whose machines you may read
-/// every one.
+/// every one. While it is pending, with how its ports can be reached without it (`exposures`).
 #[utoipa::path(
     get, path = "/v1/access-requests/{id}", tag = "access-requests", operation_id = "getAccessRequest",
     params(("id" = String, Path, description = "The request's id.")),
@@ -37,5 +37,9 @@ pub(crate) async fn get_access_request(
         .ok_or_else(|| Failure::not_found("such access request"))?;
     app.may_see_request(&caller, &request, "such access request")
         .await?;
-    app.show_request(&request).await.map(Json)
+    let mut shown = app.show_request(&request).await?;
+    if shown.status == "pending" {
+        shown.exposures = app.exposures_now(&caller, &request.targets).await?;
+    }
+    Ok(Json(shown))
 }

@@ -338,6 +338,7 @@ pub(crate) fn show(request: &AccessRequest, grants: Vec<grant::Grant>, now: Inst
         decision,
         not_opened: grants.iter().filter_map(not_opened).collect(),
         grants,
+        exposures: Vec::new(),
         dry_run: false,
     }
 }

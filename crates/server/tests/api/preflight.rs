@@ -120,6 +120,60 @@ async fn a_request_that_a_rule_would_block_is_refused_with_the_rule_named_and_le
 }
 
 #[tokio::test]
+async fn how_a_port_is_open_anyway_is_told_to_who_may_read_the_machine_and_to_no_other() {
+    let open = vec![rule("ssh", 300, Access::Allow)];
+    let rig = ready("one", Power::Running, open).await;
+    rig.owner()
+        .create_role(
+            None,
+            &postern_api::role::RoleCreate {
+                name: "asking".into(),
+                actions: ["request".into()].into(),
+            },
+        )
+        .await
+        .unwrap();
+    rig.assign("bob", "asking", "/azure").await;
+    rig.assign("sam", "approver", "/azure").await;
+
+    let dry = rig.client("ada").dry_run_access_request(&ask(VM)).await.unwrap();
+    let [exposure] = dry.request.exposures.as_slice() else {
+        panic!("{dry:#?}");
+    };
+    assert_eq!(
+        (
+            exposure.code.as_str(),
+            exposure.rule.rule.as_str(),
+            exposure.ports.as_str()
+        ),
+        ("open", "ssh", "22/tcp")
+    );
+    assert_eq!(exposure.machine, dry.request.targets[0].machine);
+    assert!(exposure.detail.contains("without a grant"), "{exposure:?}");
+    // It keeps nobody from asking.
+    assert!(dry.preflight[0].opens, "{dry:#?}");
+
+    let dry = rig.client("bob").dry_run_access_request(&ask(VM)).await.unwrap();
+    assert_eq!(dry.request.exposures, []);
+    let made = rig
+        .client("bob")
+        .create_access_request(None, &AccessRequestCreateQuery::default(), &ask(VM))
+        .await
+        .unwrap();
+    assert_eq!((made.status.as_str(), made.exposures), ("pending", vec![]));
+    let own = rig.client("bob").access_request(&made.id).await.unwrap();
+    assert_eq!(own.exposures, [], "one's own request, and not one's machine");
+    let seen = rig.client("sam").access_request(&made.id).await.unwrap();
+    assert_eq!(seen.exposures.len(), 1, "{seen:#?}");
+
+    // What the lockdown shut is no way in.
+    let shut = vec![rule("shut", 200, Access::Deny), rule("ssh", 300, Access::Allow)];
+    discover(&rig, Power::Running, shut).await;
+    let seen = rig.client("sam").access_request(&made.id).await.unwrap();
+    assert_eq!(seen.exposures, []);
+}
+
+#[tokio::test]
 async fn a_dry_run_shows_every_target_and_what_is_in_its_way() {
     let rig = ready("one", Power::Stopped, blocked()).await;
     let dry = rig.client("ada").dry_run_access_request(&ask(VM)).await.unwrap();
