@@ -63,7 +63,7 @@ const MET_WITH_SHAPES: [(u64, &str); 4] = [
 ];
 
 /// Seeds with every shape that there is now, likewise.
-const MET_WITH_ALL: [(u64, &str); 4] = [
+const MET_WITH_ALL: [(u64, &str); 5] = [
     (
         248,
         "the judge blamed a grant that was being opened for its rule in a firewall, which somebody had widened",
@@ -74,6 +74,10 @@ const MET_WITH_ALL: [(u64, &str); 4] = [
         "the judge did not see where a stranger's rule led, at a firewall in another network than the machine",
     ),
     (547, "as 510"),
+    (
+        302,
+        "a collection of ours without rules stayed in a policy above, into which somebody had copied it",
+    ),
 ];
 
 /// Runs `postern-campaign campaign` and gives its totals and all that it printed.

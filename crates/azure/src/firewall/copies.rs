@@ -10,7 +10,7 @@ use postern_core::{
 use serde_json::{Value, json};
 
 use super::{
-    document::{Edit, Form, Place, Shelf},
+    document::{Edit, Form, Kind, Place, Shelf},
     layout::{Role, collection_name, role},
     plan::ObservedFirewall,
     text,
@@ -28,37 +28,63 @@ pub(super) struct Above {
 /// A rule of ours where we never wrote one.
 pub(super) type Copied = (Place, Role, Value);
 
+fn marked(group: &Value, is_own: bool, installation: &Installation) -> Vec<Copied> {
+    not_written(group, is_own, installation)
+        .flat_map(|shelf| shelf.rules)
+        .filter_map(|standing| {
+            let role = role(installation, &standing)?;
+            Some((standing.place.clone(), role, standing.raw.clone()))
+        })
+        .collect()
+}
+
+/// The collections of a group that we did not write there ourselves.
+fn not_written<'g>(
+    group: &'g Value,
+    is_own: bool,
+    installation: &Installation,
+) -> impl Iterator<Item = Shelf<'g>> {
+    let written = move |shelf: &Shelf<'_>| is_own && is_named_ours(shelf, installation);
+    Form::Group
+        .shelves(group)
+        .into_iter()
+        .filter(move |shelf| !written(shelf))
+}
+
+fn is_named_ours(shelf: &Shelf<'_>, installation: &Installation) -> bool {
+    let name = collection_name(installation, shelf.kind);
+    shelf.name.eq_ignore_ascii_case(&name)
+}
+
 impl ObservedFirewall {
+    /// The policy's other groups and those that it inherits, and whether we may have written there.
+    fn elsewhere(&self) -> impl Iterator<Item = (&Value, bool)> {
+        let beside = self.beside.iter().map(|group| (group, false));
+        let above = self.above.iter().map(|above| (&above.group, above.is_own));
+        beside.chain(above)
+    }
+
     /// Rules of ours in the policy's other groups and in those that it inherits, where we never wrote any: somebody moved
     /// or copied them, as when a classic firewall's rules become a policy's. By their marks they are ours to close, and
     /// no grant has them there.
     pub(super) fn copies(&self, installation: &Installation) -> Vec<(&Value, Vec<Copied>)> {
-        let marked = |group, is_own: bool| -> Vec<Copied> {
-            let shelves = Form::Group.shelves(group);
-            let written = |shelf: &Shelf<'_>| {
-                let name = collection_name(installation, shelf.kind);
-                is_own && shelf.name.eq_ignore_ascii_case(&name)
-            };
-            let rules = shelves
-                .into_iter()
-                .filter(|shelf| !written(shelf))
-                .flat_map(|shelf| shelf.rules);
-            rules
-                .filter_map(|standing| {
-                    let role = role(installation, &standing)?;
-                    Some((standing.place.clone(), role, standing.raw.clone()))
-                })
-                .collect()
-        };
-        let beside = self.beside.iter().map(|group| (group, marked(group, false)));
-        let above = self.above.iter();
-        let above = above.map(|above| (&above.group, marked(&above.group, above.is_own)));
-        let found = beside.chain(above);
-        found.filter(|(_, rules)| !rules.is_empty()).collect()
+        self.elsewhere()
+            .map(|(group, is_own)| (group, marked(group, is_own, installation)))
+            .filter(|(_, rules)| !rules.is_empty())
+            .collect()
     }
 
     pub(super) fn close_copies(&self, installation: &Installation) -> Vec<Change> {
-        let close = |(group, rules): (&Value, Vec<Copied>)| {
+        let close = |(group, is_own): (&Value, bool)| {
+            let rules = marked(group, is_own, installation);
+            // Copied when nothing was left in it; its name says whose it is.
+            let empty: Vec<(Kind, String)> = not_written(group, is_own, installation)
+                .filter(|shelf| shelf.rules.is_empty() && is_named_ours(shelf, installation))
+                .map(|shelf| (shelf.kind, shelf.name.to_owned()))
+                .collect();
+            if rules.is_empty() && empty.is_empty() {
+                return None;
+            }
             let places: Vec<Place> = rules.iter().map(|(place, ..)| place.clone()).collect();
             let edit = Edit {
                 form: Form::Group,
@@ -68,6 +94,7 @@ impl ObservedFirewall {
                 emptied: places
                     .iter()
                     .map(|place| (place.kind, place.collection.clone()))
+                    .chain(empty)
                     .collect(),
                 stays: true,
                 remove: places,
@@ -75,22 +102,22 @@ impl ObservedFirewall {
             };
             let grants: BTreeSet<GrantId> = rules.iter().filter_map(|(_, role, _)| role.grant()).collect();
             let after = edit.apply(group.clone());
-            Change {
+            let what = match rules.len() {
+                0 => "a collection of ours without rules".to_owned(),
+                several => format!("{several} rules of ours"),
+            };
+            Some(Change {
                 verb: Verb::Close,
                 target: text(group, "id").to_lowercase(),
-                summary: format!(
-                    "delete {} rules of ours from `{}`, where somebody put them",
-                    rules.len(),
-                    text(group, "name")
-                ),
+                summary: format!("delete {what} from `{}`, where others wrote", text(group, "name")),
                 grants: grants.into_iter().collect(),
                 policies: Vec::new(),
                 before: Some(Form::Group.shown(group)),
                 after: after.map(|after| Form::Group.shown(&after)),
                 operation: json!(edit),
                 displaces: Vec::new(),
-            }
+            })
         };
-        self.copies(installation).into_iter().map(close).collect()
+        self.elsewhere().filter_map(close).collect()
     }
 }

@@ -242,6 +242,26 @@ async fn what_somebody_emptied_is_removed_when_nothing_is_wanted_there_any_more(
 }
 
 #[tokio::test]
+async fn a_collection_of_ours_without_rules_goes_from_where_somebody_copied_it() {
+    let gate = Gate::new(true).await;
+    let group = format!("{}/ruleCollectionGroups/copied", gate.policy.as_ref().unwrap());
+    let collection = |name: &str, priority: u16| {
+        json!({
+            "name": name, "priority": priority, "action": { "type": "DNAT" }, "rules": [],
+            "ruleCollectionType": "FirewallPolicyNatRuleCollection",
+        })
+    };
+    let both = json!([collection("postern-test-nat", 110), collection("theirs", 120)]);
+    let document = json!({ "properties": { "priority": 410, "ruleCollections": both } });
+    gate.fleet.put(&group, document).unwrap();
+    gate.converge(&wanted(vec![])).await;
+    let left = gate.fleet.get(&group).unwrap();
+    let left = left["properties"]["ruleCollections"].as_array().unwrap();
+    assert_eq!(left.len(), 1, "{left:?}");
+    assert_eq!(left[0]["name"], "theirs");
+}
+
+#[tokio::test]
 async fn a_routed_client_passes_while_its_grant_is_open() {
     for with_policy in [false, true] {
         let gate = Gate::new(with_policy).await;
