@@ -261,13 +261,13 @@ pub struct Evidence {
     pub blocked_by: Option<String>,
 }
 
-/// What tells two readings of a point apart (SHA-256): nobody finds an edit that leaves it as it was.
+/// What tells two readings of a point apart, or two changes (SHA-256): nobody finds an edit that leaves it as it was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Print([u8; 32]);
 
 impl Print {
-    /// Of what was read, in its order. None where it has no JSON.
-    pub fn of(read: &impl Serialize) -> Option<Self> {
+    /// Of a value, in its order. None where it has no JSON.
+    pub fn of(value: &impl Serialize) -> Option<Self> {
         struct Digest(Sha256);
 
         impl io::Write for Digest {
@@ -282,9 +282,16 @@ impl Print {
         }
 
         let mut digest = io::BufWriter::new(Digest(Sha256::new()));
-        serde_json::to_writer(&mut digest, read).ok()?;
+        serde_json::to_writer(&mut digest, value).ok()?;
         let digest = digest.into_inner().ok()?;
         Some(Self(digest.0.finalize().into()))
+    }
+}
+
+/// In hexadecimal, 64 digits.
+impl fmt::Display for Print {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
     }
 }
 

@@ -443,7 +443,7 @@ impl Engine {
             .into_iter()
             .map(|change| Attempt {
                 id: self.ids.next(now),
-                refused_before: looked.refused.get(&refusals::name(&change)).cloned(),
+                refused_before: refusals::name(&change).and_then(|name| looked.refused.get(&name).cloned()),
                 change,
                 intended_at: now,
                 result: AttemptResult::NotAttempted,

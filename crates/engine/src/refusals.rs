@@ -4,15 +4,11 @@
 //! connection. Nobody waits for it as for an opening or a closing, and it may stay so for weeks; so it is no failed pass,
 //! whose attempts come each minute and are told each time.
 
-use std::{
-    collections::BTreeMap,
-    hash::{DefaultHasher, Hash as _, Hasher as _},
-    time::Duration,
-};
+use std::{collections::BTreeMap, time::Duration};
 
 use chrono::TimeDelta;
 use postern_core::{
-    enforcer::{Change, EnforceError, Finding, Plan, Verb},
+    enforcer::{Change, EnforceError, Finding, Plan, Print, Verb},
     time::Instant,
 };
 use serde_json::{Value, json};
@@ -63,13 +59,10 @@ impl Refused {
     }
 }
 
-/// What a change is, the same each time that it is planned.
-pub(crate) fn name(change: &Change) -> String {
-    let mut hasher = DefaultHasher::new();
-    change.verb.as_str().hash(&mut hasher);
-    change.target.hash(&mut hasher);
-    change.operation.to_string().hash(&mut hasher);
-    format!("{:016x}", hasher.finish())
+/// What a change is, the same each time that it is planned, by whichever version of the server: the report keeps it.
+pub(crate) fn name(change: &Change) -> Option<String> {
+    let what = (change.verb.as_str(), &change.target, &change.operation);
+    Print::of(&what).map(|print| print.to_string())
 }
 
 /// Why the cloud will refuse it again, in words that stay the same as long as it does.
@@ -108,7 +101,7 @@ impl RoundResult {
         }
         refused
             .into_iter()
-            .map(|attempt| Some((name(&attempt.change), why(attempt)?.to_owned())))
+            .map(|attempt| Some((name(&attempt.change)?, why(attempt)?.to_owned())))
             .collect()
     }
 
@@ -122,7 +115,9 @@ impl RoundResult {
 /// A finding for each change of the plan that the cloud refuses.
 pub(crate) fn findings(plan: &Plan, changes: &Reasons) -> Vec<Finding> {
     let refused = plan.changes.iter().filter_map(|change| {
-        let why = changes.get(&name(change)).filter(|why| *why != "not attempted")?;
+        let why = changes
+            .get(&name(change)?)
+            .filter(|why| *why != "not attempted")?;
         Some((change, why))
     });
     refused
@@ -145,6 +140,25 @@ mod tests {
     use postern_core::testing::at;
 
     use super::*;
+
+    #[test]
+    fn a_change_is_called_the_same_by_every_version() {
+        let change = |rule: &str| Change {
+            verb: Verb::Restore,
+            target: "sg-1".to_owned(),
+            summary: "put it back".to_owned(),
+            grants: Vec::new(),
+            policies: Vec::new(),
+            before: None,
+            after: None,
+            operation: json!({ "rule": rule }),
+            displaces: Vec::new(),
+        };
+        // `["restore","sg-1",{"rule":"a"}]`, by sha256sum.
+        let known = "14d65195ca267b89a33b972b9c87fdf620f0b2273c399b3124da6bdb315bdeb7";
+        assert_eq!(name(&change("a")).as_deref(), Some(known));
+        assert_ne!(name(&change("b")), name(&change("a")));
+    }
 
     #[test]
     fn what_stays_refused_is_tried_after_as_long_as_it_is_refused_already() {
