@@ -1,16 +1,10 @@
 //! Microsoft.Authorization on the ARM simulator: what lists have, and what is refused.
-#![expect(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    reason = "a test may fail by panicking"
-)]
-#![expect(dead_code, reason = "the client has more verbs than these tests use")]
 
-mod arm_client;
-
-use arm_client::{Answer, Client, SUBSCRIPTION};
-use postern_sim::arm::{ArmHandle, ArmOptions, ArmSim, Denial, RoleGrant};
+use postern_sim::arm::{ArmHandle, ArmOptions, Denial, RoleGrant};
 use serde_json::{Value, json};
+
+use crate::client::{Answer, Client, SUBSCRIPTION};
+use crate::started::start;
 
 const ADA: &str = "aaaaaaaa-0000-4000-8000-000000000001";
 const SRE: &str = "bbbbbbbb-0000-4000-8000-000000000001";
@@ -18,9 +12,8 @@ const PLATFORM: &str = "bbbbbbbb-0000-4000-8000-000000000002";
 const READER: &str = "acdd72a7-3385-48ef-bd42-f606fba81ae7";
 const NAME: &str = "11111111-2222-4333-8444-555555555555";
 
-async fn start() -> (ArmHandle, Client) {
-    let sim = ArmSim::start(ArmOptions::default()).await.unwrap();
-    let client = Client::of(&sim).await;
+async fn with_a_group() -> (ArmHandle, Client) {
+    let (sim, client) = start(ArmOptions::default()).await;
     sim.fleet().group().unwrap();
     (sim, client)
 }
@@ -75,7 +68,7 @@ fn sorted(ids: &[&String]) -> Vec<String> {
 
 #[tokio::test]
 async fn filters_choose_by_scope_and_by_principal_through_groups() {
-    let (sim, client) = start().await;
+    let (sim, client) = with_a_group().await;
     sim.put_in_group(PLATFORM, SRE);
     sim.put_in_group(SRE, ADA);
     sim.place_under(SUBSCRIPTION, &["corp"]);
@@ -123,7 +116,7 @@ async fn filters_choose_by_scope_and_by_principal_through_groups() {
 
 #[tokio::test]
 async fn other_filters_are_refused_as_azure_refuses_them() {
-    let (_sim, client) = start().await;
+    let (_sim, client) = with_a_group().await;
     for filter in [
         "principalId",
         "assignedTo()",
@@ -138,7 +131,7 @@ async fn other_filters_are_refused_as_azure_refuses_them() {
 
 #[tokio::test]
 async fn a_version_is_demanded_and_must_be_one_of_the_types() {
-    let (sim, client) = start().await;
+    let (sim, client) = with_a_group().await;
     client
         .get(&path(&subscription(), "roleAssignments", "?x=1"))
         .await
@@ -175,7 +168,7 @@ async fn a_version_is_demanded_and_must_be_one_of_the_types() {
 
 #[tokio::test]
 async fn assignments_are_written_once_and_not_turned_into_others() {
-    let (_sim, client) = start().await;
+    let (_sim, client) = with_a_group().await;
     let at = |name: &str| {
         path(
             &subscription(),
@@ -218,7 +211,7 @@ async fn assignments_are_written_once_and_not_turned_into_others() {
 
 #[tokio::test]
 async fn definitions_are_seen_where_they_may_be_assigned() {
-    let (_sim, client) = start().await;
+    let (_sim, client) = with_a_group().await;
     let at = |scope: &str, name: &str| {
         path(
             scope,
@@ -245,7 +238,7 @@ async fn definitions_are_seen_where_they_may_be_assigned() {
 
 #[tokio::test]
 async fn deny_assignments_are_azures_own() {
-    let (sim, client) = start().await;
+    let (sim, client) = with_a_group().await;
     let denial = |principals: &[&str]| Denial {
         scope: subscription(),
         name: "stack".to_owned(),

@@ -1,22 +1,20 @@
-//! Azure Firewalls on the ARM simulator: their own rules and a policy's, what is refused, and what gets through.
-#![expect(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    reason = "a test may fail by panicking"
-)]
-#![expect(dead_code, reason = "the client has more verbs than these tests use")]
-
-mod arm_client;
+//! Azure Firewalls on the ARM simulator: their rules, what is refused, and what gets through.
 
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arm_client::{Client, SUBSCRIPTION};
-use chrono::{DateTime, TimeDelta};
-use postern_sim::arm::{ArmHandle, ArmOptions, ArmSim, Fleet, inbound};
+use chrono::TimeDelta;
+use postern_sim::arm::{ArmHandle, Fleet, inbound};
 use postern_sim::{Effect, FaultRule, Protocol, SteppedClock, When};
 use serde_json::{Value, json};
+
+use crate::client::{Client, SUBSCRIPTION};
+use crate::started::stepped;
+
+mod limits;
+mod policy;
+mod routes;
 
 const ADMIN: &str = "203.0.113.7";
 const STRANGER: &str = "198.51.100.1";
@@ -38,13 +36,7 @@ impl Scene {
     /// A machine without a public address, behind an NSG with these rules, in a subnet that sends everything out
     /// through the firewall to come.
     async fn with(rules: &[Value]) -> Self {
-        let clock = Arc::new(SteppedClock::at(DateTime::UNIX_EPOCH));
-        let options = ArmOptions {
-            clock: Arc::clone(&clock) as Arc<_>,
-            ..ArmOptions::default()
-        };
-        let sim = ArmSim::start(options).await.unwrap();
-        let client = Client::of(&sim).await;
+        let (clock, sim, client) = stepped().await;
         let fleet = sim.fleet();
         fleet.group().unwrap();
         let network = fleet.network("net", "10.0.0.0/16").unwrap();
@@ -400,226 +392,6 @@ async fn a_firewall_is_refused_what_azure_refuses() {
         .delete(&address)
         .await
         .refused(400, "PublicIPAddressCannotBeDeleted");
-}
-
-/// A rule collection group of a policy.
-fn group(priority: u32, collections: &[Value]) -> Value {
-    json!({ "properties": { "priority": priority, "ruleCollections": collections } })
-}
-
-fn filter(name: &str, priority: u32, action: &str, rule: &Value) -> Value {
-    let mut rule = with(rule, [("ruleType", json!("NetworkRule"))]);
-    rule["ipProtocols"] = rule["protocols"].take();
-    json!({
-        "ruleCollectionType": "FirewallPolicyFilterRuleCollection", "name": name, "priority": priority,
-        "action": { "type": action }, "rules": [rule],
-    })
-}
-
-fn nat(name: &str, priority: u32, rule: &Value) -> Value {
-    let mut rule = with(rule, [("ruleType", json!("NatRule"))]);
-    rule["ipProtocols"] = rule["protocols"].take();
-    json!({
-        "ruleCollectionType": "FirewallPolicyNatRuleCollection", "name": name, "priority": priority,
-        "action": { "type": "DNAT" }, "rules": [rule],
-    })
-}
-
-#[tokio::test]
-async fn a_policys_groups_are_written_apart_and_lock_it_while_they_change() {
-    let scene = Scene::with(&from_the_firewall()).await;
-    let policy = scene.fleet.firewall_policy("policy").unwrap();
-    let address = scene.reserve();
-    let (id, _) = scene.firewall(json!({"firewallPolicy": {"id": policy}}));
-    scene.sim.set_firewall_duration(Duration::from_mins(3));
-    let (ours, theirs) = (
-        format!("{policy}/ruleCollectionGroups/ours"),
-        format!("{policy}/ruleCollectionGroups/theirs"),
-    );
-    let made = scene
-        .client
-        .put(&ours, group(500, &[nat("nat", 100, &translation(&address))]))
-        .await;
-    assert_eq!(
-        (made.status, &made.body["properties"]["provisioningState"]),
-        (201, &json!("Updating"))
-    );
-    let stop = filter("stop", 100, "Deny", &passage("*", "10.0.1.4", "22"));
-    let locked = "FirewallPolicyRuleCollectionGroupUpdateNotAllowedWhenUpdatingOrDeleting";
-    scene
-        .client
-        .put(&theirs, group(600, std::slice::from_ref(&stop)))
-        .await
-        .refused(400, locked);
-    scene
-        .client
-        .put(&policy, json!({"location": "westeurope"}))
-        .await
-        .refused(400, "FirewallPolicyUpdateNotAllowedWhenUpdatingOrDeleting");
-    assert!(!scene.from(ADMIN, 22));
-    scene.clock.advance(TimeDelta::seconds(180));
-    assert!(scene.from(ADMIN, 22));
-
-    scene
-        .client
-        .put(&theirs, group(500, &[]))
-        .await
-        .refused(400, "FirewallPolicyRuleCollectionGroupPriorityConflict");
-    assert_eq!(scene.client.put(&theirs, group(600, &[stop])).await.status, 201);
-    scene.clock.advance(TimeDelta::seconds(180));
-    assert!(
-        !scene.from(ADMIN, 22),
-        "their network rule denies the translated packet"
-    );
-    let yes = filter("yes", 200, "Allow", &passage(ADMIN, "10.0.1.4", "22"));
-    let body = group(500, &[nat("nat", 100, &translation(&address)), yes]);
-    assert_eq!(scene.client.put(&ours, body).await.status, 200);
-    scene.clock.advance(TimeDelta::seconds(180));
-    assert!(
-        scene.from(ADMIN, 22),
-        "the group's number counts before the collection's"
-    );
-
-    let shown = scene.client.get(&policy).await;
-    let groups = shown.body["properties"]["ruleCollectionGroups"]
-        .as_array()
-        .unwrap();
-    assert_eq!(groups, &[json!({"id": ours}), json!({"id": theirs})]);
-    assert_eq!(shown.body["properties"]["firewalls"], json!([{"id": id}]));
-    scene
-        .client
-        .delete(&policy)
-        .await
-        .refused(400, "FirewallPolicyInUse");
-    let own = json!({"firewallPolicy": {"id": policy}, "networkRuleCollections": [collection("n", 100, "Allow", &[])]});
-    scene
-        .client
-        .put(&id, scene.body(own))
-        .await
-        .refused(400, "AzureFirewallPolicyAndRuleCollectionsConflict");
-    let update = scene.body(json!({"firewallPolicy": {"id": policy}}));
-    assert_eq!(scene.client.put(&id, update).await.status, 200);
-    scene
-        .client
-        .put(&ours, group(500, &[]))
-        .await
-        .refused(409, "AnotherOperationInProgress");
-    scene.clock.advance(TimeDelta::seconds(180));
-    assert_eq!(scene.client.delete(&ours).await.status, 202);
-    scene.clock.advance(TimeDelta::seconds(180));
-    assert!(!scene.from(ADMIN, 22));
-    scene.client.get(&ours).await.refused(404, "NotFound");
-}
-
-#[tokio::test]
-async fn a_collection_of_a_policy_holds_rules_of_one_type() {
-    let scene = Scene::with(&[]).await;
-    let policy = scene.fleet.firewall_policy("policy").unwrap();
-    let ours = format!("{policy}/ruleCollectionGroups/ours");
-    let mut mixed = filter("mixed", 100, "Allow", &passage("*", "*", "22"));
-    mixed["rules"][0]["ruleType"] = json!("NatRule");
-    scene
-        .client
-        .put(&ours, group(100, &[mixed]))
-        .await
-        .refused(400, "InvalidRequestFormat");
-    let twice = [
-        filter("a", 100, "Allow", &passage("*", "*", "22")),
-        filter("b", 100, "Deny", &passage("*", "*", "22")),
-    ];
-    scene
-        .client
-        .put(&ours, group(100, &twice))
-        .await
-        .refused(400, "FirewallPolicyRuleCollectionPriorityConflict");
-    scene
-        .client
-        .put(&ours, group(99, &[]))
-        .await
-        .refused(400, "AzureFirewallRuleCollectionInvalidPriority");
-}
-
-#[tokio::test]
-async fn effective_routes_show_the_users_before_the_systems() {
-    let scene = Scene::with(&[]).await;
-    let interface = scene.fleet.id("Microsoft.Network/networkInterfaces/nic");
-    let accepted = scene
-        .client
-        .post(&format!("{interface}/effectiveRouteTable"))
-        .await;
-    assert_eq!(accepted.status, 202);
-    let location = accepted.header("location").unwrap();
-    let path = location.strip_prefix(&scene.sim.url()).unwrap().to_owned();
-    let routes = scene.client.get(&path).await.body["value"].clone();
-    let about = |prefix: &str| -> Vec<(String, String, String)> {
-        let text = |route: &Value, member: &str| route[member].as_str().unwrap().to_owned();
-        routes
-            .as_array()
-            .unwrap()
-            .iter()
-            .filter(|route| route["addressPrefix"] == json!([prefix]))
-            .map(|route| {
-                (
-                    text(route, "source"),
-                    text(route, "state"),
-                    text(route, "nextHopType"),
-                )
-            })
-            .collect()
-    };
-    let row = |source: &str, state: &str, hop: &str| (source.to_owned(), state.to_owned(), hop.to_owned());
-    assert_eq!(
-        about("0.0.0.0/0"),
-        [
-            row("Default", "Invalid", "Internet"),
-            row("User", "Active", "VirtualAppliance")
-        ]
-    );
-    assert_eq!(about("10.0.0.0/16"), [row("Default", "Active", "VnetLocal")]);
-    let machine = format!("{}/deallocate", scene.machine);
-    assert_eq!(scene.client.post(&machine).await.status, 202);
-    scene
-        .client
-        .post(&format!("{interface}/effectiveRouteTable"))
-        .await
-        .refused(400, "NetworkInterfaceMustBeAttachedToRunningVm");
-}
-
-#[tokio::test]
-async fn routes_are_parts_of_their_table() {
-    let scene = Scene::with(&[]).await;
-    let table = scene.fleet.id("Microsoft.Network/routeTables/out");
-    let route =
-        |prefix: &str, hop: &str| json!({"properties": {"addressPrefix": prefix, "nextHopType": hop}});
-    let second = format!("{table}/routes/second");
-    assert_eq!(
-        scene
-            .client
-            .put(&second, route("203.0.113.0/24", "Internet"))
-            .await
-            .status,
-        201
-    );
-    scene
-        .client
-        .put(&format!("{table}/routes/third"), route("203.0.113.0/24", "None"))
-        .await
-        .refused(400, "RouteConflict");
-    scene
-        .client
-        .put(&second, route("203.0.113.0/24", "VirtualAppliance"))
-        .await
-        .refused(400, "RouteNextHopIpAddressInvalid");
-    let shown = scene.client.get(&table).await;
-    assert_eq!(shown.body["properties"]["routes"][1]["name"], "second");
-    assert_eq!(shown.body["properties"]["subnets"], json!([{"id": scene.front}]));
-    scene
-        .client
-        .delete(&table)
-        .await
-        .refused(400, "InUseRouteTableCannotBeDeleted");
-    assert_eq!(scene.client.delete(&second).await.status, 202);
-    scene.client.get(&second).await.refused(404, "NotFound");
 }
 
 #[tokio::test]

@@ -1,22 +1,16 @@
 //! What the ARM simulator says was reachable, and when: rules, both NSGs, and operations that take time.
-#![expect(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    reason = "a test may fail by panicking"
-)]
-#![expect(dead_code, reason = "the client has more verbs than these tests use")]
-
-mod arm_client;
 
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arm_client::{Client, rule};
 use chrono::{DateTime, TimeDelta, Utc};
-use postern_sim::arm::{ArmHandle, ArmOptions, ArmSim, FleetMachine, inbound};
+use postern_sim::arm::{ArmHandle, FleetMachine, inbound};
 use postern_sim::{Effect, FaultRule, Interval, Moment, Protocol, SteppedClock, When};
 use serde_json::{Value, json};
+
+use crate::client::{Client, rule};
+use crate::started::stepped;
 
 const ADMIN: &str = "203.0.113.7";
 
@@ -35,13 +29,7 @@ struct Scene {
 impl Scene {
     /// A machine whose interface's NSG has these rules, in a subnet whose NSG has those.
     async fn with(interface_rules: &[Value], subnet_rules: Option<&[Value]>) -> Self {
-        let clock = Arc::new(SteppedClock::at(second(0)));
-        let options = ArmOptions {
-            clock: Arc::clone(&clock) as Arc<_>,
-            ..ArmOptions::default()
-        };
-        let sim = ArmSim::start(options).await.unwrap();
-        let client = Client::of(&sim).await;
+        let (clock, sim, client) = stepped().await;
         let fleet = sim.fleet();
         fleet.group().unwrap();
         let network = fleet.network("net", "10.0.0.0/16").unwrap();

@@ -1,23 +1,16 @@
 //! What a rule of the ARM simulator may name besides addresses: application security groups and service tags.
-#![expect(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    reason = "a test may fail by panicking"
-)]
-#![expect(dead_code, reason = "the client has more verbs than these tests use")]
-
-mod arm_client;
 
 use std::collections::BTreeMap;
 
-use arm_client::{Client, SUBSCRIPTION};
 use postern_sim::Protocol;
-use postern_sim::arm::{ArmHandle, ArmOptions, ArmSim, Fleet, inbound};
+use postern_sim::arm::{ArmHandle, ArmOptions, Fleet, inbound};
 use serde_json::{Value, json};
 
-async fn start(options: ArmOptions) -> (ArmHandle, Client, Fleet) {
-    let sim = ArmSim::start(options).await.unwrap();
-    let client = Client::of(&sim).await;
+use crate::client::{Client, SUBSCRIPTION};
+use crate::started::start;
+
+async fn with_a_group(options: ArmOptions) -> (ArmHandle, Client, Fleet) {
+    let (sim, client) = start(options).await;
     let fleet = sim.fleet();
     fleet.group().unwrap();
     (sim, client, fleet)
@@ -60,7 +53,7 @@ fn between(from: &[&str], to: &[&str]) -> Value {
 
 #[tokio::test]
 async fn members_of_one_group_reach_those_of_another() {
-    let (sim, client, fleet) = start(ArmOptions::default()).await;
+    let (sim, client, fleet) = with_a_group(ArmOptions::default()).await;
     let network = fleet.network("net", "10.0.0.0/16").unwrap();
     let subnet = fleet.subnet(&network, "front", "10.0.1.0/24", None).unwrap();
     let (web, db) = (group(&fleet, "web"), group(&fleet, "db"));
@@ -107,7 +100,7 @@ async fn members_of_one_group_reach_those_of_another() {
 
 #[tokio::test]
 async fn a_groups_members_are_in_one_network() {
-    let (_sim, client, fleet) = start(ArmOptions::default()).await;
+    let (_sim, client, fleet) = with_a_group(ArmOptions::default()).await;
     let subnets = ["10.0.0.0/16", "10.1.0.0/16"].map(|space| {
         let network = fleet.network(&format!("net{}", &space[3..4]), space).unwrap();
         fleet
@@ -173,7 +166,7 @@ async fn a_service_tag_holds_the_ranges_that_the_simulator_was_told() {
         service_tags: tags,
         ..ArmOptions::default()
     };
-    let (sim, client, fleet) = start(options).await;
+    let (sim, client, fleet) = with_a_group(options).await;
     let network = fleet.network("net", "10.0.0.0/16").unwrap();
     let subnet = fleet.subnet(&network, "front", "10.0.1.0/24", None).unwrap();
     let rules = [

@@ -1,9 +1,4 @@
 //! Load balancers on the ARM simulator: what is refused of them, and whom they send on to machines.
-#![expect(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    reason = "a test may fail by panicking"
-)]
 
 use std::net::IpAddr;
 
