@@ -1,98 +1,10 @@
 //! Shapes of networks and fleets on the EC2 simulator: several addresses, IPv6 alone, prefix lists that change,
 //! regions, states.
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a test may fail by panicking")]
 
-use std::time::Duration;
-
-use postern_sim::ec2::{Ec2Handle, Ec2Options, Ec2Sim, Fleet, Limits, MachinePlan};
+use postern_sim::ec2::{Ec2Options, Limits, MachinePlan};
 use postern_sim::{Probe, Protocol};
 
-const REGION: &str = "eu-central-1";
-
-struct Raw {
-    client: reqwest::Client,
-    sim: Ec2Handle,
-}
-
-struct Answer {
-    body: String,
-}
-
-impl Answer {
-    fn first(&self, name: &str) -> Option<&str> {
-        let (_, rest) = self.body.split_once(&format!("<{name}>"))?;
-        Some(rest.split_once(&format!("</{name}>"))?.0)
-    }
-
-    fn get(&self, name: &str) -> String {
-        self.first(name)
-            .unwrap_or_else(|| panic!("no <{name}> in {}", self.body))
-            .to_owned()
-    }
-
-    fn code(&self) -> &str {
-        self.first("Code").unwrap_or("(success)")
-    }
-
-    fn count(&self, text: &str) -> usize {
-        self.body.matches(text).count()
-    }
-}
-
-async fn start(options: Ec2Options) -> Raw {
-    // A second install in one process is refused and changes nothing.
-    let _installed = rustls::crypto::ring::default_provider().install_default();
-    let sim = Ec2Sim::start(Ec2Options {
-        verify_signatures: false,
-        ..options
-    })
-    .await
-    .unwrap();
-    Raw {
-        client: reqwest::Client::builder()
-            .timeout(Duration::from_secs(10))
-            .build()
-            .unwrap(),
-        sim,
-    }
-}
-
-impl Raw {
-    async fn call(&self, action: &str, parameters: &[(&str, &str)]) -> Answer {
-        self.call_in(REGION, action, parameters).await
-    }
-
-    async fn call_in(&self, region: &str, action: &str, parameters: &[(&str, &str)]) -> Answer {
-        let mut form = vec![("Action", action), ("Version", "2016-11-15")];
-        form.extend_from_slice(parameters);
-        let authorization = format!(
-            "AWS4-HMAC-SHA256 Credential={}/20260101/{region}/ec2/aws4_request, SignedHeaders=host, Signature=0",
-            Ec2Sim::ACCESS_KEY_ID
-        );
-        let request = self.client.post(self.sim.url()).form(&form);
-        let response = request
-            .header("authorization", authorization)
-            .send()
-            .await
-            .unwrap();
-        Answer {
-            body: response.text().await.unwrap(),
-        }
-    }
-
-    fn fleet(&self) -> Fleet {
-        self.sim.fleet(Ec2Sim::ACCOUNT, REGION)
-    }
-
-    /// A VPC with IPv6, a subnet and an empty group.
-    fn network(&self) -> (String, String, String) {
-        let fleet = self.fleet();
-        let vpc = fleet.vpc("10.0.0.0/16", true).unwrap();
-        let subnet = fleet.subnet(&vpc, "10.0.1.0/24", 0).unwrap();
-        let group = fleet.group(&vpc, "web", &[]).unwrap();
-        (vpc, subnet, group)
-    }
-}
+use crate::raw::start;
 
 fn machine(subnet: &str, group: &str) -> MachinePlan {
     MachinePlan {
@@ -106,7 +18,7 @@ fn machine(subnet: &str, group: &str) -> MachinePlan {
 #[tokio::test]
 async fn an_interface_takes_secondary_addresses_and_gives_them_back() {
     let raw = start(Ec2Options::default()).await;
-    let (_, subnet, _) = raw.network();
+    let (_, subnet, _) = raw.network_with_ipv6();
     let made = raw
         .call(
             "CreateNetworkInterface",
@@ -177,7 +89,7 @@ async fn an_interface_takes_secondary_addresses_and_gives_them_back() {
 #[tokio::test]
 async fn a_machine_of_ipv6_alone_has_no_ipv4_address() {
     let raw = start(Ec2Options::default()).await;
-    let (vpc, _, group) = raw.network();
+    let (vpc, _, group) = raw.network_with_ipv6();
     let subnet = raw.fleet().ipv6_subnet(&vpc, 7).unwrap();
     let shown = raw.call("DescribeSubnets", &[("SubnetId.1", &subnet)]).await;
     assert_eq!(shown.get("ipv6Native"), "true");
@@ -234,7 +146,7 @@ async fn a_prefix_list_changes_by_version_and_weighs_on_the_groups_that_name_it(
         ..Ec2Options::default()
     };
     let raw = start(options).await;
-    let (_, subnet, group) = raw.network();
+    let (_, subnet, group) = raw.network_with_ipv6();
     let machine = raw.fleet().machine(&machine(&subnet, &group)).unwrap();
     let made = raw
         .call(
@@ -316,7 +228,7 @@ async fn regions_that_were_not_opted_in_to_are_told_of_and_refused() {
 #[tokio::test]
 async fn instance_status_tells_of_running_instances_unless_asked_for_all() {
     let raw = start(Ec2Options::default()).await;
-    let (_, subnet, group) = raw.network();
+    let (_, subnet, group) = raw.network_with_ipv6();
     let ids = ["a", "b"].map(|_| {
         raw.fleet()
             .machine(&machine(&subnet, &group))

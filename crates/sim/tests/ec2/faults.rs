@@ -1,5 +1,4 @@
 //! Each fault as a client sees it, and what it does to the state.
-#![expect(clippy::unwrap_used, reason = "a test may fail by panicking")]
 
 use std::time::Duration;
 
@@ -7,40 +6,32 @@ use postern_sim::ec2::{Ec2Handle, Ec2Options, Ec2Sim};
 use postern_sim::{Effect, FaultRule, When};
 use serde_json::{Value, json};
 
-const AUTHORIZATION: &str = "AWS4-HMAC-SHA256 Credential=AKIAPOSTERNSIM000001/20260101/eu-central-1/ec2/aws4_request, SignedHeaders=host, Signature=0";
+use crate::raw::{REGION, Raw, VERSION, authorization};
 
 async fn start() -> (Ec2Handle, reqwest::Client) {
-    // A second install in one process is refused and changes nothing.
-    let _installed = rustls::crypto::ring::default_provider().install_default();
-    let sim = Ec2Sim::start(Ec2Options {
-        verify_signatures: false,
-        ..Ec2Options::default()
-    })
-    .await
-    .unwrap();
-    let client = reqwest::Client::builder()
-        .timeout(Duration::from_secs(10))
-        .build()
-        .unwrap();
+    let Raw { client, sim } = crate::raw::start(Ec2Options::default()).await;
     (sim, client)
 }
 
 async fn create_vpc(sim: &Ec2Handle, client: &reqwest::Client) -> reqwest::Result<reqwest::Response> {
     let form = [
         ("Action", "CreateVpc"),
-        ("Version", "2016-11-15"),
+        ("Version", VERSION),
         ("CidrBlock", "10.0.0.0/16"),
     ];
     client
         .post(sim.url())
         .form(&form)
-        .header("authorization", AUTHORIZATION)
+        .header(
+            "authorization",
+            authorization(Ec2Sim::ACCESS_KEY_ID, REGION, "ec2"),
+        )
         .send()
         .await
 }
 
 fn vpcs(sim: &Ec2Handle) -> usize {
-    let snapshot = sim.fleet(Ec2Sim::ACCOUNT, "eu-central-1").snapshot().unwrap();
+    let snapshot = sim.fleet(Ec2Sim::ACCOUNT, REGION).snapshot().unwrap();
     snapshot.vpcs.iter().filter(|vpc| !vpc.is_default).count()
 }
 
@@ -169,7 +160,7 @@ async fn faults_calls_and_truth_are_reached_over_http() {
     assert_eq!(get(&format!("truth?since={}", last["seq"])).await, json!([]));
     let state = get("state").await;
     assert_eq!(
-        state["accounts"][Ec2Sim::ACCOUNT]["eu-central-1"]["vpcs"]
+        state["accounts"][Ec2Sim::ACCOUNT][REGION]["vpcs"]
             .as_array()
             .unwrap()
             .len(),
