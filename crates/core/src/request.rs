@@ -7,22 +7,18 @@ use serde::{Deserialize, Serialize};
 use crate::{
     approval::{Agreement, Awaited},
     id::{GrantId, RequestId},
-    justification::MAX_TICKET,
     machine::MachineId,
     net::{Ports, Source},
-    policy::{MAX_DURATION, MAX_PORTS, MAX_SOURCES, MIN_DURATION, whole_seconds},
+    policy::whole_seconds,
     principal::{Principal, PrincipalRef},
-    text::{is_plain, is_plain_line},
     time::Instant,
 };
 
-/// The most machines in one request.
-pub const MAX_TARGETS: usize = 20;
-/// The most pairs of a port and a source in one request, over all its machines: each is a rule or a part of one in
-/// some cloud, and a decision of every guardrail.
-pub const MAX_PAIRS: usize = 2500;
-/// The longest reason, in characters.
-pub const MAX_REASON: usize = 1000;
+mod bounds;
+mod narrowing;
+
+pub use bounds::{InvalidRequest, MAX_PAIRS, MAX_REASON, MAX_TARGETS};
+pub use narrowing::{Narrowing, Wider};
 
 /// One machine of a request, with what is asked of it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -181,32 +177,6 @@ pub enum Decider {
     },
 }
 
-/// What an approver makes of a request; what is not set stays.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Narrowing {
-    /// A shorter time.
-    pub duration: Option<Duration>,
-    /// Fewer machines, ports or sources.
-    pub targets: Option<Vec<Target>>,
-}
-
-/// What was not asked for.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Wider {
-    /// A longer time.
-    #[error("{0} s were asked for, and an approval may only shorten them")]
-    Duration(u64),
-    /// Another machine.
-    #[error("machine `{0}` was not asked for")]
-    Machine(MachineId),
-    /// Other ports.
-    #[error("{0} was not asked for on machine `{1}`")]
-    Ports(Ports, MachineId),
-    /// Another source.
-    #[error("{0} was not asked for as a source for machine `{1}`")]
-    Source(Source, MachineId),
-}
-
 /// Where a request stands, for storage and display; code that acts holds an [`AccessRequest`] of one state.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "status")]
@@ -234,37 +204,6 @@ impl RequestState {
             Self::Lapsed(_) => "lapsed",
         }
     }
-}
-
-/// Why a request is refused before any policy is asked.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum InvalidRequest {
-    /// No machines, or too many.
-    #[error("`targets` has 1 to {MAX_TARGETS} entries")]
-    Targets,
-    /// The same machine twice.
-    #[error("machine `{0}` is named twice")]
-    Twice(MachineId),
-    /// No ports, or too many.
-    #[error("`ports` has 1 to {MAX_PORTS} entries")]
-    Ports,
-    /// No sources, or too many.
-    #[error("`sources` has 1 to {MAX_SOURCES} entries")]
-    Sources,
-    /// More than anything could decide or write at once.
-    #[error("a request has at most {MAX_PAIRS} pairs of port and source over all its targets")]
-    Pairs,
-    /// Outside the bounds that hold for every policy.
-    #[error("`duration_seconds` is between {min} and {max}", min = MIN_DURATION.as_secs(), max = MAX_DURATION.as_secs())]
-    Duration,
-    /// A ticket that is none.
-    #[error(
-        "`ticket` has 1 to {MAX_TICKET} characters, no control or invisible characters, and begins with a letter or digit"
-    )]
-    Ticket,
-    /// No reason, or an absurd one.
-    #[error("`reason` has 1 to {MAX_REASON} characters and no control or invisible characters")]
-    Reason,
 }
 
 /// Why a request does not change as asked.
@@ -299,55 +238,6 @@ pub enum InvalidTransition {
 }
 
 impl<S> AccessRequest<S> {
-    /// Checks the bounds that hold whatever the policy.
-    pub fn validate(&self) -> Result<(), InvalidRequest> {
-        if self.targets.is_empty() || self.targets.len() > MAX_TARGETS {
-            return Err(InvalidRequest::Targets);
-        }
-        for (at, target) in self.targets.iter().enumerate() {
-            if target.ports.is_empty() || target.ports.len() > MAX_PORTS {
-                return Err(InvalidRequest::Ports);
-            }
-            if target.sources.is_empty() || target.sources.len() > MAX_SOURCES {
-                return Err(InvalidRequest::Sources);
-            }
-            if self
-                .targets
-                .iter()
-                .skip(at + 1)
-                .any(|other| other.machine == target.machine)
-            {
-                return Err(InvalidRequest::Twice(target.machine.clone()));
-            }
-        }
-        let pairs = self
-            .targets
-            .iter()
-            .map(|target| target.ports.len() * target.sources.len());
-        if pairs.sum::<usize>() > MAX_PAIRS {
-            return Err(InvalidRequest::Pairs);
-        }
-        if !(MIN_DURATION..=MAX_DURATION).contains(&self.duration) {
-            return Err(InvalidRequest::Duration);
-        }
-        if self.reason.trim().is_empty()
-            || self.reason.chars().count() > MAX_REASON
-            || !is_plain(&self.reason)
-        {
-            return Err(InvalidRequest::Reason);
-        }
-        // What it begins with keeps it from being a place of its own in an address, such as `..`.
-        let is_ticket = |ticket: &String| {
-            ticket.chars().count() <= MAX_TICKET
-                && ticket.starts_with(char::is_alphanumeric)
-                && is_plain_line(ticket)
-        };
-        if !self.ticket.iter().all(is_ticket) {
-            return Err(InvalidRequest::Ticket);
-        }
-        Ok(())
-    }
-
     /// When its grants begin to open, if it is granted at `now`: one whose time came while somebody had to agree begins at
     /// once.
     pub fn begins(&self, now: Instant) -> Instant {
@@ -448,41 +338,6 @@ impl AccessRequest<Pending> {
         };
         self.agreements.push(agreement);
         Ok(self.with(approved))
-    }
-
-    /// The same request for less. More is refused: it was not asked for.
-    pub fn narrow(mut self, to: &Narrowing) -> Result<Self, Wider> {
-        if let Some(duration) = to.duration {
-            if duration > self.duration {
-                return Err(Wider::Duration(self.duration.as_secs()));
-            }
-            self.duration = duration;
-        }
-        if let Some(targets) = &to.targets {
-            for target in targets {
-                let asked = self
-                    .targets
-                    .iter()
-                    .find(|asked| asked.machine == target.machine)
-                    .ok_or_else(|| Wider::Machine(target.machine.clone()))?;
-                if let Some(ports) = target
-                    .ports
-                    .iter()
-                    .find(|ports| !asked.ports.iter().any(|asked| asked.contains(**ports)))
-                {
-                    return Err(Wider::Ports(*ports, target.machine.clone()));
-                }
-                if let Some(source) = target
-                    .sources
-                    .iter()
-                    .find(|source| !asked.sources.iter().any(|asked| asked.contains(**source)))
-                {
-                    return Err(Wider::Source(*source, target.machine.clone()));
-                }
-            }
-            self.targets.clone_from(targets);
-        }
-        Ok(self)
     }
 
     /// Turned down, with what the requester is told.
@@ -588,52 +443,6 @@ mod tests {
     }
 
     #[test]
-    fn an_approver_narrows_and_never_widens() {
-        let mut request = a_request();
-        request.targets[0].ports = vec!["20-25".parse().unwrap()];
-        request.targets[0].sources = vec!["203.0.113.0/24".parse().unwrap()];
-        let request = request.pending(at(0)).unwrap();
-        let target = |ports: &str, source: &str| Narrowing {
-            targets: Some(vec![Target {
-                machine: request.targets[0].machine.clone(),
-                ports: vec![ports.parse().unwrap()],
-                sources: vec![source.parse().unwrap()],
-            }]),
-            duration: None,
-        };
-        let narrowed = request.clone().narrow(&target("22", "203.0.113.7")).unwrap();
-        assert_eq!(narrowed.targets[0].ports, ["22".parse().unwrap()]);
-        assert_eq!(narrowed.duration, request.duration);
-        let shorter = |seconds| Narrowing {
-            duration: Some(Duration::from_secs(seconds)),
-            targets: None,
-        };
-        let narrowed = request.clone().narrow(&shorter(60)).unwrap();
-        assert_eq!(narrowed.duration, Duration::from_mins(1));
-        assert_eq!(narrowed.targets, request.targets);
-        let refused = |to: &Narrowing| request.clone().narrow(to).unwrap_err();
-        assert_eq!(refused(&shorter(601)), Wider::Duration(600));
-        assert!(matches!(
-            refused(&target("22-26", "203.0.113.7")),
-            Wider::Ports(..)
-        ));
-        assert!(matches!(
-            refused(&target("22/udp", "203.0.113.7")),
-            Wider::Ports(..)
-        ));
-        assert!(matches!(
-            refused(&target("22", "203.0.112.0/23")),
-            Wider::Source(..)
-        ));
-        let mut elsewhere = target("22", "203.0.113.7");
-        elsewhere.targets.as_mut().unwrap()[0].machine =
-            "arn:aws:ec2:eu-west-1:123456789012:instance/i-0fedcba9876543210"
-                .parse()
-                .unwrap();
-        assert!(matches!(refused(&elsewhere), Wider::Machine(_)));
-    }
-
-    #[test]
     fn a_request_is_decided_once() {
         let request = a_request().pending(at(0)).unwrap();
         let denied: AccessRequest = request
@@ -663,42 +472,5 @@ mod tests {
         );
         let own = request.requester.clone();
         assert!(request.withdraw(&own, at(1)).is_ok());
-    }
-
-    #[test]
-    fn requests_out_of_bounds_are_refused() {
-        type Spoil = fn(&mut AccessRequest);
-        let cases: [(Spoil, InvalidRequest); 6] = [
-            (|r| r.targets.clear(), InvalidRequest::Targets),
-            (|r| r.targets[0].ports.clear(), InvalidRequest::Ports),
-            (|r| r.targets[0].sources.clear(), InvalidRequest::Sources),
-            (|r| r.duration = Duration::ZERO, InvalidRequest::Duration),
-            (
-                |r| r.duration = Duration::from_secs(u64::MAX),
-                InvalidRequest::Duration,
-            ),
-            (|r| r.reason = " ".into(), InvalidRequest::Reason),
-        ];
-        for (spoil, expected) in cases {
-            let mut request = a_request();
-            spoil(&mut request);
-            assert_eq!(request.validate(), Err(expected));
-        }
-        let mut broad = a_request();
-        broad.targets[0].ports = (1..=MAX_PORTS)
-            .map(|port| port.to_string().parse().unwrap())
-            .collect();
-        let source = |at: usize| format!("203.0.113.{at}/32").parse().unwrap();
-        broad.targets[0].sources = (0..MAX_SOURCES).map(source).collect();
-        assert_eq!(broad.validate(), Ok(()), "the most for one machine");
-        let mut second = broad.targets[0].clone();
-        second.machine = "arn:aws:ec2:eu-west-1:123456789012:instance/i-0fedcba9876543210"
-            .parse()
-            .unwrap();
-        broad.targets.push(second);
-        assert_eq!(broad.validate(), Err(InvalidRequest::Pairs));
-        let mut request = a_request();
-        request.targets.push(request.targets[0].clone());
-        assert!(matches!(request.validate(), Err(InvalidRequest::Twice(_))));
     }
 }
