@@ -34,6 +34,8 @@
 mod oracle;
 mod packets;
 pub(crate) mod region;
+#[cfg(test)]
+mod tests;
 
 use std::{collections::BTreeSet, fmt, net::IpAddr};
 

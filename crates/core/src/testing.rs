@@ -13,6 +13,7 @@ use crate::{
     grant::{Grant, GrantState, Opening},
     id::Id,
     net::{Ports, Source},
+    nsg::{Access, AddressPrefix, Direction, NsgPorts, NsgProtocol, NsgRule, Side},
     policy::{Approval, GuardedPorts, JitPolicy, Lockdown, SharedGroups},
     principal::{Principal, PrincipalKind},
     request::{AccessRequest, Mode, Pending, RequestState, Target},
@@ -141,4 +142,29 @@ pub fn a_grant() -> Grant {
 #[expect(clippy::expect_used, reason = "a test may fail by panicking")]
 pub fn ports(text: &str) -> Ports {
     text.parse().expect("ports of a test")
+}
+
+/// An inbound rule of an NSG, for every protocol and destination; `from` and `ports` as ARM holds them, several sources
+/// with commas between them.
+///
+/// # Panics
+/// If `ports` are none.
+#[expect(clippy::expect_used, reason = "a test may fail by panicking")]
+pub fn an_nsg_rule(name: &str, priority: u16, access: Access, from: &str, ports: &str) -> NsgRule {
+    let side = |text: &str| Side {
+        prefixes: text.split(',').map(AddressPrefix::parse).collect(),
+        groups: vec![],
+    };
+    NsgRule {
+        name: name.to_owned(),
+        description: None,
+        priority,
+        direction: Direction::Inbound,
+        access,
+        protocol: NsgProtocol::Any,
+        source: side(from),
+        destination: side("*"),
+        ports: vec![NsgPorts::parse(ports).expect("the ports of a test rule")],
+        source_ports: vec![NsgPorts::ALL],
+    }
 }

@@ -6,10 +6,10 @@ use super::*;
 use crate::{
     inventory::{Place, Power},
     mark::{Mark, Purpose},
-    nsg::{AddressPrefix, Direction, NsgPorts, NsgProtocol, NsgRule, Side},
+    nsg::{AddressPrefix, NsgRule, Side},
     point::PointRef,
     sg::{SecurityGroup, SgPeer, SgProtocol},
-    testing::{a_policy, an_id, at},
+    testing::{a_policy, an_id, an_nsg_rule, at},
 };
 
 fn mark(purpose: Purpose) -> String {
@@ -20,39 +20,17 @@ fn mark(purpose: Purpose) -> String {
     .to_string()
 }
 
-fn rule(name: &str, priority: u16, access: Access, source: &str, ports: &str) -> NsgRule {
-    let all = Side {
-        prefixes: vec![AddressPrefix::parse("*")],
-        groups: vec![],
-    };
-    NsgRule {
-        name: name.into(),
-        description: None,
-        priority,
-        direction: Direction::Inbound,
-        access,
-        protocol: NsgProtocol::Any,
-        source: Side {
-            prefixes: source.split(',').map(AddressPrefix::parse).collect(),
-            groups: vec![],
-        },
-        destination: all,
-        ports: vec![NsgPorts::parse(ports).unwrap()],
-        source_ports: vec![NsgPorts::ALL],
-    }
-}
-
 fn nsg(name: &str, place: Place, mut rules: Vec<NsgRule>) -> Layer {
     rules.extend([
-        rule("AllowVnetInBound", 65000, Access::Allow, "VirtualNetwork", "*"),
-        rule(
+        an_nsg_rule("AllowVnetInBound", 65000, Access::Allow, "VirtualNetwork", "*"),
+        an_nsg_rule(
             "AllowAzureLoadBalancerInBound",
             65001,
             Access::Allow,
             "AzureLoadBalancer",
             "*",
         ),
-        rule("DenyAllInBound", 65500, Access::Deny, "*", "*"),
+        an_nsg_rule("DenyAllInBound", 65500, Access::Deny, "*", "*"),
     ]);
     Layer::Nsg {
         point: PointRef::nsg("00000000-0000-0000-0000-000000000001", "prod", name).unwrap(),
@@ -150,8 +128,8 @@ fn table(cases: Vec<(&str, Machine, Option<JitPolicy>)>) -> String {
 #[test]
 fn every_leaf_of_the_azure_chart_has_its_reason() {
     use Place::{Interface as Nic, Subnet};
-    let allow = |source: &str, ports: &str| rule("allow-in", 300, Access::Allow, source, ports);
-    let deny = || rule("deny-ssh", 200, Access::Deny, "*", "22");
+    let allow = |source: &str, ports: &str| an_nsg_rule("allow-in", 300, Access::Allow, source, ports);
+    let deny = || an_nsg_rule("deny-ssh", 200, Access::Deny, "*", "22");
     let marked = |mut rule: NsgRule, purpose| {
         rule.description = Some(mark(purpose));
         rule
@@ -247,8 +225,11 @@ fn every_leaf_of_the_azure_chart_has_its_reason() {
                 "nic",
                 Nic,
                 vec![
-                    marked(rule("g", 100, Access::Allow, "203.0.113.7", "22"), grant.clone()),
-                    marked(rule("l", 110, Access::Deny, "*", "*"), lockdown.clone()),
+                    marked(
+                        an_nsg_rule("g", 100, Access::Allow, "203.0.113.7", "22"),
+                        grant.clone(),
+                    ),
+                    marked(an_nsg_rule("l", 110, Access::Deny, "*", "*"), lockdown.clone()),
                     allow("*", "22"),
                 ],
             )]]),
@@ -260,8 +241,8 @@ fn every_leaf_of_the_azure_chart_has_its_reason() {
                 "nic",
                 Nic,
                 vec![
-                    rule("theirs", 90, Access::Allow, "Internet", "3389"),
-                    marked(rule("l", 110, Access::Deny, "*", "*"), lockdown),
+                    an_nsg_rule("theirs", 90, Access::Allow, "Internet", "3389"),
+                    marked(an_nsg_rule("l", 110, Access::Deny, "*", "*"), lockdown),
                 ],
             )]]),
             Some(a_policy("/")),
@@ -272,8 +253,8 @@ fn every_leaf_of_the_azure_chart_has_its_reason() {
                 "nic",
                 Nic,
                 vec![
-                    marked(rule("g", 100, Access::Allow, "*", "22"), grant),
-                    rule("theirs", 105, Access::Allow, "*", "22"),
+                    marked(an_nsg_rule("g", 100, Access::Allow, "*", "22"), grant),
+                    an_nsg_rule("theirs", 105, Access::Allow, "*", "22"),
                 ],
             )]]),
             Some(a_policy("/")),
@@ -290,7 +271,7 @@ fn every_leaf_of_the_azure_chart_has_its_reason() {
 #[test]
 fn names_whose_addresses_are_not_known_open_possibly_and_say_so() {
     let place = Place::Interface;
-    let allow = |source: &str| rule("allow-in", 300, Access::Allow, source, "22");
+    let allow = |source: &str| an_nsg_rule("allow-in", 300, Access::Allow, source, "22");
     let to = |mut rule: NsgRule, prefix: Option<&str>, group: Option<&str>| {
         rule.destination = Side {
             prefixes: prefix.into_iter().map(AddressPrefix::parse).collect(),

@@ -163,27 +163,15 @@ mod tests {
     use crate::{
         inventory::{Place, Power},
         mark::{Mark, Purpose},
-        nsg::{AddressPrefix, Direction, NsgPorts, NsgProtocol, NsgRule, Side},
+        nsg::NsgRule,
         point::PointRef,
-        testing::{an_id, at},
+        testing::{an_id, an_nsg_rule, at},
     };
 
     fn rule(name: &str, priority: u16, access: Access, source: &str, description: Option<String>) -> NsgRule {
-        let side = |text: &str| Side {
-            prefixes: vec![AddressPrefix::parse(text)],
-            groups: vec![],
-        };
         NsgRule {
-            name: name.to_owned(),
             description,
-            priority,
-            direction: Direction::Inbound,
-            access,
-            protocol: NsgProtocol::Any,
-            source: side(source),
-            destination: side("*"),
-            ports: vec![NsgPorts { first: 22, last: 22 }],
-            source_ports: vec![NsgPorts::ALL],
+            ..an_nsg_rule(name, priority, access, source, "22")
         }
     }
 

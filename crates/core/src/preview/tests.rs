@@ -5,29 +5,13 @@ use proptest::prelude::*;
 use super::*;
 use crate::{
     inventory::{Place, Power},
-    nsg::{AddressPrefix, Direction, NsgPorts, NsgProtocol},
     reach::{Verdict, reach_address},
     sg::{SgPeer, SgProtocol},
-    testing::ports,
+    testing::{an_nsg_rule, ports},
 };
 
 fn rule(priority: u16, access: Access, source: &str, range: &str) -> NsgRule {
-    let side = |text: &str| crate::nsg::Side {
-        prefixes: vec![AddressPrefix::parse(text)],
-        groups: vec![],
-    };
-    NsgRule {
-        name: format!("r{priority}"),
-        description: None,
-        priority,
-        direction: Direction::Inbound,
-        access,
-        protocol: NsgProtocol::Any,
-        source: side(source),
-        destination: side("*"),
-        ports: vec![NsgPorts::parse(range).unwrap()],
-        source_ports: vec![NsgPorts::ALL],
-    }
+    an_nsg_rule(&format!("r{priority}"), priority, access, source, range)
 }
 
 fn point(name: &str) -> PointRef {
