@@ -177,13 +177,14 @@ impl Store {
     }
 }
 
-struct Row {
-    document: Value,
-    policy_id: Option<Uuid>,
-    posture_detail: Value,
-    first_seen_at: Instant,
-    seen_at: Instant,
-    gone_at: Option<Instant>,
+/// What is read of a machine.
+pub(crate) struct Row {
+    pub(crate) document: Value,
+    pub(crate) policy_id: Option<Uuid>,
+    pub(crate) posture_detail: Value,
+    pub(crate) first_seen_at: Instant,
+    pub(crate) seen_at: Instant,
+    pub(crate) gone_at: Option<Instant>,
 }
 
 impl TryFrom<Row> for StoredMachine {

@@ -294,16 +294,7 @@ impl Store {
         };
         let settled_at = (status != DeliveryStatus::Waiting).then_some(now);
         let mut tx = self.begin().await?;
-        let held = sqlx::query!(
-            "UPDATE subscribers SET lease_until = clock_timestamp() + make_interval(secs => $3)
-             WHERE name = $1 AND lease_owner = $2 AND lease_until > clock_timestamp()",
-            &lease.subscriber,
-            &lease.owner,
-            lease_for.as_secs_f64(),
-        )
-        .execute(&mut *tx.inner)
-        .await?;
-        if held.rows_affected() == 0 {
+        if !Self::prolong(&mut *tx.inner, lease, lease_for).await? {
             return Ok(false);
         }
         sqlx::query!(
@@ -328,6 +319,14 @@ impl Store {
         lease: &SubscriberLease,
         lease_for: Duration,
     ) -> Result<bool, StoreError> {
+        Self::prolong(&self.pool, lease, lease_for).await
+    }
+
+    async fn prolong(
+        executor: impl sqlx::PgExecutor<'_>,
+        lease: &SubscriberLease,
+        lease_for: Duration,
+    ) -> Result<bool, StoreError> {
         let held = sqlx::query!(
             "UPDATE subscribers SET lease_until = clock_timestamp() + make_interval(secs => $3)
              WHERE name = $1 AND lease_owner = $2 AND lease_until > clock_timestamp()",
@@ -335,7 +334,7 @@ impl Store {
             &lease.owner,
             lease_for.as_secs_f64(),
         )
-        .execute(&self.pool)
+        .execute(executor)
         .await?;
         Ok(held.rows_affected() == 1)
     }

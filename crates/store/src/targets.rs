@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use postern_core::{id::PolicyId, machine::MachineId, principal::PrincipalRef, scope::Scope};
+use postern_core::{machine::MachineId, principal::PrincipalRef, scope::Scope};
 
-use crate::{Store, StoreError, StoredMachine, Tx, batch::clean, decode};
+use crate::{Store, StoreError, StoredMachine, Tx, batch::clean, decode, machines};
 
 impl Tx {
     /// Those of the machines that there ever were, kept as they are until the transaction ends. They are locked in
@@ -14,7 +14,8 @@ impl Tx {
         ids: &[MachineId],
     ) -> Result<BTreeMap<MachineId, StoredMachine>, StoreError> {
         let names: Vec<String> = ids.iter().map(MachineId::to_string).collect();
-        sqlx::query!(
+        sqlx::query_as!(
+            machines::Row,
             "SELECT document, policy_id, posture_detail, first_seen_at, seen_at, gone_at FROM machines
              WHERE id = ANY ($1) ORDER BY id FOR SHARE",
             &names,
@@ -23,14 +24,7 @@ impl Tx {
         .await?
         .into_iter()
         .map(|row| {
-            let stored = StoredMachine {
-                machine: decode::json("machines", "document", row.document)?,
-                posture: decode::json("machines", "posture_detail", row.posture_detail)?,
-                policy: row.policy_id.map(PolicyId::from_uuid),
-                first_seen_at: row.first_seen_at,
-                seen_at: row.seen_at,
-                gone_at: row.gone_at,
-            };
+            let stored = StoredMachine::try_from(row)?;
             Ok((stored.machine.id.clone(), stored))
         })
         .collect()

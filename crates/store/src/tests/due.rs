@@ -7,10 +7,9 @@ use postern_core::{
     testing::{a_policy, an_id, at},
     time::Instant,
 };
-use serde_json::json;
 
-use super::{a_change, a_machine, a_row, mark, save, some_points, with_grants};
-use crate::{Due, Lease, Lessee, NewPass, Next, Store, StoreError, Tx, Urgency, testing::fresh_store};
+use super::{a_change, a_machine, a_pass, a_row, mark, save, some_points, with_grants};
+use crate::{Due, Lease, Lessee, Next, Store, StoreError, Tx, Urgency, testing::fresh_store};
 
 const LONG: Duration = Duration::from_hours(1);
 const NONE: Duration = Duration::ZERO;
@@ -36,10 +35,7 @@ async fn next_due(store: &Store) -> Option<Instant> {
 /// Intends something under the lease.
 async fn hold(tx: &mut Tx, lease: &Lease) -> Result<(), StoreError> {
     let number = lease.point.uuid().as_u128() ^ (u128::from(lease.generation.unsigned_abs()) << 64);
-    let pass = NewPass {
-        id: an_id(number),
-        snapshot: json!([]),
-    };
+    let pass = a_pass(number);
     let change = an_id(number);
     tx.intend(&pass, lease, &[(change, &a_change(&[]))], at(1)).await
 }

@@ -11,17 +11,8 @@ use postern_core::{
 use proptest::prelude::*;
 use serde_json::json;
 
-use super::{HOSTILE, a_machine, a_row, samples, save, some_grants, with_grants};
+use super::{HOSTILE, a_machine, a_row, expired, samples, save, some_grants, with_grants};
 use crate::{Conflict, GrantFilter, HopUpdate, Store, StoreError, Tx, Visible, testing::fresh_store};
-
-fn end(grant: &Grant) -> Grant {
-    grant
-        .clone()
-        .live()
-        .unwrap()
-        .end(EndCause::Expired, at(50))
-        .into()
-}
 
 fn open(grant: &Grant) -> Grant {
     match grant.clone().live().unwrap() {
@@ -164,7 +155,7 @@ async fn every_grant_reads_back_as_it_was_written() {
 async fn a_state_is_saved_only_from_the_state_before_it() {
     let store = fresh_store().await;
     let grant = with_grants(&store, 1).await.remove(0);
-    let closing = end(&grant);
+    let closing = expired(&grant);
     let closed: Grant = match &closing.state {
         GrantState::Closing(state) => Grant {
             state: GrantState::Closed(Closed {
@@ -198,7 +189,7 @@ async fn a_state_is_saved_only_from_the_state_before_it() {
 async fn one_grant_in_another_state_refuses_the_whole_batch() {
     let store = fresh_store().await;
     let grants = with_grants(&store, 3).await;
-    try_save(&store, &[end(&grants[1])]).await.unwrap();
+    try_save(&store, &[expired(&grants[1])]).await.unwrap();
     let all: Vec<Grant> = grants.iter().map(open).collect();
     assert!(try_save(&store, &all).await.is_err());
     assert_eq!(
@@ -510,7 +501,7 @@ async fn a_grant_on_a_machine_that_nothing_filters_is_refused() {
 async fn closings_count_as_overdue_from_their_end() {
     let store = fresh_store().await;
     let grants = with_grants(&store, 2).await;
-    try_save(&store, &[end(&grants[0])]).await.unwrap();
+    try_save(&store, &[expired(&grants[0])]).await.unwrap();
     let mut tx = store.begin().await.unwrap();
     assert_eq!(tx.count_overdue(at(50)).await.unwrap(), 0);
     assert_eq!(tx.count_overdue(at(51)).await.unwrap(), 1);
@@ -550,7 +541,7 @@ async fn a_policy_concerns_its_grants_and_those_on_its_machines() {
     tx.insert_policy(&covering).await.unwrap();
     tx.cover(&covering.scope, Some(covering.id)).await.unwrap();
     assert_eq!(tx.live_grants_under(covering.id, &[]).await.unwrap(), grants);
-    tx.save_grants(&[end(&grants[0])]).await.unwrap();
+    tx.save_grants(&[expired(&grants[0])]).await.unwrap();
     assert_eq!(
         tx.live_grants_under(covering.id, &[]).await.unwrap(),
         [grants[1].clone()]

@@ -8,8 +8,8 @@ use postern_core::{
 };
 use serde_json::{Value, json};
 
-use super::{a_change, mark, some_points};
-use crate::{Conflict, Lease, NewPass, SettledChange, Store, StoreError, Urgency, testing::fresh_store};
+use super::{a_change, a_pass, mark, some_points};
+use crate::{Conflict, Lease, SettledChange, Store, StoreError, Urgency, testing::fresh_store};
 
 async fn a_lease(store: &Store) -> Lease {
     let points = some_points(store, 1).await;
@@ -25,10 +25,7 @@ async fn a_lease(store: &Store) -> Lease {
 async fn an_intent_is_outstanding_until_it_has_an_outcome_and_gets_one_once() {
     let store = fresh_store().await;
     let lease = a_lease(&store).await;
-    let pass = NewPass {
-        id: an_id(1),
-        snapshot: json!([]),
-    };
+    let pass = a_pass(1);
     let (first, second, third) = (
         a_change(&[an_id(7)]),
         a_change(&[]),
@@ -101,10 +98,7 @@ async fn an_intent_is_outstanding_until_it_has_an_outcome_and_gets_one_once() {
 async fn an_intent_alone_makes_the_backstop_look() {
     let store = fresh_store().await;
     let lease = a_lease(&store).await;
-    let pass = NewPass {
-        id: an_id(1),
-        snapshot: json!([]),
-    };
+    let pass = a_pass(1);
     let mut tx = store.begin().await.unwrap();
     tx.intend(&pass, &lease, &[(an_id(10), &a_change(&[]))], at(2))
         .await
@@ -144,10 +138,7 @@ async fn a_report_is_news_only_when_it_differs() {
 async fn a_doubt_about_a_change_begins_once_and_runs_out() {
     let store = fresh_store().await;
     let lease = a_lease(&store).await;
-    let pass = NewPass {
-        id: an_id(1),
-        snapshot: json!([]),
-    };
+    let pass = a_pass(1);
     let mut tx = store.begin().await.unwrap();
     let changes = [(an_id(10), &a_change(&[])), (an_id(11), &a_change(&[]))];
     tx.intend(&pass, &lease, &changes, at(2)).await.unwrap();

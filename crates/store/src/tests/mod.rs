@@ -24,7 +24,7 @@ use std::{
 
 use postern_core::{
     enforcer::{Change, Verb},
-    grant::Grant,
+    grant::{EndCause, Grant},
     id::{GrantId, PointId},
     inventory::{Interface, Layer, Machine, Power},
     mark::Installation,
@@ -42,7 +42,7 @@ use proptest::{
 };
 use serde_json::json;
 
-use crate::{MachineRow, SavedMachines, Store, Urgency};
+use crate::{MachineRow, NewPass, SavedMachines, Store, Urgency};
 
 fn ids() -> CountingIds {
     CountingIds::new(1)
@@ -150,6 +150,19 @@ async fn with_grants(store: &Store, count: u128) -> Vec<Grant> {
     tx.insert_grants(&grants).await.unwrap();
     tx.commit().await.unwrap();
     grants
+}
+
+fn a_pass(number: u128) -> NewPass {
+    NewPass {
+        id: an_id(number),
+        snapshot: json!([]),
+    }
+}
+
+/// The grant as it ended at `at(50)`, its time over.
+fn expired(grant: &Grant) -> Grant {
+    let live = grant.clone().live().unwrap();
+    live.end(EndCause::Expired, at(50)).into()
 }
 
 fn a_change(grants: &[GrantId]) -> Change {

@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use postern_core::{
-    grant::{EndCause, Grant},
+    grant::Grant,
     request::{AccessRequest, RequestState},
     testing::{a_request, an_id, at},
 };
 
-use super::{a_machine, some_grants, with_grants};
+use super::{a_machine, expired, some_grants, with_grants};
 use crate::{Progress, ProgressListener, Store, testing::fresh_store};
 
 async fn heard(listener: &mut ProgressListener) -> Progress {
@@ -19,17 +19,7 @@ async fn heard(listener: &mut ProgressListener) -> Progress {
 }
 
 async fn end(store: &Store, grants: &[Grant]) {
-    let ended: Vec<Grant> = grants
-        .iter()
-        .map(|grant| {
-            grant
-                .clone()
-                .live()
-                .unwrap()
-                .end(EndCause::Expired, at(50))
-                .into()
-        })
-        .collect();
+    let ended: Vec<Grant> = grants.iter().map(expired).collect();
     let mut tx = store.begin().await.unwrap();
     tx.save_grants(&ended).await.unwrap();
     tx.commit().await.unwrap();
