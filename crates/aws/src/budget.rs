@@ -22,6 +22,8 @@ use postern_core::{
 };
 use tokio::time::{Instant, sleep};
 
+use crate::error::Failure;
+
 const NON_MUTATING: BucketSize = BucketSize::new(100.0, 20.0);
 const UNFILTERED: BucketSize = BucketSize::new(50.0, 10.0);
 const MUTATING: BucketSize = BucketSize::new(50.0, 5.0);
@@ -35,6 +37,11 @@ tokio::task_local! {
 /// Does `work` with its calls paid for as for `purpose`. What is done outside of this pays as an opening does.
 pub(crate) async fn spending<T>(purpose: Purpose, work: impl Future<Output = T>) -> T {
     PURPOSE.scope(purpose, work).await
+}
+
+/// What calls pay as, where this is asked.
+pub(crate) fn purpose() -> Purpose {
+    PURPOSE.try_with(|purpose| *purpose).unwrap_or(Purpose::Open)
 }
 
 /// How long a call waits for its turn: well within what one call may take. Openings wait less: they hold a worker that
@@ -81,6 +88,22 @@ impl Budget {
             let concerned = |class: &str| class.strip_suffix(UNNARROWED).unwrap_or(class) == action;
             self.budgets.refused(account, concerned, None, self.now());
         }
+    }
+
+    /// Remembers it when EC2 refused a call of several for its rate. What is made of the failure tells each of them how
+    /// long to wait, and that it is remembered.
+    pub(crate) fn heed_once(&self, account: &Account, failure: Failure) -> Failure {
+        let told = failure.clone().about("");
+        let by_ec2 = matches!(
+            &told,
+            EnforceError::Throttled { operation, retry_after: None } if operation.starts_with("ec2:")
+        );
+        if !by_ec2 {
+            return failure;
+        }
+        self.heed(account, &Err::<(), _>(told));
+        let stop = self.stopped().remove(account).unwrap_or_default();
+        failure.spent(Spent(stop))
     }
 
     /// One part of so many, of which the others have this part left.
@@ -155,7 +178,7 @@ struct PayingConnector {
 
 impl HttpConnector for PayingConnector {
     fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
-        let purpose = PURPOSE.try_with(|purpose| *purpose).unwrap_or(Purpose::Open);
+        let purpose = purpose();
         let class = request
             .body()
             .bytes()

@@ -15,6 +15,7 @@ use crate::{
     budget::{Budget, Paying},
     config::{AwsAccount, AwsConfig, BaseCredentials},
     credentials::{AssumedRole, Checked},
+    gather::{Asking, Gatherings},
 };
 
 /// For how long it is believed that a VPC has no IPv6 block.
@@ -26,6 +27,8 @@ pub(crate) struct Ec2 {
     pub(crate) client: aws_sdk_ec2::Client,
     pub(crate) account: String,
     pub(crate) region: String,
+    /// What may be asked together with others.
+    pub(crate) gathered: Arc<Gatherings>,
 }
 
 /// Account, region and VPC.
@@ -102,8 +105,17 @@ impl Clients {
             .find(|configured| configured.id == account)
             .ok_or_else(|| EnforceError::Malformed(format!("account `{account}` is not configured")))?;
         let client = self.build(configured, region);
+        let gathered = Arc::new(Gatherings::new(&Asking {
+            client: client.clone(),
+            account: Account::Aws {
+                account: account.to_owned(),
+                region: region.to_owned(),
+            },
+            budget: Arc::clone(&self.budget),
+        }));
         let ec2 = Ec2 {
             client,
+            gathered,
             account: account.to_owned(),
             region: region.to_owned(),
         };

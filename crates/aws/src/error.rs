@@ -14,13 +14,14 @@ use postern_core::enforcer::EnforceError;
 use crate::budget::Spent;
 
 /// A call that did not succeed.
-#[derive(Debug)]
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("ec2:{operation} failed")]
 pub(crate) struct Failure {
     operation: &'static str,
     kind: Kind,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 enum Kind {
     /// The cloud answered with an error.
     Answer {
@@ -97,6 +98,14 @@ impl Failure {
         Self {
             operation,
             kind: Kind::Silence(message),
+        }
+    }
+
+    /// The same call, for which our own budget is spent.
+    pub(crate) fn spent(self, spent: Spent) -> Self {
+        Self {
+            kind: Kind::Spent(spent),
+            ..self
         }
     }
 

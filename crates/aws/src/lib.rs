@@ -18,6 +18,7 @@ mod credentials;
 mod discover;
 mod enforcer;
 mod error;
+mod gather;
 mod observe;
 pub mod operation;
 pub mod plan;

@@ -5,7 +5,7 @@
 //! which it is not known whether a new group would have an IPv6 egress rule.
 
 mod isolation;
-mod ours;
+pub(crate) mod ours;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -20,6 +20,7 @@ use self::ours::{Named, is_ours};
 use crate::{
     client::{Clients, Ec2},
     error::Failure,
+    gather::{self, FILTER_VALUES},
     plan::{
         group::ObservedGroup,
         instance::{Copied, ObservedInstance, ObservedInterface, copy_name, holder_name, isolating},
@@ -29,22 +30,10 @@ use crate::{
     wire,
 };
 
-/// EC2 takes up to 200 values in one filter (API reference, "List and filter your resources").
-pub(crate) const FILTER_VALUES: usize = 200;
-
 impl Ec2 {
     /// The groups that a filter selects.
     pub(crate) async fn groups(&self, filter: Filter) -> Result<Vec<SecurityGroup>, Failure> {
-        self.client
-            .describe_security_groups()
-            .filters(filter)
-            .into_paginator()
-            .items()
-            .send()
-            .collect::<Result<Vec<_>, _>>()
-            .await
-            .map(|groups| groups.iter().filter_map(wire::group).collect())
-            .map_err(|error| Failure::new("DescribeSecurityGroups", &error))
+        gather::groups(&self.client, filter).await
     }
 
     /// The group of that id, or none where EC2 says that there is none.
@@ -123,16 +112,7 @@ impl Ec2 {
     }
 
     async fn rules(&self, group: &str, out: bool) -> Result<Vec<SgRule>, Failure> {
-        let rules = self
-            .client
-            .describe_security_group_rules()
-            .filters(wire::filter("group-id", [group]))
-            .into_paginator()
-            .items()
-            .send()
-            .collect::<Result<Vec<_>, _>>()
-            .await
-            .map_err(|error| Failure::new("DescribeSecurityGroupRules", &error))?;
+        let rules = self.gathered.rules(group).await?;
         Ok(rules
             .iter()
             .filter_map(wire::group_rule)
@@ -146,15 +126,7 @@ impl Ec2 {
         &self,
         group: &str,
     ) -> Result<Vec<aws_sdk_ec2::types::NetworkInterface>, Failure> {
-        self.client
-            .describe_network_interfaces()
-            .filters(wire::filter("group-id", [group]))
-            .into_paginator()
-            .items()
-            .send()
-            .collect::<Result<Vec<_>, _>>()
-            .await
-            .map_err(|error| Failure::new("DescribeNetworkInterfaces", &error))
+        self.gathered.attached(group).await
     }
 
     /// The instance of that id, or none where EC2 says that there is none.
@@ -163,20 +135,8 @@ impl Ec2 {
     /// throttling for the Amazon EC2 API"); by its id where the filter finds nothing, which proves nothing.
     async fn instance(&self, id: &str) -> Result<Option<Instance>, Failure> {
         const OPERATION: &str = "DescribeInstances";
-        let filtered = self
-            .client
-            .describe_instances()
-            .filters(wire::filter("instance-id", [id]))
-            .send()
-            .await
-            .map_err(|error| Failure::new(OPERATION, &error))?;
-        let found = filtered
-            .reservations()
-            .iter()
-            .flat_map(aws_sdk_ec2::types::Reservation::instances)
-            .find(|instance| instance.instance_id() == Some(id));
-        if let Some(instance) = found {
-            return Ok(Some(instance.clone()));
+        if let Some(instance) = self.gathered.instance(id).await? {
+            return Ok(Some(instance));
         }
         let answer = self.client.describe_instances().instance_ids(id).send().await;
         match answer.map_err(|error| Failure::new(OPERATION, &error)) {
@@ -260,12 +220,9 @@ pub(crate) async fn instance(
     let installation = &desired.installation;
     let id = point.instance();
     let name = holder_name(installation, id);
-    // What all its private copies are named like; EC2 takes wildcards in the values of filters.
-    let copies = copy_name(installation, id, "sg-*");
-    let (found, named) = tokio::join!(
-        ec2.instance(id),
-        ec2.groups(wire::filter("group-name", [name.clone(), copies]))
-    );
+    // What all its private copies are named like.
+    let copies = copy_name(installation, id, "sg-");
+    let (found, named) = tokio::join!(ec2.instance(id), ec2.gathered.named(&name, &copies));
     let found = found.map_err(|failure| failure.about(id))?;
     let named = named.map_err(|failure| failure.about(&name))?;
     let (mut holders, mut impostors) = (Vec::new(), Vec::new());
@@ -372,7 +329,7 @@ async fn strange(
         Some(Named::Copy { .. }) => true,
         None => false,
     };
-    let hinted: Vec<String> = groups
+    let hinted: BTreeSet<String> = groups
         .iter()
         .filter(|(id, name)| hints(name) && observed.copies.iter().all(|copy| copy.group.id != *id))
         .map(|(id, _)| id.clone())
@@ -381,7 +338,8 @@ async fn strange(
         return Ok(());
     }
     let groups = ec2
-        .groups(wire::filter("group-id", hinted))
+        .gathered
+        .groups(&hinted)
         .await
         .map_err(|failure| failure.about(&observed.instance))?;
     for group in groups.into_iter().filter(|group| is_ours(group, desired)) {
@@ -517,11 +475,8 @@ pub(crate) async fn group(
         .collect();
     let (peers, displaced_lists) = peers(ec2, &displaced);
     let wanted: BTreeSet<String> = peers.iter().cloned().chain([id.to_owned()]).collect();
-    let (groups, ingress, attached) = tokio::join!(
-        ec2.groups(wire::filter("group-id", wanted)),
-        ec2.ingress(id),
-        ec2.attached(id)
-    );
+    let (groups, ingress, attached) =
+        tokio::join!(ec2.gathered.groups(&wanted), ec2.ingress(id), ec2.attached(id));
     let mut groups = groups.map_err(|failure| failure.about_point(id))?;
     // What is gone is settled for good, so that only EC2's own word for it counts.
     for missing in peers.iter().map(String::as_str).chain([id]) {

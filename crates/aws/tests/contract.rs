@@ -20,6 +20,8 @@ use postern_sim::{
 
 #[path = "contract/fleets.rs"]
 mod fleets;
+#[path = "contract/gather.rs"]
+mod gather;
 #[path = "contract/isolation.rs"]
 mod isolation;
 #[path = "contract/lag.rs"]
@@ -97,6 +99,12 @@ async fn rules_for_groups_of_peered_vpcs_are_displaced_and_come_back_as_they_wer
 async fn what_changes_under_an_open_grant_is_followed() {
     let (_handle, endpoint) = simulator().await;
     moves::run(&endpoint).await;
+}
+
+#[tokio::test]
+async fn looks_at_the_same_time_share_their_calls() {
+    let (handle, endpoint) = simulator().await;
+    gather::run(&endpoint, &handle).await;
 }
 
 #[tokio::test]
@@ -246,8 +254,11 @@ async fn calls_within_the_budget_are_never_refused_and_those_without_one_are() {
         handle.set_throttling(Some(
             Throttling::documented().with_class(ActionClass::NonMutating, bucket),
         ));
-        let looks = (0..18).map(|_| stage.enforcer.observe(&wanted));
-        let answers = futures::future::join_all(looks).await;
+        // One after the other: those at the same time share their calls.
+        let mut answers = Vec::new();
+        for _ in 0..18 {
+            answers.push(stage.enforcer.observe(&wanted).await);
+        }
         let throttled = answers
             .iter()
             .any(|answer| matches!(answer, Err(EnforceError::Throttled { .. })));

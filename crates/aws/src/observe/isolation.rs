@@ -11,10 +11,10 @@ use postern_core::{
     sg::{SecurityGroup, SgPeer},
 };
 
-use super::FILTER_VALUES;
 use crate::{
     client::Ec2,
     error::Failure,
+    gather::FILTER_VALUES,
     plan::{
         group::Attached,
         instance::{Copied, Elsewhere, ObservedInstance, Original, copy_mark, copy_name, isolating},
@@ -130,13 +130,10 @@ async fn read(ec2: &Ec2, observed: &ObservedInstance, isolates: bool) -> Result<
         let groups = observed.interfaces.iter().flat_map(|interface| &interface.groups);
         ids.extend(groups.filter(|id| !ours.contains(id)).cloned());
     }
-    let ids: Vec<String> = ids.into_iter().collect();
-    let mut groups: BTreeMap<String, SecurityGroup> = BTreeMap::new();
-    for part in ids.chunks(FILTER_VALUES) {
-        let found = ec2.groups(wire::filter("group-id", part)).await;
-        let found = found.map_err(|failure| failure.about(&observed.instance))?;
-        groups.extend(found.into_iter().map(|group| (group.id.clone(), group)));
-    }
+    let found = ec2.gathered.groups(&ids).await;
+    let found = found.map_err(|failure| failure.about(&observed.instance))?;
+    let mut groups: BTreeMap<String, SecurityGroup> =
+        found.into_iter().map(|group| (group.id.clone(), group)).collect();
     let mut originals = Vec::new();
     for id in ids {
         let group = match groups.remove(&id) {

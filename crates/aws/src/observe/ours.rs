@@ -19,7 +19,7 @@ use crate::plan::{
 
 /// What a group is, going by its name.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Named<'g> {
+pub(crate) enum Named<'g> {
     /// The holder of an instance.
     Holder { instance: &'g str },
     /// An instance's private copy of a group.
@@ -28,7 +28,7 @@ pub(super) enum Named<'g> {
 
 impl<'g> Named<'g> {
     /// What a group of that name is, if it has a name of ours.
-    pub(super) fn read(name: &'g str, installation: &Installation) -> Option<Self> {
+    pub(crate) fn read(name: &'g str, installation: &Installation) -> Option<Self> {
         let rest = name.strip_prefix(&holder_name(installation, ""))?;
         let named = match rest.find("-sg-") {
             Some(at) => {
@@ -41,7 +41,7 @@ impl<'g> Named<'g> {
         is_ec2_id(named.instance(), "i-").then_some(named)
     }
 
-    pub(super) const fn instance(&self) -> &'g str {
+    pub(crate) const fn instance(&self) -> &'g str {
         match self {
             Self::Holder { instance } | Self::Copy { instance, .. } => instance,
         }
