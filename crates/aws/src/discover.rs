@@ -7,16 +7,19 @@ use aws_sdk_ec2::types::{
 };
 use ipnet::IpNet;
 use postern_core::{
-    enforcer::{DiscoveryPage, EnforceError},
-    inventory::{Interface, Layer, Machine, Power},
+    enforcer::{DiscoveryPage, EnforceError, Marks},
+    inventory::{Interface, Layer, MARK_TAG, Machine, Power},
     machine::{Account, AwsInstance, MachineId},
+    mark::Mark,
+    point::PointRef,
     sg::SecurityGroup,
 };
 
 use crate::{
     client::{Clients, Ec2},
     error::Failure,
-    observe::{FILTER_VALUES, has_ipv6},
+    gather::FILTER_VALUES,
+    observe::{has_ipv6, ours::Named},
     wire,
 };
 
@@ -132,13 +135,41 @@ async fn look(clients: &Clients, ec2: &Ec2, cursor: Option<&str>) -> Result<Look
         .into_iter()
         .filter_map(|instance| machine(ec2, instance, &groups, &networks))
         .collect();
+    let next = answer.next_token().filter(|next| !next.is_empty());
     Ok(Look::Whole(DiscoveryPage {
         machines,
-        next: answer
-            .next_token()
-            .filter(|next| !next.is_empty())
-            .map(str::to_owned),
+        // Once in a discovery is enough.
+        marked: if next.is_none() {
+            marked(ec2).await?
+        } else {
+            Marks::new()
+        },
+        next: next.map(str::to_owned),
     }))
+}
+
+/// The instances that groups with a tag of ours were made for, whether or not they are still there, and whose groups
+/// these are. A group that is tagged like ours and not named like ours is nobody's.
+async fn marked(ec2: &Ec2) -> Result<Marks, EnforceError> {
+    let groups = ec2
+        .groups(wire::filter("tag-key", [MARK_TAG]))
+        .await
+        .map_err(|failure| failure.about(&ec2.account))?;
+    let mut marks = Marks::new();
+    for group in &groups {
+        let Some(mark) = group.tags.get(MARK_TAG).and_then(|text| Mark::parse(text)) else {
+            continue;
+        };
+        let instance = Named::read(&group.name, &mark.installation)
+            .and_then(|named| AwsInstance::new(&ec2.account, &ec2.region, named.instance()).ok());
+        if let Some(instance) = instance {
+            marks
+                .entry(PointRef::AwsInstance(instance))
+                .or_default()
+                .insert(mark.installation);
+        }
+    }
+    Ok(marks)
 }
 
 async fn groups(ec2: &Ec2, ids: &BTreeSet<String>) -> Result<BTreeMap<String, SecurityGroup>, EnforceError> {

@@ -11,9 +11,10 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use postern_core::{
-    enforcer::{DiscoveryPage, EnforceError},
+    enforcer::{DiscoveryPage, EnforceError, Marks},
     inventory::{self, Layer, Machine, Place, Power},
     machine::{Account, MachineId},
+    mark::Installation,
     nsg::{Direction, NsgRule},
     point::PointRef,
 };
@@ -165,13 +166,22 @@ struct PublicAddressProperties {
     ip_address: Option<String>,
 }
 
+/// A network security group.
+struct Nsg {
+    point: PointRef,
+    /// The inbound ones.
+    rules: Vec<NsgRule>,
+    /// The installations whose marks stand there.
+    marked_by: BTreeSet<Installation>,
+}
+
 /// What surrounds the machines, by lower-case ids.
 struct Surroundings {
     interfaces: BTreeMap<String, Interface>,
     /// The virtual network of each subnet, and the subnet's NSG.
     subnets: BTreeMap<String, (String, Option<String>)>,
     spaces: BTreeMap<String, Vec<IpNet>>,
-    nsgs: BTreeMap<String, (PointRef, Vec<NsgRule>)>,
+    nsgs: BTreeMap<String, Nsg>,
     public: BTreeMap<String, IpAddr>,
     power: BTreeMap<String, Power>,
     ways: BTreeMap<String, Ways>,
@@ -239,7 +249,11 @@ pub(crate) async fn machines(arm: &Arm, subscription: &str) -> Result<DiscoveryP
         .into_iter()
         .map(|vm| around.machine(vm))
         .collect::<Result<Vec<_>, _>>()?;
-    Ok(DiscoveryPage { machines, next: None })
+    Ok(DiscoveryPage {
+        machines,
+        marked: around.marks(),
+        next: None,
+    })
 }
 
 pub(crate) async fn list<T: DeserializeOwned>(
@@ -297,7 +311,8 @@ fn power_of(view: &InstanceView) -> Option<Power> {
         })
 }
 
-fn nsg(raw: &Value) -> Result<(String, (PointRef, Vec<NsgRule>)), EnforceError> {
+/// An NSG, by its lower-case id.
+fn nsg(raw: &Value) -> Result<(String, Nsg), EnforceError> {
     let unreadable =
         |what: &str| EnforceError::Malformed(format!("an NSG of the list cannot be read: {what}"));
     let id = raw
@@ -308,20 +323,26 @@ fn nsg(raw: &Value) -> Result<(String, (PointRef, Vec<NsgRule>)), EnforceError> 
         .ok()
         .and_then(|id| id.point())
         .ok_or_else(|| unreadable(id))?;
-    let mut rules = Vec::new();
+    let mut nsg = Nsg {
+        point,
+        rules: Vec::new(),
+        marked_by: BTreeSet::new(),
+    };
     for member in ["securityRules", "defaultSecurityRules"] {
         let all = raw
             .get("properties")
             .and_then(|properties| properties.get(member))
             .and_then(Value::as_array);
         for rule in all.into_iter().flatten() {
-            let rule = ReadRule::read(rule).ok_or_else(|| unreadable(id))?.rule;
+            let ReadRule { rule, label, .. } = ReadRule::read(rule).ok_or_else(|| unreadable(id))?;
+            nsg.marked_by
+                .extend(label.map(|label| label.installation().clone()));
             if rule.direction == Direction::Inbound {
-                rules.push(rule);
+                nsg.rules.push(rule);
             }
         }
     }
-    Ok((id.to_lowercase(), (point, rules)))
+    Ok((id.to_lowercase(), nsg))
 }
 
 /// The application security groups of an interface, lower case.
@@ -348,6 +369,19 @@ impl Groups {
 }
 
 impl Surroundings {
+    /// Where marks stand: all NSGs of the subscription are listed, also those that no machine has.
+    fn marks(&self) -> Marks {
+        let groups = self.nsgs.values().flat_map(|nsg| {
+            let installations = nsg.marked_by.iter();
+            installations.map(|installation| (nsg.point.clone(), installation.clone()))
+        });
+        let mut marks = Marks::new();
+        for (point, installation) in groups.chain(self.edges.marks()) {
+            marks.entry(point).or_default().insert(installation);
+        }
+        marks
+    }
+
     fn machine(&self, vm: Vm) -> Result<Machine, EnforceError> {
         let id: MachineId = vm
             .id
@@ -449,14 +483,14 @@ impl Surroundings {
     /// An NSG that is attached but not listed is an error: without its rules the machine would seem to have no
     /// filter there.
     fn layer(&self, group: &str, place: Place, groups: &Groups) -> Result<Layer, EnforceError> {
-        let (point, rules) = self.nsgs.get(group).ok_or_else(|| EnforceError::Conflict {
+        let nsg = self.nsgs.get(group).ok_or_else(|| EnforceError::Conflict {
             resource: group.to_owned(),
             code: "NotListed".to_owned(),
         })?;
         Ok(Layer::Nsg {
-            point: point.clone(),
+            point: nsg.point.clone(),
             place,
-            rules: rules.clone(),
+            rules: nsg.rules.clone(),
             memberships: groups.every.clone(),
             possible_memberships: groups.some.clone(),
         })

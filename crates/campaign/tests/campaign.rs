@@ -63,7 +63,7 @@ const MET_WITH_SHAPES: [(u64, &str); 4] = [
 ];
 
 /// Seeds with every shape that there is now, likewise.
-const MET_WITH_ALL: [(u64, &str); 5] = [
+const MET_WITH_ALL: [(u64, &str); 6] = [
     (
         248,
         "the judge blamed a grant that was being opened for its rule in a firewall, which somebody had widened",
@@ -77,6 +77,10 @@ const MET_WITH_ALL: [(u64, &str); 5] = [
     (
         302,
         "a collection of ours without rules stayed in a policy above, into which somebody had copied it",
+    ),
+    (
+        451,
+        "nobody looked at an NSG whose machine was gone, where somebody had written our deny again",
     ),
 ];
 

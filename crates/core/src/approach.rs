@@ -16,7 +16,6 @@ use serde_json::Value;
 
 use crate::{
     enforcer::WantedGrant,
-    mark::Installation,
     net::{Ports, Protocol, Source},
     point::{PointRef, PointType},
     policy::Lockdown,
@@ -122,9 +121,6 @@ pub struct Approach {
     /// What the firewall has left, where that is little.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub room: Option<Room>,
-    /// The installations whose rules stand there.
-    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
-    pub marked_by: BTreeSet<Installation>,
 }
 
 impl Approach {
@@ -298,7 +294,6 @@ mod tests {
             unread: Vec::new(),
             exposures: Vec::new(),
             room: None,
-            marked_by: BTreeSet::new(),
         }
     }
 

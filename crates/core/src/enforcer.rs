@@ -4,7 +4,12 @@
 //! to nobody: it has no clock and no randomness, and the same desired and observed state give the same plan.
 //! Every change is idempotent: applying it again, or applying it when it was already in effect, is success.
 
-use std::{collections::BTreeMap, fmt, io, net::IpAddr, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt, io,
+    net::IpAddr,
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
@@ -342,11 +347,18 @@ pub struct Marked {
     pub detail: Value,
 }
 
+/// Points, and the installations whose marks stand there.
+pub type Marks = BTreeMap<PointRef, BTreeSet<Installation>>;
+
 /// One page of a discovery.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct DiscoveryPage {
     /// The machines of the page.
     pub machines: Vec<Machine>,
+    /// The points of the account at which something carries a mark, whether or not a machine stands behind them, and
+    /// whose marks these are; as far as what discovery reads tells. An EC2 group without a mark of its own is only known
+    /// where a machine has it.
+    pub marked: Marks,
     /// Where the next page begins, if there is one.
     pub next: Option<String>,
 }

@@ -11,11 +11,9 @@ use std::{
 
 use postern_core::{
     audit::{Actor, AuditEvent, Outcome, Subject},
-    enforcer::{EnforceError, Enforcer},
+    enforcer::{DiscoveryPage, EnforceError, Enforcer},
     grant::{EndCause, Grant},
-    inventory::Machine,
     machine::Account,
-    point::PointRef,
     policy::{Ask, JitPolicy},
     posture::posture,
     time::Instant,
@@ -184,10 +182,10 @@ impl Engine {
         loop {
             // What the page says is at least as old as the question.
             let asked_at = self.clock.now();
-            let page = enforcer.discover(account, cursor.as_deref()).await?;
+            let mut page = enforcer.discover(account, cursor.as_deref()).await?;
+            cursor = page.next.take();
             found.machines += page.machines.len();
-            found.changed += self.save_page(account, page.machines, asked_at).await?;
-            cursor = page.next;
+            found.changed += self.save_page(account, page, asked_at).await?;
             if cursor.is_none() {
                 break;
             }
@@ -200,13 +198,15 @@ impl Engine {
     async fn save_page(
         &self,
         account: &Account,
-        machines: Vec<Machine>,
+        page: DiscoveryPage,
         asked_at: Instant,
     ) -> Result<usize, DiscoveryError> {
         let now = self.clock.now();
         let mut tx = self.store.begin().await?;
         let policies = tx.policies().await?;
-        let rows: Vec<MachineRow> = machines
+        let marked = marked_points(&page, &self.config.installation);
+        let rows: Vec<MachineRow> = page
+            .machines
             .into_iter()
             .map(|machine| {
                 let policy = JitPolicy::most_specific(&policies, &machine.id.scope(), &machine.tags);
@@ -254,13 +254,17 @@ impl Engine {
             at: now,
             urgency: Urgency::Opening,
         }));
-        let marked: BTreeSet<PointRef> = rows
-            .iter()
-            .flat_map(|row| marked_points(&row.machine, &self.config.installation))
-            .collect();
         let strays = if marked.is_empty() {
             Vec::new()
         } else {
+            // Those before machines were just made; a restored database may not know the others.
+            let before: BTreeSet<_> = rows.iter().flat_map(|row| row.opens.union(&row.locks)).collect();
+            let elsewhere = marked
+                .iter()
+                .filter(|point| !before.contains(point))
+                .cloned()
+                .collect();
+            tx.ensure_points(&elsewhere, &*self.ids, now).await?;
             tx.unattended_points(&marked).await?
         };
         if !strays.is_empty() {

@@ -351,10 +351,9 @@ impl Membership {
             .flat_map(|interface| interface.addresses.iter().copied())
             .collect();
         let interfaces: BTreeSet<_> = behind.iter().map(|interface| interface.id.clone()).collect();
-        // Whose installation's rules stand there, and how many, is of no interest here, and changes with every grant.
+        // How many more it takes is of no interest here, and changes with every grant.
         let approach = behind.iter().find_map(|interface| interface.approach());
         let approach = approach.map(|approach| Approach {
-            marked_by: BTreeSet::new(),
             room: None,
             ..approach.clone()
         });

@@ -1,7 +1,10 @@
 //! Machines and interfaces that change while a grant is open: nothing of ours stays where it has no business.
 
 use aws_sdk_ec2::types::NetworkInterfaceAttachment;
-use postern_core::enforcer::{Bindings, Enforcer as _};
+use postern_core::{
+    enforcer::{Bindings, Enforcer as _},
+    point::PointRef,
+};
 
 use crate::{
     fleets::Fleet,
@@ -71,13 +74,18 @@ async fn a_holder_without_its_mark_closes_with_its_grants(endpoint: &Endpoint) {
 
 async fn a_terminated_machine_leaves_no_holder(endpoint: &Endpoint) {
     let mut fleet = router(endpoint).await;
+    let router = PointRef::AwsInstance(fleet.machines["router"].machine.clone());
+    assert!(!fleet.stage.marked().await.contains(&router));
     assert!(fleet.open("router", &[grant(1, "22")]).await);
     let id = instance(&fleet, "router");
     let end = fleet.stage.admin.terminate_instances().instance_ids(id);
     end.send().await.unwrap();
+    let marked = fleet.stage.marked().await;
+    assert!(marked.contains(&router), "discovery tells of it: {marked:?}");
     fleet.open("router", &[]).await;
     let text = fleet.text().await;
     assert!(!text.contains("holder"), "{text}");
+    assert!(!fleet.stage.marked().await.contains(&router));
 }
 
 async fn what_others_do_to_an_interface_between_plan_and_write_stays(endpoint: &Endpoint) {

@@ -14,7 +14,7 @@ use aws_sdk_ec2::{
 use postern_aws::{AwsAccount, AwsConfig, AwsEnforcer, BaseCredentials, operation::Operation};
 use postern_core::{
     enforcer::{
-        Bindings, Change, Desired, Displaced, EnforceError, Enforcer, Guard, Member, Observed, Plan,
+        Bindings, Change, Desired, Displaced, EnforceError, Enforcer, Guard, Marks, Member, Observed, Plan,
         WantedGrant,
     },
     inventory::{Layer, Machine},
@@ -116,7 +116,7 @@ impl Stage {
         }
     }
 
-    async fn of(endpoint: &Endpoint) -> Self {
+    pub(crate) async fn of(endpoint: &Endpoint) -> Self {
         Self::new(endpoint, |_| {}).await
     }
 
@@ -166,7 +166,7 @@ impl Stage {
     }
 
     /// A machine on an interface that was made before it: moto lets go of a launch group only then.
-    async fn launch(&self, subnet: &str, group: &str) -> (AwsInstance, String) {
+    pub(crate) async fn launch(&self, subnet: &str, group: &str) -> (AwsInstance, String) {
         let interface = self
             .admin
             .create_network_interface()
@@ -279,14 +279,28 @@ impl Stage {
     }
 
     async fn machines(&self) -> Vec<Machine> {
-        let (mut machines, mut cursor) = (Vec::new(), None);
+        self.discovered().await.0
+    }
+
+    /// The points where discovery sees marks of the suite's.
+    pub(crate) async fn marked(&self) -> BTreeSet<PointRef> {
+        let (_, marks) = self.discovered().await;
+        let ours = marks
+            .into_iter()
+            .filter(|(_, marks)| marks.contains(&installation()));
+        ours.map(|(point, _)| point).collect()
+    }
+
+    async fn discovered(&self) -> (Vec<Machine>, Marks) {
+        let (mut machines, mut marked, mut cursor) = (Vec::new(), Marks::new(), None);
         loop {
             let page = self.enforcer.discover(&self.here(), cursor.as_deref()).await;
             let page = page.unwrap();
             machines.extend(page.machines);
+            marked.extend(page.marked);
             cursor = page.next;
             if cursor.is_none() {
-                return machines;
+                return (machines, marked);
             }
         }
     }

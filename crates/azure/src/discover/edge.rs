@@ -238,12 +238,19 @@ impl Edges {
                 left: edge.left,
                 mapped: edge.mapped(address),
             }),
-            marked_by: edge.marked_by.clone(),
         })
     }
 }
 
 impl Edges {
+    /// The firewalls and policies where a mark stands, and whose.
+    pub(super) fn marks(&self) -> impl Iterator<Item = (PointRef, Installation)> {
+        self.edges.iter().flat_map(|edge| {
+            let installations = edge.marked_by.iter();
+            installations.map(|installation| (edge.point.clone(), installation.clone()))
+        })
+    }
+
     /// The NAT rules of others that lead to the machine. Those of another installation change with its grants, and are
     /// left to who reads the firewall.
     pub(super) fn exposures(&self, approach: &Approach) -> Vec<Exposure> {

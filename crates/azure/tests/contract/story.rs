@@ -3,11 +3,13 @@
 use std::{collections::BTreeMap, net::IpAddr};
 
 use postern_core::{
-    enforcer::{EnforceError, Enforcer},
+    enforcer::{EnforceError, Enforcer, Marks},
     id::GrantId,
     inventory::{Layer, Place, Power},
     machine::{Account, MachineId},
+    mark::Mark,
     net::Ports,
+    point::PointRef,
     reach::{Verdict, reach_machine},
     testing::{an_id, ports},
 };
@@ -21,6 +23,24 @@ use crate::scene::{Scene, config, enforcer, fault, grant, guard, status};
 
 const ADA: &str = "203.0.113.7";
 const BOB: &str = "198.51.100.1";
+
+#[tokio::test]
+async fn discovery_tells_of_marks_where_no_machine_is() {
+    let scene = Scene::new().await;
+    let account = scene.web.account();
+    let marked = async || scene.enforcer.discover(&account, None).await.unwrap().marked;
+    assert_eq!(marked().await, Marks::new());
+    let mark = "postern:elsewhere lockdown=00000000000070008000000000000001";
+    assert_eq!(Mark::parse(mark).unwrap().to_string(), mark);
+    let mut left = inbound("left", 200, "Deny", "*", "22");
+    left["properties"]["description"] = json!(mark);
+    scene.fleet.security_group("orphan", &[left]).unwrap();
+    let orphan = PointRef::nsg("00000000-0000-0000-0000-000000000001", "fleet", "orphan").unwrap();
+    assert_eq!(
+        marked().await,
+        Marks::from([(orphan, ["elsewhere".parse().unwrap()].into())])
+    );
+}
 
 #[tokio::test]
 async fn discovery_finds_machines_with_both_filters_over_all_pages() {

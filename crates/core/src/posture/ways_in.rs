@@ -197,7 +197,6 @@ mod tests {
             unread: vec![],
             exposures,
             room: None,
-            marked_by: BTreeSet::new(),
         };
         Machine {
             id: format!(

@@ -15,6 +15,7 @@ use postern_core::{
     id::GrantId,
     inventory::{Layer, MARK_TAG},
     mark::{Mark, Purpose},
+    point::PointRef,
     sg::SecurityGroup,
     testing::an_id,
     time::{Clock, Instant, SystemClock},
@@ -229,6 +230,30 @@ async fn a_rule_that_the_database_does_not_know_is_found_by_discovery_and_closed
             .any(|event| event.outcome == Outcome::Succeeded && event.subject.grant == Some(unknown)),
         "the log names what was closed"
     );
+    world.assert_sound().await;
+}
+
+#[tokio::test]
+async fn a_rule_where_no_machine_is_known_is_found_by_discovery_and_closed() {
+    let world = World::new().await;
+    let left = PointRef::security_group("123456789012", "eu-central-1", "sg-0123456789abcdef0").unwrap();
+    assert!(world.store.point(&left).await.unwrap().is_none());
+    {
+        let mut state = world.cloud.state.lock().unwrap();
+        state.machines.clear();
+        state.present.insert(left.clone(), [an_id(4711)].into());
+        let others = "others".parse().unwrap();
+        state.marked = [
+            (left.clone(), [config().installation].into()),
+            (world.point.clone(), [others].into()),
+        ]
+        .into();
+    }
+    world.engine.discover_all().await;
+    world.settle().await;
+    assert!(world.cloud.state.lock().unwrap().present[&left].is_empty());
+    let told = world.log("point.stray_rules").await;
+    assert_eq!(told[0].details["points"], serde_json::json!([left]));
     world.assert_sound().await;
 }
 

@@ -14,7 +14,7 @@ use postern_core::{
     audit::AuditEvent,
     enforcer::{
         Bindings, Change, Desired, DiscoveryPage, Displaced, EnforceError, Enforcer, Evidence, Finding,
-        Marked, Observed, Obstacle, Plan, Recalled, Verb,
+        Marked, Marks, Observed, Obstacle, Plan, Recalled, Verb,
     },
     grant::{EndCause, Grant, GrantState, Opening},
     id::GrantId,
@@ -54,6 +54,8 @@ pub(crate) struct CloudState {
     pub(crate) present: BTreeMap<PointRef, BTreeSet<GrantId>>,
     pub(crate) gone: BTreeSet<PointRef>,
     pub(crate) machines: Vec<Machine>,
+    /// What discovery tells of marks, whether or not a machine is there.
+    pub(crate) marked: Marks,
     pub(crate) apply_faults: VecDeque<Fault>,
     pub(crate) observe_faults: VecDeque<EnforceError>,
     pub(crate) discover_fault: Option<EnforceError>,
@@ -287,6 +289,7 @@ impl Enforcer for FakeCloud {
             Some(fault) => Err(fault.clone()),
             None => Ok(DiscoveryPage {
                 machines: state.machines.clone(),
+                marked: state.marked.clone(),
                 next: None,
             }),
         }

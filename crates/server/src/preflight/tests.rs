@@ -307,7 +307,6 @@ fn more_doors_than_a_firewall_has_left_are_refused_unless_it_maps_the_port_alrea
             left,
             mapped: vec![ports("22")],
         }),
-        marked_by: BTreeSet::new(),
     };
     let installation = "test".parse().unwrap();
     for (left, wanted, source, refused) in [
