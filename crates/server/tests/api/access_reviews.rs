@@ -11,8 +11,7 @@ use postern_api::{
     delivery::DeliveryQuery,
     role::{RoleAssignmentCreate, RoleAssignmentQuery},
 };
-use postern_core::{audit::Outcome, scope::Scope, time::Clock as _};
-use postern_store::Subscription;
+use postern_core::{audit::Outcome, time::Clock as _};
 use serde_json::json;
 
 use crate::rig::{MACHINE, Rig, ask, code};
@@ -381,16 +380,12 @@ async fn who_may_assign_there_starts_and_cancels_one_and_what_is_undecided_then_
 async fn reviewers_are_told_of_the_start_and_reminded_once_of_what_is_undecided() {
     let rig = Rig::start().await;
     rig.assign("zed", "requester", "/aws").await;
-    let subscription = Subscription {
-        name: "leads".into(),
-        actions: vec!["access_review.start".into(), "access_review.remind".into()],
-        outcomes: vec![Outcome::Succeeded],
-        scope: Scope::root(),
-    };
-    rig.store
-        .subscribe(&[subscription], rig.clock.now())
-        .await
-        .unwrap();
+    rig.subscribe(
+        "leads",
+        &["access_review.start", "access_review.remind"],
+        Outcome::Succeeded,
+    )
+    .await;
     start(&rig, &campaign(&rig, "/aws", Undecided::Remove)).await;
     let done = start(&rig, &campaign(&rig, "/aws", Undecided::Remove)).await;
     let zed = item_of(&rig, &done, "user:corp/zed").await.id;

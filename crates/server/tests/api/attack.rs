@@ -5,20 +5,19 @@ use std::collections::BTreeSet;
 use postern_api::{
     Client, ErrorCode,
     access_request::{AccessRequest, AccessRequestCreateQuery, AccessRequestDeny},
-    freeze::{FreezeCreate, FreezeLift},
-    grant::{GrantQuery, GrantRevoke},
-    jit_policy::{JitPolicyQuery, JitPolicyWrite},
-    lease::{Lease, LeaseCreate, LeaseWaitQuery},
+    freeze::FreezeCreate,
+    grant::GrantRevoke,
+    jit_policy::JitPolicyWrite,
+    lease::LeaseWaitQuery,
     review::{BreakGlassQuery, ReviewClose, ReviewQuery},
     role::{RoleAssignmentCreate, RoleCreate},
 };
-use postern_core::{
-    freeze::Freeze,
-    time::{Clock, IdSource},
-};
 use serde_json::{Value, json};
 
-use crate::rig::{Answer, INSTANCE_POINT, MACHINE, Plan, Rig, ask, code, http, policy};
+use crate::{
+    leases::{a_lease, lease},
+    rig::{Answer, MACHINE, Plan, Rig, ask, code, http, policy},
+};
 
 const OTHER: &str = "arn:aws:ec2:eu-central-1:123456789012:instance/i-0fedcba9876543210";
 
@@ -33,39 +32,10 @@ async fn asks(client: &Client, machine: &str) -> AccessRequest {
         .unwrap()
 }
 
-fn a_lease(machine: &str, key: &str) -> LeaseCreate {
-    let request = ask(machine);
-    LeaseCreate {
-        key: Some(key.to_owned()),
-        targets: request.targets,
-        duration_seconds: request.duration_seconds,
-        reason: request.reason,
-        ticket: request.ticket,
-        heartbeat_every_seconds: Some(20),
-    }
-}
-
-async fn lease(client: &Client, key: &str) -> Lease {
-    client
-        .create_lease(None, &LeaseWaitQuery::default(), &a_lease(MACHINE, key))
-        .await
-        .unwrap()
-}
-
 fn note() -> ReviewClose {
     ReviewClose {
         note: "looked at".into(),
     }
-}
-
-/// Ada may break the glass of everything.
-async fn on_call(rig: &Rig) {
-    let role = RoleCreate {
-        name: "on-call".into(),
-        actions: ["read".to_owned(), "break_glass".to_owned()].into(),
-    };
-    rig.owner().create_role(None, &role).await.unwrap();
-    rig.assign("ada", "on-call", "/").await;
 }
 
 /// What somebody is told, without what differs with every answer.
@@ -100,7 +70,7 @@ async fn nobody_closes_the_review_of_their_own_use_under_another_name_of_theirs(
     })
     .await;
     rig.ready_for_requests("one").await;
-    on_call(&rig).await;
+    rig.on_call("/").await;
     rig.assign("ada-admin", "approver", "/").await;
     rig.assign("ADA", "approver", "/").await;
     rig.assign("bob", "approver", "/").await;
@@ -148,7 +118,7 @@ async fn guardrails_see_the_tags_of_the_machines_of_a_review() {
         .await
         .unwrap();
     rig.pass().await;
-    on_call(&rig).await;
+    rig.on_call("/").await;
     rig.assign("bob", "approver", "/").await;
     rig.assign("eve", "reader", "/").await;
     let ada = rig.client("ada");
@@ -205,7 +175,7 @@ async fn a_request_lapses_at_the_earliest_time_of_its_policies_also_where_one_sa
 async fn an_id_tells_a_stranger_nothing() {
     let rig = Rig::start().await;
     rig.ready_for_requests("one").await;
-    on_call(&rig).await;
+    rig.on_call("/").await;
     rig.assign("bob", "approver", "/aws").await;
     rig.assign("mal", "requester", "/azure").await;
     let ada = rig.client("ada");
@@ -224,7 +194,7 @@ async fn an_id_tells_a_stranger_nothing() {
     let review = ada.reviews(&ReviewQuery::default()).await.unwrap().items[0]
         .id
         .clone();
-    let held = lease(&ada, "run-1").await.id;
+    let held = lease(&ada, MACHINE, "run-1").await.id;
     let everything = FreezeCreate {
         scope: "/aws/123456789012/eu-west-1".into(),
         reason: "drill".into(),
@@ -319,7 +289,7 @@ async fn what_a_released_lease_waited_for_is_never_granted_whatever_a_clock_says
     rig.ready_for_requests("one").await;
     rig.assign("bob", "approver", "/aws").await;
     let ada = rig.client("ada");
-    let held = lease(&ada, "run-1").await;
+    let held = lease(&ada, MACHINE, "run-1").await;
     // This server's clock is a day ahead, and the request lapsed by it.
     rig.advance(25 * 3600);
     rig.client("ada").release_lease(&held.id).await.unwrap();
@@ -336,7 +306,7 @@ async fn a_release_that_takes_a_request_back_says_so_in_the_log() {
     let rig = Rig::start().await;
     rig.ready_for_requests("one").await;
     let ada = rig.client("ada");
-    let held = lease(&ada, "run-1").await;
+    let held = lease(&ada, MACHINE, "run-1").await;
     ada.release_lease(&held.id).await.unwrap();
     assert_eq!(
         ada.access_request(&held.request.id).await.unwrap().status,
@@ -351,100 +321,6 @@ async fn a_release_that_takes_a_request_back_says_so_in_the_log() {
     assert_eq!(
         told[0].event.subject.machine.as_ref().unwrap().to_string(),
         MACHINE
-    );
-}
-
-/// The operations that make grants, or requests for some, and how each is called. Everything else below `/v1` that
-/// changes something is in the other list: whoever adds an operation says here which it is.
-const MAKES_GRANTS: &[&str] = &[
-    "approveAccessRequest",
-    "breakGlass",
-    "createAccessRequest",
-    "createLease",
-];
-const MAKES_NONE: &[&str] = &[
-    "cancelAccessReview",
-    "closeReview",
-    "createAccessReview",
-    "createFreeze",
-    "createJitPolicy",
-    "createRole",
-    "createRoleAssignment",
-    "decideAccessReviewItem",
-    "deleteJitPolicy",
-    "deleteRole",
-    "deleteRoleAssignment",
-    "denyAccessRequest",
-    // It makes none and lengthens one; `later` has what a freeze says to that.
-    "extendGrant",
-    "heartbeatLease",
-    "liftFreeze",
-    "releaseLease",
-    "replayDelivery",
-    "revokeGrant",
-    "updateJitPolicy",
-    "withdrawAccessRequest",
-];
-
-#[tokio::test]
-async fn every_operation_that_makes_grants_heeds_a_freeze() {
-    let document = serde_json::to_value(postern_server::openapi()).unwrap();
-    let mut changing = BTreeSet::new();
-    for item in document["paths"].as_object().unwrap().values() {
-        for (method, operation) in item.as_object().unwrap() {
-            if method != "get" {
-                changing.insert(operation["operationId"].as_str().unwrap());
-            }
-        }
-    }
-    let listed: BTreeSet<&str> = MAKES_GRANTS.iter().chain(MAKES_NONE).copied().collect();
-    assert_eq!(
-        changing, listed,
-        "say of each operation whether it makes grants, and below how a freeze stops it if it does"
-    );
-
-    let rig = Rig::start().await;
-    rig.ready_for_requests("one").await;
-    on_call(&rig).await;
-    rig.assign("bob", "approver", "/").await;
-    let ada = rig.client("ada");
-    let request = asks(&ada, MACHINE).await;
-    // Not by the operation, which would turn the request down: as it is between the freeze and its first look.
-    let ids: &dyn IdSource = &rig.ids;
-    let frozen = Freeze {
-        id: ids.next(rig.clock.now()),
-        scope: "/aws".parse().unwrap(),
-        reason: "keys leaked".into(),
-        created_by: "user:corp/root".parse().unwrap(),
-        created_at: rig.clock.now(),
-        lifted: None,
-    };
-    let mut tx = rig.store.begin().await.unwrap();
-    tx.insert_freeze(&frozen).await.unwrap();
-    tx.commit().await.unwrap();
-    for operation in MAKES_GRANTS {
-        let answer = match *operation {
-            "approveAccessRequest" => code(rig.client("bob").approve_access_request(&request.id, None).await),
-            "breakGlass" => code(
-                ada.break_glass(None, &BreakGlassQuery::default(), &ask(MACHINE))
-                    .await,
-            ),
-            "createAccessRequest" => code(ada.create_access_request(None, &now(), &ask(MACHINE)).await),
-            "createLease" => code(
-                ada.create_lease(None, &LeaseWaitQuery::default(), &a_lease(MACHINE, "run-1"))
-                    .await,
-            ),
-            other => panic!("`{other}` makes grants, and nobody tried it under a freeze"),
-        };
-        assert_eq!(answer, ErrorCode::Frozen, "{operation}");
-    }
-    assert!(
-        rig.owner()
-            .grants(&GrantQuery::default())
-            .await
-            .unwrap()
-            .items
-            .is_empty()
     );
 }
 
@@ -489,7 +365,7 @@ async fn a_key_of_one_principal_is_nothing_to_another() {
             .create_lease(
                 Some("run-1"),
                 &LeaseWaitQuery::default(),
-                &a_lease(MACHINE, "run-1"),
+                &a_lease(MACHINE, Some("run-1")),
             )
             .await
             .unwrap();
@@ -508,7 +384,7 @@ async fn a_release_and_a_revocation_at_the_same_instant_end_a_grant_once() {
     rig.ready_for_requests("policy").await;
     let ada = rig.client("ada");
     for round in 0..8 {
-        let held = lease(&ada, &format!("run-{round}")).await;
+        let held = lease(&ada, MACHINE, &format!("run-{round}")).await;
         let grant = held.request.grants[0].id.clone();
         let body = GrantRevoke { reason: None };
         let at_once = LeaseWaitQuery::default();
@@ -531,92 +407,4 @@ async fn a_release_and_a_revocation_at_the_same_instant_end_a_grant_once() {
         });
         assert_eq!(ends.count(), 1, "one end, told once");
     }
-}
-
-#[tokio::test]
-async fn the_bare_address_says_what_this_is_and_where_it_is_described() {
-    let rig = Rig::start().await;
-    let answer = Answer::of(http().get(rig.url("/")).send().await.unwrap()).await;
-    assert_eq!(answer.status, 200);
-    let said: Value = serde_json::from_str(&answer.body).unwrap();
-    assert_eq!(said["service"], "postern");
-    let described = http()
-        .get(rig.url(said["openapi"].as_str().unwrap()))
-        .send()
-        .await
-        .unwrap();
-    let document: Value = serde_json::from_str(&Answer::of(described).await.body).unwrap();
-    assert_eq!(document["openapi"], "3.1.0");
-    let elsewhere = Answer::of(http().get(rig.url("/nowhere")).send().await.unwrap()).await;
-    assert_eq!(elsewhere.problem().code, ErrorCode::NotFound);
-}
-
-#[tokio::test]
-async fn nobody_takes_a_guard_away_where_a_freeze_is_in_force() {
-    let rig = Rig::start().await;
-    rig.ready_for_requests("policy").await;
-    let owner = rig.owner();
-    let covering = owner
-        .jit_policies(&JitPolicyQuery::default())
-        .await
-        .unwrap()
-        .items
-        .remove(0);
-    let everything = FreezeCreate {
-        scope: "/aws/123456789012".into(),
-        reason: "keys leaked".into(),
-    };
-    let freeze = owner.create_freeze(None, &everything).await.unwrap().freeze.id;
-    rig.pass().await;
-    let mut weaker = policy("weaker", "/aws", "policy");
-    weaker.guards[0].ports = "23/tcp".into();
-    let mut nearer = policy("nearer", "/aws/123456789012/eu-west-1", "policy");
-    nearer.guards[0].ports = "23/tcp".into();
-    let elsewhere = policy("ssh", "/azure", "policy");
-    let mut deferring = policy("ssh", "/aws", "policy");
-    deferring.lockdown = postern_api::jit_policy::Lockdown::Defer;
-    assert_eq!(
-        code(owner.delete_jit_policy(&covering.id, covering.version).await),
-        ErrorCode::Frozen
-    );
-    for (document, what) in [
-        (&weaker, "fewer ports"),
-        (&elsewhere, "elsewhere"),
-        (&deferring, "deferring"),
-    ] {
-        let changed = owner
-            .update_jit_policy(&covering.id, covering.version, document)
-            .await;
-        assert_eq!(code(changed), ErrorCode::Frozen, "{what}");
-    }
-    assert_eq!(
-        code(owner.create_jit_policy(None, &nearer).await),
-        ErrorCode::Frozen,
-        "one that is nearer and guards less"
-    );
-    assert!(!rig.is_due(INSTANCE_POINT).await, "nothing is put back");
-    let denied = rig.audit("jit_policy.").await;
-    let denied = denied
-        .iter()
-        .filter(|stored| stored.event.outcome.as_str() == "denied");
-    assert_eq!(denied.count(), 5);
-    // More is guarded at any time, and what is not frozen is nobody's concern.
-    let mut stricter = policy("ssh", "/aws", "one");
-    stricter.guards.push(weaker.guards[0].clone());
-    owner
-        .update_jit_policy(&covering.id, covering.version, &stricter)
-        .await
-        .unwrap();
-    owner
-        .create_jit_policy(None, &policy("other", "/azure", "one"))
-        .await
-        .unwrap();
-    let over = FreezeLift {
-        reason: "over".into(),
-    };
-    owner.lift_freeze(&freeze, None, &over).await.unwrap();
-    owner
-        .delete_jit_policy(&covering.id, covering.version + 1)
-        .await
-        .unwrap();
 }

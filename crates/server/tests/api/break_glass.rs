@@ -5,10 +5,8 @@ use postern_api::{
     access_request::{AccessRequestCreate, AccessRequestCreateQuery},
     freeze::FreezeCreate,
     review::{BreakGlassQuery, ReviewClose, ReviewQuery},
-    role::RoleCreate,
 };
-use postern_core::{audit::Outcome, scope::Scope, time::Clock};
-use postern_store::Subscription;
+use postern_core::audit::Outcome;
 
 use crate::rig::{MACHINE, Rig, ask, code};
 
@@ -16,12 +14,7 @@ use crate::rig::{MACHINE, Rig, ask, code};
 async fn with_glass() -> Rig {
     let rig = Rig::start().await;
     rig.ready_for_requests("one").await;
-    let role = RoleCreate {
-        name: "on-call".into(),
-        actions: ["read".to_owned(), "break_glass".to_owned()].into(),
-    };
-    rig.owner().create_role(None, &role).await.unwrap();
-    rig.assign("ada", "on-call", "/aws").await;
+    rig.on_call("/aws").await;
     rig
 }
 
@@ -166,16 +159,7 @@ async fn only_who_may_breaks_the_glass_within_the_policy_and_not_through_a_freez
 #[tokio::test]
 async fn who_subscribes_to_broken_glass_is_told() {
     let rig = with_glass().await;
-    let subscription = Subscription {
-        name: "pager".into(),
-        actions: vec!["break_glass".into()],
-        outcomes: vec![Outcome::Succeeded],
-        scope: Scope::root(),
-    };
-    rig.store
-        .subscribe(&[subscription], rig.clock.now())
-        .await
-        .unwrap();
+    rig.subscribe("pager", &["break_glass"], Outcome::Succeeded).await;
     let (query, body) = break_it();
     rig.client("ada").break_glass(None, &query, &body).await.unwrap();
     let told = rig

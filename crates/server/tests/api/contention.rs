@@ -1,8 +1,6 @@
 //! Several at once: what waits for what, and what is not missed meanwhile.
 
-use postern_api::{
-    ErrorCode, access_request::AccessRequestCreateQuery, grant::GrantQuery, jit_policy::JitPolicyQuery,
-};
+use postern_api::{ErrorCode, access_request::AccessRequestCreateQuery, grant::GrantQuery};
 use postern_core::{
     grant::Grant,
     time::{Clock, IdSource},
@@ -12,11 +10,6 @@ use serde_json::json;
 use crate::rig::{Answer, MACHINE, Rig, ask, code, http, policy};
 
 const OTHER: &str = "arn:aws:ec2:eu-west-1:123456789012:instance/i-0fedcba9876543210";
-
-async fn only_policy(rig: &Rig) -> String {
-    let policies = rig.owner().jit_policies(&JitPolicyQuery::default()).await;
-    policies.unwrap().items.remove(0).id
-}
 
 #[tokio::test]
 async fn a_grant_that_commits_while_a_policy_narrows_ends_with_the_change_itself() {
@@ -28,7 +21,7 @@ async fn a_grant_that_commits_while_a_policy_narrows_ends_with_the_change_itself
         .unwrap();
     let made = &ada.grants(&GrantQuery::default()).await.unwrap().items[0];
     let made: Grant = rig.store.grant(made.id.parse().unwrap()).await.unwrap().unwrap();
-    let id = only_policy(&rig).await;
+    let id = rig.only_policy().await.id;
     // Somebody is about to grant…
     let mut granting = rig.store.begin().await.unwrap();
     granting.policies().await.unwrap();
@@ -62,7 +55,7 @@ async fn a_grant_that_commits_while_a_policy_narrows_ends_with_the_change_itself
 async fn who_may_not_change_a_policy_is_told_without_waiting_for_its_lock() {
     let rig = Rig::start().await;
     rig.ready_for_requests("policy").await;
-    let id = only_policy(&rig).await;
+    let id = rig.only_policy().await.id;
     let mut granting = rig.store.begin().await.unwrap();
     granting.policies().await.unwrap();
     let ada = rig.client("ada");
@@ -109,7 +102,7 @@ async fn a_request_locks_its_machines_in_the_order_of_discovery_whatever_its_own
 async fn the_largest_version_is_one_that_nothing_has() {
     let rig = Rig::start().await;
     rig.ready_for_requests("policy").await;
-    let id = only_policy(&rig).await;
+    let id = rig.only_policy().await.id;
     let update = rig
         .owner()
         .update_jit_policy(&id, i64::MAX, &policy("ssh", "/aws", "policy"))

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use postern_api::{ErrorCode, delivery::DeliveryQuery};
-use postern_core::{audit::Outcome, scope::Scope, time::Clock};
-use postern_store::{Attempted, Subscription};
+use postern_core::{audit::Outcome, time::Clock};
+use postern_store::Attempted;
 
 use crate::rig::{Rig, code};
 
@@ -12,16 +12,8 @@ const MINUTE: Duration = Duration::from_mins(1);
 
 /// Somebody wants to hear of role assignments, one is made, and they do not take the message.
 pub(crate) async fn with_a_dead_delivery(rig: &Rig) -> i64 {
-    let subscription = Subscription {
-        name: "siem".into(),
-        actions: vec!["role_assignment".into()],
-        outcomes: vec![Outcome::Succeeded],
-        scope: Scope::root(),
-    };
-    rig.store
-        .subscribe(&[subscription], rig.clock.now())
-        .await
-        .unwrap();
+    rig.subscribe("siem", &["role_assignment"], Outcome::Succeeded)
+        .await;
     rig.assign("eve", "auditor", "/aws").await;
     give_up(rig).await
 }

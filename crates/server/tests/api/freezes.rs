@@ -15,6 +15,8 @@ use postern_store::{Conflict, StoreError};
 
 use crate::rig::{INSTANCE_POINT, MACHINE, Rig, ask, code, policy};
 
+mod heeded;
+
 const ELSEWHERE: &str = "arn:aws:ec2:eu-central-1:123456789012:instance/i-0fedcba9876543210";
 
 fn now() -> AccessRequestCreateQuery {
@@ -45,6 +47,13 @@ fn a_freeze(rig: &Rig, scope: &str) -> Freeze {
         created_at: rig.clock.now(),
         lifted: None,
     }
+}
+
+/// A freeze that nobody was told of: not by the operation, which would end and turn down what it covers.
+pub(crate) async fn freeze_unheard(rig: &Rig, scope: &str) {
+    let mut tx = rig.store.begin().await.unwrap();
+    tx.insert_freeze(&a_freeze(rig, scope)).await.unwrap();
+    tx.commit().await.unwrap();
 }
 
 #[tokio::test]

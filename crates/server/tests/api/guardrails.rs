@@ -157,3 +157,32 @@ async fn an_access_check_says_what_would_allow_it() {
 fn plainly() -> postern_api::access_request::AccessRequestCreateQuery {
     postern_api::access_request::AccessRequestCreateQuery::default()
 }
+
+#[tokio::test]
+async fn a_guardrail_forbids_what_a_role_allows_and_a_second_factor_may_be_asked_for() {
+    let rig = Rig::with(Plan {
+        guardrails: r#"
+            @id("mfa-for-requests")
+            @message("requests need a second factor")
+            forbid (principal is User, action == Action::"request", resource) unless { principal.mfa };
+        "#,
+        ..Plan::default()
+    })
+    .await;
+    let machine = rig.ready_for_requests("policy").await;
+    let error = rig
+        .client("ada")
+        .create_access_request(None, &plainly(), &ask(&machine))
+        .await
+        .unwrap_err();
+    let problem = error.problem().unwrap();
+    assert_eq!((problem.code, problem.status), (ErrorCode::StepUpRequired, 401));
+    assert!(problem.detail.contains("mfa-for-requests"), "{}", problem.detail);
+    let mut claims = rig.claims("ada");
+    claims["amr"] = json!(["pwd", "mfa"]);
+    let strong = rig.client("ada").with_token(rig.key.sign(&claims));
+    strong
+        .create_access_request(None, &plainly(), &ask(&machine))
+        .await
+        .unwrap();
+}

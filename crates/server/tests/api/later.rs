@@ -7,16 +7,17 @@ use postern_api::{
     freeze::{FreezeCreate, FreezeLift},
     grant::{GrantExtend, GrantRevoke},
     review::BreakGlassQuery,
-    role::RoleAssignmentQuery,
 };
 use postern_core::{
-    freeze::Freeze,
     grant::{Grant, Live},
     id::GrantId,
-    time::{Clock, IdSource},
+    time::Clock,
 };
 
-use crate::rig::{INSTANCE_POINT, MACHINE, Rig, ask, code, policy};
+use crate::{
+    freezes::freeze_unheard,
+    rig::{INSTANCE_POINT, MACHINE, Rig, ask, code, policy},
+};
 
 fn now() -> AccessRequestCreateQuery {
     AccessRequestCreateQuery::default()
@@ -46,21 +47,6 @@ async fn opened(rig: &Rig, grant: &str) {
     let open: Grant = opening.confirm_open(rig.clock.now()).into();
     tx.save_grants(&[open]).await.unwrap();
     tx.commit().await.unwrap();
-}
-
-async fn takes_away(rig: &Rig, who: &str, role: &str) {
-    let owner = rig.owner();
-    let all = owner
-        .role_assignments(&RoleAssignmentQuery::default())
-        .await
-        .unwrap();
-    let who = format!("user:corp/{who}");
-    let its = all
-        .items
-        .iter()
-        .find(|one| one.principal == who && one.role == role)
-        .unwrap();
-    owner.delete_role_assignment(&its.id).await.unwrap();
 }
 
 async fn scheduled(rig: &Rig) -> AccessRequest {
@@ -131,7 +117,7 @@ async fn what_was_granted_for_later_is_decided_again_when_its_time_comes() {
     let rig = Rig::start().await;
     rig.ready_for_requests("policy").await;
     let request = scheduled(&rig).await;
-    takes_away(&rig, "ada", "requester").await;
+    rig.take_away("ada", "requester").await;
     rig.advance(3600);
     rig.running.start_due().await;
     let ended = rig.owner().grant(&request.grants[0].id).await.unwrap();
@@ -160,7 +146,7 @@ async fn an_approval_by_somebody_who_may_no_more_does_not_start_anything() {
         .await
         .unwrap();
     assert_eq!(approved.grants[0].status, "scheduled");
-    takes_away(&rig, "bob", "approver").await;
+    rig.take_away("bob", "approver").await;
     rig.advance(3600);
     rig.running.start_due().await;
     let ended = rig.client("ada").grant(&approved.grants[0].id).await.unwrap();
@@ -339,18 +325,7 @@ async fn an_open_grant_is_not_extended_while_its_scope_is_frozen() {
         .unwrap();
     opened(&rig, &request.grants[0].id).await;
     // Not by the operation, which would end the grant: the extension itself has to look.
-    let ids: &dyn IdSource = &rig.ids;
-    let freeze = Freeze {
-        id: ids.next(rig.clock.now()),
-        scope: "/aws".parse().unwrap(),
-        reason: "keys leaked".into(),
-        created_by: "user:corp/root".parse().unwrap(),
-        created_at: rig.clock.now(),
-        lifted: None,
-    };
-    let mut tx = rig.store.begin().await.unwrap();
-    tx.insert_freeze(&freeze).await.unwrap();
-    tx.commit().await.unwrap();
+    freeze_unheard(&rig, "/aws").await;
     let refused = ada.extend_grant(&request.grants[0].id, None, &longer(1200)).await;
     assert_eq!(code(refused), ErrorCode::Frozen);
 }
@@ -409,7 +384,7 @@ async fn whoever_approved_a_grant_ends_it_as_long_as_they_may_approve() {
     let events = rig.audit("grant.revoke").await;
     let decision = events.last().unwrap().event.decision.clone().unwrap();
     assert!(decision["rule"].as_str().unwrap().contains("who approved it"));
-    takes_away(&rig, "bob", "approver").await;
+    rig.take_away("bob", "approver").await;
     rig.assign("bob", "reader", "/aws").await;
     assert_eq!(code(revoke("bob", &grants[1]).await), ErrorCode::Forbidden);
 }

@@ -18,7 +18,7 @@ fn now() -> LeaseWaitQuery {
     LeaseWaitQuery::default()
 }
 
-fn a_lease(machine: &str, key: Option<&str>) -> LeaseCreate {
+pub(crate) fn a_lease(machine: &str, key: Option<&str>) -> LeaseCreate {
     let request = ask(machine);
     LeaseCreate {
         key: key.map(str::to_owned),
@@ -30,7 +30,7 @@ fn a_lease(machine: &str, key: Option<&str>) -> LeaseCreate {
     }
 }
 
-async fn lease(client: &Client, machine: &str, key: &str) -> Lease {
+pub(crate) async fn lease(client: &Client, machine: &str, key: &str) -> Lease {
     client
         .create_lease(None, &now(), &a_lease(machine, Some(key)))
         .await

@@ -32,6 +32,7 @@ mod preflight;
 mod restored;
 mod rig;
 mod role_terms;
+mod seeing;
 mod separation;
 mod serving;
 mod step_up;

@@ -5,14 +5,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use postern_api::{
     ErrorCode,
     access_request::AccessRequestCreateQuery,
-    jit_policy::{JitPolicyQuery, JitPolicyWrite, Lockdown},
+    jit_policy::{JitPolicyWrite, Lockdown},
 };
 use postern_core::{
     inventory::{Interface, Layer, Machine, Place, Power},
     machine::MachineId,
-    nsg::{Access, AddressPrefix, Direction, NsgPorts, NsgProtocol, NsgRule, Side},
+    nsg::{Access, NsgProtocol, NsgRule},
     point::PointRef,
     posture::posture,
+    testing::an_nsg_rule,
     time::Clock,
 };
 use postern_store::MachineRow;
@@ -22,21 +23,9 @@ use crate::rig::{MACHINE, Rig, ask, code, policy};
 const VM: &str = "/subscriptions/00000000-0000-0000-0000-000000000001/resourceGroups/prod/providers/Microsoft.Compute/virtualMachines/web";
 
 fn rule(name: &str, priority: u16, access: Access) -> NsgRule {
-    let any = Side {
-        prefixes: vec![AddressPrefix::parse("*")],
-        groups: vec![],
-    };
     NsgRule {
-        name: name.into(),
-        description: None,
-        priority,
-        direction: Direction::Inbound,
-        access,
         protocol: NsgProtocol::Tcp,
-        source: any.clone(),
-        destination: any,
-        ports: vec![NsgPorts { first: 22, last: 22 }],
-        source_ports: vec![NsgPorts::ALL],
+        ..an_nsg_rule(name, priority, access, "*", "22")
     }
 }
 
@@ -306,12 +295,7 @@ async fn a_dry_run_of_a_change_or_a_removal_names_the_grants_that_would_end() {
         .create_access_request(None, &AccessRequestCreateQuery::default(), &ask(&machine))
         .await
         .unwrap();
-    let made = owner
-        .jit_policies(&JitPolicyQuery::default())
-        .await
-        .unwrap()
-        .items
-        .remove(0);
+    let made = rig.only_policy().await;
     let narrower = policy("ssh", "/aws/210987654321", "policy");
     let plans = [
         owner
@@ -364,12 +348,7 @@ async fn a_plan_names_no_machine_that_its_reader_may_not_read() {
         .await
         .unwrap();
     rig.assign("carl", "policy-writer", "/").await;
-    let made = owner
-        .jit_policies(&JitPolicyQuery::default())
-        .await
-        .unwrap()
-        .items
-        .remove(0);
+    let made = rig.only_policy().await;
     let carl = rig.client("carl");
     // A removal, a change after which the machine stays, and a new policy that takes the machine over.
     let plans = [

@@ -3,19 +3,25 @@
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
 use chrono::TimeDelta;
-use postern_api::{Client, ClientError, ErrorCode, Problem};
+use postern_api::{
+    Client, ClientError, ErrorCode, Problem,
+    jit_policy::{JitPolicy, JitPolicyQuery},
+    role::{RoleAssignmentCreate, RoleAssignmentQuery, RoleCreate},
+};
 use postern_authz::GuardrailSet;
 use postern_core::{
+    audit::Outcome,
     inventory::{Interface, Layer, Machine, Power},
     machine::MachineId,
     point::PointRef,
     posture::posture,
+    scope::Scope,
     sg::SecurityGroup,
     testing::at,
     time::{Clock, CountingIds, ManualClock},
 };
 use postern_server::{Dependencies, Running, Server, ServerConfig};
-use postern_store::{MachineRow, Store};
+use postern_store::{MachineRow, Store, Subscription};
 use prometheus_client::registry::Registry;
 use serde_json::{Value, json};
 
@@ -168,15 +174,61 @@ impl Rig {
         self.owner()
             .create_role_assignment(
                 None,
-                &postern_api::role::RoleAssignmentCreate {
+                &RoleAssignmentCreate {
                     role: role.into(),
                     principal: principal.into(),
                     scope: scope.into(),
-                    ..postern_api::role::RoleAssignmentCreate::default()
+                    ..RoleAssignmentCreate::default()
                 },
             )
             .await
             .unwrap();
+    }
+
+    /// Takes a person's role away, wherever they have it first.
+    pub(crate) async fn take_away(&self, subject: &str, role: &str) {
+        let owner = self.owner();
+        let all = owner
+            .role_assignments(&RoleAssignmentQuery::default())
+            .await
+            .unwrap();
+        let who = format!("user:corp/{subject}");
+        let its = all
+            .items
+            .iter()
+            .find(|one| one.principal == who && one.role == role)
+            .unwrap();
+        owner.delete_role_assignment(&its.id).await.unwrap();
+    }
+
+    /// Ada may break the glass of everything in the scope.
+    pub(crate) async fn on_call(&self, scope: &str) {
+        let role = RoleCreate {
+            name: "on-call".into(),
+            actions: ["read".to_owned(), "break_glass".to_owned()].into(),
+        };
+        self.owner().create_role(None, &role).await.unwrap();
+        self.assign("ada", "on-call", scope).await;
+    }
+
+    /// Somebody wants to hear of what is done so, anywhere, and comes out so.
+    pub(crate) async fn subscribe(&self, name: &str, actions: &[&str], outcome: Outcome) {
+        let subscription = Subscription {
+            name: name.into(),
+            actions: actions.iter().map(|action| (*action).to_owned()).collect(),
+            outcomes: vec![outcome],
+            scope: Scope::root(),
+        };
+        self.store
+            .subscribe(&[subscription], self.clock.now())
+            .await
+            .unwrap();
+    }
+
+    /// The JIT policy, where there is one.
+    pub(crate) async fn only_policy(&self) -> JitPolicy {
+        let page = self.owner().jit_policies(&JitPolicyQuery::default()).await;
+        page.unwrap().items.remove(0)
     }
 
     /// A machine behind one security group, discovered.

@@ -7,7 +7,7 @@ use postern_api::{
     access_request::{AccessRequestCreateQuery, AccessRequestDeny, AccessRequestQuery},
     grant::GrantQuery,
 };
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::rig::{Answer, Plan, Rig, ask, code, http};
@@ -283,4 +283,22 @@ async fn a_head_that_is_too_large_is_refused_before_anything_is_read() {
     let _end = stream.read_to_end(&mut answer).await;
     let answer = String::from_utf8_lossy(&answer);
     assert!(answer.starts_with("HTTP/1.1 431"), "{answer}");
+}
+
+#[tokio::test]
+async fn the_bare_address_says_what_this_is_and_where_it_is_described() {
+    let rig = Rig::start().await;
+    let answer = Answer::of(http().get(rig.url("/")).send().await.unwrap()).await;
+    assert_eq!(answer.status, 200);
+    let said: Value = serde_json::from_str(&answer.body).unwrap();
+    assert_eq!(said["service"], "postern");
+    let described = http()
+        .get(rig.url(said["openapi"].as_str().unwrap()))
+        .send()
+        .await
+        .unwrap();
+    let document: Value = serde_json::from_str(&Answer::of(described).await.body).unwrap();
+    assert_eq!(document["openapi"], "3.1.0");
+    let elsewhere = Answer::of(http().get(rig.url("/nowhere")).send().await.unwrap()).await;
+    assert_eq!(elsewhere.problem().code, ErrorCode::NotFound);
 }

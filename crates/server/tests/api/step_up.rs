@@ -4,7 +4,7 @@ use chrono::TimeDelta;
 use postern_api::{
     ErrorCode,
     access_request::{AccessRequestCreate, AccessRequestCreateQuery},
-    jit_policy::{Authentication, JitPolicyQuery, JitPolicyWrite},
+    jit_policy::{Authentication, JitPolicyWrite},
     review::BreakGlassQuery,
 };
 use postern_core::time::Clock as _;
@@ -133,12 +133,7 @@ async fn a_policy_that_asks_for_more_meanwhile_is_not_dodged_by_having_asked_bef
         .create_access_request(None, &query, &ask(MACHINE))
         .await
         .unwrap();
-    let document = &rig
-        .owner()
-        .jit_policies(&JitPolicyQuery::default())
-        .await
-        .unwrap()
-        .items[0];
+    let document = rig.only_policy().await;
     rig.owner()
         .update_jit_policy(&document.id, document.version, &asking(true, None, "one"))
         .await
@@ -169,12 +164,7 @@ async fn a_policy_that_asks_for_more_meanwhile_is_not_dodged_by_having_asked_for
         .create_access_request(None, &query, &for_later)
         .await
         .unwrap();
-    let document = &rig
-        .owner()
-        .jit_policies(&JitPolicyQuery::default())
-        .await
-        .unwrap()
-        .items[0];
+    let document = rig.only_policy().await;
     rig.owner()
         .update_jit_policy(&document.id, document.version, &asking(true, None, "policy"))
         .await

@@ -11,7 +11,7 @@ use http::StatusCode;
 use postern_api::{
     ErrorCode,
     access_request::{AccessRequestCreate, AccessRequestCreateQuery},
-    jit_policy::{JitPolicyQuery, JitPolicyWrite, Justification, WhenUnanswered},
+    jit_policy::{JitPolicyWrite, Justification, WhenUnanswered},
     review::BreakGlassQuery,
 };
 use postern_core::time::Clock as _;
@@ -206,11 +206,7 @@ async fn a_policy_that_asks_for_a_ticket_meanwhile_asks_it_of_what_waits_and_of_
             .await
             .unwrap();
         let owner = rig.owner();
-        let written = &owner
-            .jit_policies(&JitPolicyQuery::default())
-            .await
-            .unwrap()
-            .items[0];
+        let written = rig.only_policy().await;
         let stricter = JitPolicyWrite {
             justification: Some(Justification {
                 ticket_required: true,

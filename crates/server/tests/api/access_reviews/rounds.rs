@@ -8,24 +8,33 @@ use postern_api::{
     },
     delivery::DeliveryQuery,
 };
-use postern_core::{audit::Outcome, scope::Scope, time::Clock as _};
-use postern_store::Subscription;
+use postern_core::{audit::Outcome, time::Clock as _};
 
 use crate::rig::{Plan, Rig, code};
 
 use super::{DAY, again, assign, assigned, campaign, item_of, outcomes, remove, start, turn};
 
+/// By everybody, every so many days for so many.
+fn recurring(rig: &Rig, scope: &str, every_days: u32, round_days: u32) -> AccessReviewCreate {
+    AccessReviewCreate {
+        recurrence: Some(AccessReviewRecurrence {
+            every_days,
+            round_days,
+        }),
+        ..campaign(rig, scope, Undecided::Keep)
+    }
+}
+
+/// By everybody, every 30 days for a week.
+fn monthly(rig: &Rig, scope: &str) -> AccessReviewCreate {
+    recurring(rig, scope, 30, 7)
+}
+
 #[tokio::test]
 async fn a_recurring_one_starts_its_next_round_by_itself_and_once() {
     let rig = Rig::start().await;
     rig.assign("zed", "requester", "/aws").await;
-    let create = AccessReviewCreate {
-        recurrence: Some(AccessReviewRecurrence {
-            every_days: 30,
-            round_days: 10,
-        }),
-        ..campaign(&rig, "/aws", Undecided::Keep)
-    };
+    let create = recurring(&rig, "/aws", 30, 10);
     let first = start(&rig, &create).await;
     let due = rig.clock.now() + TimeDelta::days(30);
     assert_eq!(first.next_round_at, Some(due));
@@ -77,13 +86,7 @@ async fn a_recurring_one_starts_its_next_round_by_itself_and_once() {
 async fn as_many_role_assignments_as_one_access_review_takes_are_reviewed_and_one_more_are_not() {
     let rig = Rig::start().await;
     postern_store::testing::assign_many(&rig.store, 10_000).await;
-    let every_month = AccessReviewCreate {
-        recurrence: Some(AccessReviewRecurrence {
-            every_days: 30,
-            round_days: 7,
-        }),
-        ..campaign(&rig, "/aws", Undecided::Keep)
-    };
+    let every_month = monthly(&rig, "/aws");
     let review = start(&rig, &every_month).await;
     assert_eq!(review.items.open, 10_000);
     let one_more = assign(&rig, "reader", "user:corp/one-more", "/aws").await;
@@ -126,24 +129,13 @@ async fn as_many_role_assignments_as_one_access_review_takes_are_reviewed_and_on
     assert_eq!(rounds, [(2, 10_000), (1, 0)]);
 }
 
-/// By everybody, every 30 days for a week.
-fn monthly(rig: &Rig, scope: &str) -> AccessReviewCreate {
-    AccessReviewCreate {
-        recurrence: Some(AccessReviewRecurrence {
-            every_days: 30,
-            round_days: 7,
-        }),
-        ..campaign(rig, scope, Undecided::Keep)
-    }
-}
-
 /// How many rounds there are.
 async fn rounds(rig: &Rig) -> usize {
     let query = AccessReviewQuery::default();
     rig.owner().access_reviews(&query).await.unwrap().items.len()
 }
 
-/// Lets so many days pass, with a look of the server at every week of them.
+/// Lets so many days pass, with a look of the server every five.
 async fn days(rig: &Rig, days: i64) {
     for _ in 0..days / 5 {
         rig.advance(5 * DAY);
@@ -169,14 +161,8 @@ async fn a_round_starts_by_the_right_that_its_maker_has_then_and_otherwise_not()
     assert_eq!(by[0]["assignment"], may_assign.as_str());
 
     // The right is taken away while the second round runs.
-    let subscription = Subscription {
-        name: "admins".into(),
-        actions: vec!["access_review.start".into()],
-        outcomes: vec![Outcome::Denied],
-        scope: Scope::root(),
-    };
-    let now = rig.clock.now();
-    rig.store.subscribe(&[subscription], now).await.unwrap();
+    rig.subscribe("admins", &["access_review.start"], Outcome::Denied)
+        .await;
     rig.owner().delete_role_assignment(&may_assign).await.unwrap();
     days(&rig, 30).await;
     assert_eq!(rounds(&rig).await, 2);
@@ -257,13 +243,7 @@ async fn a_round_that_takes_its_makers_right_is_the_last() {
 async fn a_makers_group_that_no_token_named_for_long_starts_no_round_until_one_does() {
     let rig = Rig::start().await;
     assign(&rig, "owner", "group:corp/admins", "/aws").await;
-    let create = AccessReviewCreate {
-        recurrence: Some(AccessReviewRecurrence {
-            every_days: 90,
-            round_days: 7,
-        }),
-        ..campaign(&rig, "/aws", Undecided::Keep)
-    };
+    let create = recurring(&rig, "/aws", 90, 7);
     let ann = rig.member("ann", &["admins"]);
     let first = ann.create_access_review(None, &create).await.unwrap();
     days(&rig, 90).await;
@@ -353,13 +333,7 @@ async fn a_guardrail_about_a_group_holds_for_a_maker_whose_groups_are_old() {
     .await;
     let ann = rig.member("ann", &[]);
     assign(&rig, "owner", "user:corp/ann", "/aws").await;
-    let create = AccessReviewCreate {
-        recurrence: Some(AccessReviewRecurrence {
-            every_days: 60,
-            round_days: 7,
-        }),
-        ..campaign(&rig, "/aws", Undecided::Keep)
-    };
+    let create = recurring(&rig, "/aws", 60, 7);
     let first = ann.create_access_review(None, &create).await.unwrap();
     rig.member("ann", &["contractors"])
         .access_review(&first.id)
