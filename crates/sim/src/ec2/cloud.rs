@@ -288,6 +288,11 @@ impl Ec2Cloud {
         }
     }
 
+    /// How many calls were refused for their rate since other limits were put in force.
+    pub(crate) fn refused_for_rate(&self) -> u64 {
+        self.lock().levels.refused
+    }
+
     /// Puts other request limits in force, or none, with every bucket full.
     pub(crate) fn set_throttling(&self, throttling: Option<Throttling>) {
         let mut core = self.lock();

@@ -202,6 +202,11 @@ impl Ec2Handle {
         self.cloud.state()
     }
 
+    /// How many requests were refused for their rate since limits were last put in force.
+    pub fn refused_for_rate(&self) -> u64 {
+        self.cloud.refused_for_rate()
+    }
+
     /// Puts other request limits in force from now on, or none, with every bucket full.
     pub fn set_throttling(&self, throttling: Option<Throttling>) {
         self.cloud.set_throttling(throttling);

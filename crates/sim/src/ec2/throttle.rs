@@ -123,7 +123,11 @@ struct Level {
 
 /// The levels of all buckets.
 #[derive(Debug, Default)]
-pub(crate) struct Levels(BTreeMap<(String, String, String), Level>);
+pub(crate) struct Levels {
+    levels: BTreeMap<(String, String, String), Level>,
+    /// How many calls were refused.
+    pub(crate) refused: u64,
+}
 
 /// A call to be paid for.
 pub(crate) struct Call<'a> {
@@ -154,13 +158,14 @@ impl Levels {
         let mut paid = Vec::new();
         for (name, bucket, price) in prices {
             let key = (call.account.to_owned(), call.region.to_owned(), name);
-            let level = self.0.get(&key).copied().unwrap_or(Level {
+            let level = self.levels.get(&key).copied().unwrap_or(Level {
                 tokens: bucket.capacity,
                 at: now,
             });
             let elapsed = (now - level.at).max(chrono::TimeDelta::zero()).as_seconds_f64();
             let tokens = (level.tokens + elapsed * bucket.refill).min(bucket.capacity);
             if tokens < price {
+                self.refused += 1;
                 return Err(Ec2Error::with_status(
                     StatusCode::SERVICE_UNAVAILABLE,
                     "RequestLimitExceeded",
@@ -175,7 +180,7 @@ impl Levels {
                 },
             ));
         }
-        self.0.extend(paid);
+        self.levels.extend(paid);
         Ok(())
     }
 }
