@@ -18,7 +18,7 @@ use postern_core::{
     nsg::{Direction, NsgRule},
     point::PointRef,
 };
-use serde::{Deserialize, de::DeserializeOwned};
+use serde::{Deserialize, Deserializer, de::DeserializeOwned};
 use serde_json::Value;
 
 use self::{
@@ -196,7 +196,7 @@ pub(crate) async fn machines(arm: &Arm, subscription: &str) -> Result<DiscoveryP
         power(arm, subscription),
         list::<Interface>(arm, subscription, "Microsoft.Network", "networkInterfaces", &[]),
         list::<Network>(arm, subscription, "Microsoft.Network", "virtualNetworks", &[]),
-        list::<Value>(
+        list::<ListedNsg>(
             arm,
             subscription,
             "Microsoft.Network",
@@ -213,7 +213,7 @@ pub(crate) async fn machines(arm: &Arm, subscription: &str) -> Result<DiscoveryP
             .collect(),
         subnets: BTreeMap::new(),
         spaces: BTreeMap::new(),
-        nsgs: nsgs.iter().map(nsg).collect::<Result<_, _>>()?,
+        nsgs: nsgs.into_iter().map(|nsg| nsg.0).collect::<Result<_, _>>()?,
         public: edge::public_addresses(public),
         power,
         ways: BTreeMap::new(),
@@ -309,6 +309,16 @@ fn power_of(view: &InstanceView) -> Option<Power> {
             "stopped" | "deallocated" => Power::Stopped,
             _ => Power::Unknown,
         })
+}
+
+/// An NSG of a list. It is read as soon as it is there: the documents of a whole subscription take many times as much
+/// memory as what is kept of them.
+struct ListedNsg(Result<(String, Nsg), EnforceError>);
+
+impl<'de> Deserialize<'de> for ListedNsg {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Value::deserialize(deserializer).map(|raw| Self(nsg(&raw)))
+    }
 }
 
 /// An NSG, by its lower-case id.
