@@ -77,7 +77,7 @@ async fn a_terminated_machine_leaves_no_holder(endpoint: &Endpoint) {
     let router = PointRef::AwsInstance(fleet.machines["router"].machine.clone());
     // moto lets go of groups that interfaces have, which other cases leave behind for discovery to stumble over.
     let is_told = async |fleet: &Fleet, told: bool| {
-        if endpoint.flavour == Flavour::Simulator {
+        if matches!(endpoint.flavour, Flavour::Simulator) {
             let marked = fleet.stage.marked().await;
             assert_eq!(marked.contains(&router), told, "{marked:?}");
         }
