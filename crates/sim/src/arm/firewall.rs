@@ -365,8 +365,9 @@ impl Check<'_> {
             .get(&subnet.key())
             .into_iter()
             .flatten()
-            .find(|(_, from)| Id::parse(from).is_none_or(|from| from.parent().key() != own));
-        if let Some((_, other)) = other {
+            .map(|pointer| &pointer.from)
+            .find(|from| Id::parse(from).is_none_or(|from| from.parent().key() != own));
+        if let Some(other) = other {
             let text = format!("Subnet {} is in use by {other}.", subnet.text());
             return Err(refuse("AzureFirewallSubnetInUse", text));
         }

@@ -149,7 +149,7 @@ impl Fleet {
         if id.child.is_some() {
             return super::read::child_shown(&inner.state, resource, &id).ok_or_else(|| not_found(&id));
         }
-        Ok(view::resource(resource, references))
+        Ok(view::resource(resource, &references))
     }
 
     /// A virtual network.

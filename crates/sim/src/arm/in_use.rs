@@ -1,6 +1,7 @@
 //! What is refused because others use the resource, or because it is still being changed.
 
 use super::id::{ChildKind, Id, Kind};
+use super::references::Pointer;
 use super::refusal::ArmError;
 use super::state::{Provisioning, Resource, State};
 
@@ -21,7 +22,7 @@ pub(super) fn subnet_unused(state: &State, subnet: &Id) -> Result<(), ArmError> 
     let references = state.back_references();
     match references.get(&subnet.key()).and_then(|from| from.first()) {
         None => Ok(()),
-        Some((_, from)) => Err(ArmError::network(
+        Some(Pointer { from, .. }) => Err(ArmError::network(
             400,
             "InUseSubnetCannotBeDeleted",
             format!(
@@ -41,7 +42,7 @@ pub(super) fn unused(state: &State, resource: &Resource) -> Result<(), ArmError>
         .get(&id.key())
         .into_iter()
         .flatten()
-        .map(|(_, from)| from.as_str())
+        .map(|pointer| pointer.from.as_str())
         .collect();
     if id.kind == Kind::VirtualNetwork {
         for (child, _) in resource.shown() {
@@ -96,8 +97,8 @@ pub(super) fn policy_not_busy(state: &State, policy: &Resource, group: Option<&s
         .get(&key)
         .into_iter()
         .flatten()
-        .filter(|(member, _)| *member == "firewalls")
-        .map(|(_, firewall)| firewall)
+        .filter(|pointer| pointer.member == "firewalls")
+        .map(|pointer| &pointer.from)
         .find(|firewall| state.busy(&firewall.to_ascii_lowercase()).is_some());
     let (code, text) = match (busy, group, firewall) {
         (false, _, None) => return Ok(()),

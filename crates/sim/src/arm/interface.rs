@@ -174,10 +174,11 @@ impl Check<'_> {
             .get(&address.id.key())
             .into_iter()
             .flatten()
-            .find(|(_, from)| Id::parse(from).is_none_or(|from| from.parent().key() != own));
+            .map(|pointer| &pointer.from)
+            .find(|from| Id::parse(from).is_none_or(|from| from.parent().key() != own));
         match other {
             None => Ok(()),
-            Some((_, from)) => Err(ArmError::network(
+            Some(from) => Err(ArmError::network(
                 400,
                 "PublicIPAddressInUse",
                 format!(

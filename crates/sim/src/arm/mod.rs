@@ -31,6 +31,7 @@ mod operation;
 mod path;
 mod precondition;
 mod read;
+mod references;
 mod refusal;
 mod resource_group;
 mod route;

@@ -7,11 +7,12 @@ use uuid::Uuid;
 use super::authorization;
 use super::id::{ChildKind, Id, Kind};
 use super::operation::Work;
+use super::references::BackReferences;
 use super::refusal::ArmError;
 use super::route::Target;
 use super::serve::{Answer, Call, Inner};
 use super::service_tag;
-use super::state::{BackReferences, Resource, State};
+use super::state::{Resource, State};
 use super::view;
 use super::write::{group_missing, not_allowed, not_found};
 
@@ -74,7 +75,7 @@ pub(super) fn get(inner: &Inner, call: &Call<'_>, tenant: &str) -> Result<Answer
                 .of_kind(subscription, group.as_deref(), *kind)
                 .map(|(key, resource)| (key.as_str(), resource));
             page(call, page_size, within, |resource| {
-                Some(show(call, resource, references))
+                Some(show(call, resource, &references))
             })
         }
         Target::ServiceTags {
@@ -87,7 +88,7 @@ pub(super) fn get(inner: &Inner, call: &Call<'_>, tenant: &str) -> Result<Answer
         ))),
         Target::Resource(id) => {
             let resource = found(state, id)?;
-            let shown = show(call, resource, state.back_references());
+            let shown = show(call, resource, &state.back_references());
             let mut answer = Answer::ok(shown);
             if id.kind != Kind::VirtualMachine {
                 answer.headers.push(("etag", resource.etag_text()));
@@ -111,7 +112,7 @@ pub(super) fn get(inner: &Inner, call: &Call<'_>, tenant: &str) -> Result<Answer
                     &child.name,
                     goal,
                     child.provisioning,
-                    references,
+                    &references,
                 ))
             })
         }
@@ -174,7 +175,7 @@ pub(super) fn child_shown(state: &State, parent: &Resource, id: &Id) -> Option<V
         &child.name,
         goal,
         child.provisioning,
-        state.back_references(),
+        &state.back_references(),
     ))
 }
 

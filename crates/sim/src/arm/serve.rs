@@ -535,7 +535,7 @@ impl Cloud for Arm {
             .state
             .resources
             .values()
-            .map(|resource| view::resource(resource, references))
+            .map(|resource| view::resource(resource, &references))
             .collect();
         let groups: Vec<Value> = inner.state.groups.values().map(view::group).collect();
         let under_way: Vec<Value> = inner

@@ -5,8 +5,7 @@
 //! same while nothing is under way.
 
 use std::collections::BTreeMap;
-use std::ops::{Deref, DerefMut};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use serde_json::{Map, Value, json};
@@ -15,6 +14,7 @@ use uuid::Uuid;
 use super::authorization::Authorization;
 use super::id::{ChildKind, Id, Kind};
 use super::operation::Operation;
+use super::references::Resources;
 
 pub(super) type Properties = Arc<Map<String, Value>>;
 
@@ -144,28 +144,6 @@ impl Touch {
     }
 }
 
-/// Resources by their keys. Who points at whom follows from all of them, and is kept until one may have changed.
-#[derive(Debug, Default)]
-pub(super) struct Resources {
-    all: BTreeMap<String, Resource>,
-    references: OnceLock<BackReferences>,
-}
-
-impl Deref for Resources {
-    type Target = BTreeMap<String, Resource>;
-
-    fn deref(&self) -> &Self::Target {
-        &self.all
-    }
-}
-
-impl DerefMut for Resources {
-    fn deref_mut(&mut self) -> &mut Self::Target {
-        self.references.take();
-        &mut self.all
-    }
-}
-
 /// Everything in the cloud.
 #[derive(Debug, Default)]
 pub(super) struct State {
@@ -214,9 +192,6 @@ pub(super) fn interfaces_of(machine: &Map<String, Value>) -> Vec<&str> {
     )
 }
 
-/// Who points at whom: by the key of what is pointed at, the member that shows it there and the pointing id.
-pub(super) type BackReferences = BTreeMap<String, Vec<(&'static str, String)>>;
-
 impl State {
     pub(super) fn subscription(&self, id: &str) -> Option<&(String, String)> {
         self.subscriptions
@@ -244,84 +219,6 @@ impl State {
                 && resource.id.subscription.eq_ignore_ascii_case(subscription)
                 && group.is_none_or(|group| resource.id.group.eq_ignore_ascii_case(group))
         })
-    }
-
-    /// All references as the control plane shows them.
-    pub(super) fn back_references(&self) -> &BackReferences {
-        self.resources.references.get_or_init(|| self.count_references())
-    }
-
-    fn count_references(&self) -> BackReferences {
-        let mut references = BackReferences::new();
-        let mut point = |target: Option<&str>, member: &'static str, from: &Id| {
-            if let Some(target) = target {
-                references
-                    .entry(target.to_ascii_lowercase())
-                    .or_default()
-                    .push((member, from.text()));
-            }
-        };
-        for resource in self.resources.values() {
-            let id = &resource.id;
-            match id.kind {
-                Kind::NetworkInterface => {
-                    point(
-                        at(&resource.goal, &["networkSecurityGroup", "id"]),
-                        "networkInterfaces",
-                        id,
-                    );
-                    for (child, goal) in resource.shown() {
-                        let child = id.child(ChildKind::IpConfiguration, &child.name);
-                        point(at(goal, &["subnet", "id"]), "ipConfigurations", &child);
-                        point(at(goal, &["publicIPAddress", "id"]), "ipConfiguration", &child);
-                        for group in ids_in(goal.get("applicationSecurityGroups")) {
-                            point(Some(group), "", &child);
-                        }
-                    }
-                }
-                Kind::VirtualNetwork => {
-                    for (child, goal) in resource.shown() {
-                        let child = id.child(ChildKind::Subnet, &child.name);
-                        point(at(goal, &["networkSecurityGroup", "id"]), "subnets", &child);
-                        point(at(goal, &["routeTable", "id"]), "subnets", &child);
-                    }
-                }
-                Kind::NetworkSecurityGroup => {
-                    for (child, goal) in resource.shown() {
-                        for group in super::rule::application_groups(goal) {
-                            point(Some(group), "", &id.child(ChildKind::SecurityRule, &child.name));
-                        }
-                    }
-                }
-                Kind::VirtualMachine => {
-                    for interface in interfaces_of(&resource.goal) {
-                        point(Some(interface), "virtualMachine", id);
-                    }
-                }
-                Kind::AzureFirewall => {
-                    point(at(&resource.goal, &["firewallPolicy", "id"]), "firewalls", id);
-                    for (name, goal) in super::firewall::named(&resource.goal, "ipConfigurations") {
-                        let child = id.child(ChildKind::FirewallIpConfiguration, name);
-                        point(at(goal, &["subnet", "id"]), "ipConfigurations", &child);
-                        point(at(goal, &["publicIPAddress", "id"]), "ipConfiguration", &child);
-                    }
-                }
-                Kind::LoadBalancer => {
-                    for (name, goal) in
-                        super::firewall::named(&resource.goal, super::load_balancer::FRONTENDS)
-                    {
-                        let child = id.child(ChildKind::FrontendIpConfiguration, name);
-                        point(at(goal, &["subnet", "id"]), "ipConfigurations", &child);
-                        point(at(goal, &["publicIPAddress", "id"]), "ipConfiguration", &child);
-                    }
-                }
-                Kind::ApplicationSecurityGroup
-                | Kind::FirewallPolicy
-                | Kind::PublicIpAddress
-                | Kind::RouteTable => {}
-            }
-        }
-        references
     }
 
     /// The entries of the truth log for what a change touches, as they stand.

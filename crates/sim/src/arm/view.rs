@@ -6,7 +6,8 @@ use super::default_rule;
 use super::firewall::COLLECTIONS;
 use super::id::{ChildKind, Id, Kind};
 use super::load_balancer::LISTS;
-use super::state::{BackReferences, Group, Properties, Provisioning, Resource};
+use super::references::{BackReferences, Pointer};
+use super::state::{Group, Properties, Provisioning, Resource};
 
 fn object(value: Value) -> Map<String, Value> {
     match value {
@@ -173,7 +174,7 @@ pub(super) fn default_rules(nsg: &Resource) -> Vec<Value> {
 }
 
 fn add_references(properties: &mut Map<String, Value>, id: &Id, references: &BackReferences) {
-    for (member, from) in references.get(&id.key()).into_iter().flatten() {
+    for Pointer { member, from, .. } in references.get(&id.key()).into_iter().flatten() {
         match *member {
             "" => {}
             "ipConfiguration" | "virtualMachine" => {

@@ -447,7 +447,7 @@ impl Desk<'_> {
         self.state
             .resources
             .get(key)
-            .map(|resource| view::resource(resource, references))
+            .map(|resource| view::resource(resource, &references))
             .unwrap_or_default()
     }
 
@@ -465,7 +465,7 @@ impl Desk<'_> {
                     &child.name,
                     goal,
                     child.provisioning,
-                    references,
+                    &references,
                 ))
             })
             .unwrap_or_default()
