@@ -39,6 +39,33 @@ pub struct Verdict {
     pub note: String,
 }
 
+/// How somebody is reminded of a review that nobody has closed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Reminder {
+    /// Whoever may close it hears of it again: half of the time to close it has passed.
+    Again,
+    /// Others hear of it, too: all of it has, once or more often.
+    Escalated,
+}
+
+impl Reminder {
+    /// The audit event's action, to which subscribers subscribe.
+    pub const fn action(self) -> &'static str {
+        match self {
+            Self::Again => "review.remind",
+            Self::Escalated => "review.escalate",
+        }
+    }
+
+    /// Why, for the audit log.
+    pub const fn rule(self) -> &'static str {
+        match self {
+            Self::Again => "half of the time to close the review has passed",
+            Self::Escalated => "the time to close the review has passed, and it is open",
+        }
+    }
+}
+
 /// Why a review is not closed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CannotClose {

@@ -31,6 +31,8 @@ pub struct EngineConfig {
     pub backoff_max: Duration,
     /// When a grant that ended but is not confirmed as closed counts as overdue.
     pub overdue_after: Duration,
+    /// How long somebody has to close the review of a broken glass before it is escalated, in whole seconds.
+    pub review_within: Duration,
 }
 
 impl EngineConfig {
@@ -48,6 +50,7 @@ impl EngineConfig {
             backoff: Duration::from_millis(500),
             backoff_max: Duration::from_mins(1),
             overdue_after: Duration::from_mins(1),
+            review_within: Duration::from_hours(72),
         }
     }
 

@@ -1,5 +1,7 @@
 //! The audit events that the loop writes.
 
+use std::time::Duration;
+
 use postern_core::{
     audit::{Actor, AuditEvent, Outcome, Subject},
     enforcer::{Change, Finding, Obstacle},
@@ -9,6 +11,7 @@ use postern_core::{
     machine::MachineId,
     point::PointRef,
     request::{AccessRequest, Lapsed, Reminder, RequestState, Withdrawn},
+    review::{self, Review},
     role::RoleAssignment,
     scope::Scope,
     time::{IdSource, Instant},
@@ -324,6 +327,36 @@ impl<'a> Events<'a> {
                 let scope = target.machine.scope();
                 let mut event = self.event(how.action(), Outcome::Succeeded, scope, subject, details);
                 event.reason = Some(request.reason.clone());
+                event.decision = Some(json!({ "decided_by": "lifecycle", "rule": how.rule() }));
+                event
+            })
+            .collect()
+    }
+
+    /// Somebody is reminded of a review that is to be closed `within` so long, machine by machine, so that whoever hears of
+    /// a scope does.
+    pub(crate) fn review_reminder(
+        &self,
+        review: &Review,
+        how: review::Reminder,
+        within: Duration,
+    ) -> Vec<AuditEvent> {
+        review
+            .scopes
+            .iter()
+            .map(|scope| {
+                let subject = Subject {
+                    request: Some(review.request),
+                    ..Subject::default()
+                };
+                let details = json!({
+                    "review": review.id,
+                    "requester": review.requester,
+                    "opened_at": review.opened_at,
+                    "to_close_by": review.opened_at + within,
+                });
+                let mut event = self.event(how.action(), Outcome::Succeeded, scope.clone(), subject, details);
+                event.reason = Some(review.reason.clone());
                 event.decision = Some(json!({ "decided_by": "lifecycle", "rule": how.rule() }));
                 event
             })

@@ -23,8 +23,17 @@ pub struct Message {
     pub summary: String,
     /// Where to see it, or decide on it.
     pub link: Option<Url>,
-    /// The request that waits for somebody to decide, if it is about one: its link is where that is done.
-    pub undecided: Option<String>,
+    /// What waits for somebody to decide, if it is about such a thing: its link is where that is done.
+    pub undecided: Option<Undecided>,
+}
+
+/// What waits for somebody to decide, by its id.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Undecided {
+    /// A request for access.
+    Request(String),
+    /// The review of a broken glass.
+    Review(String),
 }
 
 impl Message {
@@ -70,16 +79,25 @@ impl Message {
     }
 }
 
-/// The request that waits for somebody to decide, if the event says that one does. Whether one that was just made is
+/// What waits for somebody to decide, if the event says that something does. Whether a request that was just made is
 /// granted by its policy at once is told by what it waits for.
-fn undecided(event: &AuditEvent) -> Option<String> {
+fn undecided(event: &AuditEvent) -> Option<Undecided> {
+    if matches!(event.action.as_str(), "review.remind" | "review.escalate") {
+        let review = event.details.get("review").and_then(Value::as_str);
+        return review.map(|review| Undecided::Review(review.to_owned()));
+    }
     let waits = event
         .details
         .get("awaits")
         .and_then(Value::as_array)
         .is_some_and(|awaits| !awaits.is_empty());
     (waits && event.outcome == Outcome::Succeeded)
-        .then(|| event.subject.request.map(|request| request.to_string()))
+        .then(|| {
+            event
+                .subject
+                .request
+                .map(|request| Undecided::Request(request.to_string()))
+        })
         .flatten()
 }
 
@@ -119,8 +137,13 @@ fn actor(actor: &Actor) -> String {
 
 fn link(base: &Url, event: &AuditEvent) -> Option<Url> {
     let subject = &event.subject;
-    if let Some(request) = undecided(event) {
-        return base.join(&format!("v1/access-requests/{request}")).ok();
+    match undecided(event) {
+        Some(Undecided::Request(request)) => {
+            return base.join(&format!("v1/access-requests/{request}")).ok();
+        }
+        // The list is where they are seen; what was opened is seen at the request.
+        Some(Undecided::Review(_)) => return base.join("v1/reviews?status=open").ok(),
+        None => {}
     }
     let path = match (&subject.grant, &subject.request, &subject.policy) {
         (Some(grant), ..) => format!("v1/grants/{grant}"),
@@ -149,6 +172,8 @@ fn summary(event: &AuditEvent) -> String {
         ("access_review.remind", _) => "reminds of an access review that waits for decisions",
         ("access_review.complete", Outcome::Succeeded) => "completed an access review",
         ("access_review.cancel", Outcome::Succeeded) => "cancelled an access review",
+        ("review.remind", _) => "reminds of a broken glass that nobody has looked at",
+        ("review.escalate", _) => "escalates a broken glass that nobody has looked at",
         ("review.close", Outcome::Succeeded) => "closed the review of a broken glass",
         ("freeze.create", Outcome::Succeeded) => "FROZE everything",
         ("freeze.lift", Outcome::Succeeded) => "lifted a freeze",
@@ -304,10 +329,33 @@ mod tests {
         let base = "https://postern.example.com/".parse().unwrap();
         let told = Message::of(&waiting, &"prod".parse().unwrap(), Some(&base));
         let request = an_id::<postern_core::id::RequestKind>(2).to_string();
-        assert_eq!(told.undecided.as_deref(), Some(request.as_str()));
+        assert_eq!(told.undecided, Some(Undecided::Request(request.clone())));
         assert!(
             told.link.unwrap().path().ends_with(&request),
             "where it is decided"
         );
+    }
+
+    #[test]
+    fn who_is_reminded_of_a_broken_glass_is_told_which_review_to_close() {
+        let mut reminded = asked();
+        reminded.event.action = "review.remind".into();
+        reminded.event.actor = Actor::System {
+            component: "reconciler".into(),
+        };
+        let review = an_id::<postern_core::id::ReviewKind>(5).to_string();
+        reminded.event.details = json!({ "review": review, "requester": "user:corp/ada" });
+        let base = "https://postern.example.com/".parse().unwrap();
+        let told = Message::of(&reminded, &"prod".parse().unwrap(), Some(&base));
+        assert_eq!(told.undecided, Some(Undecided::Review(review)));
+        assert_eq!(
+            told.link.unwrap().as_str(),
+            "https://postern.example.com/v1/reviews?status=open"
+        );
+        assert_eq!(
+            told.summary,
+            "postern (reconciler) reminds of a broken glass that nobody has looked at (/aws/123456789012): disk full"
+        );
+        assert_eq!(told.cloud_event["type"], "postern.review.remind");
     }
 }

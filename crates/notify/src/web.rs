@@ -15,7 +15,7 @@ use url::Url;
 
 use crate::{
     channel::{Channel, DeliveryError},
-    message::Message,
+    message::{Message, Undecided},
 };
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -231,7 +231,8 @@ fn slack_text(message: &Message) -> String {
     };
     // Ids have no characters that a chat reads as markup.
     match &message.undecided {
-        Some(request) => format!("{seen}\n`postern approve {request}`"),
+        Some(Undecided::Request(request)) => format!("{seen}\n`postern approve {request}`"),
+        Some(Undecided::Review(review)) => format!("{seen}\n`postern reviews close {review} --note \"…\"`"),
         None => seen,
     }
 }
@@ -270,6 +271,25 @@ mod tests {
             slack_text(&message),
             "ada asks: &lt;!channel&gt; &lt;https://evil.example|approve&gt; &amp; more\n\
              <https://postern.example.com/v1/grants/1|Open in Postern>"
+        );
+    }
+
+    #[test]
+    fn what_waits_has_a_link_to_where_it_is_decided_and_the_command_that_does() {
+        let waits = |undecided| Message {
+            id: "1".into(),
+            cloud_event: json!({}),
+            summary: "it waits".into(),
+            link: Some("https://postern.example.com/v1/x".parse().unwrap()),
+            undecided: Some(undecided),
+        };
+        assert_eq!(
+            slack_text(&waits(Undecided::Request("req_1".into()))),
+            "it waits\n<https://postern.example.com/v1/x|Decide in Postern>\n`postern approve req_1`"
+        );
+        assert_eq!(
+            slack_text(&waits(Undecided::Review("rev_1".into()))),
+            "it waits\n<https://postern.example.com/v1/x|Decide in Postern>\n`postern reviews close rev_1 --note \"…\"`"
         );
     }
 }

@@ -443,6 +443,7 @@ impl Config {
             lease: seconds(self.engine.lease_seconds),
             discovery_interval: seconds(self.engine.discovery_interval_seconds),
             drift_interval: seconds(self.engine.drift_interval_seconds),
+            review_within: Duration::from_secs(self.limits.review_seconds),
             ..EngineConfig::new(self.installation.name.clone(), owner)
         }
     }

@@ -200,12 +200,15 @@ fn the_environment_overrides_the_file() {
         &[
             ("POSTERN__LISTEN__ADDRESS", "127.0.0.1:9"),
             ("POSTERN__ENGINE__WORKERS", "7"),
+            ("POSTERN__LIMITS__REVIEW_SECONDS", "3600"),
             ("POSTERN__AWS__REGIONS", r#"["us-east-1", "eu-west-1"]"#),
         ],
     )
     .unwrap();
     assert_eq!(config.listen.address.port(), 9);
-    assert_eq!(config.engine.workers, 7);
+    let loop_settings = config.engine("a".into());
+    assert_eq!(loop_settings.workers, 7);
+    assert_eq!(loop_settings.review_within.as_secs(), 3600);
     assert_eq!(config.aws.unwrap().regions, ["us-east-1", "eu-west-1"]);
 }
 

@@ -106,6 +106,8 @@ pub struct Limits {
     pub open_seconds: u64,
     /// How long a request waits for somebody to decide.
     pub pending_seconds: u64,
+    /// How long somebody has to close the review of a broken glass before it is escalated.
+    pub review_seconds: u64,
     /// How far ahead a request may start; 0: not at all.
     pub start_ahead_seconds: u64,
     /// What preflight goes by. Not read from a file: the settings of the loop and of the clouds say it.
@@ -157,6 +159,7 @@ impl Default for Limits {
             drain_seconds: 20,
             open_seconds: 300,
             pending_seconds: 24 * 60 * 60,
+            review_seconds: 3 * 24 * 60 * 60,
             start_ahead_seconds: 14 * 24 * 60 * 60,
             preflight: Preflight::default(),
         }
@@ -284,6 +287,10 @@ impl ServerConfig {
             (
                 "pending_seconds",
                 (60..=30 * 24 * 3600).contains(&limits.pending_seconds),
+            ),
+            (
+                "review_seconds",
+                (60..=90 * 24 * 3600).contains(&limits.review_seconds),
             ),
             (
                 "start_ahead_seconds",

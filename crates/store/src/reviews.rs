@@ -1,8 +1,10 @@
 //! Reviews of what was opened by breaking the glass.
 
+use std::time::Duration;
+
 use postern_core::{
     id::{RequestId, ReviewId},
-    review::{Review, Verdict},
+    review::{Reminder, Review, Verdict},
     scope::Scope,
     time::Instant,
 };
@@ -108,6 +110,55 @@ impl Tx {
         } else {
             Err(StoreError::not_found("open review", id))
         }
+    }
+
+    /// Up to `limit` open reviews of which somebody is to be reminded at `now`, and how; those that another transaction
+    /// holds are left out. They count as reminded of when this transaction commits.
+    ///
+    /// A review's times to remind are half of `within` after it was opened, all of it, and every `within` after that. Where
+    /// several have come since the last reminder, one makes up for them.
+    pub async fn take_review_reminders(
+        &mut self,
+        now: Instant,
+        within: Duration,
+        limit: u32,
+    ) -> Result<Vec<(Review, Reminder)>, StoreError> {
+        let rows = sqlx::query!(
+            r#"WITH due AS (
+                   SELECT r.id, t.times
+                   FROM reviews r, LATERAL (SELECT extract(epoch FROM $1::timestamptz - r.opened_at) / $2::bigint) AS a (age),
+                        LATERAL (SELECT (least(floor(a.age * 2), 1) + floor(a.age))::bigint) AS t (times)
+                   WHERE r.closed_at IS NULL AND r.reminded < t.times
+                   ORDER BY r.id LIMIT $3 FOR NO KEY UPDATE OF r SKIP LOCKED)
+               UPDATE reviews r SET reminded = due.times FROM due WHERE r.id = due.id
+               RETURNING r.id, request_id, requester, scopes, reason, opened_at, closed_by, closed_at, note, reminded"#,
+            now,
+            i64::try_from(within.as_secs()).unwrap_or(i64::MAX).max(1),
+            i64::from(limit),
+        )
+        .fetch_all(&mut *self.inner)
+        .await?;
+        rows.into_iter()
+            .map(|row| {
+                let how = if row.reminded > 1 {
+                    Reminder::Escalated
+                } else {
+                    Reminder::Again
+                };
+                let review = Row {
+                    id: row.id,
+                    request_id: row.request_id,
+                    requester: row.requester,
+                    scopes: row.scopes,
+                    reason: row.reason,
+                    opened_at: row.opened_at,
+                    closed_by: row.closed_by,
+                    closed_at: row.closed_at,
+                    note: row.note,
+                };
+                Ok((review.try_into()?, how))
+            })
+            .collect()
     }
 }
 

@@ -12,6 +12,7 @@ mod late;
 mod leases;
 mod neglect;
 mod refusals;
+mod reminders;
 mod turns;
 mod world;
 

@@ -13,6 +13,7 @@ mod leases;
 mod look;
 mod outbox;
 mod progress;
+mod reviews;
 mod roles;
 mod servers;
 mod starts;
