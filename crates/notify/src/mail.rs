@@ -132,3 +132,73 @@ impl Channel for MailChannel {
             })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use postern_core::testing::at;
+    use serde_json::json;
+    use tokio::{
+        io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader},
+        net::TcpListener,
+    };
+
+    use super::*;
+
+    /// A mail server that speaks for one connection, offers to take passwords and no TLS, and tells what it heard.
+    async fn without_tls() -> (u16, tokio::task::JoinHandle<Vec<String>>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let heard = tokio::spawn(async move {
+            let (stream, _) = listener.accept().await.unwrap();
+            let (read, mut write) = stream.into_split();
+            write.write_all(b"220 here\r\n").await.unwrap();
+            let mut lines = BufReader::new(read).lines();
+            let mut heard = Vec::new();
+            while let Ok(Some(line)) = lines.next_line().await {
+                let answer = if line.starts_with("EHLO") {
+                    "250-here\r\n250 AUTH PLAIN LOGIN\r\n"
+                } else {
+                    "250 OK\r\n"
+                };
+                heard.push(line);
+                if write.write_all(answer.as_bytes()).await.is_err() {
+                    break;
+                }
+            }
+            heard
+        });
+        (port, heard)
+    }
+
+    fn message() -> Message {
+        Message {
+            id: "evt_1".into(),
+            cloud_event: json!({}),
+            summary: "user:corp/ada asks for access".into(),
+            link: None,
+            undecided: None,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_server_that_offers_no_tls_hears_neither_the_password_nor_the_message() {
+        let (port, heard) = without_tls().await;
+        let config: MailConfig = serde_json::from_value(json!({
+            "name": "people", "actions": ["grant"], "server": "127.0.0.1", "port": port,
+            "user": "postern", "password": "s3cret", "from": "postern@example.com", "to": ["ops@example.com"],
+        }))
+        .unwrap();
+        let channel = MailChannel::new(&config, true).ok().unwrap();
+        let failed = channel.deliver(&message(), at(0)).await.unwrap_err();
+        assert!(!failed.permanent, "it may be mended: {failed}");
+        drop(channel);
+        let heard = heard.await.unwrap();
+        assert!(heard[0].starts_with("EHLO"), "{heard:?}");
+        assert!(
+            heard
+                .iter()
+                .all(|line| line.starts_with("EHLO") || line == "QUIT"),
+            "{heard:?}"
+        );
+    }
+}

@@ -45,7 +45,12 @@ async fn a_ticket_system() -> (String, Arc<AtomicU32>) {
             "OPS-500" => (StatusCode::INTERNAL_SERVER_ERROR, Json(json!({}))),
             _ => (StatusCode::NOT_FOUND, Json(json!({}))),
         };
-        async move { answer }
+        async move {
+            if ticket == "OPS-SILENT" {
+                std::future::pending::<()>().await;
+            }
+            answer
+        }
     };
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -56,9 +61,14 @@ async fn a_ticket_system() -> (String, Arc<AtomicU32>) {
 
 /// A rig with this ticket system, and a policy that asks so; ada may ask.
 async fn ready(url: Option<&str>, justification: Justification) -> Rig {
+    ready_to_wait(url, justification, 15).await
+}
+
+/// The same, with so long a wait for the ticket system.
+async fn ready_to_wait(url: Option<&str>, justification: Justification, seconds: u32) -> Rig {
     let tickets = url.map(|url| {
         json!({
-            "url": url, "header": "x-key", "secret": "s3cret", "allow_private": true, "timeout_seconds": 15,
+            "url": url, "header": "x-key", "secret": "s3cret", "allow_private": true, "timeout_seconds": seconds,
             "accept": { "pointer": "/fields/status", "values": ["open"] },
         })
     });
@@ -189,6 +199,29 @@ async fn a_ticket_system_that_does_not_answer_is_as_the_policy_says() {
             "nobody else makes the server call it"
         );
     }
+}
+
+#[tokio::test]
+async fn a_ticket_system_that_says_nothing_is_waited_for_as_long_as_is_configured() {
+    let (url, asked) = a_ticket_system().await;
+    for (when, expected) in [
+        (WhenUnanswered::Refuse, Some(ErrorCode::TicketUnanswered)),
+        (WhenUnanswered::Allow, None),
+    ] {
+        let justification = Justification {
+            ticket_check: Some(when),
+            ..Justification::default()
+        };
+        let rig = ready_to_wait(Some(&url), justification, 1).await;
+        let made = rig
+            .client("ada")
+            .create_access_request(None, &now(), &about("x", Some("OPS-SILENT")))
+            .await;
+        assert_eq!(made.err().map(|error| error.problem().unwrap().code), expected);
+        let created = rig.audit("access_request.create").await.pop().unwrap().event;
+        assert_eq!(created.details["ticket"]["system"]["verdict"], "unanswered");
+    }
+    assert_eq!(asked.load(Ordering::SeqCst), 2);
 }
 
 #[tokio::test]
