@@ -594,7 +594,8 @@ impl Client {
 
     /// May somebody do something somewhere, and what says so?
     pub async fn access_check(&self, query: &AccessCheckQuery) -> Result<AccessCheck, ClientError> {
-        self.get(&["v1", "access-check"], query).await
+        let call = self.call(Method::GET, &["v1", "access-check"]);
+        Self::read(call.query(query).query(&query.repeated())).await
     }
 
     /// Lists audit events.

@@ -15,6 +15,7 @@ pub const AUTHZ_EXAMPLES: &str = "\
 Examples:
   postern authz test cases.toml --guardrails /etc/postern/guardrails --networks /etc/postern/networks.toml
   postern authz explain --on /aws/123456789012 --port 22 --source 203.0.113.7 --for 1h --reason
+  postern authz explain --on web-1 --port 22 --principal user:corp/ada --group sre --mfa --claim risk=low
   postern authz explain --cases cases.toml --who ada --on /azure --guardrails config/cedar/guardrails.example.cedar
 
 cases.toml:
@@ -49,7 +50,7 @@ pub enum AuthzCommand {
     ///
     /// Asks the server, about oneself or, with --principal, about somebody else. With --cases it needs no server and
     /// goes by the people and role assignments of the file. The exit code is 3 when it is denied.
-    Explain(AuthzExplainArgs),
+    Explain(Box<AuthzExplainArgs>),
 }
 
 /// Which guardrails.
@@ -106,6 +107,18 @@ pub struct AuthzExplainArgs {
     /// About whom, where the server is asked about somebody else
     #[arg(long, conflicts_with = "cases")]
     pub principal: Option<String>,
+    /// A group that they are taken to be in, as their token would name it; the server knows of others no groups
+    #[arg(long, conflicts_with = "cases")]
+    pub group: Vec<String>,
+    /// They are taken to have proved a second factor
+    #[arg(long, conflicts_with = "cases")]
+    pub mfa: bool,
+    /// When they are taken to have signed in: so long ago, such as 5m, or an RFC 3339 instant
+    #[arg(long, value_name = "WHEN", conflicts_with = "cases")]
+    pub signed_in: Option<super::When>,
+    /// A claim that their token is taken to have: name=value; a value that is JSON is meant as JSON
+    #[arg(long, value_name = "NAME=VALUE", conflicts_with = "cases")]
+    pub claim: Vec<String>,
     /// Asks no server: the file has the people and their role assignments
     #[arg(long, value_name = "FILE", requires = "who")]
     pub cases: Option<PathBuf>,

@@ -2,6 +2,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
+use chrono::{DateTime, TimeDelta, Utc};
 use clap::{Args, Subcommand};
 
 use super::{GetCommand, Many, OneArgs, Remote};
@@ -178,7 +179,17 @@ pub enum When {
     /// So long ago.
     Ago(Duration),
     /// Then.
-    At(chrono::DateTime<chrono::Utc>),
+    At(DateTime<Utc>),
+}
+
+impl When {
+    /// The instant that is meant; nothing where it was before all time.
+    pub fn instant(self, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
+        match self {
+            Self::At(at) => Some(at),
+            Self::Ago(ago) => now.checked_sub_signed(TimeDelta::from_std(ago).ok()?),
+        }
+    }
 }
 
 impl std::str::FromStr for When {
@@ -188,7 +199,7 @@ impl std::str::FromStr for When {
         if let Ok(ago) = humantime::parse_duration(text) {
             return Ok(Self::Ago(ago));
         }
-        chrono::DateTime::parse_from_rfc3339(text)
+        DateTime::parse_from_rfc3339(text)
             .map(|at| Self::At(at.to_utc()))
             .map_err(|_| "expected a duration such as `1h` or an RFC 3339 instant".to_owned())
     }

@@ -1,6 +1,6 @@
 //! `postern audit`.
 
-use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
+use chrono::{DateTime, SecondsFormat, Utc};
 use postern_api::audit_event::{AuditEvent, AuditEventQuery};
 use postern_core::time::{Clock, SystemClock};
 use serde_json::Value;
@@ -86,13 +86,8 @@ pub async fn run(args: AuditArgs) -> Result<(), Failure> {
 }
 
 fn text(when: When, now: DateTime<Utc>) -> Result<String, Failure> {
-    let at = match when {
-        When::At(at) => Some(at),
-        When::Ago(ago) => TimeDelta::from_std(ago)
-            .ok()
-            .and_then(|ago| now.checked_sub_signed(ago)),
-    };
-    at.map(|at| at.to_rfc3339_opts(SecondsFormat::Micros, true))
+    when.instant(now)
+        .map(|at| at.to_rfc3339_opts(SecondsFormat::Micros, true))
         .ok_or_else(|| Failure::new(Exit::Usage, "that was before all time"))
 }
 

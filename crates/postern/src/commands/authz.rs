@@ -3,7 +3,8 @@
 use std::path::Path;
 
 use anyhow::Context as _;
-use postern_api::access_check::{AccessCheck, AccessCheckQuery};
+use chrono::{DateTime, Utc};
+use postern_api::access_check::{AccessCheck, AccessCheckQuery, Assumed};
 use postern_authz::{
     GuardrailSet,
     cases::{Asked, Suite},
@@ -17,7 +18,7 @@ use serde_json::json;
 
 use super::machines;
 use crate::{
-    cli::{AuthzArgs, AuthzCommand, AuthzExplainArgs, AuthzTestArgs, GuardrailArgs},
+    cli::{AuthzArgs, AuthzCommand, AuthzExplainArgs, AuthzTestArgs, GuardrailArgs, When},
     config::Guardrails,
     connect,
     exit::{Exit, Failure},
@@ -118,8 +119,17 @@ async fn remote(args: &AuthzExplainArgs) -> Result<AccessCheck, Failure> {
         duration_seconds: args.duration.map(|duration| duration.as_secs()),
         reason: Some(args.reason),
         remedies: Some(true),
+        groups: args.group.clone(),
+        mfa: args.mfa.then_some(true),
+        authenticated_at: args.signed_in.map(signed_in).transpose()?,
+        claims: args.claim.clone(),
     };
     Ok(client.access_check(&query).await?)
+}
+
+fn signed_in(when: When) -> Result<DateTime<Utc>, Failure> {
+    when.instant(SystemClock.now())
+        .ok_or_else(|| Failure::new(Exit::Usage, "that was before all time"))
 }
 
 fn offline(args: &AuthzExplainArgs, cases: &Path) -> Result<AccessCheck, Failure> {
@@ -151,6 +161,7 @@ fn offline(args: &AuthzExplainArgs, cases: &Path) -> Result<AccessCheck, Failure
             allowed: decision.allowed,
             explanation: decision.explain(),
             decision: json!(decision),
+            assumed: None,
             cloud_roles: None,
             remedies: remedies.explain(),
         })
@@ -158,11 +169,44 @@ fn offline(args: &AuthzExplainArgs, cases: &Path) -> Result<AccessCheck, Failure
     explained().map_err(|error| wrong(&error))
 }
 
+/// What was assumed of somebody without a token, in a line.
+fn taken_to_be_so(assumed: &Assumed) -> String {
+    let list = |what: &str, items: Vec<String>| {
+        if items.is_empty() {
+            format!("no {what}")
+        } else {
+            format!("{what} {}", items.join(", "))
+        }
+    };
+    let claims = assumed
+        .claims
+        .iter()
+        .map(|(name, value)| format!("{name}={value}"));
+    let parts = [
+        list("groups", assumed.groups.iter().cloned().collect()),
+        if assumed.mfa {
+            "a second factor"
+        } else {
+            "no second factor"
+        }
+        .to_owned(),
+        match assumed.authenticated_at {
+            Some(at) => format!("signed in at {}", output::instant(at)),
+            None => "no sign-in".to_owned(),
+        },
+        list("claims", claims.collect()),
+    ];
+    format!("assumed of them, for want of a token: {}", parts.join("; "))
+}
+
 fn show(checked: &AccessCheck, as_json: bool) -> Result<(), Failure> {
     if as_json {
         output::json(checked)?;
     } else {
         output::line(&checked.explanation)?;
+        if let Some(assumed) = &checked.assumed {
+            output::line(&taken_to_be_so(assumed))?;
+        }
         if !checked.remedies.is_empty() {
             output::line("what would make it so:")?;
         }

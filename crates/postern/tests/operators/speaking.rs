@@ -83,6 +83,33 @@ async fn roles_policies_and_machines_are_spoken_of_in_peoples_words() {
         .told(&["authz", "explain", "--on", "web-1", "--action", "freeze"])
         .await;
     assert!(explained.contains("/shop/web-1 is allowed"), "{explained}");
+    // Of others only the name is known, unless it is said what their token would say.
+    let about = [
+        "authz",
+        "explain",
+        "--on",
+        "web-1",
+        "--principal",
+        "user:demo/new",
+    ];
+    let output = olga.run(&about).await;
+    let (explained, told) = crate::rig::said(&output);
+    assert_eq!(output.status.code(), Some(3), "{told}");
+    assert!(
+        explained.contains("no role assignment of user:demo/new grants it")
+            && explained.contains("\nassumed of them, for want of a token: no groups; "),
+        "{explained}"
+    );
+    let member = [&about[..], &["--group", "engineers", "--signed-in", "5m"]].concat();
+    let explained = olga.told(&member).await;
+    assert!(
+        explained.contains("is allowed to user:demo/new")
+            && explained.contains(
+                "assumed of them, for want of a token: groups engineers; no second factor; signed in at 2"
+            )
+            && explained.contains("; no claims"),
+        "{explained}"
+    );
     let (code, told) = olga.refused(&["authz", "explain", "--on", "nowhere"]).await;
     assert!(code == Some(4) && told.contains("is named `nowhere`"), "{told}");
 

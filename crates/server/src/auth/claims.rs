@@ -14,7 +14,7 @@ use super::{
 const MAX_NAME: usize = 255;
 /// The most groups of one token. With some left out, a guardrail that forbids something to a group would be dodged
 /// by being in many.
-const MAX_GROUPS: usize = 1000;
+pub(super) const MAX_GROUPS: usize = 1000;
 /// The most single values in the claims that are passed on, and the longest name and value of one, in bytes.
 const MAX_VALUES: usize = 256;
 const MAX_VALUE: usize = 1024;
@@ -32,7 +32,7 @@ fn claim<'a>(claims: &'a Value, name: &str) -> Option<&'a Value> {
     }
 }
 
-fn is_name(text: &str) -> bool {
+pub(super) fn is_name(text: &str) -> bool {
     (1..=MAX_NAME).contains(&text.len()) && !text.chars().any(char::is_control)
 }
 
@@ -75,7 +75,7 @@ fn groups(mapping: &ClaimMapping, claims: &Value) -> Result<BTreeSet<String>, &'
 }
 
 /// Whether a claim, and with it every value below it, is small enough to be looked at in every decision.
-fn is_bounded(name: usize, value: &Value, values: &mut usize) -> bool {
+pub(super) fn is_bounded(name: usize, value: &Value, values: &mut usize) -> bool {
     if name > MAX_VALUE {
         return false;
     }

@@ -1,5 +1,6 @@
 //! Authentication: from a bearer token to a principal, and nothing else.
 
+pub(crate) mod assumed;
 pub(crate) mod authenticator;
 pub(crate) mod claims;
 pub(crate) mod config;

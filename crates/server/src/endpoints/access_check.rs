@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::{Json, extract::State};
 use postern_api::{
     ErrorCode, Problem,
-    access_check::{AccessCheck, AccessCheckQuery},
+    access_check::{AccessCheck, AccessCheckQuery, Assumed},
 };
 use postern_authz::{Context, Resource};
 use postern_core::{
@@ -21,16 +21,31 @@ use postern_core::{
 use serde_json::json;
 
 use crate::{
+    auth::{assumed::Assumption, config::IssuerConfig},
     decide::Question,
     failure::Failure,
-    flow::{authenticate::Caller, query::Parameters},
+    flow::{
+        authenticate::Caller,
+        query::{RepeatedParameters, Repeats},
+    },
     state::App,
 };
+
+impl Repeats for AccessCheckQuery {
+    fn values_of(&mut self, name: &str) -> Option<&mut Vec<String>> {
+        match name {
+            "groups" => Some(&mut self.groups),
+            "claims" => Some(&mut self.claims),
+            _ => None,
+        }
+    }
+}
 
 /// May this principal do this here, and what says so?
 ///
 /// Everybody may ask about themselves; about others, whoever has `assign` or `audit` at the scope. Of somebody
-/// else only what names them directly is known: their groups are in their tokens.
+/// else only what names them directly is known, because their groups are in their tokens: say in `groups`, `mfa`,
+/// `authenticated_at` and `claims` what a token of theirs is to be taken to say. `assumed` repeats it.
 #[utoipa::path(
     get, path = "/v1/access-check", tag = "access", operation_id = "checkAccess",
     params(AccessCheckQuery),
@@ -46,7 +61,7 @@ use crate::{
 pub(crate) async fn check_access(
     State(app): State<Arc<App>>,
     caller: Caller,
-    Parameters(query): Parameters<AccessCheckQuery>,
+    RepeatedParameters(query): RepeatedParameters<AccessCheckQuery>,
 ) -> Result<Json<AccessCheck>, Failure> {
     let required = |name: &str| Failure::new(ErrorCode::InvalidQuery, format!("`{name}` is needed"));
     let action: Action = query
@@ -67,13 +82,22 @@ pub(crate) async fn check_access(
         })?;
     let asked = circumstances(&query, app.now())?;
     let wants_remedies = query.remedies.unwrap_or(false);
+    let assumption = Assumption {
+        groups: query.groups,
+        mfa: query.mfa,
+        authenticated_at: query.authenticated_at,
+        claims: query.claims,
+    };
+    // What is assumed takes the place of a token, also of the caller's own.
+    let own_token = !assumption.is_any();
     let other = query
         .principal
         .as_deref()
         .map(str::parse::<PrincipalRef>)
         .transpose()
         .map_err(|error| Failure::new(ErrorCode::InvalidPrincipal, error.to_string()))?
-        .filter(|other| *other != caller.reference());
+        .or_else(|| (!own_token).then(|| caller.reference()))
+        .filter(|other| !own_token || *other != caller.reference());
 
     let now = app.now();
     let authorizer = app.authorizer().await?;
@@ -102,7 +126,7 @@ pub(crate) async fn check_access(
                     .allow(tx, &authorizer, &caller, question(Action::Assign))
                     .await?;
             }
-            by_name(other)?
+            assumed(other, assumption, &app.config.issuers)?
         }
     };
     let machine = tags.is_some().then(|| machine_at(&scope)).flatten();
@@ -112,8 +136,15 @@ pub(crate) async fn check_access(
     };
     let decision = authorizer.decide(&principal, action, &resource, &asked);
     let checked = principal.reference();
-    if other.is_some() {
-        let details = json!({ "principal": checked, "action": action, "decision": decision });
+    let assumed = other.is_some().then(|| Assumed {
+        groups: principal.groups.clone(),
+        mfa: principal.mfa,
+        authenticated_at: principal.authenticated_at,
+        claims: principal.claims.clone(),
+    });
+    if let Some(assumed) = &assumed {
+        let details =
+            json!({ "principal": checked, "action": action, "assumed": assumed, "decision": decision });
         let event = app.event(
             &caller,
             "access.check",
@@ -154,6 +185,7 @@ pub(crate) async fn check_access(
             Some(second) => format!("{}, but {}", decision.explain(), second.explain()),
         },
         decision: json!(decision),
+        assumed,
         cloud_roles: second.map(|second| json!(second)),
         remedies,
     }))
@@ -178,15 +210,21 @@ fn circumstances(query: &AccessCheckQuery, now: Instant) -> Result<Context, Fail
     })
 }
 
-/// What is known of somebody by name alone.
-fn by_name(reference: &PrincipalRef) -> Result<Principal, Failure> {
+/// What is known of somebody by name, and what is assumed besides.
+fn assumed(
+    reference: &PrincipalRef,
+    assumption: Assumption,
+    issuers: &[IssuerConfig],
+) -> Result<Principal, Failure> {
     if matches!(reference, PrincipalRef::Group(_)) {
         return Err(Failure::new(
             ErrorCode::InvalidPrincipal,
             "a group does nothing itself: name a user or a workload",
         ));
     }
-    Ok(Principal::named(reference))
+    assumption
+        .of(reference, issuers)
+        .map_err(|detail| Failure::new(ErrorCode::InvalidQuery, detail))
 }
 
 /// The machine whose own scope this is.

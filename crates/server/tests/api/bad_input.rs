@@ -340,6 +340,14 @@ async fn paths_ids_and_parameters_are_checked() {
         get("/v1/access-check?scope=/&action=fly").await,
         ErrorCode::InvalidAction
     );
+    for twice in [
+        "scope=/&scope=/",
+        "scope=/&mfa=true&mfa=true",
+        "scope=/&mfa=perhaps",
+    ] {
+        let path = format!("/v1/access-check?action=read&{twice}");
+        assert_eq!(get(&path).await, ErrorCode::InvalidQuery, "{twice}");
+    }
     let answer = rig
         .post_raw(
             "/v1/access-requests?wait=61",

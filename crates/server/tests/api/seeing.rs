@@ -1,11 +1,19 @@
 //! What everybody sees: machines, grants, the log and their own rights; of what they may read, and all of it.
 
 use postern_api::{
-    ErrorCode, access_check::AccessCheckQuery, access_request::AccessRequestCreateQuery,
-    audit_event::AuditEventQuery, grant::GrantQuery, machine::MachineQuery, role::RoleAssignmentQuery,
+    ErrorCode,
+    access_check::{AccessCheckQuery, Assumed},
+    access_request::AccessRequestCreateQuery,
+    audit_event::AuditEventQuery,
+    grant::GrantQuery,
+    machine::MachineQuery,
+    role::RoleAssignmentQuery,
 };
 
-use crate::rig::{Rig, ask, code};
+use postern_core::time::Clock as _;
+use serde_json::json;
+
+use crate::rig::{Plan, Rig, ask, code};
 
 fn now() -> AccessRequestCreateQuery {
     AccessRequestCreateQuery::default()
@@ -166,4 +174,113 @@ async fn the_access_check_explains_and_is_not_for_the_curious() {
         .await
         .unwrap();
     assert!(other.allowed && other.principal == "user:corp/ada");
+}
+
+#[tokio::test]
+async fn about_somebody_elses_groups_and_claims_the_access_check_takes_an_assumption_and_repeats_it() {
+    let rig = Rig::with(Plan {
+        change: Box::new(|config| config["issuers"][0]["claims"]["extra"] = json!(["risk"])),
+        guardrails: r#"
+            @id("careful") forbid (principal is User, action == Action::"request", resource)
+            unless { principal.mfa && principal has authenticated_at && principal.hasTag("risk") &&
+                     principal.getTag("risk") == "low" };
+        "#,
+        ..Plan::default()
+    })
+    .await;
+    rig.assign_to("group:corp/db", "requester", "/aws").await;
+    rig.assign("eve", "auditor", "/aws").await;
+    let named = AccessCheckQuery {
+        principal: Some("user:corp/ada".into()),
+        action: Some("request".into()),
+        scope: Some("/aws/123456789012".into()),
+        ..AccessCheckQuery::default()
+    };
+    let eve = rig.client("eve");
+    let by_name = eve.access_check(&named).await.unwrap();
+    assert!(
+        !by_name.allowed
+            && by_name
+                .explanation
+                .contains("no role assignment of user:corp/ada ")
+    );
+    assert_eq!(
+        by_name.assumed,
+        Some(Assumed::default()),
+        "nothing is known of a group"
+    );
+
+    let token = AccessCheckQuery {
+        groups: vec!["team/a, b&c".into(), "group:corp/db".into()],
+        mfa: Some(true),
+        authenticated_at: Some(rig.clock.now()),
+        claims: vec!["risk=low".into()],
+        ..named.clone()
+    };
+    let assumed = eve.access_check(&token).await.unwrap();
+    assert!(assumed.allowed, "{}", assumed.explanation);
+    let repeated = assumed.assumed.unwrap();
+    assert_eq!(repeated.groups, ["db", "team/a, b&c"].map(str::to_owned).into());
+    assert_eq!(
+        (repeated.mfa, repeated.authenticated_at),
+        (true, Some(rig.clock.now()))
+    );
+    assert_eq!(repeated.claims["risk"], "low");
+    let risky = AccessCheckQuery {
+        claims: vec!["risk=high".into()],
+        ..token.clone()
+    };
+    assert!(!eve.access_check(&risky).await.unwrap().allowed);
+    let written = rig.audit("access.check").await;
+    assert_eq!(
+        written.last().unwrap().event.details["assumed"]["groups"][0],
+        "db"
+    );
+
+    // Of oneself it is a question about a token that is not there, and not for everybody.
+    let ada = rig.client("ada");
+    for principal in [None, Some("user:corp/ada".to_owned())] {
+        let mine = AccessCheckQuery {
+            principal,
+            ..token.clone()
+        };
+        assert_eq!(code(ada.access_check(&mine).await), ErrorCode::Forbidden);
+    }
+    let mine = AccessCheckQuery {
+        principal: None,
+        ..named.clone()
+    };
+    assert_eq!(
+        ada.access_check(&mine).await.unwrap().assumed,
+        None,
+        "her token says who she is"
+    );
+    assert_eq!(
+        eve.access_check(&AccessCheckQuery {
+            principal: None,
+            ..token.clone()
+        })
+        .await
+        .unwrap()
+        .principal,
+        "user:corp/eve"
+    );
+    for wrong in [
+        AccessCheckQuery {
+            groups: vec!["group:partner/db".into()],
+            ..named.clone()
+        },
+        AccessCheckQuery {
+            claims: vec!["email=ada@example.com".into()],
+            ..named.clone()
+        },
+        AccessCheckQuery {
+            groups: vec!["x".repeat(256)],
+            ..named.clone()
+        },
+    ] {
+        assert_eq!(code(eve.access_check(&wrong).await), ErrorCode::InvalidQuery);
+        // Who may not ask is not told which claims there are.
+        assert_eq!(code(ada.access_check(&wrong).await), ErrorCode::Forbidden);
+    }
 }

@@ -139,6 +139,11 @@ async fn a_dry_run_answers_and_makes_nothing() {
         .await
         .unwrap();
     assert!(dry.dry_run && dry.status == "pending" && dry.grants.is_empty());
+    assert_eq!(dry.awaits.len(), 1);
+    assert_eq!(
+        (dry.awaits[0].policy_name.as_str(), dry.awaits[0].needs),
+        ("ssh", 1)
+    );
     assert_eq!(code(ada.access_request(&dry.id).await), ErrorCode::NotFound);
     assert_eq!(rig.audit("access_request.dry_run").await.len(), 1);
     let real = ada
@@ -204,6 +209,19 @@ async fn requests_are_denied_withdrawn_and_lapse() {
     );
     let shown = bob.deny_access_request(&denied, None, &no).await.unwrap();
     assert_eq!(shown.decision.unwrap().reason.as_deref(), Some("not today"));
+    let seen = ada.access_request(&denied).await.unwrap();
+    assert_eq!((seen.status.as_str(), seen.grants.len()), ("denied", 0));
+    assert_eq!(
+        seen.decision.unwrap().reason.as_deref(),
+        Some("not today"),
+        "whoever asked learns why"
+    );
+    let told = rig.audit("access_request.deny").await.pop().unwrap().event;
+    assert_eq!(
+        told.reason.as_deref(),
+        Some("not today"),
+        "and whoever subscribed"
+    );
     assert_eq!(
         code(bob.approve_access_request(&denied, None).await),
         ErrorCode::AlreadyDecided
