@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use postern_core::{
     enforcer::{Desired, Observed, Plan},
+    nsg::{NsgRule, Side},
     preview::Filters,
 };
 use serde_json::{Value, json};
@@ -14,16 +15,20 @@ use super::{
 };
 use crate::config::PriorityBand;
 
-fn table(model: &Model) -> String {
+fn in_order(model: &Model) -> Vec<NsgRule> {
     let mut rules: Vec<_> = model
         .rules()
         .iter()
         .map(|raw| ReadRule::read(raw).unwrap().rule)
         .collect();
     rules.sort_by_key(|rule| rule.priority);
+    rules
+}
+
+fn table(model: &Model) -> String {
     let mut text = String::new();
-    for rule in rules {
-        let side = |side: &postern_core::nsg::Side| {
+    for rule in in_order(model) {
+        let side = |side: &Side| {
             let prefixes = side.prefixes.iter().map(ToString::to_string);
             prefixes
                 .chain(side.groups.iter().cloned())
@@ -123,20 +128,11 @@ fn a_preview_is_what_carrying_out_the_plan_makes() {
         let found = super::preview(&wanted.point, &observed.snapshot(), &plan).unwrap();
         let mut carried_out = model.clone();
         converge(&mut carried_out, &wanted);
-        let rules = |model: &Model| {
-            let mut rules: Vec<_> = model
-                .rules()
-                .iter()
-                .map(|raw| ReadRule::read(raw).unwrap().rule)
-                .collect();
-            rules.sort_by_key(|rule| rule.priority);
-            rules
-        };
         let Filters::Nsg { before, after } = found.filters else {
             panic!("{found:?}");
         };
-        assert_eq!(before, rules(&model));
-        assert_eq!(after, rules(&carried_out));
+        assert_eq!(before, in_order(&model));
+        assert_eq!(after, in_order(&carried_out));
         assert_eq!(found.changes.len(), plan.changes.len());
     }
     assert!(super::preview(&wanted.point, &json!({ "securityRules": [{}] }), &Plan::default()).is_err());

@@ -102,6 +102,20 @@ fn leads(gate: &Gate, source: &str, port: u16) -> bool {
     there
 }
 
+/// That the grant does not open, because a rule of others leads to its port by the load balancer.
+async fn refused_by_the_balancer(gate: &Gate, way: &Way, case: &str) {
+    let obstacles = way.pass(way.edge()).await;
+    assert_eq!(
+        obstacles[0].code, "foreign_rule_in_the_way",
+        "{case} {obstacles:?}"
+    );
+    assert!(
+        obstacles[0].message.contains("by load balancer `ilb`"),
+        "{obstacles:?}"
+    );
+    assert!(!lands(gate, BOB, 50022), "{case}");
+}
+
 #[tokio::test]
 async fn a_rule_of_others_that_leads_to_the_port_by_a_load_balancer_is_in_a_grants_way() {
     for with_policy in [false, true] {
@@ -117,16 +131,7 @@ async fn a_rule_of_others_that_leads_to_the_port_by_a_load_balancer_is_in_a_gran
             );
             assert!(leads(&gate, BOB, 50022), "{case}");
             let way = Way::of(&gate, &[opening(1, ADA)]).await;
-            let obstacles = way.pass(way.edge()).await;
-            assert_eq!(
-                obstacles[0].code, "foreign_rule_in_the_way",
-                "{case} {obstacles:?}"
-            );
-            assert!(
-                obstacles[0].message.contains("by load balancer `ilb`"),
-                "{obstacles:?}"
-            );
-            assert!(!lands(&gate, BOB, 50022), "{case}");
+            refused_by_the_balancer(&gate, &way, &case).await;
         }
     }
 }
@@ -165,16 +170,7 @@ async fn a_load_balancer_that_comes_after_discovery_is_seen_when_a_grant_is_to_o
             let front = balance(&gate, kind, 2222, 22);
             let to = if kind == Kind::EveryPort { 22 } else { 2222 };
             translate_to(&gate, "50022", front, to);
-            let obstacles = way.pass(way.edge()).await;
-            assert_eq!(
-                obstacles[0].code, "foreign_rule_in_the_way",
-                "{case} {obstacles:?}"
-            );
-            assert!(
-                obstacles[0].message.contains("by load balancer `ilb`"),
-                "{obstacles:?}"
-            );
-            assert!(!lands(&gate, BOB, 50022), "{case}");
+            refused_by_the_balancer(&gate, &way, &case).await;
         }
     }
 }

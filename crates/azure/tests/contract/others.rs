@@ -424,6 +424,20 @@ fn unmarked(rule: &Value) -> bool {
     rule.get("description").is_none()
 }
 
+/// Gives the gate's policy to one more firewall.
+pub(crate) fn second_firewall(gate: &Gate) {
+    let other = gate.fleet.in_group("zone");
+    other.group().unwrap();
+    let network = other.network("far", "10.7.0.0/16").unwrap();
+    let subnet = other
+        .subnet(&network, "AzureFirewallSubnet", "10.7.9.0/26", None)
+        .unwrap();
+    let policy = gate.policy.clone().unwrap();
+    other
+        .firewall("Far", &subnet, json!({ "firewallPolicy": { "id": policy } }))
+        .unwrap();
+}
+
 /// Whether the firewall would send a packet on, whatever stands behind it.
 fn lands_at_the_edge(gate: &Gate, source: &str, port: u16) -> bool {
     gate.fleet
@@ -440,16 +454,7 @@ async fn a_firewall_that_may_not_be_read_and_has_the_policy_too_keeps_nothing_op
     let way = Way::of(&gate, &[want(1, ADA)]).await;
     way.converge().await;
     let port = way.mapped(1).await;
-    let other = gate.fleet.in_group("zone");
-    other.group().unwrap();
-    let network = other.network("far", "10.7.0.0/16").unwrap();
-    let subnet = other
-        .subnet(&network, "AzureFirewallSubnet", "10.7.9.0/26", None)
-        .unwrap();
-    let policy = gate.policy.clone().unwrap();
-    other
-        .firewall("Far", &subnet, json!({ "firewallPolicy": { "id": policy } }))
-        .unwrap();
+    second_firewall(&gate);
     // The second of the two that have the policy, each time.
     let refused = status(403, "AuthorizationFailed", None);
     gate.sim

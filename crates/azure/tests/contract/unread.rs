@@ -8,24 +8,10 @@ use postern_sim::When;
 use serde_json::json;
 
 use crate::{
-    firewall::{ADA, BOB, Gate, want},
-    others::{Way, opening, shut},
+    firewall::{ADA, BOB, want},
+    others::{Way, opening, second_firewall, shut},
     scene::{fault, status},
 };
-
-/// Gives the gate's policy to one more firewall.
-fn second_firewall(gate: &Gate) {
-    let other = gate.fleet.in_group("zone");
-    other.group().unwrap();
-    let network = other.network("far", "10.7.0.0/16").unwrap();
-    let subnet = other
-        .subnet(&network, "AzureFirewallSubnet", "10.7.9.0/26", None)
-        .unwrap();
-    let policy = gate.policy.clone().unwrap();
-    other
-        .firewall("Far", &subnet, json!({ "firewallPolicy": { "id": policy } }))
-        .unwrap();
-}
 
 #[tokio::test]
 async fn by_the_address_of_a_firewall_that_may_not_be_read_nothing_new_opens() {

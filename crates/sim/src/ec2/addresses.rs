@@ -4,6 +4,7 @@ use std::net::Ipv4Addr;
 
 use super::context::Context;
 use super::error::{Ec2Error, Result};
+use super::params::Part;
 use super::rules::{cidr_v4, cidr_v6};
 use super::state::{Address, Peer, PrefixList};
 use super::wire;
@@ -239,6 +240,15 @@ pub(crate) fn make_prefix_list(ctx: &mut Context<'_>, list: PrefixList) -> Resul
     Ok(id)
 }
 
+/// Ranges and what they are described as.
+fn described_ranges(root: &Part<'_>, name: &str) -> Result<Vec<(String, String)>> {
+    let described = |entry: &Part<'_>| {
+        let range = entry.require("Cidr")?.to_owned();
+        Ok((range, entry.text("Description").unwrap_or_default()))
+    };
+    root.parts(name).iter().map(described).collect()
+}
+
 pub(crate) fn create_managed_prefix_list(ctx: &mut Context<'_>) -> Result<String> {
     let root = ctx.root();
     let name = root.require("PrefixListName")?.to_owned();
@@ -254,16 +264,7 @@ pub(crate) fn create_managed_prefix_list(ctx: &mut Context<'_>) -> Result<String
             )));
         }
     };
-    let entries = root
-        .parts("Entry")
-        .iter()
-        .map(|entry| {
-            Ok((
-                entry.require("Cidr")?.to_owned(),
-                entry.text("Description").unwrap_or_default(),
-            ))
-        })
-        .collect::<Result<Vec<_>>>()?;
+    let entries = described_ranges(&root, "Entry")?;
     let tags = root.tags("prefix-list", &["prefix-list"])?;
     root.ignore(&["ClientToken"]);
     root.finish()?;
@@ -343,16 +344,7 @@ pub(crate) fn modify_managed_prefix_list(ctx: &mut Context<'_>) -> Result<String
     let name = root.text("PrefixListName");
     let current = root.int("CurrentVersion")?;
     let max_entries = root.int("MaxEntries")?;
-    let added = root
-        .parts("AddEntry")
-        .iter()
-        .map(|entry| {
-            Ok((
-                entry.require("Cidr")?.to_owned(),
-                entry.text("Description").unwrap_or_default(),
-            ))
-        })
-        .collect::<Result<Vec<_>>>()?;
+    let added = described_ranges(&root, "AddEntry")?;
     let removed = root
         .parts("RemoveEntry")
         .iter()
