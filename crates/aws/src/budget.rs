@@ -102,8 +102,11 @@ impl Budget {
             return failure;
         }
         self.heed(account, &Err::<(), _>(told));
-        let stop = self.stopped().remove(account).unwrap_or_default();
-        failure.spent(Spent(stop))
+        // Without budgets there is no stop, and nothing to count twice.
+        match self.stopped().remove(account) {
+            Some(stop) => failure.spent(Spent(stop)),
+            None => failure,
+        }
     }
 
     /// One part of so many, of which the others have this part left.

@@ -112,6 +112,7 @@ impl Clients {
                 region: region.to_owned(),
             },
             budget: Arc::clone(&self.budget),
+            patience: self.config.change_timeout,
         }));
         let ec2 = Ec2 {
             client,

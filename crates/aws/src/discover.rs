@@ -138,9 +138,12 @@ async fn look(clients: &Clients, ec2: &Ec2, cursor: Option<&str>) -> Result<Look
     let next = answer.next_token().filter(|next| !next.is_empty());
     Ok(Look::Whole(DiscoveryPage {
         machines,
-        // Once in a discovery is enough.
+        // Once in a discovery is enough, and without it the machines are as they are.
         marked: if next.is_none() {
-            marked(ec2).await?
+            marked(ec2).await.unwrap_or_else(|error| {
+                tracing::warn!(account = ec2.account, region = ec2.region, %error, "marks are not looked for");
+                Marks::new()
+            })
         } else {
             Marks::new()
         },

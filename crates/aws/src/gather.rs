@@ -4,7 +4,7 @@
 //!
 //! Each `Describe…` takes up to 200 values in a filter, and costs one call of its action's budget whatever it finds.
 
-use std::{collections::BTreeSet, iter::repeat_n, marker::PhantomData, sync::Arc};
+use std::{collections::BTreeSet, iter::repeat_n, marker::PhantomData, sync::Arc, time::Duration};
 
 use aws_sdk_ec2::{
     Client,
@@ -51,6 +51,8 @@ pub(crate) struct Asking {
     pub(crate) client: Client,
     pub(crate) account: Account,
     pub(crate) budget: Arc<Budget>,
+    /// How long a question waits for its answer, with what is asked before it.
+    pub(crate) patience: Duration,
 }
 
 struct Question<D> {
@@ -107,7 +109,10 @@ impl<D: Describe> Processor for Question<D> {
 }
 
 /// Questions of one kind to one account and region.
-struct Gathered<D: Describe>(Batcher<Question<D>>);
+struct Gathered<D: Describe> {
+    batcher: Batcher<Question<D>>,
+    patience: Duration,
+}
 
 impl<D: Describe> Gathered<D> {
     fn new(asking: &Asking) -> Self {
@@ -120,14 +125,15 @@ impl<D: Describe> Gathered<D> {
             asking: asking.clone(),
             kind: PhantomData,
         };
-        Self(
-            Batcher::builder()
+        Self {
+            batcher: Batcher::builder()
                 .name(D::OPERATION)
                 .processor(question)
                 .limits(limits)
                 .batching_policy(BatchingPolicy::Immediate)
                 .build(),
-        )
+            patience: asking.patience,
+        }
     }
 
     /// What is found by the values, and by those of whoever asked at the same time. A closing's question is answered
@@ -136,10 +142,14 @@ impl<D: Describe> Gathered<D> {
         if values.is_empty() {
             return Ok(Arc::default());
         }
-        self.0.add(purpose(), values).await.map_err(|error| match error {
-            BatchError::BatchFailed(failure) | BatchError::ResourceAcquisitionFailed(failure) => failure,
-            other => Failure::unclear(D::OPERATION, other.to_string()),
-        })
+        match tokio::time::timeout(self.patience, self.batcher.add(purpose(), values)).await {
+            Ok(Ok(found)) => Ok(found),
+            Ok(Err(BatchError::BatchFailed(failure) | BatchError::ResourceAcquisitionFailed(failure))) => {
+                Err(failure)
+            }
+            Ok(Err(other)) => Err(Failure::unclear(D::OPERATION, other.to_string())),
+            Err(_) => Err(Failure::unclear(D::OPERATION, "no answer in time".to_owned())),
+        }
     }
 }
 

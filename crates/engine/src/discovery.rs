@@ -14,6 +14,7 @@ use postern_core::{
     enforcer::{DiscoveryPage, EnforceError, Enforcer},
     grant::{EndCause, Grant},
     machine::Account,
+    point::PointRef,
     policy::{Ask, JitPolicy},
     posture::posture,
     time::Instant,
@@ -30,6 +31,19 @@ const ACCOUNTS_AT_ONCE: usize = 8;
 
 /// The shortest time between two questions whose turn it is.
 const SHORTEST_WAIT: Duration = Duration::from_millis(1);
+
+/// How many points that no machine has are looked at after a page for their marks: whoever may write tags can make many.
+const STRAYS_AT_ONCE: usize = 100;
+
+/// So many of the points, in the order of their names from another place each time.
+fn some_of(points: BTreeSet<PointRef>, now: Instant) -> BTreeSet<PointRef> {
+    let count = points.len();
+    let from = usize::try_from(now.timestamp_millis().unsigned_abs()).unwrap_or(0) % count.max(1);
+    let mut turn = points.into_iter().collect::<Vec<_>>();
+    turn.rotate_left(from);
+    turn.truncate(STRAYS_AT_ONCE);
+    turn.into_iter().collect()
+}
 
 /// Why an account was not discovered.
 #[derive(Debug, thiserror::Error)]
@@ -259,23 +273,30 @@ impl Engine {
         } else {
             // Those before machines were just made; a restored database may not know the others.
             let before: BTreeSet<_> = rows.iter().flat_map(|row| row.opens.union(&row.locks)).collect();
-            let elsewhere = marked
-                .iter()
-                .filter(|point| !before.contains(point))
-                .cloned()
-                .collect();
+            let (there, elsewhere): (BTreeSet<_>, BTreeSet<_>) =
+                marked.iter().cloned().partition(|point| before.contains(point));
+            let elsewhere = some_of(elsewhere, now);
             tx.ensure_points(&elsewhere, &*self.ids, now).await?;
-            tx.unattended_points(&marked).await?
+            tx.unattended_points(&there.union(&elsewhere).cloned().collect())
+                .await?
+                .into_iter()
+                .map(|(point, id)| (there.contains(&point), point, id))
+                .collect()
         };
         if !strays.is_empty() {
-            let points: Vec<_> = strays.iter().map(|(point, _)| point.to_string()).collect();
+            let points: Vec<_> = strays.iter().map(|(_, point, _)| point.to_string()).collect();
             tracing::warn!(?points, "rules of ours stand where nothing is wanted");
             log.push(self.inventory_event(account, "point.stray_rules", json!({ "points": points })));
         }
-        due.extend(strays.into_iter().map(|(_, point)| Due {
+        due.extend(strays.into_iter().map(|(has_machine, _, point)| Due {
             point,
             at: now,
-            urgency: Urgency::Closing,
+            // What no machine has lets nothing through, and waits for what does.
+            urgency: if has_machine {
+                Urgency::Closing
+            } else {
+                Urgency::Look
+            },
         }));
         tx.audit(&log).await?;
         tx.mark_each_due(&due).await?;

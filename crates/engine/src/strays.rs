@@ -11,7 +11,7 @@ use postern_core::{
     enforcer::DiscoveryPage,
     inventory::{Layer, Machine, is_ours},
     machine::MachineId,
-    mark::{Installation, Mark},
+    mark::{Installation, Mark, Purpose},
     point::PointRef,
 };
 
@@ -35,7 +35,10 @@ fn marked_groups(machine: &Machine, installation: &Installation) -> BTreeSet<Poi
         description
             .as_deref()
             .and_then(Mark::parse)
-            .is_some_and(|mark| mark.installation == *installation)
+            // What is left of a displaced rule nobody takes away but who puts that back.
+            .is_some_and(|mark| {
+                mark.installation == *installation && !matches!(mark.purpose, Purpose::Residual { .. })
+            })
     };
     let mut points = BTreeSet::new();
     let MachineId::Aws(instance) = &machine.id else {

@@ -79,16 +79,7 @@ pub(crate) async fn run(endpoint: &Endpoint, handle: &Ec2Handle) {
 
     // A refusal of one call is one refusal, however many waited for it.
     let stage = Stage::new(endpoint, |config| config.budget_percent = 100).await;
-    handle.faults().add(FaultRule {
-        operation: "DescribeInstances".to_owned(),
-        when: When::Next(1),
-        effect: Effect::Status {
-            status: 503,
-            code: "RequestLimitExceeded".to_owned(),
-            message: "no".to_owned(),
-            retry_after: None,
-        },
-    });
+    handle.faults().add(limit_exceeded());
     let looks = wanted
         .iter()
         .take(50)
@@ -97,4 +88,32 @@ pub(crate) async fn run(endpoint: &Endpoint, handle: &Ec2Handle) {
     assert!(refused > 1, "{refused}");
     let refusals: u64 = stage.enforcer.budgets().iter().map(|level| level.refused).sum();
     assert_eq!(refusals, 1);
+
+    // Without budgets nobody knows how long to wait, and the loop waits as after any refusal.
+    let stage = Stage::of(endpoint).await;
+    handle.faults().add(limit_exceeded());
+    let refused = stage.enforcer.observe(&wanted[0]).await.unwrap_err();
+    assert!(
+        matches!(
+            refused,
+            EnforceError::Throttled {
+                retry_after: None,
+                ..
+            }
+        ),
+        "{refused:?}"
+    );
+}
+
+fn limit_exceeded() -> FaultRule {
+    FaultRule {
+        operation: "DescribeInstances".to_owned(),
+        when: When::Next(1),
+        effect: Effect::Status {
+            status: 503,
+            code: "RequestLimitExceeded".to_owned(),
+            message: "no".to_owned(),
+            retry_after: None,
+        },
+    }
 }
