@@ -6,7 +6,7 @@
 
 use postern_core::{
     enforcer::Desired,
-    inventory::purpose_of,
+    inventory::tagged_for,
     machine::is_ec2_id,
     mark::{Installation, Purpose},
     sg::SecurityGroup,
@@ -59,7 +59,7 @@ pub(super) fn is_ours(group: &SecurityGroup, desired: &Desired) -> bool {
             serde_json::from_value::<Attachment>(displaced.rule.clone()).is_ok_and(|saved| saved.group == of)
         })
     };
-    purpose_of(group, installation).is_some()
+    tagged_for(group, installation).is_some()
         || match Named::read(&group.name, installation) {
             Some(Named::Holder { .. }) => group.ingress.iter().any(is_for_a_grant),
             Some(Named::Copy { of, .. }) => took_the_place(of),

@@ -36,11 +36,7 @@ use crate::{
     operation::{GroupRef, Operation},
 };
 
-/// The name of the holder of `instance`, the same in every VPC that the instance has an interface in.
-pub fn holder_name(installation: &Installation, instance: &str) -> String {
-    format!("postern-{installation}-{instance}")
-}
-
+pub use postern_core::inventory::holder_name;
 /// The tags of the holder of `instance`.
 pub fn holder_tags(installation: &Installation, instance: &str) -> BTreeMap<String, String> {
     BTreeMap::from([

@@ -62,7 +62,7 @@ fn left_over_group(grant: GrantId) -> SecurityGroup {
     };
     SecurityGroup {
         id: "sg-0000000000000aaaa".into(),
-        name: "postern".into(),
+        name: "postern-test-i-00000000000000001".into(),
         vpc: "vpc-00000000000000001".into(),
         ingress: vec![],
         egress: vec![],

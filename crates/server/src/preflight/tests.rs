@@ -265,6 +265,7 @@ fn a_full_interface_has_room_when_our_group_is_attached_already() {
         installation: "test".parse().unwrap(),
         purpose: Purpose::Holder,
     };
+    groups[4].name = postern_core::inventory::holder_name(&mark.installation, "i-0123456789abcdef0");
     groups[4]
         .tags
         .insert(postern_core::inventory::MARK_TAG.into(), mark.to_string());

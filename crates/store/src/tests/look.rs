@@ -6,7 +6,7 @@ use postern_core::{
     enforcer::Displaced,
     grant::EndCause,
     id::PointId,
-    inventory::{Layer, MARK_TAG},
+    inventory::{Layer, MARK_TAG, holder_name},
     mark::{Mark, Purpose},
     point::PointRef,
     policy::{JitPolicy, SharedGroups},
@@ -137,6 +137,7 @@ async fn a_machine_with_a_private_copy_stands_behind_the_group_and_is_kept_at_it
     };
     let of = groups[0].id.clone();
     groups[0].id = "sg-0000000000000c0de".to_owned();
+    groups[0].name = format!("{}-{of}", holder_name(&installation(), "i-0123456789abcdef0"));
     let copy = Mark {
         installation: installation(),
         purpose: Purpose::Copy { of },

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use postern_core::{
     enforcer::{Finding, Verb},
     id::GrantId,
-    inventory::purpose_of,
+    inventory::tagged_for,
     mark::Purpose,
     sg::{SecurityGroup, SgRule},
 };
@@ -90,7 +90,7 @@ impl<'a> Draft<'a> {
         let copies = observed.copies.iter();
         let copies = copies.map(|copy| (&copy.group, Purpose::Copy { of: copy.of.clone() }));
         for (group, purpose) in holders.chain(copies) {
-            let found = purpose_of(group, &self.desired.installation);
+            let found = tagged_for(group, &self.desired.installation);
             if found.as_ref() != Some(&purpose) {
                 self.findings.push(Finding {
                     code: "own_rule_edited".to_owned(),
@@ -108,7 +108,7 @@ impl<'a> Draft<'a> {
 
     /// Whether a group of ours can be deleted: what has no mark at all is beyond our rights.
     pub(super) fn is_marked(&self, group: &SecurityGroup) -> bool {
-        purpose_of(group, &self.desired.installation).is_some()
+        tagged_for(group, &self.desired.installation).is_some()
     }
 
     /// Reports what others wrote into a holder. Nothing may let packets in there without a grant.

@@ -414,6 +414,14 @@ impl<'a> Draft<'a> {
         }
     }
 
+    /// Whether it is known that a lockdown took the group from an interface of the instance.
+    fn displaces(&self, group: &str) -> bool {
+        self.desired.displaced.iter().any(|displaced| {
+            serde_json::from_value::<Attachment>(displaced.rule.clone())
+                .is_ok_and(|saved| saved.group == group)
+        })
+    }
+
     /// Deletes a copy that is on no interface of the instance. From an interface that no instance has, its group comes
     /// back first; one that another has is for that one's point to put right.
     fn drop_unused(&mut self, copy: &'a Copied) {
@@ -421,9 +429,11 @@ impl<'a> Draft<'a> {
         let is_there = self
             .original(&copy.of)
             .is_some_and(|original| original.group.is_some());
+        // Who may make groups could have us put any group on an interface by what looks like a copy of it.
+        let is_known = self.displaces(&copy.of);
         for elsewhere in &copy.elsewhere {
             let interface = elsewhere.interface.id.as_str();
-            if is_there && elsewhere.instance.is_none() {
+            if is_there && is_known && elsewhere.instance.is_none() {
                 let groups = elsewhere
                     .interface
                     .groups

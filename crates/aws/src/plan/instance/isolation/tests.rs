@@ -492,6 +492,19 @@ fn a_copy_is_not_deleted_while_an_interface_of_others_has_it() {
 }
 
 #[test]
+fn what_looks_like_a_copy_puts_no_group_on_an_interface() {
+    let mut world = World::shared().settled();
+    let copy = world.copy().id.clone();
+    world.model.add_interface("eni-other-free", &[&copy]);
+    world.guard = None;
+    // As after somebody made the group: nothing is known of an interface that had what it seems to stand for.
+    world.displaced.clear();
+    let plan = world.pass(usize::MAX);
+    assert_eq!(world.groups_at("eni-other-free"), [copy]);
+    assert!(codes(&plan).contains(&"own_rule_edited"));
+}
+
+#[test]
 fn a_grant_opens_beside_the_copy_and_closes_without_it() {
     let mut world = World::shared();
     world.grants = vec![WantedGrant {
