@@ -63,7 +63,7 @@ const MET_WITH_SHAPES: [(u64, &str); 4] = [
 ];
 
 /// Seeds with every shape that there is now, likewise.
-const MET_WITH_ALL: [(u64, &str); 6] = [
+const MET_WITH_ALL: [(u64, &str); 7] = [
     (
         248,
         "the judge blamed a grant that was being opened for its rule in a firewall, which somebody had widened",
@@ -81,6 +81,10 @@ const MET_WITH_ALL: [(u64, &str); 6] = [
     (
         451,
         "nobody looked at an NSG whose machine was gone, where somebody had written our deny again",
+    ),
+    (
+        644,
+        "a closing in a policy above was taken and then failed, and nothing wrote it again",
     ),
 ];
 

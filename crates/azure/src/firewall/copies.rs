@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::{
     document::{Edit, Form, Kind, Place, Shelf},
     layout::{Role, collection_name, role},
-    plan::ObservedFirewall,
+    plan::{ObservedFirewall, has_failed},
     text,
 };
 
@@ -74,7 +74,9 @@ impl ObservedFirewall {
             .collect()
     }
 
-    pub(super) fn close_copies(&self, installation: &Installation) -> Vec<Change> {
+    /// Takes them away. Where such a write was taken and then failed, they are shown no more and may filter all the same:
+    /// while something waits to be confirmed, what is shown is written again.
+    pub(super) fn close_copies(&self, installation: &Installation, unsettled: bool) -> Vec<Change> {
         let close = |(group, is_own): (&Value, bool)| {
             let rules = marked(group, is_own, installation);
             // Copied when nothing was left in it; its name says whose it is.
@@ -82,7 +84,8 @@ impl ObservedFirewall {
                 .filter(|shelf| shelf.rules.is_empty() && is_named_ours(shelf, installation))
                 .map(|shelf| (shelf.kind, shelf.name.to_owned()))
                 .collect();
-            if rules.is_empty() && empty.is_empty() {
+            let again = unsettled && !is_own && has_failed(group);
+            if rules.is_empty() && empty.is_empty() && !again {
                 return None;
             }
             let places: Vec<Place> = rules.iter().map(|(place, ..)| place.clone()).collect();
@@ -102,14 +105,18 @@ impl ObservedFirewall {
             };
             let grants: BTreeSet<GrantId> = rules.iter().filter_map(|(_, role, _)| role.grant()).collect();
             let after = edit.apply(group.clone());
-            let what = match rules.len() {
-                0 => "a collection of ours without rules".to_owned(),
-                several => format!("{several} rules of ours"),
+            let name = text(group, "name");
+            let summary = match (rules.len(), edit.emptied.is_empty()) {
+                (0, true) => format!("write `{name}` again, which did not come into force"),
+                (0, false) => {
+                    format!("delete a collection of ours without rules from `{name}`, where others wrote")
+                }
+                (several, _) => format!("delete {several} rules of ours from `{name}`, where others wrote"),
             };
             Some(Change {
                 verb: Verb::Close,
                 target: text(group, "id").to_lowercase(),
-                summary: format!("delete {what} from `{}`, where others wrote", text(group, "name")),
+                summary,
                 grants: grants.into_iter().collect(),
                 policies: Vec::new(),
                 before: Some(Form::Group.shown(group)),

@@ -334,11 +334,10 @@ impl ObservedFirewall {
             findings: noticed,
             ..Plan::default()
         };
-        let failed = matches!(state(&self.document), Some("Failed" | "Canceled"));
-        let rewrite = failed && (wanted.unsettled || !pieces.is_empty());
+        let rewrite = has_failed(&self.document) && (wanted.unsettled || !pieces.is_empty());
         let tidies = self.holds_nothing(installation, &shelves);
         if coming.is_empty() && going.is_empty() && !rewrite && !tidies {
-            plan.changes = self.close_copies(installation);
+            plan.changes = self.close_copies(installation, wanted.unsettled);
             return plan;
         }
         let put = priorities
@@ -372,7 +371,8 @@ impl ObservedFirewall {
         };
         plan.changes
             .push(self.change(&pieces, &coming, &going, &edit, wanted.unsettled));
-        plan.changes.extend(self.close_copies(installation));
+        plan.changes
+            .extend(self.close_copies(installation, wanted.unsettled));
         plan
     }
 
@@ -495,6 +495,11 @@ fn stays(pieces: &[Piece], role: Role) -> bool {
 
 fn state(document: &Value) -> Option<&str> {
     document.pointer("/properties/provisioningState")?.as_str()
+}
+
+/// Whether the last write of the document was taken and not carried out.
+pub(super) fn has_failed(document: &Value) -> bool {
+    matches!(state(document), Some("Failed" | "Canceled"))
 }
 
 /// Whether what the document shows is in force; one that says nothing of it has nothing under way.

@@ -2,12 +2,14 @@
 
 use std::time::Duration;
 
-use postern_core::enforcer::{Enforcer as _, Marked};
+use postern_core::enforcer::{Bindings, Desired, Enforcer as _, Marked, Plan};
+use postern_sim::When;
 use serde_json::{Value, json};
 
 use crate::{
     firewall::{ADA, Gate, OFFICE, want},
     others::{Way, shut},
+    scene::{fault, status},
 };
 
 /// Opens one door and one passage, and copies our collections, under their names and under others, into a group; its id.
@@ -56,6 +58,40 @@ async fn a_group_of_others_that_held_nothing_but_copies_of_ours_stays_when_these
     assert_eq!(way.pass(way.edge()).await, []);
     assert_eq!(collections(&gate, &group), 0);
     assert_eq!(marked(&way).await, []);
+}
+
+#[tokio::test]
+async fn a_closing_of_copies_that_was_taken_and_then_failed_is_written_again() {
+    let gate = shut(true).await;
+    let group = copied(&gate, "theirs-too", |name| format!("copy-of-{name}")).await;
+    let way = Way::of(&gate, &[]).await;
+    let edge = way.edge();
+    let plan = async |wanted: &Desired| way.enforcer.observe(wanted).await.unwrap().plan(wanted);
+    let changes = plan(edge).await.changes;
+    let closing = changes.iter().find(|one| one.target == group.to_lowercase());
+    gate.sim.completions().add(fault(
+        "FirewallPolicyRuleCollectionGroups.CreateOrUpdate",
+        When::Next(1),
+        status(500, "InternalServerError", None),
+    ));
+    let taken = way
+        .enforcer
+        .apply(&edge.point, closing.unwrap(), &mut Bindings::new())
+        .await;
+    assert!(taken.is_err(), "{taken:?}");
+    assert_eq!(collections(&gate, &group), 0, "it is shown");
+    assert!(!way.enforcer.observe(edge).await.unwrap().settled());
+    let quiet = Desired {
+        unsettled: false,
+        ..edge.clone()
+    };
+    let is_theirs = |plan: &Plan| plan.changes.iter().any(|one| one.target == group.to_lowercase());
+    assert!(!is_theirs(&plan(&quiet).await), "others' failures are theirs");
+    assert!(is_theirs(&plan(edge).await));
+    assert_eq!(way.pass(edge).await, []);
+    let observed = way.enforcer.observe(edge).await.unwrap();
+    assert!(observed.settled());
+    assert_eq!(observed.plan(edge).changes, []);
 }
 
 #[tokio::test]
