@@ -175,7 +175,8 @@ pub fn holder_name(installation: &Installation, instance: &str) -> String {
 }
 
 /// Whether a group of that purpose would have that name. Anybody who may write tags can give a group our mark, and so take
-/// it out of a lockdown; nobody can change the name of a group (EC2 User Guide, "Create a security group").
+/// it out of a lockdown; nobody can change the name of a group: the EC2 API has no call
+/// for it (API reference, Actions: of a group only the rules and their descriptions are modified).
 fn fits(name: &str, mark: &Mark) -> bool {
     let Some(of_instance) = name.strip_prefix(&holder_name(&mark.installation, "i-")) else {
         return false;
