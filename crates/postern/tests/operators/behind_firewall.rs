@@ -3,16 +3,9 @@
 use std::{os::unix::fs::PermissionsExt as _, time::Duration};
 
 use serde_json::Value;
-use tokio::{
-    io::{AsyncBufReadExt as _, BufReader},
-    process::Command,
-};
+use tokio::process::Command;
 
-use crate::{
-    demo::{demo, directory, interrupted},
-    reviewing::As,
-    rig::said,
-};
+use crate::{demo::Demo, rig::said};
 
 const POLICY: &str = r#"{
     "name": "vault", "scope": "/azure",
@@ -35,19 +28,11 @@ const ASK: [&str; 11] = [
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_requester_is_told_the_firewalls_address_and_mapped_port_and_ssh_is_sent_there() {
-    let directory = directory();
-    let data = directory.path().join("demo");
-    let mut child = demo(&data, 0).spawn().unwrap();
-    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-    let first = tokio::time::timeout(Duration::from_mins(1), lines.next_line()).await;
-    let first = first.unwrap().unwrap().unwrap_or_default();
-    let server = first
-        .split_whitespace()
-        .find(|word| word.starts_with("http://"))
-        .unwrap();
-    let state: Value = serde_json::from_slice(&std::fs::read(data.join("demo.json")).unwrap()).unwrap();
-    let olga = As::of("olga", server, &data).await;
-    let ada = As::of("ada", server, &data).await;
+    let demo = Demo::start().await;
+    let state: Value =
+        serde_json::from_slice(&std::fs::read(demo.data().join("demo.json")).unwrap()).unwrap();
+    let olga = demo.person("olga").await;
+    let ada = demo.person("ada").await;
     let found = async || ada.json(&["machines", "--text", "vault-1"]).await;
     let patience = tokio::time::Instant::now() + Duration::from_mins(1);
     while found().await[0].is_null() {
@@ -57,7 +42,7 @@ async fn the_requester_is_told_the_firewalls_address_and_mapped_port_and_ssh_is_
         );
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
-    let file = directory.path().join("policy.json");
+    let file = demo.directory().join("policy.json");
     std::fs::write(&file, POLICY).unwrap();
     olga.told(&["policies", "create", "--file", file.to_str().unwrap()])
         .await;
@@ -88,7 +73,7 @@ async fn the_requester_is_told_the_firewalls_address_and_mapped_port_and_ssh_is_
     assert_eq!(lands("198.51.100.1").await, Value::Null);
 
     // An ssh that says what it was called with.
-    let bin = directory.path().join("bin");
+    let bin = demo.directory().join("bin");
     std::fs::create_dir(&bin).unwrap();
     let ssh = bin.join("ssh");
     std::fs::write(&ssh, "#!/bin/sh\necho \"$@\"\n").unwrap();
@@ -107,5 +92,5 @@ async fn the_requester_is_told_the_firewalls_address_and_mapped_port_and_ssh_is_
 
     let closed = ada.told(&["revoke", id, "--wait"]).await;
     assert!(closed.contains("rule closed"), "{closed}");
-    interrupted(&mut child).await;
+    demo.interrupted().await;
 }

@@ -11,6 +11,7 @@ mod demo;
 mod doctor;
 mod iam;
 mod newcomers;
+mod people;
 mod permissions;
 mod reviewing;
 mod rig;

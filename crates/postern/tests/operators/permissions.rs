@@ -13,10 +13,7 @@ use postern::demo::{
     stage::{Keeping, Stage},
     story,
 };
-use postern_azure::{
-    AzureConfig, AzureCredential, AzureEnforcer,
-    rbac::{DEFENDER_ACTIONS, Groups, ObjectId, Others, Pattern, RbacConfig},
-};
+use postern_azure::rbac::{DEFENDER_ACTIONS, Groups, ObjectId, Others, Pattern, RbacConfig};
 use postern_core::{
     cloud_roles::CloudRoles as _,
     principal::{Principal, PrincipalKind},
@@ -27,7 +24,6 @@ use postern_sim::{
     arm::{ArmClient, RoleGrant},
     truth::Change,
 };
-use secrecy::SecretString;
 use serde_json::{Value, json};
 
 use crate::{
@@ -37,7 +33,7 @@ use crate::{
 
 mod scenes;
 
-use self::scenes::{an_isolation, discover_accounts, fleet, many_changes_and_a_repair};
+use self::scenes::{an_isolation, azure, discover_accounts, fleet, many_changes_and_a_repair};
 
 /// What the enforcers may do and the story does not make them do, each with the reason.
 const ONLY_ELSEWHERE: &[(&str, &str)] = &[
@@ -433,16 +429,7 @@ async fn requesters_own_roles_are_read_with_what_is_printed_for_it() {
     fleet.arm.assign(&grant).unwrap();
     let few: Vec<String> = more.iter().cloned().collect();
     limit(&fleet, &few);
-    let mut azure = AzureConfig::new(Vec::new()).unwrap();
-    azure.endpoint = fleet.arm.url().parse().unwrap();
-    azure.authority = fleet.arm.url().parse().unwrap();
-    azure.credential = AzureCredential::ClientSecret {
-        tenant_id: fleet.arm.tenant().to_owned(),
-        client_id: CLIENT_ID.to_owned(),
-        client_secret: SecretString::from(CLIENT_SECRET),
-    };
-    let enforcer = AzureEnforcer::new(azure, Arc::new(SystemClock)).unwrap();
-    let roles = enforcer.roles(RbacConfig {
+    let roles = azure(&fleet).roles(RbacConfig {
         actions: DEFENDER_ACTIONS.map(Pattern::of).to_vec(),
         issuer: "corp".to_owned(),
         object_id: ObjectId::Subject,

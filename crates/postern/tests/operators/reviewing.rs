@@ -1,89 +1,13 @@
 //! `postern access-reviews` as an owner, a reviewer and a stranger have it, against a server that runs.
 
-use std::{path::Path, process::Output, time::Duration};
-
-use serde_json::Value;
-use tokio::{
-    io::{AsyncBufReadExt as _, BufReader},
-    process::Command,
-};
-
-use crate::{
-    demo::{demo, directory, interrupted},
-    rig::said,
-};
-
-/// The command line of somebody's.
-pub(crate) struct As<'a> {
-    server: &'a str,
-    token: String,
-}
-
-impl<'a> As<'a> {
-    pub(crate) async fn of(user: &str, server: &'a str, data: &Path) -> Self {
-        let output = Command::new(env!("CARGO_BIN_EXE_postern"))
-            .args(["token", "--user", user, "--data-dir"])
-            .arg(data)
-            .output()
-            .await
-            .unwrap();
-        let (token, told) = said(&output);
-        assert!(output.status.success(), "{told}");
-        Self {
-            server,
-            token: token.trim().to_owned(),
-        }
-    }
-
-    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_postern"));
-        command
-            .args(arguments)
-            .env("POSTERN_SERVER", self.server)
-            .env("POSTERN_TOKEN", &self.token);
-        command
-    }
-
-    pub(crate) async fn run(&self, arguments: &[&str]) -> Output {
-        self.command(arguments).output().await.unwrap()
-    }
-
-    pub(crate) async fn told(&self, arguments: &[&str]) -> String {
-        let output = self.run(arguments).await;
-        let (out, told) = said(&output);
-        assert!(output.status.success(), "{arguments:?}: {told}");
-        out
-    }
-
-    pub(crate) async fn json(&self, arguments: &[&str]) -> Value {
-        let arguments = [arguments, &["--json"]].concat();
-        serde_json::from_str(&self.told(&arguments).await).unwrap()
-    }
-
-    /// What it says to standard error when it fails, and with which code.
-    pub(crate) async fn refused(&self, arguments: &[&str]) -> (Option<i32>, String) {
-        let output = self.run(arguments).await;
-        let (out, told) = said(&output);
-        assert_eq!(out, "", "{arguments:?}");
-        (output.status.code(), told)
-    }
-}
+use crate::{demo::Demo, people::As, rig::said};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_owner_starts_an_access_review_a_reviewer_decides_and_a_stranger_sees_nothing_of_it() {
-    let directory = directory();
-    let data = directory.path().join("demo");
-    let mut child = demo(&data, 0).spawn().unwrap();
-    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-    let first = tokio::time::timeout(Duration::from_mins(1), lines.next_line()).await;
-    let first = first.unwrap().unwrap().unwrap_or_default();
-    let server = first
-        .split_whitespace()
-        .find(|word| word.starts_with("http://"))
-        .unwrap();
-    let olga = As::of("olga", server, &data).await;
-    let sam = As::of("sam", server, &data).await;
-    let eve = As::of("eve", server, &data).await;
+    let demo = Demo::start().await;
+    let olga = demo.person("olga").await;
+    let sam = demo.person("sam").await;
+    let eve = demo.person("eve").await;
 
     let create = [
         "access-reviews",
@@ -160,5 +84,5 @@ async fn an_owner_starts_an_access_review_a_reviewer_decides_and_a_stranger_sees
     assert_eq!(told, format!("{id} is cancelled; no further round starts\n"));
     let open = olga.told(&["access-reviews", "--status", "open"]).await;
     assert!(!open.contains(id), "{open}");
-    assert_eq!(interrupted(&mut child).await, Some(0));
+    assert_eq!(demo.interrupted().await, Some(0));
 }

@@ -1,13 +1,6 @@
 //! What the command line says to people, against a server that runs: in their words, and with what to do next.
 
-use std::time::Duration;
-
-use tokio::io::{AsyncBufReadExt as _, BufReader};
-
-use crate::{
-    demo::{demo, directory, interrupted},
-    reviewing::As,
-};
+use crate::demo::Demo;
 
 const POLICY: &str = r#"{
     "name": "careful", "scope": "/aws",
@@ -20,18 +13,9 @@ const POLICY: &str = r#"{
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn roles_policies_and_machines_are_spoken_of_in_peoples_words() {
-    let directory = directory();
-    let data = directory.path().join("demo");
-    let mut child = demo(&data, 0).spawn().unwrap();
-    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-    let first = tokio::time::timeout(Duration::from_mins(1), lines.next_line()).await;
-    let first = first.unwrap().unwrap().unwrap_or_default();
-    let server = first
-        .split_whitespace()
-        .find(|word| word.starts_with("http://"))
-        .unwrap();
-    let olga = As::of("olga", server, &data).await;
-    let eve = As::of("eve", server, &data).await;
+    let demo = Demo::start().await;
+    let olga = demo.person("olga").await;
+    let eve = demo.person("eve").await;
 
     // Roles are listed, made and removed.
     let listed = olga.told(&["roles"]).await;
@@ -114,7 +98,7 @@ async fn roles_policies_and_machines_are_spoken_of_in_peoples_words() {
     assert!(code == Some(4) && told.contains("is named `nowhere`"), "{told}");
 
     // A policy says whom and what it asks for.
-    let file = directory.path().join("policy.json");
+    let file = demo.directory().join("policy.json");
     std::fs::write(&file, POLICY).unwrap();
     let file = file.to_str().unwrap();
     // Before it is made, what it would do.
@@ -204,7 +188,7 @@ async fn roles_policies_and_machines_are_spoken_of_in_peoples_words() {
     );
 
     // What is asked for and granted is spoken of by what people see.
-    let ada = As::of("ada", server, &data).await;
+    let ada = demo.person("ada").await;
     let asked = ada
         .json(&[
             "request",
@@ -225,7 +209,7 @@ async fn roles_policies_and_machines_are_spoken_of_in_peoples_words() {
     assert_eq!(asked["status"], "pending", "{asked}");
     let beginning = &id[..id.len() - 3];
     assert_eq!(ada.json(&["requests", "get", beginning]).await["id"], id);
-    let sam = As::of("sam", server, &data).await;
+    let sam = demo.person("sam").await;
     let (code, told) = sam.refused(&["approve", "req_ffff"]).await;
     assert!(code == Some(4) && told.contains("--status pending"), "{told}");
     assert_eq!(ada.json(&["withdraw", beginning]).await["status"], "withdrawn");
@@ -233,5 +217,5 @@ async fn roles_policies_and_machines_are_spoken_of_in_peoples_words() {
     assert!(code == Some(4), "it waits for nobody any more: {told}");
     let (code, told) = ada.refused(&["revoke", "app-1"]).await;
     assert!(code == Some(4) && told.contains("`postern grants`"), "{told}");
-    interrupted(&mut child).await;
+    demo.interrupted().await;
 }

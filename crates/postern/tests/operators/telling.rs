@@ -11,15 +11,9 @@ use std::{
 use axum::{Router, body::Bytes, extract::State, http::HeaderMap, http::StatusCode};
 use serde_json::Value;
 use standardwebhooks::Webhook;
-use tokio::{
-    io::{AsyncBufReadExt as _, BufReader},
-    sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
-};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
-use crate::{
-    demo::{demo, directory, interrupted},
-    reviewing::As,
-};
+use crate::{demo::Demo, people::As};
 
 const PATIENCE: Duration = Duration::from_mins(1);
 
@@ -71,23 +65,16 @@ async fn what_a_receiver_does_not_take_is_seen_and_replayed() {
     let router = Router::new().fallback(receive).with_state(receiver);
     let serving = tokio::spawn(async move { axum::serve(listener, router).await });
 
-    let directory = directory();
-    let data = directory.path().join("demo");
-    let mut child = demo(&data, 0).args(["--webhook", &url]).spawn().unwrap();
-    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-    let (mut server, mut secret) = (String::new(), String::new());
-    while secret.is_empty() {
-        let line = tokio::time::timeout(PATIENCE, lines.next_line()).await;
-        let line = line.unwrap().unwrap().unwrap();
+    let mut demo = Demo::with(&["--webhook", &url]).await;
+    let secret = loop {
+        let line = demo.line().await;
         let mut words = line.split_whitespace();
-        if server.is_empty() {
-            server = words.find(|word| word.starts_with("http://")).unwrap().to_owned();
-        } else if let Some(word) = words.find(|word| word.starts_with("whsec_")) {
-            secret = word.to_owned();
+        if let Some(word) = words.find(|word| word.starts_with("whsec_")) {
+            break word.to_owned();
         }
-    }
-    let olga = As::of("olga", &server, &data).await;
-    let eve = As::of("eve", &server, &data).await;
+    };
+    let olga = demo.person("olga").await;
+    let eve = demo.person("eve").await;
 
     // The demo's own first role assignment is told, signed; the receiver is broken, so that it waits.
     let (headers, body) = next(&mut heard).await;
@@ -124,6 +111,6 @@ async fn what_a_receiver_does_not_take_is_seen_and_replayed() {
         delivered = some(&olga, "delivered").await;
     }
 
-    interrupted(&mut child).await;
+    demo.interrupted().await;
     serving.abort();
 }

@@ -48,17 +48,22 @@ pub(super) async fn fleet() -> Fleet {
     fleet
 }
 
-/// Both enforcers find out by themselves which accounts there are, as a configuration without a list has them do.
-pub(super) async fn discover_accounts(fleet: &Fleet) {
-    let mut azure = AzureConfig::new(Vec::new()).unwrap();
-    azure.endpoint = fleet.arm.url().parse().unwrap();
-    azure.authority = fleet.arm.url().parse().unwrap();
-    azure.credential = AzureCredential::ClientSecret {
+/// The enforcer of the simulated subscriptions, whichever there are.
+pub(super) fn azure(fleet: &Fleet) -> AzureEnforcer {
+    let mut config = AzureConfig::new(Vec::new()).unwrap();
+    config.endpoint = fleet.arm.url().parse().unwrap();
+    config.authority = fleet.arm.url().parse().unwrap();
+    config.credential = AzureCredential::ClientSecret {
         tenant_id: fleet.arm.tenant().to_owned(),
         client_id: CLIENT_ID.to_owned(),
         client_secret: SecretString::from(CLIENT_SECRET),
     };
-    let azure = AzureEnforcer::new(azure, Arc::new(SystemClock)).unwrap();
+    AzureEnforcer::new(config, Arc::new(SystemClock)).unwrap()
+}
+
+/// Both enforcers find out by themselves which accounts there are, as a configuration without a list has them do.
+pub(super) async fn discover_accounts(fleet: &Fleet) {
+    let azure = azure(fleet);
     assert!(!azure.accounts().await.unwrap().is_empty());
     let account = AwsAccount {
         id: ACCOUNT.to_owned(),
