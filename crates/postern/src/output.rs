@@ -28,7 +28,7 @@ pub fn note_for_programs(text: &str) -> io::Result<()> {
 }
 
 /// Writes a document as indented JSON.
-pub fn json(value: &impl Serialize) -> io::Result<()> {
+pub fn json(value: &(impl Serialize + ?Sized)) -> io::Result<()> {
     let text = serde_json::to_string_pretty(value).map_err(io::Error::other)?;
     writeln!(io::stdout().lock(), "{text}")
 }
@@ -37,6 +37,15 @@ pub fn json(value: &impl Serialize) -> io::Result<()> {
 pub fn json_line(value: &impl Serialize) -> io::Result<()> {
     let text = serde_json::to_string(value).map_err(io::Error::other)?;
     writeln!(io::stdout().lock(), "{text}")
+}
+
+/// Writes what a command found or made: JSON where that is asked for, else as `told` to people.
+pub fn shown<T: Serialize + ?Sized>(
+    as_json: bool,
+    found: &T,
+    told: impl FnOnce(&T) -> String,
+) -> io::Result<()> {
+    if as_json { json(found) } else { line(&told(found)) }
 }
 
 /// A table with a header line and no frame, which is as easily read as cut.

@@ -43,12 +43,7 @@ async fn list(args: AccessReviewsListArgs) -> Result<(), Failure> {
         async move { client.access_reviews(&query).await }
     })
     .await?;
-    if args.remote.json {
-        output::json(&reviews)?;
-    } else {
-        output::line(&listed(&reviews))?;
-    }
-    Ok(())
+    Ok(output::shown(args.remote.json, reviews.as_slice(), listed)?)
 }
 
 fn listed(reviews: &[AccessReview]) -> String {
@@ -203,12 +198,9 @@ async fn create(args: AccessReviewCreateArgs) -> Result<(), Failure> {
         async move { client.create_access_review(Some(&key), body).await }
     })
     .await?;
-    if args.remote.json {
-        output::json(&made)?;
-    } else {
-        output::line(&listed(&[made]))?;
-    }
-    Ok(())
+    Ok(output::shown(args.remote.json, &made, |made| {
+        listed(std::slice::from_ref(made))
+    })?)
 }
 
 async fn decide(args: AccessReviewDecideArgs) -> Result<(), Failure> {

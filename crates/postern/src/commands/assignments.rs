@@ -35,12 +35,7 @@ async fn list(args: AssignmentsListArgs) -> Result<(), Failure> {
         async move { client.role_assignments(&query).await }
     })
     .await?;
-    if args.remote.json {
-        output::json(&assignments)?;
-    } else {
-        output::line(&listed(&assignments))?;
-    }
-    Ok(())
+    Ok(output::shown(args.remote.json, assignments.as_slice(), listed)?)
 }
 
 fn listed(assignments: &[RoleAssignment]) -> String {
@@ -90,12 +85,9 @@ async fn create(args: AssignArgs) -> Result<(), Failure> {
         async move { client.create_role_assignment(Some(&key), create).await }
     })
     .await?;
-    if args.remote.json {
-        output::json(&made)?;
-    } else {
-        output::line(&listed(&[made]))?;
-    }
-    Ok(())
+    Ok(output::shown(args.remote.json, &made, |made| {
+        listed(std::slice::from_ref(made))
+    })?)
 }
 
 async fn delete(args: UnassignArgs) -> Result<(), Failure> {

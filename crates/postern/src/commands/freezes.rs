@@ -53,12 +53,7 @@ async fn list(args: FreezesListArgs) -> Result<(), Failure> {
         async move { client.freezes(&query).await }
     })
     .await?;
-    if args.remote.json {
-        output::json(&freezes)?;
-    } else {
-        output::line(&listed(&freezes))?;
-    }
-    Ok(())
+    Ok(output::shown(args.remote.json, freezes.as_slice(), listed)?)
 }
 
 fn listed(freezes: &[Freeze]) -> String {

@@ -54,12 +54,7 @@ async fn list(args: GrantsListArgs) -> Result<(), Failure> {
         async move { client.grants(&query).await }
     })
     .await?;
-    if args.remote.json {
-        output::json(&grants)?;
-    } else {
-        output::line(&listed(&grants))?;
-    }
-    Ok(())
+    Ok(output::shown(args.remote.json, grants.as_slice(), listed)?)
 }
 
 /// A table of grants; where to connect to stands in it where it is not the machine's own address, and that a firewall is

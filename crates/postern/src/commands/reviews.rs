@@ -30,12 +30,7 @@ async fn list(args: ReviewsListArgs) -> Result<(), Failure> {
         async move { client.reviews(&query).await }
     })
     .await?;
-    if args.remote.json {
-        output::json(&reviews)?;
-    } else {
-        output::line(&listed(&reviews))?;
-    }
-    Ok(())
+    Ok(output::shown(args.remote.json, reviews.as_slice(), listed)?)
 }
 
 fn listed(reviews: &[Review]) -> String {

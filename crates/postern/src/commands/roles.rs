@@ -20,12 +20,7 @@ pub async fn run(args: RolesArgs) -> Result<(), Failure> {
 
 async fn list(args: RolesListArgs) -> Result<(), Failure> {
     let roles = connect::client(&args.remote)?.roles().await?.items;
-    if args.remote.json {
-        output::json(&roles)?;
-    } else {
-        output::line(&listed(&roles))?;
-    }
-    Ok(())
+    Ok(output::shown(args.remote.json, roles.as_slice(), listed)?)
 }
 
 fn listed(roles: &[Role]) -> String {
@@ -52,12 +47,9 @@ async fn create(args: RoleCreateArgs) -> Result<(), Failure> {
         async move { client.create_role(Some(&key), body).await }
     })
     .await?;
-    if args.remote.json {
-        output::json(&made)?;
-    } else {
-        output::line(&listed(&[made]))?;
-    }
-    Ok(())
+    Ok(output::shown(args.remote.json, &made, |made| {
+        listed(std::slice::from_ref(made))
+    })?)
 }
 
 async fn delete(args: RoleDeleteArgs) -> Result<(), Failure> {
