@@ -373,6 +373,45 @@ mod tests {
         assert!(parse(&full.replace("30m", "30")).is_err());
     }
 
+    /// The words of a command, up to where the shell passes on what it prints, or a comment begins.
+    fn words(line: &str) -> Vec<String> {
+        let mut words = Vec::new();
+        let mut rest = line.trim();
+        while !rest.is_empty() && !rest.starts_with(['|', '>', '#']) {
+            let (word, after) = match rest.strip_prefix('"') {
+                Some(quoted) => quoted.split_once('"').unwrap(),
+                None => rest.split_once(' ').unwrap_or((rest, "")),
+            };
+            words.push(word.to_owned());
+            rest = after.trim_start();
+        }
+        words
+    }
+
+    #[test]
+    fn every_command_that_a_document_shows_can_be_said() {
+        let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+        let documents = std::fs::read_dir(root.join("docs")).unwrap();
+        let mut documents: Vec<_> = documents.map(|entry| entry.unwrap().path()).collect();
+        documents.push(root.join("README.md"));
+        let mut shown = 0;
+        for path in documents
+            .iter()
+            .filter(|path| path.extension().is_some_and(|ext| ext == "md"))
+        {
+            let text = std::fs::read_to_string(path).unwrap().replace("\\\n", " ");
+            for line in text.lines() {
+                let line = line.trim_start().trim_start_matches("$ ");
+                if line.starts_with("postern ") {
+                    shown += 1;
+                    let said = Cli::try_parse_from(words(line));
+                    assert!(said.is_ok(), "{}: {line}\n{}", path.display(), said.unwrap_err());
+                }
+            }
+        }
+        assert!(shown > 30, "only {shown} were found");
+    }
+
     #[test]
     fn since_is_so_long_ago_or_an_instant() {
         assert_eq!("90m".parse(), Ok(When::Ago(Duration::from_mins(90))));
