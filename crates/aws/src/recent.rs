@@ -67,8 +67,12 @@ impl Recent {
     /// Takes in what the journal has of the writes at a point: the others', beside those that are known.
     pub(crate) fn recall(&self, point: &PointRef, recalled: &[Recalled]) {
         let now = Instant::now();
+        let mut latest = None;
         let told = recalled.iter().flat_map(|recalled| {
             let at = now.checked_sub(recalled.age).unwrap_or(now);
+            // They come in the order in which they were made, whatever their ages say.
+            let at = latest.map_or(at, |latest: Instant| latest.max(at));
+            latest = Some(at);
             serde_json::from_value::<Operation>(recalled.operation.clone())
                 .map(|operation| {
                     let bindings = bindings(&operation, &recalled.answer);

@@ -63,7 +63,7 @@ const MET_WITH_SHAPES: [(u64, &str); 4] = [
 ];
 
 /// Seeds with every shape that there is now, likewise.
-const MET_WITH_ALL: [(u64, &str); 7] = [
+const MET_WITH_ALL: [(u64, &str); 8] = [
     (
         248,
         "the judge blamed a grant that was being opened for its rule in a firewall, which somebody had widened",
@@ -85,6 +85,10 @@ const MET_WITH_ALL: [(u64, &str); 7] = [
     (
         644,
         "a closing in a policy above was taken and then failed, and nothing wrote it again",
+    ),
+    (
+        601,
+        "another server's writes were told in reverse, and a deletion that was never made counted as done",
     ),
 ];
 

@@ -234,7 +234,8 @@ impl Tx {
     }
 
     /// The changes at the point whose success was recorded no longer ago than `within`, in the order in which they
-    /// were made. By the database's clock, which all replicas share.
+    /// were made. By the database's clock, which all replicas share, at one instant: what was recorded together has
+    /// one age.
     pub async fn recorded_lately(
         &mut self,
         point: PointId,
@@ -242,10 +243,10 @@ impl Tx {
     ) -> Result<Vec<Recalled>, StoreError> {
         let rows = sqlx::query!(
             r#"SELECT before, operation, coalesce(detail, 'null') AS "answer!",
-                   extract(epoch FROM clock_timestamp() - recorded_at)::double precision AS "age!"
+                   extract(epoch FROM statement_timestamp() - recorded_at)::double precision AS "age!"
                FROM journal
                WHERE point_id = $1 AND outcome = 'succeeded'
-                   AND recorded_at > clock_timestamp() - make_interval(secs => $2)
+                   AND recorded_at > statement_timestamp() - make_interval(secs => $2)
                ORDER BY recorded_at, pass_id, seq"#,
             point.uuid(),
             within.as_secs_f64(),

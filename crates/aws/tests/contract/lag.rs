@@ -173,11 +173,13 @@ async fn a_process_that_does_not_see_what_another_wrote_makes_no_second_holder_a
 /// What the journal would tell of the changes that a process made.
 fn recalled(done: Vec<(Change, Value)>) -> Vec<Recalled> {
     done.into_iter()
-        .map(|(change, answer)| Recalled {
+        .zip(10_000..)
+        .map(|((change, answer), age)| Recalled {
             before: change.before,
             operation: change.operation,
             answer,
-            age: Duration::from_millis(10),
+            // Their order is the order of the list, also where a later one seems to be older.
+            age: Duration::from_micros(age),
         })
         .collect()
 }

@@ -95,6 +95,40 @@ async fn an_intent_is_outstanding_until_it_has_an_outcome_and_gets_one_once() {
 }
 
 #[tokio::test]
+async fn what_was_recorded_together_is_told_in_its_order_with_one_age() {
+    let store = fresh_store().await;
+    let lease = a_lease(&store).await;
+    let changes: Vec<_> = (0..200)
+        .map(|number| {
+            let mut change = a_change(&[]);
+            change.operation = json!({ "number": number });
+            (an_id(1000 - number), change)
+        })
+        .collect();
+    let intents: Vec<_> = changes.iter().map(|(id, change)| (*id, change)).collect();
+    let outcomes: Vec<_> = intents
+        .iter()
+        .map(|(id, _)| SettledChange {
+            id: *id,
+            outcome: Outcome::Succeeded,
+            detail: Value::Null,
+        })
+        .collect();
+    let mut tx = store.begin().await.unwrap();
+    tx.intend(&a_pass(1), &lease, &intents, at(2)).await.unwrap();
+    tx.settle(&outcomes, at(3)).await.unwrap();
+    let within = Duration::from_mins(1);
+    let told = tx.recorded_lately(lease.point, within).await.unwrap();
+    let numbers: Vec<_> = told
+        .iter()
+        .map(|recalled| recalled.operation["number"].clone())
+        .collect();
+    assert_eq!(numbers, (0..200).map(Value::from).collect::<Vec<_>>());
+    // A reader who sorts by age must not find the last one the oldest.
+    assert!(told.iter().all(|recalled| recalled.age == told[0].age));
+}
+
+#[tokio::test]
 async fn an_intent_alone_makes_the_backstop_look() {
     let store = fresh_store().await;
     let lease = a_lease(&store).await;
