@@ -56,6 +56,12 @@ impl Regrouping {
         groups
     }
 
+    /// Whether an interface with `standing` is as it was to be, as far as the change is about it.
+    pub(crate) fn is_done(&self, standing: &[String]) -> bool {
+        self.added.iter().all(|group| standing.contains(group))
+            && !standing.iter().any(|group| self.removed.contains(group))
+    }
+
     /// Whether one group was to come in the place of another, and somebody took that one off since: then nothing is to
     /// come in its place.
     fn is_outdated(&self, standing: &[String]) -> bool {

@@ -111,6 +111,10 @@ impl Observed for InForce {
         evidence
     }
 
+    fn shows(&self, before: Option<&Value>, operation: &Value) -> Option<bool> {
+        self.nsg.shows(before, operation)
+    }
+
     fn snapshot(&self) -> Value {
         let mut snapshot = self.nsg.snapshot();
         if let Some(members) = snapshot.as_object_mut() {

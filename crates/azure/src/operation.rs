@@ -1,5 +1,7 @@
 //! One write to an NSG, as the journal keeps it and [`crate::AzureEnforcer`] carries it out.
 
+use std::borrow::Cow;
+
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
@@ -39,6 +41,21 @@ pub struct NamedRule {
 }
 
 impl Operation {
+    /// The names of the rules that go, and the rules that come.
+    fn parts(&self) -> (&[String], Cow<'_, [NamedRule]>) {
+        match self {
+            Self::PutNsg { remove, put } => (remove, Cow::Borrowed(put)),
+            Self::DeleteRule { name } => (std::slice::from_ref(name), Cow::Borrowed(&[])),
+            Self::PutRule { name, properties } => {
+                let rule = NamedRule {
+                    name: name.clone(),
+                    properties: properties.clone(),
+                };
+                (&[], Cow::Owned(vec![rule]))
+            }
+        }
+    }
+
     /// What the NSG document, as read, becomes. Every member that is not a rule of ours stays as it is, also such
     /// as this version knows nothing of. None when the document is no NSG.
     pub fn edit(&self, mut nsg: Value) -> Option<Value> {
@@ -47,20 +64,9 @@ impl Operation {
             .entry("securityRules")
             .or_insert_with(|| json!([]))
             .as_array_mut()?;
-        let single;
-        let (remove, put): (&[String], &[NamedRule]) = match self {
-            Self::PutNsg { remove, put } => (remove, put),
-            Self::DeleteRule { name } => (std::slice::from_ref(name), &[]),
-            Self::PutRule { name, properties } => {
-                single = NamedRule {
-                    name: name.clone(),
-                    properties: properties.clone(),
-                };
-                (&[], std::slice::from_ref(&single))
-            }
-        };
+        let (remove, put) = self.parts();
         rules.retain(|rule| !remove.iter().any(|name| is_named(rule, name)));
-        for new in put {
+        for new in put.iter() {
             let body = json!({ "name": new.name, "properties": new.properties });
             match rules.iter_mut().find(|rule| is_named(rule, &new.name)) {
                 Some(rule) => *rule = body,
@@ -68,6 +74,24 @@ impl Operation {
             }
         }
         Some(nsg)
+    }
+
+    /// Whether the NSG document, as read, shows the write. Of a rule that was put, what decides about packets counts
+    /// as far as ARM gives it back in the words in which it was written.
+    pub fn shows(&self, nsg: &Value) -> Option<bool> {
+        let rules = nsg.pointer("/properties/securityRules")?.as_array()?;
+        let (remove, put) = self.parts();
+        let find = |name: &str| rules.iter().find(|rule| is_named(rule, name));
+        let stands = |new: &NamedRule| {
+            find(&new.name).is_some_and(|rule| {
+                ["access", "priority", "direction"].iter().all(|member| {
+                    rule.pointer(&format!("/properties/{member}")) == new.properties.get(*member)
+                })
+            })
+        };
+        let is_put = |name: &String| put.iter().any(|new| new.name.eq_ignore_ascii_case(name));
+        let is_gone = |name: &String| is_put(name) || find(name).is_none();
+        Some(remove.iter().all(is_gone) && put.iter().all(stands))
     }
 }
 
@@ -100,10 +124,15 @@ mod tests {
             name: name.to_owned(),
             properties: json!({ "priority": priority }).as_object().unwrap().clone(),
         };
+        let delete = Operation::DeleteRule {
+            name: "Ours-Old".to_owned(),
+        };
+        assert_eq!(delete.shows(&before), Some(false));
         let operation = Operation::PutNsg {
             remove: vec!["OURS-OLD".to_owned()],
             put: vec![new("ours-edited", 299), new("ours-new", 298)],
         };
+        assert_eq!(operation.shows(&before), Some(false));
         let after = operation.edit(before.clone()).unwrap();
         let mut expected = before;
         expected["properties"]["securityRules"] = json!([
@@ -112,6 +141,7 @@ mod tests {
             { "name": "ours-new", "properties": { "priority": 298 } },
         ]);
         assert_eq!(after, expected);
+        assert_eq!(operation.shows(&after), Some(true));
         assert_eq!(operation.edit(after.clone()), Some(after));
     }
 }

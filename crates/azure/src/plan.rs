@@ -249,6 +249,12 @@ impl Observed for ObservedNsg {
         evidence::evidence(self, desired)
     }
 
+    fn shows(&self, _before: Option<&Value>, operation: &Value) -> Option<bool> {
+        serde_json::from_value::<Operation>(operation.clone())
+            .ok()?
+            .shows(&self.raw)
+    }
+
     fn print(&self) -> Option<Print> {
         self.seats.is_empty().then(|| Print::of(&self.raw)).flatten()
     }

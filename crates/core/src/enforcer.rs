@@ -312,6 +312,13 @@ pub trait Observed: Send + Sync + fmt::Debug {
     /// The state as read, for the journal.
     fn snapshot(&self) -> Value;
 
+    /// Whether the state shows what a write was to bring about: what that found ([`Change::before`]), and the call
+    /// itself ([`Change::operation`]). None where the state does not tell. That a write is not planned any more says
+    /// nothing of it where what is wanted has changed.
+    fn shows(&self, _before: Option<&Value>, _operation: &Value) -> Option<bool> {
+        None
+    }
+
     /// A digest of all that [`Observed::plan`] and [`Observed::evidence`] go by, so that a reading that tells the same
     /// again need not be judged again. None where there is no such digest: such a reading is always judged.
     fn print(&self) -> Option<Print> {

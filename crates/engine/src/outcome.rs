@@ -124,11 +124,13 @@ struct Effect<'a> {
     verb: Verb,
     target: &'a str,
     grants: &'a [GrantId],
+    before: Option<&'a Value>,
+    operation: &'a Value,
 }
 
 impl Effect<'_> {
     /// What the reading says: succeeded, failed, or unknown where it cannot tell.
-    fn judge(self, plan: &Plan, seen: &Seen) -> Outcome {
+    fn judge(self, plan: &Plan, seen: &Seen<'_>) -> Outcome {
         let again = |change: &postern_core::enforcer::Change| {
             change.verb == self.verb && change.target == self.target
         };
@@ -139,7 +141,14 @@ impl Effect<'_> {
         let as_meant = match self.verb {
             Verb::Open => self.grants.iter().all(stands),
             Verb::Close => !self.grants.iter().any(stands),
-            Verb::LockDown | Verb::Restore | Verb::Repair => true,
+            // It may be planned no more because nobody wants it any more.
+            Verb::LockDown | Verb::Restore | Verb::Repair => {
+                let shown = seen.observed.and_then(|o| o.shows(self.before, self.operation));
+                if shown == Some(false) {
+                    return Outcome::Failed;
+                }
+                true
+            }
         };
         if as_meant {
             Outcome::Succeeded
@@ -171,7 +180,7 @@ impl Engine {
         pass: &PassRef<'_>,
         looked: &mut Looked,
         plan: &Plan,
-        seen: &Seen,
+        seen: &Seen<'_>,
         now: Instant,
     ) -> Result<Vec<AuditEvent>, StoreError> {
         let events = Events::at(now, &*self.ids);
@@ -195,6 +204,8 @@ impl Engine {
                         verb: attempt.change.verb,
                         target: &attempt.change.target,
                         grants: &attempt.change.grants,
+                        before: attempt.change.before.as_ref(),
+                        operation: &attempt.change.operation,
                     };
                     // From now on, and not from the intent: calls of one round are made one after the other.
                     let Some(outcome) = looked.judge(effect, waited_for, now + patience, plan, seen, now)
@@ -235,6 +246,8 @@ impl Engine {
                 verb: entry.verb,
                 target: &entry.target,
                 grants: &entry.grants,
+                before: entry.before.as_ref(),
+                operation: &entry.operation,
             };
             let tried_since = tried || left.until.is_some();
             let until = left.until.unwrap_or(now + patience);
@@ -301,7 +314,7 @@ impl Looked {
         contested: bool,
         until: Instant,
         plan: &Plan,
-        seen: &Seen,
+        seen: &Seen<'_>,
         now: Instant,
     ) -> Option<Outcome> {
         let outcome = seen.settled.then(|| effect.judge(plan, seen));

@@ -55,11 +55,13 @@ pub(crate) struct Attempt {
 
 /// A reading, as far as outcomes are judged by it.
 #[derive(Default)]
-pub(crate) struct Seen {
+pub(crate) struct Seen<'a> {
     /// The grants of which anything stands there.
     pub(crate) evidence: BTreeSet<GrantId>,
     /// Whether it is what is in force.
     pub(crate) settled: bool,
+    /// All of it; none where nothing could be read.
+    pub(crate) observed: Option<&'a dyn Observed>,
 }
 
 /// What a pass begins with, as of one instant.
@@ -331,6 +333,7 @@ impl Engine {
                     let seen = Seen {
                         evidence: evidence.keys().copied().collect(),
                         settled: observed.settled(),
+                        observed: Some(&**observed),
                     };
                     let mut plan = observed.plan(desired);
                     if looked.rounds == 0 && seen.settled {
@@ -378,7 +381,7 @@ impl Engine {
         &self,
         lease: &Lease,
         view: &View,
-        seen: Seen,
+        seen: Seen<'_>,
         snapshot: Value,
         plan: Plan,
         looked: &mut Looked,

@@ -70,6 +70,7 @@ impl Engine {
         let seen = Seen {
             evidence: evidence.keys().copied().collect(),
             settled: known,
+            observed: reading.ok(),
         };
         let mut log = self
             .settle_round(&mut tx, &pass, &mut looked, &plan, &seen, now)

@@ -238,6 +238,11 @@ impl Observed for ObservedGroup {
         draft.plan
     }
 
+    fn shows(&self, _before: Option<&Value>, operation: &Value) -> Option<bool> {
+        let operation: Operation = serde_json::from_value(operation.clone()).ok()?;
+        self.shows_write(&operation)
+    }
+
     fn evidence(&self, desired: &Desired) -> BTreeMap<GrantId, Evidence> {
         let mut found: BTreeMap<GrantId, Vec<Value>> = BTreeMap::new();
         for rule in self.group.iter().flat_map(|group| &group.ingress) {

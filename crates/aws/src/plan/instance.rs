@@ -382,6 +382,11 @@ impl Observed for ObservedInstance {
             .collect()
     }
 
+    fn shows(&self, before: Option<&Value>, operation: &Value) -> Option<bool> {
+        let operation: Operation = serde_json::from_value(operation.clone()).ok()?;
+        self.shows_write(before, &operation)
+    }
+
     fn print(&self) -> Option<Print> {
         Print::of(self)
     }

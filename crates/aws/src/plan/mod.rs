@@ -15,6 +15,7 @@ pub mod instance;
 #[cfg(test)]
 mod model;
 pub mod rule;
+mod shown;
 pub mod written;
 
 /// A change with everything but its subject filled in.

@@ -171,6 +171,10 @@ impl<T: Carry> Observed for Reading<T> {
         evidence
     }
 
+    fn shows(&self, before: Option<&Value>, operation: &Value) -> Option<bool> {
+        self.settled.then(|| self.read.shows(before, operation)).flatten()
+    }
+
     fn snapshot(&self) -> Value {
         self.read.snapshot()
     }

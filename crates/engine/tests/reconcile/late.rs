@@ -167,3 +167,29 @@ async fn an_opening_without_an_answer_that_is_in_effect_at_once_has_succeeded() 
     assert!(world.has_closed(id).await, "without waiting for what cannot come");
     world.assert_sound().await;
 }
+
+#[tokio::test]
+async fn a_restore_that_was_never_made_has_failed_though_nobody_wants_it_any_more() {
+    let world = World::patient().await;
+    world.cloud.state.lock().unwrap().patience = Duration::from_millis(100);
+    world.cloud.state.lock().unwrap().to_put_back = true;
+    world.next_call_meets(Fault::Late);
+    world.look_again().await;
+    world.one_pass().await;
+    {
+        let mut state = world.cloud.state.lock().unwrap();
+        assert_eq!(state.late.len(), 1, "called, without an answer");
+        state.late.clear();
+        state.to_put_back = false;
+    }
+    world.look_again().await;
+    world
+        .passes_until("settled", async || world.nothing_is_unsettled().await)
+        .await;
+    assert_eq!(world.outcomes().await, [Outcome::Failed]);
+    assert_eq!(
+        world.cloud.state.lock().unwrap().recalled,
+        [],
+        "nor is it told of as made"
+    );
+}

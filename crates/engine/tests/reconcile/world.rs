@@ -91,12 +91,17 @@ pub(crate) struct CloudState {
     /// Whether a displaced rule is to be put back, and why the cloud does not take it.
     pub(crate) to_put_back: bool,
     pub(crate) put_back_refused: Option<EnforceError>,
+    /// Whether it was put back.
+    pub(crate) put_back: bool,
     /// Calls that are under way although nobody waits for them any more.
     pub(crate) late: Vec<(PointRef, Change)>,
 }
 
 impl CloudState {
     fn carry_out(&mut self, point: &PointRef, change: &Change) {
+        if change.verb == Verb::Restore {
+            (self.to_put_back, self.put_back) = (false, true);
+        }
         let grants = self.present.entry(point.clone()).or_default();
         for grant in &change.grants {
             if change.verb == Verb::Open {
@@ -124,6 +129,7 @@ pub(crate) struct FakeCloud {
     store: Store,
 }
 
+#[expect(clippy::struct_excessive_bools, reason = "each is something to be told")]
 #[derive(Debug)]
 struct Seen {
     findings: Vec<Finding>,
@@ -132,6 +138,7 @@ struct Seen {
     in_the_way: Option<Displaced>,
     stands: bool,
     to_put_back: bool,
+    put_back: bool,
     /// Whether what was read is not what was written.
     lags: bool,
 }
@@ -228,6 +235,10 @@ impl Observed for Seen {
                 )
             })
             .collect()
+    }
+
+    fn shows(&self, _: Option<&Value>, operation: &Value) -> Option<bool> {
+        (operation["verb"] == json!(Verb::Restore.as_str())).then_some(self.put_back)
     }
 
     fn snapshot(&self) -> Value {
@@ -333,6 +344,7 @@ impl Enforcer for FakeCloud {
             in_the_way: state.in_the_way.clone(),
             stands: state.stands,
             to_put_back: state.to_put_back,
+            put_back: state.put_back,
         }))
     }
 
@@ -349,11 +361,10 @@ impl Enforcer for FakeCloud {
         if !announced {
             state.unannounced.push(change.summary.clone());
         }
-        if change.verb == Verb::Restore {
-            if let Some(refusal) = &state.put_back_refused {
-                return Err(refusal.clone());
-            }
-            state.to_put_back = false;
+        if change.verb == Verb::Restore
+            && let Some(refusal) = &state.put_back_refused
+        {
+            return Err(refusal.clone());
         }
         let fault = state.apply_faults.pop_front();
         if let Some(Fault::Before(error)) = fault {
