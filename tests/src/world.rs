@@ -65,6 +65,26 @@ pub struct WorldOptions {
     pub fsync: bool,
 }
 
+impl WorldOptions {
+    /// A world of this server as it comes, over a Postgres that does not wait for the disk.
+    pub fn of(binary: impl Into<PathBuf>) -> Self {
+        Self {
+            binary: binary.into(),
+            more: String::new(),
+            fsync: false,
+        }
+    }
+
+    /// With further lines of the configuration.
+    #[must_use]
+    pub fn with(self, more: impl Into<String>) -> Self {
+        Self {
+            more: more.into(),
+            ..self
+        }
+    }
+}
+
 /// Both clouds, an identity provider, a database and the configuration of a server over them.
 #[derive(Debug)]
 pub struct World {
@@ -170,6 +190,17 @@ filter = "info,postern_engine=debug"
             postgres,
             directory,
         }
+    }
+
+    /// Starts everything and a server, and locks everything down.
+    ///
+    /// # Panics
+    /// If a part does not start, or the ports are not shut in time.
+    pub async fn locked_down(options: WorldOptions) -> (Self, ServerProcess) {
+        let world = Self::new(options).await;
+        let server = world.serve(&[]).await;
+        world.lock_down().await;
+        (world, server)
     }
 
     /// Starts a server and waits until it is ready.

@@ -1,7 +1,7 @@
 //! Azure's own roles as a second yes, demanded by a server over the simulator.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test may fail by panicking")]
 
-use std::{path::PathBuf, time::Duration};
+use std::time::Duration;
 
 use chrono::TimeDelta;
 use postern::demo::{fleet::SUBSCRIPTION, people};
@@ -34,18 +34,13 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// A world whose server demands what Defender demands, and remembers what Azure said for so many seconds.
 async fn world(cache_seconds: u32) -> (World, ServerProcess) {
     let issuer = people::ISSUER_NAME;
-    let world = World::new(WorldOptions {
-        binary: PathBuf::from(env!("CARGO_BIN_EXE_postern-under-test")),
-        more: format!(
+    World::locked_down(
+        WorldOptions::of(env!("CARGO_BIN_EXE_postern-under-test")).with(format!(
             "[issuers.claims]\nextra = [\"oid\"]\n\
              [azure.rbac]\nissuer = \"{issuer}\"\ncache_seconds = {cache_seconds}\ntimeout_seconds = 10\n"
-        ),
-        fsync: false,
-    })
-    .await;
-    let server = world.serve(&[]).await;
-    world.lock_down().await;
-    (world, server)
+        )),
+    )
+    .await
 }
 
 fn ada() -> &'static str {

@@ -28,12 +28,7 @@ const LATE: [u8; 4] = [203, 0, 113, 99];
 const LAG: Duration = Duration::from_secs(10);
 
 async fn world() -> World {
-    World::new(WorldOptions {
-        binary: PathBuf::from(BINARY),
-        more: "discovery_interval_seconds = 1".to_owned(),
-        fsync: false,
-    })
-    .await
+    World::new(WorldOptions::of(BINARY).with("discovery_interval_seconds = 1")).await
 }
 
 /// Runs one of Postgres's programs on the world's database.

@@ -2,7 +2,7 @@
 //! hold, checked from the simulators' truth logs.
 #![expect(clippy::unwrap_used, reason = "a test may fail by panicking")]
 
-use std::{path::PathBuf, time::Duration};
+use std::time::Duration;
 
 use futures::StreamExt as _;
 use postern_api::access_request::AccessRequestCreateQuery;
@@ -26,11 +26,7 @@ const LAG: Duration = Duration::from_secs(15);
 const PATIENCE: Duration = Duration::from_mins(1);
 
 fn options() -> WorldOptions {
-    WorldOptions {
-        binary: PathBuf::from(env!("CARGO_BIN_EXE_postern-under-test")),
-        more: String::new(),
-        fsync: false,
-    }
+    WorldOptions::of(env!("CARGO_BIN_EXE_postern-under-test"))
 }
 
 /// What is going on when the server dies.

@@ -2,7 +2,7 @@
 //! with before and after, until it is resolved.
 #![expect(clippy::unwrap_used, reason = "a test may fail by panicking")]
 
-use std::{path::PathBuf, time::Duration};
+use std::time::Duration;
 
 use postern_api::machine::{Finding, MachineQuery};
 use postern_core::inventory::MARK_TAG;
@@ -14,15 +14,10 @@ const PATIENCE: Duration = Duration::from_mins(1);
 const ANYBODY: [u8; 4] = [192, 0, 2, 1];
 
 async fn world() -> (World, ServerProcess) {
-    let world = World::new(WorldOptions {
-        binary: PathBuf::from(env!("CARGO_BIN_EXE_postern-under-test")),
-        more: "drift_interval_seconds = 1".to_owned(),
-        fsync: false,
-    })
-    .await;
-    let server = world.serve(&[]).await;
-    world.lock_down().await;
-    (world, server)
+    World::locked_down(
+        WorldOptions::of(env!("CARGO_BIN_EXE_postern-under-test")).with("drift_interval_seconds = 1"),
+    )
+    .await
 }
 
 /// The NSG of the interface of `web`.
@@ -33,6 +28,15 @@ fn nsg(world: &World) -> &str {
         .iter()
         .find(|id| id.ends_with("web-1-nsg"));
     group.unwrap()
+}
+
+/// Somebody removes the client's rule from the holder of an instance.
+fn take_from_the_holder(world: &World) {
+    let aws = world.aws();
+    let groups = aws.snapshot().unwrap().groups;
+    let holder = groups.iter().find(|group| group.tags.contains_key(MARK_TAG));
+    aws.revoke(&holder.unwrap().id, &[Ingress::tcp(22, "203.0.113.7/32")])
+        .unwrap();
 }
 
 /// The rules of an NSG whose description holds a text.
@@ -103,15 +107,7 @@ async fn a_rule_of_a_grant_that_somebody_deletes_comes_back_and_is_told_of_grant
         .fleet()
         .delete(rule["id"].as_str().unwrap())
         .unwrap();
-    let groups = world.aws().snapshot().unwrap().groups;
-    let holder = groups
-        .iter()
-        .find(|group| group.tags.contains_key(MARK_TAG))
-        .unwrap();
-    world
-        .aws()
-        .revoke(&holder.id, &[Ingress::tcp(22, "203.0.113.7/32")])
-        .unwrap();
+    take_from_the_holder(&world);
 
     for machine in [&web, &app] {
         let finding = until_resolved(&world, machine, "own_rule_missing").await;
@@ -198,15 +194,7 @@ async fn a_point_at_rest_is_read_at_every_look_and_what_somebody_does_there_then
     );
     assert_eq!(told().await, events, "nothing was to be told");
 
-    let holder = world.aws().snapshot().unwrap().groups;
-    let holder = holder
-        .iter()
-        .find(|group| group.tags.contains_key(MARK_TAG))
-        .unwrap();
-    world
-        .aws()
-        .revoke(&holder.id, &[Ingress::tcp(22, "203.0.113.7/32")])
-        .unwrap();
+    take_from_the_holder(&world);
     let nsg = nsg(&world);
     let hurry = arm::inbound("in-a-hurry", 150, "Allow", "*", "22");
     world

@@ -1,6 +1,6 @@
 //! A dry run says what would be written, and writes nothing.
 
-use std::{path::PathBuf, time::Duration};
+use std::time::Duration;
 
 use postern_api::{
     access_request::AccessRequestCreateQuery,
@@ -27,14 +27,8 @@ fn said(rule: &Value) -> Value {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_dry_run_tells_each_write_that_the_request_then_makes_and_makes_none() {
-    let world = World::new(WorldOptions {
-        binary: PathBuf::from(env!("CARGO_BIN_EXE_postern-under-test")),
-        more: String::new(),
-        fsync: false,
-    })
-    .await;
-    let _server = world.serve(&[]).await;
-    world.lock_down().await;
+    let (world, _server) =
+        World::locked_down(WorldOptions::of(env!("CARGO_BIN_EXE_postern-under-test"))).await;
     let ada = world.client(Person::Ada);
     let request = a_request(&[&world.fleet.web, &world.fleet.app], 600);
     let truth = || (world.fleet.arm.truth().last(), world.fleet.ec2.truth().last());
@@ -92,14 +86,8 @@ async fn a_dry_run_tells_each_write_that_the_request_then_makes_and_makes_none()
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whoever_may_not_read_the_machines_is_told_what_happens_and_not_by_which_rules() {
-    let world = World::new(WorldOptions {
-        binary: PathBuf::from(env!("CARGO_BIN_EXE_postern-under-test")),
-        more: String::new(),
-        fsync: false,
-    })
-    .await;
-    let _server = world.serve(&[]).await;
-    world.lock_down().await;
+    let (world, _server) =
+        World::locked_down(WorldOptions::of(env!("CARGO_BIN_EXE_postern-under-test"))).await;
     let olga = world.client(Person::Olga);
     let only_asks = RoleCreate {
         name: "asks".to_owned(),

@@ -1,6 +1,6 @@
 //! Policies by scope and by tag, in both clouds: machines are enrolled as they appear or come to match, released as
 //! they were when they match no longer, and a change of policy says before what it does.
-use std::{path::PathBuf, time::Duration};
+use std::time::Duration;
 
 use postern_api::{jit_policy::JitPolicyWrite, machine::MachineQuery};
 use postern_tests::{
@@ -13,11 +13,9 @@ const PATIENCE: Duration = Duration::from_mins(1);
 const ANYBODY: [u8; 4] = [192, 0, 2, 1];
 
 async fn world() -> (World, ServerProcess) {
-    let world = World::new(WorldOptions {
-        binary: PathBuf::from(env!("CARGO_BIN_EXE_postern-under-test")),
-        more: "discovery_interval_seconds = 1".to_owned(),
-        fsync: false,
-    })
+    let world = World::new(
+        WorldOptions::of(env!("CARGO_BIN_EXE_postern-under-test")).with("discovery_interval_seconds = 1"),
+    )
     .await;
     let server = world.serve(&[]).await;
     (world, server)

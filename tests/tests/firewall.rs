@@ -7,7 +7,7 @@
     reason = "a test may fail by panicking"
 )]
 
-use std::{net::IpAddr, path::PathBuf, time::Duration};
+use std::{net::IpAddr, time::Duration};
 
 use postern_api::{
     access_request::AccessRequestCreateQuery,
@@ -37,11 +37,9 @@ struct Gate {
 
 impl Gate {
     async fn new(with_policy: bool) -> Self {
-        let world = World::new(WorldOptions {
-            binary: PathBuf::from(env!("CARGO_BIN_EXE_postern-under-test")),
-            more: "discovery_interval_seconds = 5".to_owned(),
-            fsync: false,
-        })
+        let world = World::new(
+            WorldOptions::of(env!("CARGO_BIN_EXE_postern-under-test")).with("discovery_interval_seconds = 5"),
+        )
         .await;
         let fleet = world.fleet.arm.fleet().in_group("hub");
         fleet.group().unwrap();

@@ -2,7 +2,7 @@
 //! cloud they can do here, and they see Postern's rules come and go.
 #![expect(clippy::unwrap_used, reason = "a test may fail by panicking")]
 
-use std::{path::PathBuf, time::Duration};
+use std::time::Duration;
 
 use postern_api::grant::GrantRevoke;
 use postern_sim::{
@@ -35,14 +35,8 @@ async fn microsofts_python_clients_create_read_list_and_delete_on_the_arm_simula
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn microsofts_python_clients_see_posterns_rule_come_and_go() {
-    let world = World::new(WorldOptions {
-        binary: PathBuf::from(env!("CARGO_BIN_EXE_postern-under-test")),
-        more: String::new(),
-        fsync: false,
-    })
-    .await;
-    let _server = world.serve(&[]).await;
-    world.lock_down().await;
+    let (world, _server) =
+        World::locked_down(WorldOptions::of(env!("CARGO_BIN_EXE_postern-under-test"))).await;
     let machine = world.fleet.db.clone();
     let look = |expected: &str| vec![world.fleet.arm.url(), machine.clone(), expected.to_owned()];
 

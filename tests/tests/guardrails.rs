@@ -1,6 +1,6 @@
 //! Guardrails that are edited while the server runs: what holds is taken, what does not is refused and seen.
 
-use std::{path::PathBuf, process::Command, time::Duration};
+use std::{process::Command, time::Duration};
 
 use postern_api::access_check::AccessCheckQuery;
 use postern_tests::{Person, World, WorldOptions};
@@ -13,14 +13,12 @@ async fn edited_guardrails_are_taken_without_a_restart_and_broken_ones_are_not()
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("rules.cedar");
     std::fs::write(&file, "// Nothing is forbidden yet.\n").unwrap();
-    let world = World::new(WorldOptions {
-        binary: PathBuf::from(env!("CARGO_BIN_EXE_postern-under-test")),
-        more: format!(
+    let world = World::new(
+        WorldOptions::of(env!("CARGO_BIN_EXE_postern-under-test")).with(format!(
             "[guardrails]\npath = \"{}\"\nreload_seconds = 1\n",
             directory.path().display()
-        ),
-        fsync: false,
-    })
+        )),
+    )
     .await;
     let server = world.serve(&[]).await;
     let may_ask = async || {

@@ -4,7 +4,6 @@
 
 use std::{
     net::TcpListener,
-    path::PathBuf,
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
@@ -105,17 +104,13 @@ async fn people_who_sign_in_at_a_real_provider_are_believed_through_its_rotation
                 when { principal.issuer == \"provider\" }\n\
                 unless { principal.mfa && principal.hasTag(\"risk\") && principal.getTag(\"risk\") == \"low\" };";
     std::fs::write(rules.path().join("risk.cedar"), rule).unwrap();
-    let world = World::new(WorldOptions {
-        binary: PathBuf::from(env!("CARGO_BIN_EXE_postern-under-test")),
-        more: format!(
+    let world = World::new(WorldOptions::of(env!("CARGO_BIN_EXE_postern-under-test")).with(format!(
             "[[issuers]]\nname = \"provider\"\nissuer = \"{}\"\nloopback_http = true\naudiences = [\"postern\"]\n\
              algorithms = [\"RS256\"]\nfetch_pause_seconds = 1\nrefresh_seconds = 2\nkeep_seconds = 4\n\
              [issuers.claims]\nextra = [\"risk\"]\n[guardrails]\npath = \"{}\"\n",
             provider.url(),
             rules.path().display()
-        ),
-        fsync: false,
-    })
+        )))
     .await;
     let _server = world.serve(&[]).await;
     world

@@ -6,7 +6,7 @@
     reason = "a test may fail by panicking"
 )]
 
-use std::{collections::BTreeSet, path::PathBuf, time::Duration};
+use std::{collections::BTreeSet, time::Duration};
 
 use postern_api::{
     grant::GrantRevoke,
@@ -32,11 +32,10 @@ struct Shared {
 }
 
 async fn world() -> (World, ServerProcess, Shared) {
-    let world = World::new(WorldOptions {
-        binary: PathBuf::from(env!("CARGO_BIN_EXE_postern-under-test")),
-        more: "discovery_interval_seconds = 1\ndrift_interval_seconds = 1".to_owned(),
-        fsync: false,
-    })
+    let world = World::new(
+        WorldOptions::of(env!("CARGO_BIN_EXE_postern-under-test"))
+            .with("discovery_interval_seconds = 1\ndrift_interval_seconds = 1"),
+    )
     .await;
     let aws = world.aws();
     let there = aws.snapshot().unwrap();

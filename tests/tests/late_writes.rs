@@ -1,11 +1,11 @@
 //! Writes that take effect after the server gave their answer up: undecided for as long, and found.
 #![expect(clippy::indexing_slicing, reason = "a test may fail by panicking")]
 
-use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
 use postern_api::{audit_event::AuditEvent, grant::GrantRevoke};
 use postern_sim::fault::{Effect, FaultId, FaultRule, Faults, When};
-use postern_tests::{Person, World, WorldOptions, world::CLIENT};
+use postern_tests::{Person, ServerProcess, World, WorldOptions, world::CLIENT};
 use serde_json::Value;
 
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -13,13 +13,8 @@ const PATIENCE: Duration = Duration::from_mins(1);
 /// A second longer than these servers wait for a change.
 const LATE: Duration = Duration::from_secs(3);
 
-async fn world() -> World {
-    World::new(WorldOptions {
-        binary: PathBuf::from(env!("CARGO_BIN_EXE_postern-under-test")),
-        more: String::new(),
-        fsync: false,
-    })
-    .await
+async fn world() -> (World, ServerProcess) {
+    World::locked_down(WorldOptions::of(env!("CARGO_BIN_EXE_postern-under-test"))).await
 }
 
 /// The next call of the operation takes effect late; those after it are refused, so that what happens is its doing.
@@ -65,9 +60,7 @@ fn outcomes(events: &[AuditEvent], verb: &str, points: &str) -> Vec<Vec<String>>
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_closing_that_takes_effect_after_its_answer_was_given_up_has_succeeded_and_not_failed() {
-    let world = world().await;
-    let _server = world.serve(&[]).await;
-    world.lock_down().await;
+    let (world, _server) = world().await;
     let locked = world.now();
     let (arm, ec2) = (world.fleet.arm.faults(), world.fleet.ec2.faults());
     let clouds = [
@@ -124,9 +117,7 @@ async fn a_closing_that_takes_effect_after_its_answer_was_given_up_has_succeeded
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_opening_that_takes_effect_after_its_answer_was_given_up_and_its_grant_was_revoked_is_closed() {
-    let world = world().await;
-    let _server = world.serve(&[]).await;
-    world.lock_down().await;
+    let (world, _server) = world().await;
     let (locked, shut) = (world.now(), world.rules());
     let late = [
         only_one_and_late(world.fleet.arm.faults(), "SecurityRules.CreateOrUpdate"),

@@ -9,7 +9,6 @@
 use std::{
     collections::BTreeSet,
     io::{BufRead as _, BufReader},
-    path::PathBuf,
     process::{Child, ChildStdin, Command, Stdio},
     sync::mpsc::{Receiver, channel},
     time::Duration,
@@ -119,14 +118,8 @@ actions = ["grant.open"]
         http = receivers.http,
         smtp = receivers.smtp,
     );
-    let world = World::new(WorldOptions {
-        binary: PathBuf::from(env!("CARGO_BIN_EXE_postern-under-test")),
-        more,
-        fsync: false,
-    })
-    .await;
-    let mut server = world.serve(&[]).await;
-    world.lock_down().await;
+    let (world, mut server) =
+        World::locked_down(WorldOptions::of(env!("CARGO_BIN_EXE_postern-under-test")).with(more)).await;
     let machine = world.fleet.app.clone();
     let request = world.request(&[&machine], 600, 30).await;
     let grant = &request.grants[0];

@@ -1,26 +1,16 @@
 //! Many grants on one point: closing one never closes another, and many closings are few writes.
 
-use std::{path::PathBuf, time::Duration};
+use std::time::Duration;
 
 use postern_api::{access_request::AccessRequestCreateQuery, grant::GrantRevoke};
 use postern_tests::{Person, World, WorldOptions, world::CLIENT};
 
+const BINARY: &str = env!("CARGO_BIN_EXE_postern-under-test");
 const PATIENCE: Duration = Duration::from_mins(1);
-
-async fn world() -> World {
-    World::new(WorldOptions {
-        binary: PathBuf::from(env!("CARGO_BIN_EXE_postern-under-test")),
-        more: String::new(),
-        fsync: false,
-    })
-    .await
-}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn closing_one_of_two_overlapping_grants_never_closes_the_other() {
-    let world = world().await;
-    let _server = world.serve(&[]).await;
-    world.lock_down().await;
+    let (world, _server) = World::locked_down(WorldOptions::of(BINARY)).await;
     let locked = world.now();
     let machines: Vec<String> = world.machines().map(str::to_owned).into();
     let machines: Vec<&str> = machines.iter().map(String::as_str).collect();
@@ -54,7 +44,7 @@ async fn closing_one_of_two_overlapping_grants_never_closes_the_other() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn five_hundred_grants_that_end_at_once_on_one_nsg_close_with_at_most_ten_writes() {
-    let world = world().await;
+    let world = World::new(WorldOptions::of(BINARY)).await;
     // An NSG without rules of others, so that there is a priority for each of the five hundred.
     let azure = world.fleet.arm.fleet().in_group("many");
     azure.group().unwrap();

@@ -2,7 +2,7 @@
 //! an error of the server's, none has a status or a shape that is not described.
 #![expect(clippy::unwrap_used, reason = "a test may fail by panicking")]
 
-use std::{path::PathBuf, process::Command};
+use std::process::Command;
 
 use postern_tests::{Person, World, WorldOptions, python};
 
@@ -40,14 +40,8 @@ async fn probed(world: &World, person: Person, phases: &'static str) -> (bool, S
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_answer_is_one_that_the_description_knows() {
-    let world = World::new(WorldOptions {
-        binary: PathBuf::from(env!("CARGO_BIN_EXE_postern-under-test")),
-        more: String::new(),
-        fsync: false,
-    })
-    .await;
-    let _server = world.serve(&[]).await;
-    world.lock_down().await;
+    let (world, _server) =
+        World::locked_down(WorldOptions::of(env!("CARGO_BIN_EXE_postern-under-test"))).await;
     for (person, phases) in [
         (Person::Eve, "examples,coverage"),
         (Person::Olga, "examples,coverage,fuzzing"),

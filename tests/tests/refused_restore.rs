@@ -1,6 +1,6 @@
 //! A displaced rule that EC2 does not take back, because the peering connection to its source is deleted.
 
-use std::{path::PathBuf, time::Duration};
+use std::time::Duration;
 
 use postern::demo::fleet::{ACCOUNT, REGION};
 use postern_api::audit_event::AuditEvent;
@@ -15,12 +15,11 @@ const PATIENCE: Duration = Duration::from_mins(1);
 const TAKEN_BACK: &str = "AuthorizeSecurityGroupIngress";
 
 async fn world() -> World {
-    World::new(WorldOptions {
-        binary: PathBuf::from(env!("CARGO_BIN_EXE_postern-under-test")),
-        // What is refused is tried again after that long at most.
-        more: "drift_interval_seconds = 2".to_owned(),
-        fsync: false,
-    })
+    World::new(
+        WorldOptions::of(env!("CARGO_BIN_EXE_postern-under-test"))
+            // What is refused is tried again after that long at most.
+            .with("drift_interval_seconds = 2"),
+    )
     .await
 }
 

@@ -2,7 +2,7 @@
 //! collected, in both clouds, and what is there instead is treated as what it is.
 #![expect(clippy::unwrap_used, reason = "a test may fail by panicking")]
 
-use std::{path::PathBuf, time::Duration};
+use std::time::Duration;
 
 use postern_sim::arm;
 use postern_tests::{ServerProcess, World, WorldOptions, world::CLIENT};
@@ -12,15 +12,11 @@ const PATIENCE: Duration = Duration::from_mins(1);
 const ANYBODY: [u8; 4] = [192, 0, 2, 1];
 
 async fn world() -> (World, ServerProcess) {
-    let world = World::new(WorldOptions {
-        binary: PathBuf::from(env!("CARGO_BIN_EXE_postern-under-test")),
-        more: "discovery_interval_seconds = 1\ndrift_interval_seconds = 1".to_owned(),
-        fsync: false,
-    })
-    .await;
-    let server = world.serve(&[]).await;
-    world.lock_down().await;
-    (world, server)
+    World::locked_down(
+        WorldOptions::of(env!("CARGO_BIN_EXE_postern-under-test"))
+            .with("discovery_interval_seconds = 1\ndrift_interval_seconds = 1"),
+    )
+    .await
 }
 
 /// The grants of an hour on these machines, open.

@@ -1,7 +1,7 @@
 //! Several servers over one account: what its cloud lets them call they share.
 #![expect(clippy::unwrap_used, reason = "a test may fail by panicking")]
 
-use std::{path::PathBuf, time::Duration};
+use std::time::Duration;
 
 use postern_api::machine::MachineQuery;
 use postern_sim::{
@@ -184,12 +184,7 @@ async fn servers(of: Of, address: &str) -> Option<f64> {
 }
 
 async fn world() -> World {
-    World::new(WorldOptions {
-        binary: PathBuf::from(env!("CARGO_BIN_EXE_postern-under-test")),
-        more: String::new(),
-        fsync: false,
-    })
-    .await
+    World::new(WorldOptions::of(env!("CARGO_BIN_EXE_postern-under-test"))).await
 }
 
 /// That this can fail show the tests below, in which the same two servers do not hear of each other: they are refused.

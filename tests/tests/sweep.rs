@@ -6,11 +6,7 @@
     reason = "a test may fail by panicking"
 )]
 
-use std::{
-    path::{Path, PathBuf},
-    process::Command,
-    time::Duration,
-};
+use std::{path::Path, process::Command, time::Duration};
 
 use postern::demo::fleet::{ACCESS_KEY_ID, SECRET_ACCESS_KEY};
 use postern_tests::{World, WorldOptions, world::CLIENT};
@@ -44,11 +40,7 @@ fn with_status<'a>(found: &'a [Value], status: &str) -> Vec<&'a Value> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn overdue_rules_are_closed_without_a_server_and_without_a_database() {
-    let options = WorldOptions {
-        binary: PathBuf::from(BINARY),
-        more: String::new(),
-        fsync: false,
-    };
+    let options = WorldOptions::of(BINARY);
     let world = World::new(options).await;
     let mut server = world.serve(&[("POSTERN__LIMITS__OPEN_SECONDS", "5")]).await;
     world.lock_down().await;

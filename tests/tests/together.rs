@@ -1,7 +1,7 @@
 //! Several machines in two clouds: all of them, or none, or what can be had.
 #![expect(clippy::unwrap_used, reason = "a test may fail by panicking")]
 
-use std::{path::PathBuf, time::Duration};
+use std::time::Duration;
 
 use postern_api::{
     access_request::{AccessRequest, AccessRequestCreateQuery, Mode},
@@ -13,12 +13,7 @@ use postern_tests::{Person, World, WorldOptions, world::CLIENT};
 const PATIENCE: Duration = Duration::from_mins(1);
 
 async fn world() -> World {
-    World::new(WorldOptions {
-        binary: PathBuf::from(env!("CARGO_BIN_EXE_postern-under-test")),
-        more: String::new(),
-        fsync: false,
-    })
-    .await
+    World::new(WorldOptions::of(env!("CARGO_BIN_EXE_postern-under-test"))).await
 }
 
 /// Ada asks for a machine in Azure and one in AWS.

@@ -18,12 +18,15 @@ use postern_api::{
     audit_event::AuditEventQuery,
     client::Client,
     grant::{Grant, GrantQuery, GrantRevoke},
-    jit_policy::{Approval, GuardedPorts, JitPolicy, JitPolicyWrite, Lockdown, SharedGroups},
+    jit_policy::JitPolicy,
     machine::MachineQuery,
     role::RoleAssignmentCreate,
 };
 use postern_core::time::{Clock as _, SystemClock};
-use postern_tests::{Person, ServerProcess, World, WorldOptions, world::a_request};
+use postern_tests::{
+    Person, ServerProcess, World, WorldOptions,
+    world::{a_policy, a_request},
+};
 
 /// What the tests' configuration sets for speed, back at Postern's defaults.
 const DEFAULTS: [(&str, &str); 3] = [
@@ -178,23 +181,10 @@ impl Rig {
 
     /// Locks SSH and RDP of a scope down, for requests from 203.0.112.0/22.
     pub(crate) async fn lock(&self, scope: &str) -> anyhow::Result<JitPolicy> {
-        let guard = |ports: &str| GuardedPorts {
-            ports: ports.to_owned(),
-            allowed_sources: vec!["203.0.112.0/22".to_owned()],
-            max_duration_seconds: 3 * 3600,
-        };
-        let policy = JitPolicyWrite {
-            name: scope.to_owned(),
-            scope: scope.to_owned(),
-            tags: std::collections::BTreeMap::new(),
-            guards: vec![guard("22/tcp"), guard("3389/tcp")],
-            lockdown: Lockdown::default(),
-            shared_groups: SharedGroups::default(),
-            approval: Approval::default(),
-            authentication: postern_api::jit_policy::Authentication::default(),
-            pending_for_seconds: None,
-            justification: None,
-        };
+        let mut policy = a_policy(scope, scope);
+        for guard in &mut policy.guards {
+            guard.allowed_sources = vec!["203.0.112.0/22".to_owned()];
+        }
         Ok(self.olga.create_jit_policy(None, &policy).await?)
     }
 
