@@ -8,9 +8,8 @@
     reason = "a test may fail by panicking"
 )]
 
-use postern_aws::{AssumeRole, AwsEnforcer};
 use postern_core::{
-    enforcer::{Bindings, Desired, Displaced, EnforceError, Enforcer},
+    enforcer::{Bindings, EnforceError, Enforcer},
     testing::an_id,
 };
 use postern_sim::{
@@ -18,6 +17,10 @@ use postern_sim::{
     ec2::{ActionClass, Bucket, Ec2Handle, Ec2Options, Ec2Sim, Throttling},
 };
 
+#[path = "contract/credentials.rs"]
+mod credentials;
+#[path = "contract/fleet.rs"]
+mod fleet;
 #[path = "contract/fleets.rs"]
 mod fleets;
 #[path = "contract/gather.rs"]
@@ -30,13 +33,16 @@ mod lag;
 mod moves;
 #[path = "contract/peering.rs"]
 mod peering;
+#[path = "contract/stage.rs"]
+mod stage;
 #[path = "contract/suite.rs"]
 mod suite;
+#[path = "contract/unseen.rs"]
+mod unseen;
 #[path = "contract/veil.rs"]
 mod veil;
 
-use suite::{Endpoint, Flavour, Stage, grant, lock, open, tcp};
-use veil::{Hide, Veil};
+use stage::{Endpoint, Flavour, Stage, grant, lock, open, tcp};
 
 async fn simulator() -> (Ec2Handle, Endpoint) {
     let handle = Ec2Sim::start(Ec2Options::default()).await.unwrap();
@@ -110,7 +116,7 @@ async fn looks_at_the_same_time_share_their_calls() {
 #[tokio::test]
 async fn an_opening_takes_three_reads_and_four_writes_and_a_closing_three_and_two() {
     let (handle, endpoint) = simulator().await;
-    let stage = Stage::new(&endpoint, |_| {}).await;
+    let stage = Stage::of(&endpoint).await;
     let built = stage.build(Vec::new()).await;
     // Discovery has seen the VPC.
     for account in stage.enforcer.accounts().await.unwrap() {
@@ -151,7 +157,7 @@ async fn an_opening_takes_three_reads_and_four_writes_and_a_closing_three_and_tw
 #[tokio::test]
 async fn a_lost_answer_at_any_write_is_made_good_by_the_next_pass() {
     let (handle, endpoint) = simulator().await;
-    let stage = Stage::new(&endpoint, |_| {}).await;
+    let stage = Stage::of(&endpoint).await;
     let built = stage.build(Vec::new()).await;
     let writes = [
         "CreateSecurityGroup",
@@ -191,7 +197,7 @@ async fn a_lost_answer_at_any_write_is_made_good_by_the_next_pass() {
 #[tokio::test]
 async fn the_simulators_own_judge_sees_the_port_open_only_while_the_grant_is() {
     let (handle, endpoint) = simulator().await;
-    let stage = Stage::new(&endpoint, |_| {}).await;
+    let stage = Stage::of(&endpoint).await;
     let built = stage.build(vec![tcp(20, 25, "0.0.0.0/0", "open")]).await;
     let probe = |source: &str| Probe {
         machine: postern_core::machine::MachineId::Aws(built.machine.clone()).to_string(),
@@ -213,7 +219,7 @@ async fn the_simulators_own_judge_sees_the_port_open_only_while_the_grant_is() {
 #[tokio::test]
 async fn what_ec2_answers_becomes_what_the_loop_understands() {
     let (handle, endpoint) = simulator().await;
-    let stage = Stage::new(&endpoint, |_| {}).await;
+    let stage = Stage::of(&endpoint).await;
     let built = stage.build(Vec::new()).await;
     let wanted = open(&built, vec![grant(1, "22")]);
     let mut answers = Vec::new();
@@ -290,61 +296,9 @@ async fn a_refusal_stops_calls_in_that_account_for_a_while() {
 }
 
 #[tokio::test]
-async fn an_account_is_worked_on_in_the_role_that_it_names() {
-    let role = postern_sim::ec2::Role {
-        arn: "arn:aws:iam::222233334444:role/postern".to_owned(),
-        trusted_accounts: vec![Ec2Sim::ACCOUNT.to_owned()],
-        external_id: Some("shared".to_owned()),
-    };
-    let options = Ec2Options {
-        roles: vec![role],
-        ..Ec2Options::default()
-    };
-    let handle = Ec2Sim::start(options).await.unwrap();
-    let connect = async |external_id: &str| {
-        let role = AssumeRole {
-            arn: "arn:aws:iam::222233334444:role/postern".to_owned(),
-            external_id: Some(external_id.to_owned()),
-            session_name: "postern".to_owned(),
-        };
-        let mut config = postern_aws::AwsConfig::new(vec![postern_aws::AwsAccount {
-            id: "222233334444".to_owned(),
-            regions: vec!["eu-west-1".to_owned()],
-            role: Some(role),
-        }]);
-        config.endpoint = Some(handle.url().parse().unwrap());
-        config.credentials = postern_aws::BaseCredentials::Static {
-            access_key_id: Ec2Sim::ACCESS_KEY_ID.to_owned(),
-            secret_access_key: Ec2Sim::SECRET_ACCESS_KEY.to_owned().into(),
-        };
-        AwsEnforcer::connect(config).await.unwrap()
-    };
-    let fleet = handle.fleet("222233334444", "eu-west-1");
-    let vpc = fleet.vpc("10.0.0.0/16", false).unwrap();
-    let subnet_id = fleet.subnet(&vpc, "10.0.1.0/24", 0).unwrap();
-    let machine = fleet.machine(&postern_sim::ec2::MachinePlan {
-        name: "theirs".to_owned(),
-        subnet_id,
-        ..Default::default()
-    });
-    let machine = machine.unwrap();
-
-    let enforcer = connect("shared").await;
-    let account = enforcer.accounts().await.unwrap().remove(0);
-    let page = enforcer.discover(&account, None).await.unwrap();
-    assert_eq!(page.machines[0].id.short(), machine.instance_id);
-
-    let refused = connect("wrong").await.discover(&account, None).await.unwrap_err();
-    assert!(
-        matches!(&refused, EnforceError::Forbidden { operation, .. } if operation.starts_with("sts:AssumeRole on ")),
-        "{refused:?}"
-    );
-}
-
-#[tokio::test]
 async fn a_grant_reads_back_closed_while_its_group_still_cannot_be_deleted() {
     let (handle, endpoint) = simulator().await;
-    let stage = Stage::new(&endpoint, |_| {}).await;
+    let stage = Stage::of(&endpoint).await;
     let built = stage.build(Vec::new()).await;
     stage.pass(&open(&built, vec![grant(1, "22")]), usize::MAX).await;
     let closed = open(&built, Vec::new());
@@ -370,256 +324,4 @@ async fn a_grant_reads_back_closed_while_its_group_still_cannot_be_deleted() {
     );
     stage.pass(&closed, usize::MAX).await;
     assert_eq!(stage.observe(&closed).await.plan(&closed).changes, []);
-}
-
-/// What one pass of a lockdown of port 22 displaces.
-async fn displaced(stage: &Stage, built: &suite::Built) -> Vec<Displaced> {
-    let plan = stage.pass(&lock(built, &["22"], Vec::new()), usize::MAX).await;
-    plan.changes
-        .iter()
-        .flat_map(|change| change.displaces.clone())
-        .collect()
-}
-
-#[tokio::test]
-async fn credentials_of_another_account_settle_nothing() {
-    let (handle, endpoint) = simulator().await;
-    let stage = Stage::new(&endpoint, |_| {}).await;
-    let built = stage.build(vec![tcp(22, 22, "0.0.0.0/0", "ssh")]).await;
-    let displaced = displaced(&stage, &built).await;
-    assert_eq!(displaced.len(), 1);
-
-    let elsewhere = Endpoint {
-        account: "222233334444".to_owned(),
-        ..endpoint
-    };
-    let stage = Stage::new(&elsewhere, |_| {}).await;
-    let there = suite::Built {
-        machine: postern_core::machine::AwsInstance::new(
-            &elsewhere.account,
-            "eu-west-1",
-            built.machine.instance(),
-        )
-        .unwrap(),
-        ..built
-    };
-    let account = stage.enforcer.accounts().await.unwrap().remove(0);
-    handle.calls().reset();
-    let refusals = [
-        stage
-            .enforcer
-            .observe(&lock(&there, &[], displaced))
-            .await
-            .map(drop),
-        stage.enforcer.observe(&open(&there, Vec::new())).await.map(drop),
-        stage.enforcer.discover(&account, None).await.map(drop),
-        stage
-            .enforcer
-            .marked(&account, &suite::installation())
-            .await
-            .map(drop),
-    ];
-    for refusal in refusals {
-        let Err(EnforceError::Forbidden { code, message, .. }) = refusal else {
-            panic!("{refusal:?}");
-        };
-        assert_eq!(code, "WrongAccount");
-        assert!(
-            message.contains(Ec2Sim::ACCOUNT) && message.contains("222233334444"),
-            "{message}"
-        );
-    }
-    let calls = handle.calls().all();
-    assert_eq!(calls.keys().collect::<Vec<_>>(), ["GetCallerIdentity"]);
-}
-
-#[tokio::test]
-async fn whose_credentials_they_are_is_asked_once_for_a_client() {
-    let (handle, endpoint) = simulator().await;
-    let stage = Stage::new(&endpoint, |_| {}).await;
-    let built = stage.build(Vec::new()).await;
-    for grants in [vec![grant(1, "22")], vec![]] {
-        stage.pass(&open(&built, grants), usize::MAX).await;
-    }
-    assert_eq!(handle.calls().of("GetCallerIdentity"), 1);
-}
-
-#[tokio::test]
-async fn trouble_at_sts_passes() {
-    let (handle, endpoint) = simulator().await;
-    let in_a_role = |config: &mut postern_aws::AwsConfig| {
-        config.accounts[0].role = Some(AssumeRole {
-            arn: format!("arn:aws:iam::{}:role/postern", Ec2Sim::ACCOUNT),
-            external_id: None,
-            session_name: "postern".to_owned(),
-        });
-    };
-    let stage = Stage::new(&endpoint, in_a_role).await;
-    let account = stage.enforcer.accounts().await.unwrap().remove(0);
-    for operation in ["AssumeRole", "GetCallerIdentity"] {
-        let mut answers = Vec::new();
-        for effect in [
-            refusal(503, "ServiceUnavailable"),
-            refusal(500, "InternalFailure"),
-            Effect::ResetBefore,
-            refusal(400, "Throttling"),
-        ] {
-            handle.faults().add(fault(operation, When::Next(1), effect));
-            answers.push(stage.enforcer.discover(&account, None).await.unwrap_err());
-        }
-        for answer in &answers[..3] {
-            assert!(matches!(answer, EnforceError::Unavailable { .. }), "{answer:?}");
-        }
-        assert!(
-            matches!(&answers[3], EnforceError::Throttled { operation: at, .. } if at.contains(operation)),
-            "{:?}",
-            answers[3]
-        );
-    }
-    stage.enforcer.discover(&account, None).await.unwrap();
-}
-
-#[tokio::test]
-async fn a_group_that_a_describe_leaves_out_is_not_gone() {
-    let (handle, endpoint) = simulator().await;
-    let veil = Veil::before(&handle.url());
-    let veiled = Endpoint {
-        url: veil.url.clone(),
-        ..endpoint.clone()
-    };
-    let (stage, behind) = (
-        Stage::new(&endpoint, |_| {}).await,
-        Stage::new(&veiled, |_| {}).await,
-    );
-    let built = stage.build(vec![tcp(22, 22, "0.0.0.0/0", "ssh")]).await;
-    let before = stage.rules_of(&built.group, false).await;
-    let displaced = displaced(&stage, &built).await;
-    let locked = lock(&built, &["22"], displaced.clone());
-    let freed = lock(&built, &[], displaced);
-
-    for hide in [Hide::Filtered, Hide::Nothing] {
-        veil.hide(hide);
-        let plan = behind.observe(&locked).await.plan(&locked);
-        assert_eq!(
-            (plan.settled, plan.changes, plan.findings),
-            (vec![], vec![], vec![])
-        );
-    }
-    veil.hide(Hide::All);
-    let unclear = behind.enforcer.observe(&freed).await.map(drop);
-    assert!(
-        matches!(unclear, Err(EnforceError::Unavailable { .. })),
-        "{unclear:?}"
-    );
-    veil.hide(Hide::Filtered);
-    behind.pass(&freed, usize::MAX).await;
-    assert_eq!(stage.rules_of(&built.group, false).await, before);
-}
-
-#[tokio::test]
-async fn a_group_that_ec2_says_is_gone_settles_what_it_lost() {
-    let (_handle, endpoint) = simulator().await;
-    let stage = Stage::new(&endpoint, |_| {}).await;
-    let built = stage.build(vec![tcp(22, 22, "0.0.0.0/0", "ssh")]).await;
-    let displaced = displaced(&stage, &built).await;
-    let machine = stage
-        .admin
-        .terminate_instances()
-        .instance_ids(built.machine.instance());
-    machine.send().await.unwrap();
-    let interface = stage
-        .admin
-        .delete_network_interface()
-        .network_interface_id(&built.interface);
-    interface.send().await.unwrap();
-    let group = stage.admin.delete_security_group().group_id(&built.group);
-    group.send().await.unwrap();
-    let wanted = lock(&built, &["22"], displaced.clone());
-    let plan = stage.observe(&wanted).await.plan(&wanted);
-    assert_eq!(plan.settled, [displaced[0].id]);
-    assert_eq!(plan.findings[0].code, "displaced_group_gone");
-}
-
-#[tokio::test]
-async fn no_machine_is_shown_without_its_groups() {
-    let (handle, endpoint) = simulator().await;
-    let stage = Stage::new(&endpoint, |_| {}).await;
-    let built = stage.build(vec![tcp(22, 22, "0.0.0.0/0", "ssh")]).await;
-    let veil = Veil::before(&handle.url());
-    let veiled = Endpoint {
-        url: veil.url.clone(),
-        ..endpoint
-    };
-    let behind = Stage::new(&veiled, |_| {}).await;
-    let account = behind.enforcer.accounts().await.unwrap().remove(0);
-    let mut pages = Vec::new();
-    for hide in [Hide::Nothing, Hide::Filtered, Hide::All] {
-        veil.hide(hide);
-        pages.push(behind.enforcer.discover(&account, None).await);
-    }
-    assert_eq!(pages[0], pages[1]);
-    assert_eq!(pages[0].as_ref().unwrap().machines.len(), 1);
-    let Err(EnforceError::Unavailable { message, .. }) = &pages[2] else {
-        panic!("{:?}", pages[2]);
-    };
-    assert!(message.contains(&built.group), "{message}");
-}
-
-#[tokio::test]
-async fn a_holder_that_a_describe_leaves_out_is_removed_all_the_same() {
-    let (handle, endpoint) = simulator().await;
-    let stage = Stage::new(&endpoint, |_| {}).await;
-    let built = stage.build(Vec::new()).await;
-    stage.pass(&open(&built, vec![grant(1, "22")]), usize::MAX).await;
-    let veil = Veil::before(&handle.url());
-    let veiled = Endpoint {
-        url: veil.url.clone(),
-        ..endpoint
-    };
-    let behind = Stage::new(&veiled, |_| {}).await;
-    let account = behind.enforcer.accounts().await.unwrap().remove(0);
-    let marked = behind.enforcer.marked(&account, &suite::installation()).await;
-    let marked = marked.unwrap();
-    let holder = marked
-        .iter()
-        .find(|m| m.mark.purpose == postern_core::mark::Purpose::Holder)
-        .unwrap();
-    veil.hide(Hide::Filtered);
-    behind.enforcer.remove(holder).await.unwrap();
-    assert_eq!(stage.groups_of(&built.interface).await, [built.group]);
-}
-
-#[tokio::test]
-async fn an_instance_that_a_describe_leaves_out_is_not_gone_and_one_that_ec2_denies_is() {
-    let (handle, endpoint) = simulator().await;
-    let stage = Stage::new(&endpoint, |_| {}).await;
-    let built = stage.build(Vec::new()).await;
-    let wanted = open(&built, vec![grant(1, "22")]);
-    stage.pass(&wanted, usize::MAX).await;
-    let veil = Veil::before(&handle.url());
-    let veiled = Endpoint {
-        url: veil.url.clone(),
-        ..endpoint
-    };
-    let behind = Stage::new(&veiled, |_| {}).await;
-    veil.hide(Hide::Instances);
-    for wanted in [&wanted, &open(&built, Vec::new())] {
-        let unclear = behind.enforcer.observe(wanted).await.map(drop);
-        let Err(EnforceError::Unavailable { message, .. }) = &unclear else {
-            panic!("{unclear:?}");
-        };
-        assert!(message.contains(built.machine.instance()), "{message}");
-    }
-    veil.hide(Hide::Nothing);
-    let read = behind.observe(&wanted).await;
-    assert!(read.evidence(&wanted)[&an_id(1)].complete);
-
-    let (account, region) = (built.machine.account(), built.machine.region());
-    let nobody = postern_core::machine::AwsInstance::new(account, region, "i-00000000000000bad").unwrap();
-    let absent = Desired {
-        point: postern_core::point::PointRef::AwsInstance(nobody),
-        ..open(&built, Vec::new())
-    };
-    let gone = stage.enforcer.observe(&absent).await.map(drop);
-    assert!(matches!(gone, Err(EnforceError::Gone { .. })), "{gone:?}");
 }

@@ -14,10 +14,14 @@ use std::{
     time::Duration,
 };
 
+#[path = "contract/fleet.rs"]
+mod fleet;
 #[path = "contract/fleets.rs"]
 mod fleets;
 #[path = "contract/moves.rs"]
 mod moves;
+#[path = "contract/stage.rs"]
+mod stage;
 #[path = "contract/suite.rs"]
 mod suite;
 
@@ -79,12 +83,12 @@ async fn the_enforcer_keeps_its_contract_against_moto() {
         let url = moto.url.clone();
         (Some(moto), url)
     };
-    let endpoint = suite::Endpoint {
+    let endpoint = stage::Endpoint {
         url,
         account: "123456789012".to_owned(),
         access_key_id: "test".to_owned(),
         secret_access_key: "test".to_owned(),
-        flavour: suite::Flavour::Moto,
+        flavour: stage::Flavour::Moto,
     };
     suite::run(&endpoint).await;
     fleets::run(&endpoint).await;

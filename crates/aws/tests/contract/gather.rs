@@ -10,7 +10,7 @@ use postern_core::{
 use postern_sim::{Effect, FaultRule, When, ec2::Ec2Handle};
 use serde_json::Value;
 
-use crate::suite::{Built, Endpoint, Stage, grant, lock, open};
+use crate::stage::{Built, Endpoint, Stage, grant, lock, open};
 
 /// More than one call of each kind takes.
 const MACHINES: u128 = 150;

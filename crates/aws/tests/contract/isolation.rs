@@ -10,8 +10,9 @@ use postern_core::{
 use postern_sim::{Faults, When};
 
 use crate::{
-    fleets::{Fleet, from_group},
-    suite::{Endpoint, grant, installation, tcp},
+    fleet::Fleet,
+    fleets::from_group,
+    stage::{Endpoint, grant, installation, tcp},
 };
 
 /// Runs every case; the simulator's alone, because moto does not tell whose rules name a group.

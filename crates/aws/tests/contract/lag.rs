@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use chrono::TimeDelta;
 use postern_core::{
-    enforcer::{Bindings, Change, Desired, Displaced, EnforceError, Enforcer, Recalled},
+    enforcer::{Bindings, Change, Desired, EnforceError, Enforcer, Recalled},
     inventory::MARK_TAG,
     testing::an_id,
 };
@@ -14,7 +14,7 @@ use postern_sim::{
 };
 use serde_json::Value;
 
-use crate::suite::{Built, Endpoint, Stage, grant, lock, open, tcp};
+use crate::stage::{Built, Endpoint, Stage, displaced_by, grant, lock, open, tcp};
 
 const LAG: Duration = Duration::from_secs(5);
 
@@ -43,13 +43,6 @@ fn is_open(handle: &Ec2Handle, built: &Built) -> bool {
         protocol: Protocol::Tcp,
     };
     handle.reachable(&probe, None)
-}
-
-fn displaced_by(plan: &postern_core::enforcer::Plan) -> Vec<Displaced> {
-    plan.changes
-        .iter()
-        .flat_map(|change| change.displaces.clone())
-        .collect()
 }
 
 /// Looks without writing anything: whether that settles it, and how many changes are planned.

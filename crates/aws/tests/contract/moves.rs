@@ -7,8 +7,8 @@ use postern_core::{
 };
 
 use crate::{
-    fleets::Fleet,
-    suite::{Endpoint, Flavour, Stage, grant, open, tcp},
+    fleet::Fleet,
+    stage::{Endpoint, Flavour, Stage, grant, open, tcp},
 };
 
 /// Runs every case.

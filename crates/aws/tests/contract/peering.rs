@@ -13,8 +13,9 @@ use postern_core::{
 use postern_sim::{Probe, Protocol, ec2::Ec2Handle};
 
 use crate::{
-    fleets::{Fleet, from_group},
-    suite::{Endpoint, REGION, tcp},
+    fleet::Fleet,
+    fleets::from_group,
+    stage::{Endpoint, REGION, tcp},
 };
 
 /// Runs every case.
