@@ -159,6 +159,12 @@ impl Client {
         self.send("GET", path, None, &[]).await.unwrap()
     }
 
+    /// What has become of the operation that an answer is the beginning of.
+    pub(crate) async fn progress(&self, begun: &Answer) -> Answer {
+        let tracker = begun.header("azure-asyncoperation").unwrap();
+        self.get(tracker.strip_prefix(&self.url).unwrap()).await
+    }
+
     /// Puts.
     pub(crate) async fn put(&self, path: &str, body: Value) -> Answer {
         self.put_with(path, body, &[]).await

@@ -374,13 +374,7 @@ async fn retry_after_is_sent_where_it_is_asked_for() {
         .put(&fleet.id(NSG), json!({"location": "westeurope"}))
         .await;
     assert_eq!(made.header("retry-after").unwrap(), "7");
-    let tracker = made
-        .header("azure-asyncoperation")
-        .unwrap()
-        .strip_prefix(&sim.url())
-        .unwrap()
-        .to_owned();
-    let poll = client.get(&tracker).await;
+    let poll = client.progress(&made).await;
     assert_eq!(
         (&poll.body, poll.header("retry-after").unwrap()),
         (&json!({"status": "InProgress"}), "7".to_owned())

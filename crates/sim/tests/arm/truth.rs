@@ -9,7 +9,7 @@ use postern_sim::arm::{ArmHandle, FleetMachine, inbound};
 use postern_sim::{Effect, FaultRule, Interval, Moment, Protocol, SteppedClock, When};
 use serde_json::{Value, json};
 
-use crate::client::{Client, rule};
+use crate::client::{Answer, Client, rule};
 use crate::started::stepped;
 
 const ADMIN: &str = "203.0.113.7";
@@ -65,6 +65,38 @@ impl Scene {
 
     fn ssh(&self) -> String {
         format!("{}/securityRules/ssh", self.machine.security_group)
+    }
+
+    /// Writes the whole NSG of the interface, without a rule.
+    async fn empty(&self) -> Answer {
+        let body = json!({"location": "westeurope"});
+        self.client.put(&self.machine.security_group, body).await
+    }
+
+    async fn provisioning(&self, path: &str) -> Value {
+        self.client.get(path).await.body["properties"]["provisioningState"].clone()
+    }
+
+    /// The next operation of that kind fails when it completes.
+    fn fail_next(&self, operation: &str) {
+        self.sim.completions().add(FaultRule {
+            operation: operation.to_owned(),
+            when: When::Next(1),
+            effect: Effect::Status {
+                status: 500,
+                code: "InternalServerError".to_owned(),
+                message: "An error occurred.".to_owned(),
+                retry_after: None,
+            },
+        });
+    }
+
+    /// What the last change of the rule `ssh` left of it.
+    fn left_of_ssh(&self) -> Option<Value> {
+        let changes = self.sim.truth().all();
+        let id = self.ssh().to_lowercase();
+        let last = changes.into_iter().rfind(|change| change.resource == id);
+        last.unwrap().after
     }
 }
 
@@ -149,14 +181,7 @@ async fn spans_follow_the_rules_as_they_come_and_go() {
     let whole = json!({"location": "westeurope", "properties": {"securityRules": [inbound("ssh", 100, "Allow", "*", "22")]}});
     assert_eq!(scene.client.put(nsg, whole).await.status, 200);
     scene.clock.advance(TimeDelta::seconds(10));
-    assert_eq!(
-        scene
-            .client
-            .put(nsg, json!({"location": "westeurope"}))
-            .await
-            .status,
-        200
-    );
+    assert_eq!(scene.empty().await.status, 200);
     let spans = [
         Interval {
             from: second(10),
@@ -183,10 +208,7 @@ async fn an_effect_takes_hold_when_its_operation_completes_and_not_when_it_shows
     let scene = Scene::with(&[], None).await;
     scene.sim.set_operation_duration(Duration::from_secs(5));
     let made = scene.client.put(&scene.ssh(), rule(100, "22")).await;
-    assert_eq!(
-        scene.client.get(&scene.ssh()).await.body["properties"]["provisioningState"],
-        "Updating"
-    );
+    assert_eq!(scene.provisioning(&scene.ssh()).await, "Updating");
     assert!(!scene.from(ADMIN, 22), "shown, and not in force");
     assert_eq!(
         scene.sim.truth().all().pop().unwrap().after.unwrap()["inForce"],
@@ -200,15 +222,12 @@ async fn an_effect_takes_hold_when_its_operation_completes_and_not_when_it_shows
         .delete(&scene.ssh())
         .await
         .refused(409, "AnotherOperationInProgress");
-    let tracker = made.header("azure-asyncoperation").unwrap();
-    let tracker = tracker.strip_prefix(&scene.sim.url()).unwrap();
-    assert_eq!(scene.client.get(tracker).await.body["status"], "InProgress");
+    assert_eq!(scene.client.progress(&made).await.body["status"], "InProgress");
     scene.clock.advance(TimeDelta::seconds(60));
-    assert_eq!(scene.client.get(tracker).await.body["status"], "Succeeded");
+    assert_eq!(scene.client.progress(&made).await.body["status"], "Succeeded");
     assert!(scene.from(ADMIN, 22));
     assert_eq!(scene.client.delete(&scene.ssh()).await.status, 202);
-    let shown = scene.client.get(&scene.ssh()).await;
-    assert_eq!(shown.body["properties"]["provisioningState"], "Deleting");
+    assert_eq!(scene.provisioning(&scene.ssh()).await, "Deleting");
     assert!(scene.from(ADMIN, 22), "on its way out, and still in force");
     scene.clock.advance(TimeDelta::seconds(60));
     assert!(!scene.from(ADMIN, 22));
@@ -228,25 +247,10 @@ async fn an_effect_takes_hold_when_its_operation_completes_and_not_when_it_shows
 async fn a_whole_write_keeps_dropped_rules_in_force_until_it_completes() {
     let scene = Scene::with(&[inbound("ssh", 100, "Allow", "*", "22")], None).await;
     scene.sim.set_operation_duration(Duration::from_secs(5));
-    let nsg = &scene.machine.security_group;
-    assert_eq!(
-        scene
-            .client
-            .put(nsg, json!({"location": "westeurope"}))
-            .await
-            .status,
-        200
-    );
+    assert_eq!(scene.empty().await.status, 200);
     scene.client.get(&scene.ssh()).await.refused(404, "NotFound");
     assert!(scene.from(ADMIN, 22));
-    let leaving = scene
-        .sim
-        .truth()
-        .all()
-        .into_iter()
-        .rev()
-        .find(|change| change.resource == scene.ssh().to_lowercase());
-    assert_eq!(leaving.unwrap().after.unwrap()["leaving"], true);
+    assert_eq!(scene.left_of_ssh().unwrap()["leaving"], true);
     scene.clock.advance(TimeDelta::seconds(5));
     assert!(!scene.from(ADMIN, 22));
 }
@@ -254,32 +258,15 @@ async fn a_whole_write_keeps_dropped_rules_in_force_until_it_completes() {
 #[tokio::test]
 async fn a_failed_operation_shows_its_error_and_never_takes_effect() {
     let scene = Scene::with(&[], None).await;
-    let (code, message) = ("InternalServerError".to_owned(), "An error occurred.".to_owned());
-    scene.sim.completions().add(FaultRule {
-        operation: "SecurityRules.*".to_owned(),
-        when: When::Next(1),
-        effect: Effect::Status {
-            status: 500,
-            code,
-            message,
-            retry_after: None,
-        },
-    });
+    scene.fail_next("SecurityRules.*");
     let made = scene.client.put(&scene.ssh(), rule(100, "22")).await;
     assert_eq!(made.status, 201);
-    let tracker = made.header("azure-asyncoperation").unwrap();
-    let poll = scene
-        .client
-        .get(tracker.strip_prefix(&scene.sim.url()).unwrap())
-        .await;
+    let poll = scene.client.progress(&made).await;
     assert_eq!(
         (&poll.body["status"], &poll.body["error"]["code"]),
         (&json!("Failed"), &json!("InternalServerError"))
     );
-    assert_eq!(
-        scene.client.get(&scene.ssh()).await.body["properties"]["provisioningState"],
-        "Failed"
-    );
+    assert_eq!(scene.provisioning(&scene.ssh()).await, "Failed");
     assert!(!scene.from(ADMIN, 22));
     assert_eq!(scene.client.put(&scene.ssh(), rule(100, "22")).await.status, 200);
     assert!(scene.from(ADMIN, 22), "the next write mends it");
@@ -289,33 +276,17 @@ async fn a_failed_operation_shows_its_error_and_never_takes_effect() {
 async fn a_later_write_of_one_rule_also_carries_out_what_a_whole_write_failed_to_do() {
     let scene = Scene::with(&[inbound("ssh", 100, "Allow", "*", "22")], None).await;
     let nsg = &scene.machine.security_group;
-    scene.sim.completions().add(FaultRule {
-        operation: "NetworkSecurityGroups.*".to_owned(),
-        when: When::Next(1),
-        effect: Effect::Status {
-            status: 500,
-            code: "InternalServerError".to_owned(),
-            message: "An error occurred.".to_owned(),
-            retry_after: None,
-        },
-    });
-    scene.client.put(nsg, json!({"location": "westeurope"})).await;
-    let shown = scene.client.get(nsg).await.body;
-    assert_eq!(shown["properties"]["provisioningState"], "Failed");
+    scene.fail_next("NetworkSecurityGroups.*");
+    scene.empty().await;
+    assert_eq!(scene.provisioning(nsg).await, "Failed");
     scene.client.get(&scene.ssh()).await.refused(404, "NotFound");
     assert!(scene.from(ADMIN, 22), "the deletion failed");
     let other = format!("{nsg}/securityRules/web");
     assert_eq!(scene.client.put(&other, rule(200, "443")).await.status, 201);
-    let shown = scene.client.get(nsg).await.body;
-    assert_eq!(shown["properties"]["provisioningState"], "Succeeded");
+    assert_eq!(scene.provisioning(nsg).await, "Succeeded");
     assert!(!scene.from(ADMIN, 22), "what is shown is in force");
     assert!(scene.from(ADMIN, 443));
-    let changes = scene.sim.truth().all();
-    let last = changes
-        .iter()
-        .rev()
-        .find(|change| change.resource == scene.ssh().to_lowercase());
-    assert_eq!(last.unwrap().after, None);
+    assert_eq!(scene.left_of_ssh(), None);
 }
 
 #[tokio::test]

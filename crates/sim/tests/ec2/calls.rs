@@ -1,12 +1,9 @@
 //! What every call of the EC2 simulator passes: who may call, what it knows, how much it gives and how often.
 
-use std::sync::Arc;
-
-use chrono::{DateTime, TimeDelta};
-use postern_sim::SteppedClock;
+use chrono::TimeDelta;
 use postern_sim::ec2::{ActionClass, Bucket, Ec2Options, Ec2Sim, Throttling};
 
-use crate::raw::{Answer, REGION, VERSION, authorization, start, start_strictly};
+use crate::raw::{Answer, REGION, VERSION, authorization, start, start_strictly, stepped};
 use crate::security_groups::{tcp, with};
 
 #[tokio::test]
@@ -125,7 +122,6 @@ async fn listings_come_in_pages_of_five_to_a_thousand() {
 
 #[tokio::test]
 async fn throttled_calls_are_refused_until_tokens_come_back() {
-    let clock = Arc::new(SteppedClock::at(DateTime::UNIX_EPOCH));
     let throttling = Throttling::documented().with_class(
         ActionClass::ResourceIntensive,
         Bucket {
@@ -134,11 +130,10 @@ async fn throttled_calls_are_refused_until_tokens_come_back() {
         },
     );
     let options = Ec2Options {
-        clock: clock.clone(),
         throttling: Some(throttling),
         ..Ec2Options::default()
     };
-    let raw = start(options).await;
+    let (clock, raw) = stepped(options).await;
     let (_, _, group) = raw.network();
     let codes = async |ports: &[&'static str]| {
         let mut codes = Vec::new();
@@ -189,10 +184,8 @@ async fn roles_are_assumed_only_under_their_trust() {
         ..role("stranger", None)
     };
     let roles = vec![role("plain", None), role("guarded", Some("lab-42")), stranger];
-    let clock = Arc::new(SteppedClock::at(DateTime::UNIX_EPOCH));
-    let raw = start(Ec2Options {
+    let (clock, raw) = stepped(Ec2Options {
         roles,
-        clock: clock.clone(),
         ..Ec2Options::default()
     })
     .await;

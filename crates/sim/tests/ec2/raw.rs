@@ -1,7 +1,9 @@
 //! Raw queries of the EC2 simulator, and the answers as they come.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
+use chrono::DateTime;
+use postern_sim::SteppedClock;
 use postern_sim::ec2::{Ec2Handle, Ec2Options, Ec2Sim, Fleet};
 
 pub(crate) const REGION: &str = "eu-central-1";
@@ -54,6 +56,16 @@ pub(crate) async fn start(options: Ec2Options) -> Raw {
         ..options
     })
     .await
+}
+
+/// With a clock that stands at the beginning of the epoch until it is told otherwise.
+pub(crate) async fn stepped(options: Ec2Options) -> (Arc<SteppedClock>, Raw) {
+    let clock = Arc::new(SteppedClock::at(DateTime::UNIX_EPOCH));
+    let raw = start(Ec2Options {
+        clock: Arc::clone(&clock) as Arc<_>,
+        ..options
+    });
+    (clock, raw.await)
 }
 
 /// A simulator just as the options say.

@@ -1,13 +1,11 @@
 //! Security groups and their rules on the EC2 simulator: what is refused, with which code, and that nothing changed.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta};
-use postern_sim::SteppedClock;
 use postern_sim::ec2::{Ec2Options, Ingress, MachinePlan};
 
-use crate::raw::start;
+use crate::raw::{start, stepped};
 
 pub(crate) fn tcp<'a>(port: &'a str, cidr: &'a str) -> Vec<(&'a str, &'a str)> {
     vec![
@@ -204,13 +202,11 @@ async fn the_rule_quota_counts_ipv4_and_ipv6_apart_and_group_references_in_both(
 
 #[tokio::test]
 async fn a_group_is_in_use_while_an_interface_has_it_until_termination_is_over() {
-    let clock = Arc::new(SteppedClock::at(DateTime::UNIX_EPOCH));
     let options = Ec2Options {
-        clock: clock.clone(),
         transition_delay: Duration::from_secs(30),
         ..Ec2Options::default()
     };
-    let raw = start(options).await;
+    let (clock, raw) = stepped(options).await;
     let (_, subnet_id, group) = raw.network();
     let plan = MachinePlan {
         name: "m".into(),
@@ -344,13 +340,11 @@ async fn groups_on_an_interface_are_checked_as_a_whole() {
 
 #[tokio::test]
 async fn describes_lag_behind_and_changes_do_not() {
-    let clock = Arc::new(SteppedClock::at(DateTime::UNIX_EPOCH));
     let options = Ec2Options {
-        clock: clock.clone(),
         describe_lag: Duration::from_secs(5),
         ..Ec2Options::default()
     };
-    let raw = start(options).await;
+    let (clock, raw) = stepped(options).await;
     let (_, _, group) = raw.network();
     let describe = async || raw.call("DescribeSecurityGroups", &[("GroupId.1", &group)]).await;
     assert_eq!(

@@ -1,21 +1,14 @@
 //! When the EC2 simulator says that a port was open: over several groups, interfaces, lists and families.
 
-use std::sync::Arc;
-
 use chrono::{DateTime, TimeDelta};
 use postern_sim::ec2::{Ec2Options, Ingress, MachinePlan};
-use postern_sim::{Probe, Protocol, SteppedClock};
+use postern_sim::{Probe, Protocol};
 
-use crate::raw::start;
+use crate::raw::stepped;
 
 #[tokio::test]
 async fn the_truth_log_tells_when_a_port_was_open() {
-    let clock = Arc::new(SteppedClock::at(DateTime::UNIX_EPOCH));
-    let raw = start(Ec2Options {
-        clock: clock.clone(),
-        ..Ec2Options::default()
-    })
-    .await;
+    let (clock, raw) = stepped(Ec2Options::default()).await;
     let (vpc, subnet_id, group) = raw.network();
     let list = raw.fleet().prefix_list("office", &["203.0.113.0/24"], 4).unwrap();
     let interfaces = vec![vec![], vec![group.clone()]];
