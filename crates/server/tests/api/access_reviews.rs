@@ -3,7 +3,6 @@
 use chrono::TimeDelta;
 use postern_api::{
     ErrorCode,
-    access_request::AccessRequestCreateQuery,
     access_review::{
         AccessReview, AccessReviewCancel, AccessReviewCreate, AccessReviewItem, AccessReviewItemDecide,
         AccessReviewItemQuery, AccessReviewQuery, ItemVerdict, Undecided,
@@ -14,7 +13,7 @@ use postern_api::{
 use postern_core::{audit::Outcome, time::Clock as _};
 use serde_json::json;
 
-use crate::rig::{MACHINE, Rig, ask, code};
+use crate::rig::{MACHINE, Rig, ask, asks, code, now};
 
 mod deadline;
 mod evidence;
@@ -122,18 +121,12 @@ async fn a_round_begins_with_what_is_assigned_when_it_was_last_used_and_what_is_
     assign(&rig, "requester", "group:corp/sre", "/aws").await;
     assign(&rig, "requester", "user:corp/elsewhere", "/azure").await;
     rig.advance(100 * DAY);
-    let request = rig
-        .client("ada")
-        .create_access_request(None, &AccessRequestCreateQuery::default(), &ask(MACHINE))
-        .await
-        .unwrap();
+    let request = asks(&rig.client("ada"), MACHINE).await;
     let bob = rig.client("bob");
     bob.approve_access_request(&request.id, None).await.unwrap();
     rig.advance(1);
     let sam = rig.member("sam", &["sre"]);
-    sam.create_access_request(None, &AccessRequestCreateQuery::default(), &ask(MACHINE))
-        .await
-        .unwrap();
+    asks(&sam, MACHINE).await;
     rig.advance(30 * DAY);
     // What changes nothing is no use of anything.
     rig.client("zed")
@@ -223,7 +216,7 @@ async fn reviewers_decide_without_any_role_and_what_they_remove_is_gone_at_once(
     assert_eq!(assigned(&rig, "/aws").await, ["user:corp/ada"]);
     let refused = rig
         .client("zed")
-        .create_access_request(None, &AccessRequestCreateQuery::default(), &ask(MACHINE))
+        .create_access_request(None, &now(), &ask(MACHINE))
         .await;
     assert_eq!(code(refused), ErrorCode::Forbidden);
     assert_eq!(

@@ -2,19 +2,15 @@
 
 use postern_api::{
     ErrorCode,
-    access_request::{AccessRequest, AccessRequestApprove, AccessRequestCreateQuery, Target},
+    access_request::{AccessRequest, AccessRequestApprove, Target},
     jit_policy::{Approval, JitPolicyQuery, JitPolicyWrite},
     role::RoleCreate,
 };
 use serde_json::{Value, json};
 
-use crate::rig::{MACHINE, Rig, ask, code, policy};
+use crate::rig::{MACHINE, Rig, ask, asks, code, now, policy};
 
 const OTHER: &str = "arn:aws:ec2:eu-central-1:123456789012:instance/i-0fedcba9876543210";
-
-fn now() -> AccessRequestCreateQuery {
-    AccessRequestCreateQuery::default()
-}
 
 fn staged(stages: &Value) -> JitPolicyWrite {
     let mut document = policy("ssh", "/aws", "policy");
@@ -40,11 +36,7 @@ async fn ready_in(rig: &Rig, stages: &Value, approvers: &[&str]) -> AccessReques
     for approver in approvers {
         rig.assign(approver, "approver", "/aws").await;
     }
-    let request = rig
-        .client("ada")
-        .create_access_request(None, &now(), &ask(MACHINE))
-        .await
-        .unwrap();
+    let request = asks(&rig.client("ada"), MACHINE).await;
     assert_eq!(request.status, "pending");
     request
 }
@@ -285,10 +277,7 @@ async fn a_request_waits_as_long_as_its_policy_says() {
     rig.assign("ada", "requester", "/aws").await;
     rig.assign("bob", "approver", "/aws").await;
     let ada = rig.client("ada");
-    let request = ada
-        .create_access_request(None, &now(), &ask(MACHINE))
-        .await
-        .unwrap();
+    let request = asks(&ada, MACHINE).await;
     assert_eq!(
         (request.lapses_at.unwrap() - request.created_at).num_seconds(),
         120
@@ -307,10 +296,7 @@ async fn the_requester_does_not_count_for_a_group_they_are_in_nor_under_another_
     let stages = json!([{ "needs": 1, "approvers": ["group:corp/security"] }]);
     let (rig, _) = ready(&stages, &["ada", "ada2"]).await;
     let ada = member(&rig, "ada", &["security"]);
-    let request = ada
-        .create_access_request(None, &now(), &ask(MACHINE))
-        .await
-        .unwrap();
+    let request = asks(&ada, MACHINE).await;
     assert_eq!(
         code(ada.approve_access_request(&request.id, None).await),
         ErrorCode::OwnRequest

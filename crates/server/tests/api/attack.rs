@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 
 use postern_api::{
-    Client, ErrorCode,
-    access_request::{AccessRequest, AccessRequestCreateQuery, AccessRequestDeny},
+    ErrorCode,
+    access_request::AccessRequestDeny,
     freeze::FreezeCreate,
     grant::GrantRevoke,
     jit_policy::JitPolicyWrite,
@@ -16,21 +16,10 @@ use serde_json::{Value, json};
 
 use crate::{
     leases::{a_lease, lease},
-    rig::{Answer, MACHINE, Plan, Rig, ask, code, http, policy},
+    rig::{Answer, MACHINE, Plan, Rig, ask, asks, code, http, now, policy},
 };
 
 const OTHER: &str = "arn:aws:ec2:eu-central-1:123456789012:instance/i-0fedcba9876543210";
-
-fn now() -> AccessRequestCreateQuery {
-    AccessRequestCreateQuery::default()
-}
-
-async fn asks(client: &Client, machine: &str) -> AccessRequest {
-    client
-        .create_access_request(None, &now(), &ask(machine))
-        .await
-        .unwrap()
-}
 
 fn note() -> ReviewClose {
     ReviewClose {

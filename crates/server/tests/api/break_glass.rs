@@ -2,13 +2,13 @@
 
 use postern_api::{
     ErrorCode,
-    access_request::{AccessRequestCreate, AccessRequestCreateQuery},
+    access_request::AccessRequestCreate,
     freeze::FreezeCreate,
     review::{BreakGlassQuery, ReviewClose, ReviewQuery},
 };
 use postern_core::audit::Outcome;
 
-use crate::rig::{MACHINE, Rig, ask, code};
+use crate::rig::{MACHINE, Rig, ask, asks, code};
 
 /// A machine whose policy wants an approval, and ada, who may break its glass.
 async fn with_glass() -> Rig {
@@ -39,10 +39,7 @@ fn note() -> ReviewClose {
 async fn a_broken_glass_opens_at_once_and_leaves_a_review() {
     let rig = with_glass().await;
     let ada = rig.client("ada");
-    let pending = ada
-        .create_access_request(None, &AccessRequestCreateQuery::default(), &ask(MACHINE))
-        .await
-        .unwrap();
+    let pending = asks(&ada, MACHINE).await;
     assert_eq!(pending.status, "pending", "the usual way wants an approval");
     let (query, body) = break_it();
     let broken = ada.break_glass(Some("once"), &query, &body).await.unwrap();

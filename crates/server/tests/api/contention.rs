@@ -7,7 +7,7 @@ use postern_core::{
 };
 use serde_json::json;
 
-use crate::rig::{Answer, MACHINE, Rig, ask, code, http, policy};
+use crate::rig::{Answer, MACHINE, Rig, ask, asks, code, http, now, policy};
 
 const OTHER: &str = "arn:aws:ec2:eu-west-1:123456789012:instance/i-0fedcba9876543210";
 
@@ -16,9 +16,7 @@ async fn a_grant_that_commits_while_a_policy_narrows_ends_with_the_change_itself
     let rig = Rig::start().await;
     let machine = rig.ready_for_requests("policy").await;
     let (ada, owner) = (rig.client("ada"), rig.owner());
-    ada.create_access_request(None, &AccessRequestCreateQuery::default(), &ask(&machine))
-        .await
-        .unwrap();
+    asks(&ada, &machine).await;
     let made = &ada.grants(&GrantQuery::default()).await.unwrap().items[0];
     let made: Grant = rig.store.grant(made.id.parse().unwrap()).await.unwrap().unwrap();
     let id = rig.only_policy().await.id;
@@ -136,9 +134,7 @@ async fn who_loses_a_deadlock_is_served_all_the_same_and_once() {
     let machine = rig.ready_for_requests("policy").await;
     postern_store::testing::contend(&rig.store, "access_request.create", 2).await;
     let ada = rig.client("ada");
-    ada.create_access_request(None, &AccessRequestCreateQuery::default(), &ask(&machine))
-        .await
-        .unwrap();
+    asks(&ada, &machine).await;
     assert_eq!(rig.audit("access_request.create").await.len(), 1);
     assert_eq!(ada.grants(&GrantQuery::default()).await.unwrap().items.len(), 1);
 }
@@ -149,14 +145,10 @@ async fn who_loses_every_time_is_told_to_come_again_and_nothing_is_left() {
     let machine = rig.ready_for_requests("policy").await;
     postern_store::testing::contend(&rig.store, "access_request.create", 3).await;
     let ada = rig.client("ada");
-    let refused = ada
-        .create_access_request(None, &AccessRequestCreateQuery::default(), &ask(&machine))
-        .await;
+    let refused = ada.create_access_request(None, &now(), &ask(&machine)).await;
     assert_eq!(code(refused), ErrorCode::Unavailable);
     assert!(rig.audit("access_request.create").await.is_empty());
     assert!(ada.grants(&GrantQuery::default()).await.unwrap().items.is_empty());
     // The fourth time is the first that goes through.
-    ada.create_access_request(None, &AccessRequestCreateQuery::default(), &ask(&machine))
-        .await
-        .unwrap();
+    asks(&ada, &machine).await;
 }

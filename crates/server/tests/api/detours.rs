@@ -3,9 +3,7 @@
 use chrono::TimeDelta;
 use postern_api::{
     ErrorCode,
-    access_request::{
-        AccessRequestApprove, AccessRequestCreate, AccessRequestCreateQuery, AccessRequestDeny, Mode,
-    },
+    access_request::{AccessRequestApprove, AccessRequestCreate, AccessRequestDeny, Mode},
     access_review::{
         AccessReviewCreate, AccessReviewItemDecide, AccessReviewItemQuery, AccessReviewQuery, ItemVerdict,
         Undecided,
@@ -18,12 +16,8 @@ use serde_json::json;
 
 use crate::{
     issuer::{Issuer, TestKey},
-    rig::{Plan, Rig, ask, code, policy},
+    rig::{Plan, Rig, ask, asks, code, now, policy},
 };
-
-fn now() -> AccessRequestCreateQuery {
-    AccessRequestCreateQuery::default()
-}
 
 /// A rig with the issuer `corp`, whose subjects are opaque, and the issuer `partner`, whose subjects are what it calls `upn`.
 async fn two_issuers() -> (Rig, Issuer) {
@@ -68,10 +62,7 @@ async fn nobody_approves_their_own_request_as_whom_another_issuer_names_by_their
     let mut claims = rig.claims("ada");
     claims["email"] = json!("ada@example.com");
     let ada = rig.client("ada").with_token(rig.key.sign(&claims));
-    let request = ada
-        .create_access_request(None, &now(), &ask(&machine))
-        .await
-        .unwrap();
+    let request = asks(&ada, &machine).await;
     let herself = of_partner(&rig, &partner, "ADA@example.com ");
     assert_eq!(
         code(herself.approve_access_request(&request.id, None).await),
@@ -94,10 +85,7 @@ async fn nobody_approves_what_a_pipeline_asks_that_they_started() {
     // As GitLab's ID tokens name who started the pipeline.
     claims["user_email"] = json!("ada@example.com");
     let job = rig.client("job").with_token(rig.key.sign(&claims));
-    let request = job
-        .create_access_request(None, &now(), &ask(&machine))
-        .await
-        .unwrap();
+    let request = asks(&job, &machine).await;
     let ada = of_partner(&rig, &partner, "ada@example.com");
     assert_eq!(
         code(ada.approve_access_request(&request.id, None).await),

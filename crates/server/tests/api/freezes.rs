@@ -13,15 +13,11 @@ use postern_core::{
 };
 use postern_store::{Conflict, StoreError};
 
-use crate::rig::{INSTANCE_POINT, MACHINE, Rig, ask, code, policy};
+use crate::rig::{INSTANCE_POINT, MACHINE, Rig, ask, asks, code, now, policy};
 
 mod heeded;
 
 const ELSEWHERE: &str = "arn:aws:ec2:eu-central-1:123456789012:instance/i-0fedcba9876543210";
-
-fn now() -> AccessRequestCreateQuery {
-    AccessRequestCreateQuery::default()
-}
 
 fn everything_in(scope: &str) -> FreezeCreate {
     FreezeCreate {
@@ -69,9 +65,7 @@ async fn a_freeze_ends_what_is_open_and_refuses_until_it_is_lifted() {
     rig.pass().await;
     let (ada, sam) = (rig.client("ada"), rig.client("sam"));
     for machine in [MACHINE, ELSEWHERE] {
-        ada.create_access_request(None, &now(), &ask(machine))
-            .await
-            .unwrap();
+        asks(&ada, machine).await;
     }
     rig.pass().await;
     let made = sam
@@ -123,9 +117,7 @@ async fn a_freeze_ends_what_is_open_and_refuses_until_it_is_lifted() {
         code(ada.create_access_request(None, &dry, &ask(MACHINE)).await),
         ErrorCode::Frozen
     );
-    ada.create_access_request(None, &now(), &ask(ELSEWHERE))
-        .await
-        .unwrap();
+    asks(&ada, ELSEWHERE).await;
 
     let seen = ada.freezes(&in_force()).await.unwrap().items;
     assert_eq!(
@@ -144,9 +136,7 @@ async fn a_freeze_ends_what_is_open_and_refuses_until_it_is_lifted() {
     );
     assert!(ada.freezes(&in_force()).await.unwrap().items.is_empty());
     assert_eq!(rig.audit("freeze.lift").await.len(), 1);
-    ada.create_access_request(None, &now(), &ask(MACHINE))
-        .await
-        .unwrap();
+    asks(&ada, MACHINE).await;
 }
 
 #[tokio::test]
@@ -155,10 +145,7 @@ async fn a_freeze_turns_down_what_waits_and_stops_approvals() {
     let machine = rig.ready_for_requests("one").await;
     rig.assign("bob", "approver", "/aws").await;
     let (ada, bob) = (rig.client("ada"), rig.client("bob"));
-    let request = ada
-        .create_access_request(None, &now(), &ask(&machine))
-        .await
-        .unwrap();
+    let request = asks(&ada, &machine).await;
     let made = rig
         .owner()
         .create_freeze(None, &everything_in("/"))
@@ -241,9 +228,7 @@ async fn a_grant_that_commits_while_a_freeze_comes_ends_with_it() {
     let rig = Rig::start().await;
     let machine = rig.ready_for_requests("policy").await;
     let (ada, owner) = (rig.client("ada"), rig.owner());
-    ada.create_access_request(None, &now(), &ask(&machine))
-        .await
-        .unwrap();
+    asks(&ada, &machine).await;
     let made = &ada.grants(&GrantQuery::default()).await.unwrap().items[0];
     let made: Grant = rig.store.grant(made.id.parse().unwrap()).await.unwrap().unwrap();
     let ids: &dyn IdSource = &rig.ids;
@@ -339,9 +324,7 @@ async fn a_grant_in_a_frozen_scope_cannot_be_written_by_anybody() {
     let rig = Rig::start().await;
     let machine = rig.ready_for_requests("policy").await;
     let ada = rig.client("ada");
-    ada.create_access_request(None, &now(), &ask(&machine))
-        .await
-        .unwrap();
+    asks(&ada, &machine).await;
     let made = &ada.grants(&GrantQuery::default()).await.unwrap().items[0];
     let made: Grant = rig.store.grant(made.id.parse().unwrap()).await.unwrap().unwrap();
     rig.owner()

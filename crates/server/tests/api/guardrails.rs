@@ -4,7 +4,7 @@ use postern_api::{ErrorCode, access_check::AccessCheckQuery};
 use postern_authz::GuardrailSet;
 use serde_json::json;
 
-use crate::rig::{Plan, Rig, ask, code, http};
+use crate::rig::{Plan, Rig, ask, asks, code, http, now};
 
 const MFA: &str = r#"@id("mfa") @message("Two factors.")
     forbid (principal, action == Action::"request", resource) unless { principal.mfa };"#;
@@ -39,7 +39,7 @@ async fn a_new_set_decides_from_then_on_and_the_log_says_what_changed() {
     .await;
     let machine = rig.ready_for_requests("policy").await;
     let ada = rig.client("ada");
-    let try_it = async || ada.create_access_request(None, &plainly(), &ask(&machine)).await;
+    let try_it = async || ada.create_access_request(None, &now(), &ask(&machine)).await;
     assert_eq!(code(try_it().await), ErrorCode::StepUpRequired);
     assert_eq!(metric(&rig, "guardrails").await, "1");
 
@@ -49,10 +49,7 @@ async fn a_new_set_decides_from_then_on_and_the_log_says_what_changed() {
     rig.advance(7 * 3600);
     assert_eq!(metric(&rig, "guardrails_replaced_total").await, "1");
     let renewed = rig.client("ada");
-    renewed
-        .create_access_request(None, &plainly(), &ask(&machine))
-        .await
-        .unwrap();
+    asks(&renewed, &machine).await;
     let events = rig.audit("guardrails.").await;
     assert_eq!(events.len(), 1);
     assert_eq!(events[0].event.action, "guardrails.replace");
@@ -82,7 +79,7 @@ async fn a_refused_set_changes_nothing_but_is_seen() {
     guardrails.refuse("files", &error.to_string()).await.unwrap();
     let answer = rig
         .client("ada")
-        .create_access_request(None, &plainly(), &ask(&machine))
+        .create_access_request(None, &now(), &ask(&machine))
         .await;
     assert_eq!(code(answer), ErrorCode::StepUpRequired, "the old one stays");
     assert_eq!(metric(&rig, "guardrails_refused").await, "1");
@@ -153,11 +150,6 @@ async fn an_access_check_says_what_would_allow_it() {
     }
 }
 
-/// The query of a request that is made and not waited for.
-fn plainly() -> postern_api::access_request::AccessRequestCreateQuery {
-    postern_api::access_request::AccessRequestCreateQuery::default()
-}
-
 #[tokio::test]
 async fn a_guardrail_forbids_what_a_role_allows_and_a_second_factor_may_be_asked_for() {
     let rig = Rig::with(Plan {
@@ -172,7 +164,7 @@ async fn a_guardrail_forbids_what_a_role_allows_and_a_second_factor_may_be_asked
     let machine = rig.ready_for_requests("policy").await;
     let error = rig
         .client("ada")
-        .create_access_request(None, &plainly(), &ask(&machine))
+        .create_access_request(None, &now(), &ask(&machine))
         .await
         .unwrap_err();
     let problem = error.problem().unwrap();
@@ -181,8 +173,5 @@ async fn a_guardrail_forbids_what_a_role_allows_and_a_second_factor_may_be_asked
     let mut claims = rig.claims("ada");
     claims["amr"] = json!(["pwd", "mfa"]);
     let strong = rig.client("ada").with_token(rig.key.sign(&claims));
-    strong
-        .create_access_request(None, &plainly(), &ask(&machine))
-        .await
-        .unwrap();
+    asks(&strong, &machine).await;
 }

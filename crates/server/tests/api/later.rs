@@ -3,7 +3,7 @@
 use chrono::TimeDelta;
 use postern_api::{
     ErrorCode,
-    access_request::{AccessRequest, AccessRequestCreate, AccessRequestCreateQuery, Mode},
+    access_request::{AccessRequest, AccessRequestCreate, Mode},
     freeze::{FreezeCreate, FreezeLift},
     grant::{GrantExtend, GrantRevoke},
     review::BreakGlassQuery,
@@ -16,12 +16,8 @@ use postern_core::{
 
 use crate::{
     freezes::freeze_unheard,
-    rig::{INSTANCE_POINT, MACHINE, Rig, ask, code, policy},
+    rig::{INSTANCE_POINT, MACHINE, Rig, ask, asks, code, now, policy},
 };
-
-fn now() -> AccessRequestCreateQuery {
-    AccessRequestCreateQuery::default()
-}
 
 fn in_an_hour(rig: &Rig) -> AccessRequestCreate {
     AccessRequestCreate {
@@ -211,10 +207,7 @@ async fn an_open_grant_is_extended_within_the_policys_longest_and_only_forward()
     let rig = Rig::start().await;
     rig.ready_for_requests("policy").await;
     let ada = rig.client("ada");
-    let request = ada
-        .create_access_request(None, &now(), &ask(MACHINE))
-        .await
-        .unwrap();
+    let request = asks(&ada, MACHINE).await;
     let grant = request.grants[0].id.clone();
     assert_eq!(
         code(ada.extend_grant(&grant, None, &longer(1200)).await),
@@ -279,10 +272,7 @@ async fn an_extension_waits_for_whom_the_policy_asks_and_no_longer_than_the_gran
         rig.assign(who, "approver", "/aws").await;
     }
     let (ada, bob) = (rig.client("ada"), rig.client("bob"));
-    let request = ada
-        .create_access_request(None, &now(), &ask(MACHINE))
-        .await
-        .unwrap();
+    let request = asks(&ada, MACHINE).await;
     let approved = bob.approve_access_request(&request.id, None).await.unwrap();
     let grant = approved.grants[0].id.clone();
     opened(&rig, &grant).await;
@@ -319,10 +309,7 @@ async fn an_open_grant_is_not_extended_while_its_scope_is_frozen() {
     let rig = Rig::start().await;
     rig.ready_for_requests("policy").await;
     let ada = rig.client("ada");
-    let request = ada
-        .create_access_request(None, &now(), &ask(MACHINE))
-        .await
-        .unwrap();
+    let request = asks(&ada, MACHINE).await;
     opened(&rig, &request.grants[0].id).await;
     // Not by the operation, which would end the grant: the extension itself has to look.
     freeze_unheard(&rig, "/aws").await;
@@ -371,11 +358,7 @@ async fn whoever_approved_a_grant_ends_it_as_long_as_they_may_approve() {
     };
     let mut grants = Vec::new();
     for _ in 0..2 {
-        let made = rig
-            .client("ada")
-            .create_access_request(None, &now(), &ask(MACHINE))
-            .await
-            .unwrap();
+        let made = asks(&rig.client("ada"), MACHINE).await;
         let approved = rig.client("bob").approve_access_request(&made.id, None).await;
         grants.push(approved.unwrap().grants[0].id.clone());
     }

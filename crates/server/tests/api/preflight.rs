@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use postern_api::{
     ErrorCode,
-    access_request::AccessRequestCreateQuery,
     jit_policy::{JitPolicyWrite, Lockdown},
 };
 use postern_core::{
@@ -18,7 +17,7 @@ use postern_core::{
 };
 use postern_store::MachineRow;
 
-use crate::rig::{MACHINE, Rig, ask, code, policy};
+use crate::rig::{MACHINE, Rig, ask, asks, code, now, policy};
 
 const VM: &str = "/subscriptions/00000000-0000-0000-0000-000000000001/resourceGroups/prod/providers/Microsoft.Compute/virtualMachines/web";
 
@@ -94,7 +93,7 @@ async fn a_request_that_a_rule_would_block_is_refused_with_the_rule_named_and_le
     let rig = ready("policy", Power::Running, blocked()).await;
     let error = rig
         .client("ada")
-        .create_access_request(None, &AccessRequestCreateQuery::default(), &ask(VM))
+        .create_access_request(None, &now(), &ask(VM))
         .await
         .unwrap_err();
     let problem = error.problem().unwrap();
@@ -144,11 +143,7 @@ async fn how_a_port_is_open_anyway_is_told_to_who_may_read_the_machine_and_to_no
 
     let dry = rig.client("bob").dry_run_access_request(&ask(VM)).await.unwrap();
     assert_eq!(dry.request.exposures, []);
-    let made = rig
-        .client("bob")
-        .create_access_request(None, &AccessRequestCreateQuery::default(), &ask(VM))
-        .await
-        .unwrap();
+    let made = asks(&rig.client("bob"), VM).await;
     assert_eq!((made.status.as_str(), made.exposures), ("pending", vec![]));
     let own = rig.client("bob").access_request(&made.id).await.unwrap();
     assert_eq!(own.exposures, [], "one's own request, and not one's machine");
@@ -196,10 +191,7 @@ async fn an_observation_older_than_a_discovery_is_told_and_refuses_nobody() {
     let dry = ada.dry_run_access_request(&ask(VM)).await.unwrap();
     assert!(dry.preflight[0].opens);
     assert_eq!(dry.preflight[0].warnings[0].code, "observation_old");
-    let request = ada
-        .create_access_request(None, &AccessRequestCreateQuery::default(), &ask(VM))
-        .await
-        .unwrap();
+    let request = asks(&ada, VM).await;
     assert_eq!(request.status, "approved");
 }
 
@@ -207,11 +199,7 @@ async fn an_observation_older_than_a_discovery_is_told_and_refuses_nobody() {
 async fn an_approval_is_refused_when_the_way_was_blocked_meanwhile() {
     let rig = ready("one", Power::Running, vec![]).await;
     rig.assign("bob", "approver", "/azure").await;
-    let request = rig
-        .client("ada")
-        .create_access_request(None, &AccessRequestCreateQuery::default(), &ask(VM))
-        .await
-        .unwrap();
+    let request = asks(&rig.client("ada"), VM).await;
     rig.advance(1);
     discover(&rig, Power::Stopped, vec![]).await;
     let bob = rig.client("bob");
@@ -291,10 +279,7 @@ async fn a_dry_run_of_a_change_or_a_removal_names_the_grants_that_would_end() {
     let rig = Rig::start().await;
     let machine = rig.ready_for_requests("policy").await;
     let (owner, ada) = (rig.owner(), rig.client("ada"));
-    let request = ada
-        .create_access_request(None, &AccessRequestCreateQuery::default(), &ask(&machine))
-        .await
-        .unwrap();
+    let request = asks(&ada, &machine).await;
     let made = rig.only_policy().await;
     let narrower = policy("ssh", "/aws/210987654321", "policy");
     let plans = [
@@ -333,10 +318,7 @@ async fn a_plan_names_no_machine_that_its_reader_may_not_read() {
     let rig = Rig::start().await;
     let machine = rig.ready_for_requests("policy").await;
     let (owner, ada) = (rig.owner(), rig.client("ada"));
-    let request = ada
-        .create_access_request(None, &AccessRequestCreateQuery::default(), &ask(&machine))
-        .await
-        .unwrap();
+    let request = asks(&ada, &machine).await;
     owner
         .create_role(
             None,

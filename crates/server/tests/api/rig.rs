@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 use chrono::TimeDelta;
 use postern_api::{
     Client, ClientError, ErrorCode, Problem,
+    access_request::{AccessRequest, AccessRequestCreate, AccessRequestCreateQuery},
     jit_policy::{JitPolicy, JitPolicyQuery},
     role::{RoleAssignmentCreate, RoleAssignmentQuery, RoleCreate},
 };
@@ -425,7 +426,18 @@ pub(crate) fn policy(name: &str, scope: &str, approval: &str) -> postern_api::ji
     .unwrap()
 }
 
-pub(crate) fn ask(machine: &str) -> postern_api::access_request::AccessRequestCreate {
+/// How a request is made that nobody waits for.
+pub(crate) fn now() -> AccessRequestCreateQuery {
+    AccessRequestCreateQuery::default()
+}
+
+/// Asks for what [`ask`] says, and is not refused.
+pub(crate) async fn asks(client: &Client, machine: &str) -> AccessRequest {
+    let asked = client.create_access_request(None, &now(), &ask(machine)).await;
+    asked.unwrap()
+}
+
+pub(crate) fn ask(machine: &str) -> AccessRequestCreate {
     serde_json::from_value(json!({
         "targets": [{ "machine": machine, "ports": ["22"], "sources": ["203.0.113.7"] }],
         "duration_seconds": 600,

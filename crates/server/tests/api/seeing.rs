@@ -3,7 +3,6 @@
 use postern_api::{
     ErrorCode,
     access_check::{AccessCheckQuery, Assumed},
-    access_request::AccessRequestCreateQuery,
     audit_event::AuditEventQuery,
     grant::GrantQuery,
     machine::MachineQuery,
@@ -13,11 +12,7 @@ use postern_api::{
 use postern_core::time::Clock as _;
 use serde_json::json;
 
-use crate::rig::{Plan, Rig, ask, code};
-
-fn now() -> AccessRequestCreateQuery {
-    AccessRequestCreateQuery::default()
-}
+use crate::rig::{Plan, Rig, asks, code};
 
 #[tokio::test]
 async fn everybody_sees_what_they_may_and_no_more() {
@@ -33,13 +28,7 @@ async fn everybody_sees_what_they_may_and_no_more() {
         rig.client("carol"),
         rig.owner(),
     );
-    let grant = ada
-        .create_access_request(None, &now(), &ask(&machine))
-        .await
-        .unwrap()
-        .grants[0]
-        .id
-        .clone();
+    let grant = asks(&ada, &machine).await.grants[0].id.clone();
 
     let names = async |client: &postern_api::Client, query: MachineQuery| {
         let page = client.machines(&query).await.unwrap();
@@ -116,14 +105,7 @@ async fn pages_follow_each_other_without_gaps() {
     let ada = rig.client("ada");
     let mut made = Vec::new();
     for _ in 0..5 {
-        made.push(
-            ada.create_access_request(None, &now(), &ask(&machine))
-                .await
-                .unwrap()
-                .grants[0]
-                .id
-                .clone(),
-        );
+        made.push(asks(&ada, &machine).await.grants[0].id.clone());
     }
     let mut seen = Vec::new();
     let mut query = GrantQuery {

@@ -1,21 +1,14 @@
 //! Who may decide on a request, and who may see what.
 
 use postern_api::{
-    ErrorCode,
-    access_request::{AccessRequestCreateQuery, AccessRequestQuery},
-    audit_event::AuditEventQuery,
-    grant::GrantQuery,
+    ErrorCode, access_request::AccessRequestQuery, audit_event::AuditEventQuery, grant::GrantQuery,
     jit_policy::JitPolicyQuery,
 };
 use serde_json::{Value, json};
 
-use crate::rig::{MACHINE, Plan, Rig, ask, code, policy};
+use crate::rig::{MACHINE, Plan, Rig, ask, asks, code, now, policy};
 
 const OTHER: &str = "arn:aws:ec2:eu-central-1:123456789012:instance/i-0fedcba9876543210";
-
-fn now() -> AccessRequestCreateQuery {
-    AccessRequestCreateQuery::default()
-}
 
 /// A client of a program's.
 fn program(rig: &Rig, subject: &str) -> postern_api::Client {
@@ -65,11 +58,7 @@ async fn a_request_is_not_approved_after_its_requester_lost_the_role() {
     let machine = rig.ready_for_requests("one").await;
     rig.assign("bob", "approver", "/aws").await;
     let bob = rig.client("bob");
-    let request = rig
-        .client("ada")
-        .create_access_request(None, &now(), &ask(&machine))
-        .await
-        .unwrap();
+    let request = asks(&rig.client("ada"), &machine).await;
     rig.take_away("ada", "requester").await;
 
     let refused = bob.approve_access_request(&request.id, None).await.unwrap_err();
@@ -106,11 +95,7 @@ async fn a_request_is_not_approved_where_a_guardrail_forbids_it_by_then() {
     .await;
     let machine = rig.ready_for_requests("one").await;
     rig.assign("bob", "approver", "/aws").await;
-    let request = rig
-        .client("ada")
-        .create_access_request(None, &now(), &ask(&machine))
-        .await
-        .unwrap();
+    let request = asks(&rig.client("ada"), &machine).await;
     rig.advance(20 * 3600);
     let refused = rig
         .client("bob")
@@ -180,9 +165,7 @@ async fn lists_leave_out_what_a_guardrail_forbids_and_keep_ones_own() {
     }
     let ada = rig.client("ada");
     for machine in [MACHINE, OTHER] {
-        ada.create_access_request(None, &now(), &ask(machine))
-            .await
-            .unwrap();
+        asks(&ada, machine).await;
     }
     let count = async |who: &str| {
         let client = rig.client(who);

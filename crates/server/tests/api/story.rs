@@ -9,11 +9,7 @@ use postern_api::{
 use postern_core::grant::Live;
 use serde_json::json;
 
-use crate::rig::{GROUP_POINT, INSTANCE_POINT, MACHINE, Rig, ask, code, policy};
-
-fn now() -> AccessRequestCreateQuery {
-    AccessRequestCreateQuery::default()
-}
+use crate::rig::{GROUP_POINT, INSTANCE_POINT, MACHINE, Rig, ask, asks, code, now, policy};
 
 #[tokio::test]
 async fn a_policy_covers_its_machines_and_wakes_the_loop() {
@@ -52,10 +48,7 @@ async fn a_request_within_the_policy_is_granted_and_says_what_decided_it() {
     let rig = Rig::start().await;
     let machine = rig.ready_for_requests("policy").await;
     let ada = rig.client("ada");
-    let request = ada
-        .create_access_request(None, &now(), &ask(&machine))
-        .await
-        .unwrap();
+    let request = asks(&ada, &machine).await;
     assert_eq!(request.status, "approved");
     assert_eq!(request.decision.unwrap().by, "policy");
     let grant = &request.grants[0];
@@ -161,10 +154,7 @@ async fn one_other_person_approves_and_two_at_once_make_one_set_of_grants() {
     rig.assign("eve", "approver", "/aws").await;
     rig.assign("ada", "approver", "/aws").await;
     let (ada, bob, eve) = (rig.client("ada"), rig.client("bob"), rig.client("eve"));
-    let request = ada
-        .create_access_request(None, &now(), &ask(&machine))
-        .await
-        .unwrap();
+    let request = asks(&ada, &machine).await;
     assert_eq!(request.status, "pending");
     assert!(!rig.is_due(INSTANCE_POINT).await);
     assert_eq!(
@@ -192,12 +182,7 @@ async fn requests_are_denied_withdrawn_and_lapse() {
     let machine = rig.ready_for_requests("one").await;
     rig.assign("bob", "approver", "/aws").await;
     let (ada, bob) = (rig.client("ada"), rig.client("bob"));
-    let create = async || {
-        ada.create_access_request(None, &now(), &ask(&machine))
-            .await
-            .unwrap()
-            .id
-    };
+    let create = async || asks(&ada, &machine).await.id;
 
     let denied = create().await;
     let no = AccessRequestDeny {
@@ -261,11 +246,7 @@ async fn approval_holds_the_request_against_the_policies_as_they_are_then() {
     let rig = Rig::start().await;
     let machine = rig.ready_for_requests("one").await;
     rig.assign("bob", "approver", "/aws").await;
-    let request = rig
-        .client("ada")
-        .create_access_request(None, &now(), &ask(&machine))
-        .await
-        .unwrap();
+    let request = asks(&rig.client("ada"), &machine).await;
     let owner = rig.owner();
     let covering = rig.only_policy().await.id;
     let mut narrower = policy("ssh", "/aws", "one");
@@ -283,10 +264,7 @@ async fn a_grant_is_ended_by_whose_it_is_or_by_who_may_revoke() {
     let (ada, bob, eve) = (rig.client("ada"), rig.client("bob"), rig.client("eve"));
     let mut grants = Vec::new();
     for _ in 0..2 {
-        let request = ada
-            .create_access_request(None, &now(), &ask(&machine))
-            .await
-            .unwrap();
+        let request = asks(&ada, &machine).await;
         grants.push(request.grants[0].id.clone());
     }
     rig.pass().await;
@@ -325,13 +303,7 @@ async fn removing_a_policy_ends_its_grants_and_uncovers_its_machines() {
     let rig = Rig::start().await;
     let machine = rig.ready_for_requests("policy").await;
     let (ada, owner) = (rig.client("ada"), rig.owner());
-    let grant = ada
-        .create_access_request(None, &now(), &ask(&machine))
-        .await
-        .unwrap()
-        .grants[0]
-        .id
-        .clone();
+    let grant = asks(&ada, &machine).await.grants[0].id.clone();
     let covering = rig.only_policy().await.id;
     rig.pass().await;
     owner.delete_jit_policy(&covering, 1).await.unwrap();

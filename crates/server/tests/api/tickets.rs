@@ -10,18 +10,14 @@ use chrono::TimeDelta;
 use http::StatusCode;
 use postern_api::{
     ErrorCode,
-    access_request::{AccessRequestCreate, AccessRequestCreateQuery},
+    access_request::AccessRequestCreate,
     jit_policy::{JitPolicyWrite, Justification, WhenUnanswered},
     review::BreakGlassQuery,
 };
 use postern_core::time::Clock as _;
 use serde_json::{Value, json};
 
-use crate::rig::{MACHINE, Plan, Rig, ask, code, policy};
-
-fn now() -> AccessRequestCreateQuery {
-    AccessRequestCreateQuery::default()
-}
+use crate::rig::{MACHINE, Plan, Rig, ask, code, now, policy};
 
 fn about(reason: &str, ticket: Option<&str>) -> AccessRequestCreate {
     AccessRequestCreate {

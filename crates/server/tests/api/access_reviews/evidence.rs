@@ -1,13 +1,10 @@
 //! What is known of use where the audit log is long: it is read in turns, after the access review has started.
 
-use postern_api::{
-    access_request::AccessRequestCreateQuery,
-    access_review::{AccessReviewCancel, Undecided},
-};
+use postern_api::access_review::{AccessReviewCancel, Undecided};
 use postern_store::testing::skip_audit_numbers;
 use serde_json::json;
 
-use crate::rig::{MACHINE, Rig, ask};
+use crate::rig::{MACHINE, Rig, asks};
 
 use super::{DAY, again, campaign, item_of, keep, outcomes, start, turn};
 
@@ -20,10 +17,7 @@ async fn with_a_long_log() -> Rig {
     rig.ready_for_requests("one").await;
     rig.assign("zed", "requester", "/aws").await;
     rig.advance(100 * DAY);
-    rig.client("ada")
-        .create_access_request(None, &AccessRequestCreateQuery::default(), &ask(MACHINE))
-        .await
-        .unwrap();
+    asks(&rig.client("ada"), MACHINE).await;
     rig.advance(1);
     skip_audit_numbers(&rig.store, MANY).await;
     rig.assign("eve", "reader", "/azure").await;
