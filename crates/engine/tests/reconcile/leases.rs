@@ -4,9 +4,9 @@ use std::{sync::Arc, time::Duration};
 
 use postern_core::{
     grant::{EndCause, GrantState},
-    id::{GrantId, LeaseId},
+    id::{GrantId, LeaseId, RequestId},
     lease::LeaseEnd,
-    request::RequestState,
+    request::{Pending, RequestState},
     time::{Clock, IdSource, RandomIds, SystemClock},
 };
 use postern_engine::EngineConfig;
@@ -33,7 +33,7 @@ async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     panic!("not within twenty seconds: {what}");
 }
 
-fn new_lease(request: postern_core::id::RequestId, key: &str) -> NewAccessLease {
+fn new_lease(request: RequestId, key: &str) -> NewAccessLease {
     let ids: &dyn IdSource = &RandomIds;
     NewAccessLease {
         id: ids.next(SystemClock.now()),
@@ -57,6 +57,26 @@ async fn hold(world: &World, grant: GrantId, key: &str) -> LeaseId {
     let lease = new_lease(world.grant_now(grant).await.request, key);
     keep(world, &lease).await;
     lease.id
+}
+
+/// A request that waits for approval, and lapses after so long; and a lease on it, heard of once.
+async fn waiting(world: &World, lapses_after: Duration) -> (RequestId, LeaseId) {
+    let ids: &dyn IdSource = &RandomIds;
+    let now = SystemClock.now();
+    let mut request = postern_core::testing::a_request();
+    request.id = ids.next(now);
+    request.requester = "workload:ci/build".parse().unwrap();
+    request.created_at = now;
+    request.state = RequestState::Pending(Pending {
+        lapses_at: now + lapses_after,
+        awaits: Vec::new(),
+    });
+    let lease = new_lease(request.id, "gone");
+    let mut tx = world.store.begin().await.unwrap();
+    tx.insert_request(&request).await.unwrap();
+    tx.insert_lease(&lease, Duration::ZERO).await.unwrap();
+    tx.commit().await.unwrap();
+    (request.id, lease.id)
 }
 
 #[tokio::test]
@@ -109,21 +129,7 @@ async fn a_missed_heartbeat_closes_its_own_grant_once_whatever_the_replicas_and_
 #[tokio::test]
 async fn a_request_that_waits_for_approval_is_withdrawn_when_its_holder_is_gone() {
     let world = World::new().await;
-    let ids: &dyn IdSource = &RandomIds;
-    let now = SystemClock.now();
-    let mut request = postern_core::testing::a_request();
-    request.id = ids.next(now);
-    request.requester = "workload:ci/build".parse().unwrap();
-    request.created_at = now;
-    request.state = RequestState::Pending(postern_core::request::Pending {
-        lapses_at: now + chrono::TimeDelta::hours(1),
-        awaits: Vec::new(),
-    });
-    let lease = new_lease(request.id, "gone");
-    let mut tx = world.store.begin().await.unwrap();
-    tx.insert_request(&request).await.unwrap();
-    tx.insert_lease(&lease, Duration::ZERO).await.unwrap();
-    tx.commit().await.unwrap();
+    let (request, _) = waiting(&world, Duration::from_hours(1)).await;
     let stop = CancellationToken::new();
     let engine = World::engine_with(
         &world.store,
@@ -133,7 +139,7 @@ async fn a_request_that_waits_for_approval_is_withdrawn_when_its_holder_is_gone(
     );
     let running = tokio::spawn(engine.run(stop.clone()));
     until("it is withdrawn", async || {
-        let request = world.store.request(request.id).await.unwrap().unwrap();
+        let request = world.store.request(request).await.unwrap().unwrap();
         matches!(request.state, RequestState::Withdrawn(_))
     })
     .await;
@@ -146,21 +152,7 @@ async fn a_request_that_waits_for_approval_is_withdrawn_when_its_holder_is_gone(
 #[tokio::test]
 async fn a_request_that_lapsed_by_this_servers_clock_is_over_for_all_when_its_holder_is_gone() {
     let world = World::new().await;
-    let ids: &dyn IdSource = &RandomIds;
-    let now = SystemClock.now();
-    let mut request = postern_core::testing::a_request();
-    request.id = ids.next(now);
-    request.requester = "workload:ci/build".parse().unwrap();
-    request.created_at = now;
-    request.state = RequestState::Pending(postern_core::request::Pending {
-        lapses_at: now + chrono::TimeDelta::seconds(1),
-        awaits: Vec::new(),
-    });
-    let lease = new_lease(request.id, "gone");
-    let mut tx = world.store.begin().await.unwrap();
-    tx.insert_request(&request).await.unwrap();
-    tx.insert_lease(&lease, Duration::ZERO).await.unwrap();
-    tx.commit().await.unwrap();
+    let (request, lease) = waiting(&world, Duration::from_secs(1)).await;
     let stop = CancellationToken::new();
     let mut config = config("a");
     // The housekeeping that would lapse it comes by once, at the start, and no more.
@@ -168,11 +160,11 @@ async fn a_request_that_lapsed_by_this_servers_clock_is_over_for_all_when_its_ho
     let engine = World::engine_with(&world.store, [world.cloud.clone()], Arc::new(SystemClock), config);
     let running = tokio::spawn(engine.run(stop.clone()));
     until("the lease has ended", async || {
-        let lease = world.store.access_lease(lease.id).await.unwrap().unwrap();
+        let lease = world.store.access_lease(lease).await.unwrap().unwrap();
         lease.ended.is_some()
     })
     .await;
-    let after = world.store.request(request.id).await.unwrap().unwrap();
+    let after = world.store.request(request).await.unwrap().unwrap();
     assert!(
         matches!(after.state, RequestState::Lapsed(_)),
         "{:?}",
