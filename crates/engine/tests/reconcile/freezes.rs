@@ -16,7 +16,8 @@ use postern_store::{Lease, Urgency};
 
 use super::{
     LONG,
-    world::{Fault, World, a_machine},
+    cloud::Fault,
+    world::{World, a_machine},
 };
 
 /// A world with a second machine, whose point is another's to close.

@@ -11,10 +11,7 @@ use postern_core::{
 use postern_engine::EngineConfig;
 use serde_json::json;
 
-use super::{
-    LONG,
-    world::{Fault, World},
-};
+use super::{LONG, cloud::Fault, world::World};
 
 /// A replica's clock that is ten minutes ahead.
 #[derive(Debug)]

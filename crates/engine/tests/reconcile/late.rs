@@ -4,10 +4,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use postern_core::{audit::Outcome, enforcer::EnforceError, grant::GrantState};
 
-use super::{
-    LONG,
-    world::{Fault, World},
-};
+use super::{LONG, cloud::Fault, world::World};
 
 /// How long these calls may still be under way. Long beside a pass, so that what is asserted between two passes does
 /// not depend on how fast they are.

@@ -6,6 +6,7 @@
     reason = "a test may fail by panicking"
 )]
 
+mod cloud;
 mod freezes;
 mod lag;
 mod late;
@@ -18,13 +19,14 @@ mod world;
 
 use std::time::Duration;
 
+use cloud::Fault;
 use postern_core::{
     enforcer::EnforceError,
     grant::{EndCause, GrantState},
     time::{Clock, SystemClock},
 };
 use postern_store::Urgency;
-use world::{Fault, World};
+use world::World;
 
 const LONG: Duration = Duration::from_mins(10);
 const SHORT: Duration = Duration::from_secs(1);
