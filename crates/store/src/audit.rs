@@ -320,85 +320,24 @@ impl Store {
         // Postgres does not know that numbers and times rise together. Where the numbers say enough, the times are hidden
         // from its planner, which would take both for rare, read the whole span and sort it; and where they say nothing,
         // the order by number is, or it would walk through the log in that order until it comes to the span.
+        macro_rules! read {
+            ($at:tt, $tail:tt) => {
+                events!($at, $tail, filter, visible, above, below, fetch)
+                    .fetch_all(&self.lists)
+                    .await?
+            };
+        }
         let rows = match (order, span) {
             (Order::NewestFirst, Span::All | Span::Dense { .. }) => {
-                events!(
-                    "(e.at + interval '0')",
-                    "ORDER BY e.seq DESC LIMIT $15",
-                    filter,
-                    visible,
-                    above,
-                    below,
-                    fetch
-                )
-                .fetch_all(&self.lists)
-                .await?
+                read!("(e.at + interval '0')", "ORDER BY e.seq DESC LIMIT $15")
             }
             (Order::OldestFirst, Span::All | Span::Dense { .. }) => {
-                events!(
-                    "(e.at + interval '0')",
-                    "ORDER BY e.seq LIMIT $15",
-                    filter,
-                    visible,
-                    above,
-                    below,
-                    fetch
-                )
-                .fetch_all(&self.lists)
-                .await?
+                read!("(e.at + interval '0')", "ORDER BY e.seq LIMIT $15")
             }
-            (Order::NewestFirst, Span::Wide) => {
-                events!(
-                    "e.at",
-                    "ORDER BY e.seq DESC LIMIT $15",
-                    filter,
-                    visible,
-                    above,
-                    below,
-                    fetch
-                )
-                .fetch_all(&self.lists)
-                .await?
-            }
-            (Order::OldestFirst, Span::Wide) => {
-                events!(
-                    "e.at",
-                    "ORDER BY e.seq LIMIT $15",
-                    filter,
-                    visible,
-                    above,
-                    below,
-                    fetch
-                )
-                .fetch_all(&self.lists)
-                .await?
-            }
-            (Order::NewestFirst, Span::Scattered) => {
-                events!(
-                    "e.at",
-                    "ORDER BY e.seq + 0 DESC LIMIT $15",
-                    filter,
-                    visible,
-                    above,
-                    below,
-                    fetch
-                )
-                .fetch_all(&self.lists)
-                .await?
-            }
-            (Order::OldestFirst, Span::Scattered) => {
-                events!(
-                    "e.at",
-                    "ORDER BY e.seq + 0 LIMIT $15",
-                    filter,
-                    visible,
-                    above,
-                    below,
-                    fetch
-                )
-                .fetch_all(&self.lists)
-                .await?
-            }
+            (Order::NewestFirst, Span::Wide) => read!("e.at", "ORDER BY e.seq DESC LIMIT $15"),
+            (Order::OldestFirst, Span::Wide) => read!("e.at", "ORDER BY e.seq LIMIT $15"),
+            (Order::NewestFirst, Span::Scattered) => read!("e.at", "ORDER BY e.seq + 0 DESC LIMIT $15"),
+            (Order::OldestFirst, Span::Scattered) => read!("e.at", "ORDER BY e.seq + 0 LIMIT $15"),
         };
         let events = rows
             .into_iter()
