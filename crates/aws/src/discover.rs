@@ -8,7 +8,7 @@ use aws_sdk_ec2::types::{
 use ipnet::IpNet;
 use postern_core::{
     enforcer::{DiscoveryPage, EnforceError, Marks},
-    inventory::{Interface, Layer, MARK_TAG, Machine, Power},
+    inventory::{Interface, Layer, MARK_TAG, Machine, Named, Power},
     machine::{Account, AwsInstance, MachineId},
     mark::Mark,
     point::PointRef,
@@ -19,7 +19,7 @@ use crate::{
     client::{Clients, Ec2},
     error::Failure,
     gather::FILTER_VALUES,
-    observe::{has_ipv6, ours::Named},
+    observe::has_ipv6,
     wire,
 };
 

@@ -5,18 +5,19 @@
 //! which it is not known whether a new group would have an IPv6 egress rule.
 
 mod isolation;
-pub(crate) mod ours;
+mod ours;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use aws_sdk_ec2::types::{Filter, Instance, InstanceStateName, ManagedPrefixList};
 use postern_core::{
     enforcer::{Desired, EnforceError},
+    inventory::Named,
     machine::AwsInstance,
     sg::{SecurityGroup, SgPeer, SgRule},
 };
 
-use self::ours::{Named, is_ours};
+use self::ours::is_ours;
 use crate::{
     client::{Clients, Ec2},
     error::Failure,

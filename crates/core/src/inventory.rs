@@ -11,11 +11,15 @@ use serde::{Deserialize, Serialize};
 use crate::{
     approach::Approach,
     machine::MachineId,
-    mark::{Installation, Mark, Purpose},
+    mark::{Installation, Purpose},
     nsg::NsgRule,
     point::PointRef,
     sg::SecurityGroup,
 };
+
+mod ours;
+
+pub use ours::{MARK_TAG, Named, copied_from, holder_name, is_holder, is_ours, purpose_of, tagged_for};
 
 /// Whether a machine runs, in both clouds' terms.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -163,107 +167,5 @@ impl Machine {
             .iter()
             .flat_map(|interface| interface.addresses.iter().copied())
             .collect()
-    }
-}
-
-/// The tag on an EC2 group of ours whose value is its [`Mark`].
-pub const MARK_TAG: &str = "postern:mark";
-
-/// The name of the temporary group of `instance`; a private copy's has the group's id after it.
-pub fn holder_name(installation: &Installation, instance: &str) -> String {
-    format!("postern-{installation}-{instance}")
-}
-
-/// Whether a group of that purpose would have that name. Anybody who may write tags can give a group our mark, and so take
-/// it out of a lockdown; nobody can change the name of a group: the EC2 API has no call
-/// for it (API reference, Actions: of a group only the rules and their descriptions are modified).
-fn fits(name: &str, mark: &Mark) -> bool {
-    let Some(of_instance) = name.strip_prefix(&holder_name(&mark.installation, "i-")) else {
-        return false;
-    };
-    match &mark.purpose {
-        Purpose::Holder => !of_instance.contains("-sg-"),
-        Purpose::Copy { of } => of_instance
-            .strip_suffix(of.as_str())
-            .is_some_and(|instance| instance.ends_with('-')),
-        Purpose::Grant { .. } | Purpose::Lockdown { .. } | Purpose::Residual { .. } => false,
-    }
-}
-
-/// The mark that somebody gave to `group`, if it is this installation's: ours, as long as nobody else writes tags.
-pub fn tagged_for(group: &SecurityGroup, installation: &Installation) -> Option<Purpose> {
-    Mark::parse(group.tags.get(MARK_TAG)?)
-        .filter(|mark| mark.installation == *installation)
-        .map(|mark| mark.purpose)
-}
-
-/// What `group` is for, where it is a group of this installation, by its mark and its name.
-pub fn purpose_of(group: &SecurityGroup, installation: &Installation) -> Option<Purpose> {
-    let mark = Mark::parse(group.tags.get(MARK_TAG)?)?;
-    (mark.installation == *installation && fits(&group.name, &mark)).then_some(mark.purpose)
-}
-
-/// The group that `group` stands for, where it is a private copy, of whichever installation.
-pub fn copied_from(group: &SecurityGroup) -> Option<String> {
-    let mark = Mark::parse(group.tags.get(MARK_TAG)?).filter(|mark| fits(&group.name, mark))?;
-    match mark.purpose {
-        Purpose::Copy { of } => Some(of),
-        _ => None,
-    }
-}
-
-/// Whether `group` is a group of this installation: a temporary one, or a private copy.
-pub fn is_ours(group: &SecurityGroup, installation: &Installation) -> bool {
-    purpose_of(group, installation).is_some()
-}
-
-/// Whether `group` is a temporary group of this installation, which holds what grants opened.
-pub fn is_holder(group: &SecurityGroup, installation: &Installation) -> bool {
-    purpose_of(group, installation) == Some(Purpose::Holder)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn group(name: &str, mark: &str) -> SecurityGroup {
-        SecurityGroup {
-            id: "sg-0000000000000000a".to_owned(),
-            name: name.to_owned(),
-            vpc: "vpc-00000000000000001".to_owned(),
-            ingress: Vec::new(),
-            egress: Vec::new(),
-            tags: [(MARK_TAG.to_owned(), mark.to_owned())].into(),
-        }
-    }
-
-    #[test]
-    fn a_group_is_ours_by_its_mark_and_its_name_and_nobody_makes_it_so_by_a_tag() {
-        let ours: Installation = "prod".parse().unwrap();
-        let holder = "postern-prod-i-0123456789abcdef0";
-        let copy = "postern-prod-i-0123456789abcdef0-sg-0000000000000000b";
-        let copied = "postern:prod copy=sg-0000000000000000b";
-        assert_eq!(
-            purpose_of(&group(holder, "postern:prod holder"), &ours),
-            Some(Purpose::Holder)
-        );
-        let of = Purpose::Copy {
-            of: "sg-0000000000000000b".to_owned(),
-        };
-        assert_eq!(purpose_of(&group(copy, copied), &ours), Some(of));
-        for (name, mark) in [
-            ("database", "postern:prod holder"),
-            ("database", copied),
-            (copy, "postern:prod holder"),
-            (holder, copied),
-            (copy, "postern:prod copy=sg-0000000000000000c"),
-            (copy, "postern:test copy=sg-0000000000000000b"),
-            ("postern-test-i-0123456789abcdef0", "postern:prod holder"),
-        ] {
-            let group = group(name, mark);
-            assert_eq!(purpose_of(&group, &ours), None, "{name} {mark}");
-            assert_eq!(copied_from(&group), None, "{name} {mark}");
-            assert!(!is_ours(&group, &ours) && !is_holder(&group, &ours));
-        }
     }
 }
