@@ -199,7 +199,8 @@ impl Engine {
             let mut page = enforcer.discover(account, cursor.as_deref()).await?;
             cursor = page.next.take();
             found.machines += page.machines.len();
-            found.changed += self.save_page(account, page, asked_at).await?;
+            let lag = enforcer.describe_lag();
+            found.changed += self.save_page(account, page, asked_at, lag).await?;
             if cursor.is_none() {
                 break;
             }
@@ -208,12 +209,14 @@ impl Engine {
         Ok(found)
     }
 
-    /// Saves a page of machines; what changed about the way to them or about their tags makes points due.
+    /// Saves a page of machines; what changed about the way to them or about their tags makes points due. The page may
+    /// show what was `lag` before the question.
     async fn save_page(
         &self,
         account: &Account,
         page: DiscoveryPage,
         asked_at: Instant,
+        lag: Duration,
     ) -> Result<usize, DiscoveryError> {
         let now = self.clock.now();
         let mut tx = self.store.begin().await?;
@@ -277,7 +280,9 @@ impl Engine {
                 marked.iter().cloned().partition(|point| before.contains(point));
             let elsewhere = some_of(elsewhere, now);
             tx.ensure_points(&elsewhere, &*self.ids, now).await?;
-            tx.unattended_points(&there.union(&elsewhere).cloned().collect())
+            // What was written since may be what makes the page out of date.
+            let old = (now - asked_at).to_std().unwrap_or_default() + lag;
+            tx.unattended_points(&there.union(&elsewhere).cloned().collect(), old)
                 .await?
                 .into_iter()
                 .map(|(point, id)| (there.contains(&point), point, id))

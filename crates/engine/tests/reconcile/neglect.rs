@@ -254,6 +254,14 @@ async fn a_rule_where_no_machine_is_known_is_found_by_discovery_and_closed() {
     assert!(world.cloud.state.lock().unwrap().present[&left].is_empty());
     let told = world.log("point.stray_rules").await;
     assert_eq!(told[0].details["points"], serde_json::json!([left]));
+
+    // The mark is told of for a while after it is gone: then that is no news.
+    for (lag, told) in [(LONG, 1), (Duration::ZERO, 2)] {
+        world.cloud.state.lock().unwrap().lag = lag;
+        world.engine.discover_all().await;
+        world.settle().await;
+        assert_eq!(world.log("point.stray_rules").await.len(), told, "{lag:?}");
+    }
     world.assert_sound().await;
 }
 
