@@ -2,10 +2,11 @@
 //! once for all of them, and all are on disk with one commit.
 //!
 //! Only what is simply written is made here: a request that waits for somebody's agreement. Whatever is refused, agreed to at
-//! once or in anybody's way is made by itself, as one that arrives alone is, so that nobody's request depends on another's.
+//! once, repeated or in anybody's way is made by itself, as one that arrives alone is, so that nobody's request depends on
+//! another's.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU32, Ordering},
@@ -13,6 +14,7 @@ use std::{
     time::Duration,
 };
 
+use http::StatusCode;
 use postern_authz::Decision;
 use postern_core::{
     audit::AuditEvent,
@@ -20,7 +22,11 @@ use postern_core::{
     machine::MachineId,
     principal::PrincipalRef,
     request::{AccessRequest, Pending},
+    time::Instant,
 };
+use postern_store::{SentKey, StoreError, Tx};
+use prometheus_client::metrics::gauge::Gauge;
+use serde_json::Value;
 use tokio::sync::oneshot;
 
 use crate::{
@@ -28,15 +34,17 @@ use crate::{
     failure::Failure,
     flow::authenticate::Caller,
     granting::{self, Terms, machines_of},
+    idempotency::{self, IdempotencyKey},
     judging::Ground,
     second_yes::SecondYes,
+    shape::access_request,
     state::App,
 };
 
 /// The most that share a transaction.
 const AT_MOST: usize = 64;
 /// With so many under way, the next one gathers; fewer are told sooner by themselves.
-const CROWD: u32 = 3;
+const CROWD: i64 = 3;
 /// How long a shared transaction waits for a lock: whoever holds it delays only whom it has to.
 const LOCKED_WITHIN: Duration = Duration::from_millis(50);
 /// After a transaction in which most could not be made, so many requests are made by themselves without trying.
@@ -47,6 +55,7 @@ pub(crate) struct Plain {
     pub(crate) caller: Caller,
     pub(crate) request: AccessRequest<Pending>,
     pub(crate) from_caller: Vec<bool>,
+    pub(crate) key: Option<IdempotencyKey>,
 }
 
 /// What became of it: made, or to be made by itself, because nothing was written.
@@ -63,27 +72,35 @@ pub(crate) struct Gathering {
     waiting: Mutex<Vec<Waiting>>,
     /// Held while one transaction is under way.
     turn: Arc<tokio::sync::Mutex<()>>,
-    under_way: AtomicU32,
+    under_way: Gauge,
     discouraged: AtomicU32,
 }
 
 /// Counts a request that is under way, until it is dropped.
 pub(crate) struct UnderWay<'a> {
     gathering: &'a Gathering,
-    before: u32,
+    before: i64,
 }
 
 impl Drop for UnderWay<'_> {
     fn drop(&mut self) {
-        self.gathering.under_way.fetch_sub(1, Ordering::Relaxed);
+        self.gathering.under_way.dec();
     }
 }
 
 impl Gathering {
+    /// Nobody waits yet. Those that are under way are counted there.
+    pub(crate) fn new(under_way: Gauge) -> Self {
+        Self {
+            under_way,
+            ..Self::default()
+        }
+    }
+
     /// A request begins.
     pub(crate) fn enter(&self) -> UnderWay<'_> {
         UnderWay {
-            before: self.under_way.fetch_add(1, Ordering::Relaxed),
+            before: self.under_way.inc(),
             gathering: self,
         }
     }
@@ -191,6 +208,8 @@ impl App {
         let authorizer = self.authorizer().await.map_err(Unmade::Nothing)?;
         let now = self.now();
         let mut tx = self.store.begin_impatient(LOCKED_WITHIN).await?;
+        // Keys before anything else, as whoever is alone claims theirs.
+        let repeated = repeated(&mut tx, plains).await?;
         let freezes = tx.freezes_in_force().await?;
         let policies = granting::by_id(tx.policies().await?);
         let mut ids: Vec<MachineId> = plains
@@ -215,7 +234,11 @@ impl App {
         let mut made = BTreeMap::new();
         let mut rows = Vec::with_capacity(plains.len());
         let mut events = Vec::new();
+        let mut answers = Vec::new();
         for plain in plains {
+            if repeated.contains(&plain.request.id) {
+                continue;
+            }
             let Some((request, log)) = self.simply(plain, &ground) else {
                 continue;
             };
@@ -224,6 +247,10 @@ impl App {
                 continue;
             }
             *has += 1;
+            if let Some(key) = &plain.key {
+                let sent = idempotency::sent(&plain.caller, key);
+                answers.push((sent, body(&request, now).map_err(Unmade::Nothing)?));
+            }
             rows.push(request.clone().into());
             events.extend(log);
             for _ in &request.targets {
@@ -237,6 +264,8 @@ impl App {
         }
         tx.insert_requests(&rows).await?;
         tx.audit(&events).await?;
+        tx.idempotency_answer(&answers, StatusCode::CREATED.as_u16(), now)
+            .await?;
         tx.commit().await.map_err(|error| Unmade::Unknown(error.into()))?;
         Ok(made)
     }
@@ -272,6 +301,30 @@ impl App {
     }
 }
 
+/// Those that carry a key which was used before, is in use, or is another's among them. Made by itself, each is told
+/// what becomes of a key's second request.
+async fn repeated(tx: &mut Tx, plains: &[Plain]) -> Result<BTreeSet<RequestId>, StoreError> {
+    let (ids, sent): (Vec<RequestId>, Vec<SentKey>) = plains
+        .iter()
+        .filter_map(|plain| {
+            let key = plain.key.as_ref()?;
+            Some((plain.request.id, idempotency::sent(&plain.caller, key)))
+        })
+        .unzip();
+    let first = tx.idempotency_claim_all(&sent).await?;
+    Ok(ids
+        .into_iter()
+        .zip(first)
+        .filter_map(|(id, first)| (!first).then_some(id))
+        .collect())
+}
+
+/// The body of the answer, for repetitions.
+fn body(request: &AccessRequest<Pending>, now: Instant) -> Result<Value, Failure> {
+    let shown = access_request::show(&request.clone().into(), Vec::new(), now);
+    serde_json::to_value(shown).map_err(Failure::internal)
+}
+
 /// Why nothing was made.
 enum Unmade {
     /// Nothing was written.
@@ -280,8 +333,8 @@ enum Unmade {
     Unknown(Failure),
 }
 
-impl From<postern_store::StoreError> for Unmade {
-    fn from(error: postern_store::StoreError) -> Self {
+impl From<StoreError> for Unmade {
+    fn from(error: StoreError) -> Self {
         Self::Nothing(error.into())
     }
 }

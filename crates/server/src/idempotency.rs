@@ -7,7 +7,7 @@ use axum::{
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use postern_api::ErrorCode;
 use postern_core::time::Instant;
-use postern_store::{Claim, Tx};
+use postern_store::{Claim, SentKey, Tx};
 use serde::Serialize;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -135,6 +135,15 @@ pub(crate) async fn store<T: Serialize>(
     tx.idempotency_store(&caller.reference(), &key.key, status.as_u16(), &body)
         .await?;
     Ok(())
+}
+
+/// The caller's key, to be claimed together with others'.
+pub(crate) fn sent(caller: &Caller, key: &IdempotencyKey) -> SentKey {
+    SentKey {
+        principal: caller.reference(),
+        key: key.key.clone(),
+        fingerprint: key.fingerprint.to_vec(),
+    }
 }
 
 #[cfg(test)]

@@ -47,6 +47,7 @@ pub(crate) struct Metrics {
     guardrails: Gauge,
     guardrails_replaced: Counter,
     guardrails_refused: Gauge,
+    pub(crate) access_requests_under_way: Gauge,
 }
 
 fn durations() -> Histogram {
@@ -66,6 +67,7 @@ impl Metrics {
             guardrails: Gauge::default(),
             guardrails_replaced: Counter::default(),
             guardrails_refused: Gauge::default(),
+            access_requests_under_way: Gauge::default(),
         };
         let registry = registry.sub_registry_with_prefix("postern_http");
         registry.register("requests", "Answered HTTP requests", metrics.requests.clone());
@@ -103,6 +105,11 @@ impl Metrics {
             "guardrails_refused",
             "1 while the files hold guardrails that are refused, so that those of before stay",
             metrics.guardrails_refused.clone(),
+        );
+        registry.register(
+            "access_requests_under_way",
+            "Access requests that are being made; from the fourth on they share transactions",
+            metrics.access_requests_under_way.clone(),
         );
         metrics
     }

@@ -140,6 +140,7 @@ impl Server {
         let address = listener.local_addr().map_err(failed)?;
         let limits = config.limits.clone();
         let stopping = CancellationToken::new();
+        let metrics = Metrics::register(&mut registry);
         let app = Arc::new(App {
             permits: Arc::new(Semaphore::new(limits.concurrency)),
             open_permits: Semaphore::new(OPEN_CONCURRENCY),
@@ -149,10 +150,10 @@ impl Server {
             makers: crate::makers::Makers::default(),
             places: Arc::new(PrincipalPlaces::new(&limits)),
             waiting: Waiting::default(),
-            gathering: Gathering::default(),
+            gathering: Gathering::new(metrics.access_requests_under_way.clone()),
             tickets,
             enforcers,
-            metrics: Metrics::register(&mut registry),
+            metrics,
             failures: FailureBudget::default(),
             stopping: stopping.clone(),
             config,

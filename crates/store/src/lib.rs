@@ -63,7 +63,7 @@ pub use crate::{
     freezes::FreezeFilter,
     grants::GrantFilter,
     hops::{Hop, HopUpdate},
-    idempotency::Claim,
+    idempotency::{Claim, SentKey},
     journal::{JournalEntry, NewPass, SettledChange},
     last_uses::LastUses,
     leases::NewAccessLease,

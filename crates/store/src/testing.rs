@@ -7,7 +7,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 use sqlx::{Connection, Executor, PgConnection};
 use tokio::sync::OnceCell;
 
-use crate::{Store, StoreOptions};
+use crate::{Store, StoreOptions, Tx};
 
 /// The URL of a new, migrated and empty database on this process's test server.
 ///
@@ -123,6 +123,20 @@ pub async fn transactions_of_requests(store: &Store) -> i64 {
         .fetch_one(&store.pool)
         .await
         .expect("the requests")
+}
+
+/// Nobody learns which role assignments there are until this transaction ends: every decision waits for it.
+///
+/// # Panics
+/// If the database fails.
+#[expect(clippy::expect_used, reason = "for tests, which fail by panicking")]
+pub async fn hold_decisions(store: &Store) -> Tx {
+    let mut tx = store.begin().await.expect("a transaction");
+    sqlx::query("LOCK TABLE authz_version IN ACCESS EXCLUSIVE MODE")
+        .execute(&mut *tx.inner)
+        .await
+        .expect("the lock");
+    tx
 }
 
 /// Whether a transaction waits for another one's lock.

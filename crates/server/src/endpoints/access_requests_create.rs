@@ -239,13 +239,14 @@ pub(crate) async fn ask_for(
     };
     let under_way = app.gathering.enter();
     let plain = manner == Manner::Ask
-        && (key.is_none() && lease.is_none() && request.extends.is_none())
+        && (lease.is_none() && request.extends.is_none())
         && (verdict.is_none() && app.cloud_roles.is_none());
     if plain && under_way.is_crowded() {
         let plain = Plain {
             caller: caller.clone(),
             request: request.clone(),
             from_caller: from_caller.clone(),
+            key: key.cloned(),
         };
         if let Some(pending) = app.make_with_others(plain).await? {
             let shown = access_request::show(&pending.into(), Vec::new(), now);
