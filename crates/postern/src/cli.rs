@@ -413,6 +413,22 @@ mod tests {
     }
 
     #[test]
+    fn a_tag_has_a_key_wherever_it_is_named() {
+        for line in [
+            "postern authz explain --cases c.toml --who ada --on /aws --tag ",
+            "postern assignments create requester user:corp/ada --on / --server http://x --tag ",
+        ] {
+            for right in ["env=dev", "env="] {
+                assert!(parse(&format!("{line}{right}")).is_ok(), "{line}{right}");
+            }
+            for wrong in ["env", "=dev", "="] {
+                let error = parse(&format!("{line}{wrong}")).unwrap_err();
+                assert!(error.to_string().contains("expected key=value"), "{error}");
+            }
+        }
+    }
+
+    #[test]
     fn since_is_so_long_ago_or_an_instant() {
         assert_eq!("90m".parse(), Ok(When::Ago(Duration::from_mins(90))));
         assert!(matches!("2026-01-01T00:00:00+01:00".parse(), Ok(When::At(_))));

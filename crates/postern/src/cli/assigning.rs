@@ -146,11 +146,11 @@ pub struct RoleDeleteArgs {
     pub remote: Remote,
 }
 
-fn tag(text: &str) -> Result<(String, String), String> {
+pub(super) fn tag(text: &str) -> Result<(String, String), String> {
     text.split_once('=')
         .filter(|(key, _)| !key.is_empty())
         .map(|(key, value)| (key.to_owned(), value.to_owned()))
-        .ok_or_else(|| "expected key=value".to_owned())
+        .ok_or_else(|| "expected key=value, with a key".to_owned())
 }
 
 pub(super) fn instant(text: &str) -> Result<DateTime<Utc>, String> {

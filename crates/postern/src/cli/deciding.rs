@@ -8,7 +8,7 @@ use postern_core::{
     role::Action,
 };
 
-use super::Remote;
+use super::{Remote, assigning::tag};
 
 /// Examples of `postern authz`.
 pub const AUTHZ_EXAMPLES: &str = "\
@@ -149,10 +149,4 @@ pub(super) const ACTIONS: &str =
 
 pub(super) fn action(text: &str) -> Result<Action, postern_core::role::UnknownAction> {
     text.parse()
-}
-
-fn tag(text: &str) -> Result<(String, String), String> {
-    text.split_once('=')
-        .map(|(key, value)| (key.to_owned(), value.to_owned()))
-        .ok_or_else(|| "expected key=value".to_owned())
 }
