@@ -239,6 +239,30 @@ pub async fn let_leases_run_out(store: &Store) {
     .expect("the leases");
 }
 
+/// Has everything that waits for a decision, or for somebody to look at it, wait for so many seconds more already.
+///
+/// # Panics
+/// If the database fails.
+#[expect(clippy::expect_used, reason = "for tests, which fail by panicking")]
+pub async fn let_wait(url: &SecretString, seconds: i64) {
+    let mut connection = PgConnection::connect(url.expose_secret())
+        .await
+        .expect("the database");
+    let statements = [
+        "UPDATE access_requests SET created_at = created_at - make_interval(secs => $1),
+             lapses_at = lapses_at - make_interval(secs => $1) WHERE status = 'pending'",
+        "UPDATE reviews SET opened_at = opened_at - make_interval(secs => $1) WHERE closed_at IS NULL",
+    ];
+    for statement in statements {
+        sqlx::query(statement)
+            .bind(seconds)
+            .execute(&mut connection)
+            .await
+            .expect("what waits");
+    }
+    connection.close().await.expect("the database");
+}
+
 /// Whether no pass is under way and none is due in the database at `url`.
 ///
 /// # Panics
