@@ -74,7 +74,8 @@ class Mailbox:
     def sign_in(self, _server, _session, _envelope, _mechanism, login):
         right = (login.login, login.password) == (b"postern", PASSWORD)
         say("sign_in", server=self.name, right=right)
-        return AuthResult(success=right)
+        # What is not handled here, the server answers with 535.
+        return AuthResult(success=right, handled=False)
 
     async def handle_DATA(self, server, session, envelope):
         cipher = server.transport.get_extra_info("cipher")

@@ -9,6 +9,7 @@ use lettre::{
     transport::smtp::{
         authentication::Credentials,
         client::{Tls, TlsParameters},
+        response::Code,
     },
 };
 use postern_core::{address::is_public, time::Instant};
@@ -92,6 +93,11 @@ impl MailChannel {
     }
 }
 
+/// Whether a reply refuses who sends, and not what is sent (RFC 4954, section 6: 530, 534, 535, 538).
+fn is_about_signing_in(code: Code) -> bool {
+    matches!(u16::from(code), 530 | 534 | 535 | 538)
+}
+
 #[async_trait]
 impl Channel for MailChannel {
     async fn deliver(&self, message: &Message, attempted_at: Instant) -> Result<(), DeliveryError> {
@@ -126,8 +132,9 @@ impl Channel for MailChannel {
             .map(drop)
             .map_err(|error| DeliveryError {
                 message: error.to_string(),
-                // RFC 5321, section 4.2.1: 5yz is a permanent negative reply.
-                permanent: error.is_permanent(),
+                // RFC 5321, section 4.2.1: 5yz is a permanent negative reply. What is wrong with how we sign in is no
+                // fault of the message's, and may be mended.
+                permanent: error.is_permanent() && !error.status().is_some_and(is_about_signing_in),
                 retry_after: None,
             })
     }
