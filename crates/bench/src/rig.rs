@@ -93,6 +93,27 @@ pub(crate) fn now() -> DateTime<Utc> {
 }
 
 impl Rig {
+    /// The sum of all that the server's metrics have under a name.
+    pub(crate) async fn metric(&self, name: &str) -> anyhow::Result<f64> {
+        let http = reqwest::Client::builder()
+            .timeout(Duration::from_secs(5))
+            .build()?;
+        let text = http
+            .get(format!("{}/metrics", self.world.server_url))
+            .send()
+            .await?
+            .text()
+            .await?;
+        Ok(text
+            .lines()
+            .filter(|line| {
+                line.strip_prefix(name)
+                    .is_some_and(|rest| rest.starts_with(['{', ' ']))
+            })
+            .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
+            .sum())
+    }
+
     /// A world whose fleet `prepare` adds to before the server starts. The server has discovered nothing yet.
     pub(crate) async fn start<T>(
         prepare: impl AsyncFnOnce(&Fleet) -> anyhow::Result<T>,

@@ -1,7 +1,7 @@
 //! A wide fleet: a thousand enforcement points in five Azure subscriptions and five AWS accounts, and ten thousand
 //! grants on them, opened while nobody keeps a budget.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
 use chrono::{DateTime, Utc};
@@ -26,6 +26,8 @@ pub(crate) const EACH: usize = 100;
 pub(crate) const ACCOUNTS: usize = 5;
 /// All points that grants are opened on.
 pub(crate) const POINTS: usize = 2 * EACH * ACCOUNTS;
+/// Each with one server: what `postern_servers` adds up to.
+const CLOUDS: f64 = 2.0;
 /// Targets of one request (`MAX_TARGETS` in the core).
 const TARGETS: usize = 20;
 /// Requests that are under way at the same time.
@@ -177,7 +179,17 @@ impl Wide {
         self.rig.ready().await;
         // Leases of the one before run out, and the first discovery is over.
         tokio::time::sleep(Duration::from_secs(5)).await;
-        self.settled().await
+        self.settled().await?;
+        // The one before was killed: until its time runs out, the budgets are shared with it.
+        let killed = Instant::now();
+        while self.rig.metric("postern_servers").await? > CLOUDS {
+            ensure!(
+                killed.elapsed() < Duration::from_mins(2),
+                "a dead server keeps its part"
+            );
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        Ok(())
     }
 
     /// Puts the end of every open grant of the wide fleet to one instant, as if all had been opened for so long.

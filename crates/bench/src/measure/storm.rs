@@ -162,7 +162,7 @@ pub(crate) async fn measure() -> anyhow::Result<Storm> {
         azure: cloud(&AZURE, counted.0, azure_changed, azure_closed),
         aws: cloud(&AWS, counted.1, aws_changed, aws_closed),
         peak_memory: wide.rig.peak_memory()?,
-        refusals: refusals(&wide.rig).await?,
+        refusals: wide.rig.metric("postern_budget_refusals_total").await?,
         asked: asked.0,
         answered_with_an_error: asked.1,
         answer: asked.2.summary(),
@@ -221,22 +221,4 @@ async fn keep_asking(rig: &Rig, stop: &AtomicBool) -> (usize, usize, Sample) {
         tokio::time::sleep(ASKS).await;
     }
     (asked, failed, took)
-}
-
-/// What the server's metrics count.
-async fn refusals(rig: &Rig) -> anyhow::Result<f64> {
-    let http = reqwest::Client::builder()
-        .timeout(Duration::from_secs(5))
-        .build()?;
-    let text = http
-        .get(format!("{}/metrics", rig.world.server_url))
-        .send()
-        .await?
-        .text()
-        .await?;
-    Ok(text
-        .lines()
-        .filter(|line| line.starts_with("postern_budget_refusals_total"))
-        .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
-        .sum())
 }
