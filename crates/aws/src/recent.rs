@@ -36,6 +36,14 @@ struct AtPoint {
     shown: Vec<(Instant, Written)>,
 }
 
+impl AtPoint {
+    /// What is older than the window.
+    fn forget(&mut self, window: Duration) {
+        self.written.retain(|(at, _)| at.elapsed() < window);
+        self.shown.retain(|(at, _)| at.elapsed() < window);
+    }
+}
+
 impl Recent {
     pub(crate) fn new(window: Duration) -> Self {
         Self {
@@ -89,6 +97,8 @@ impl Recent {
         }
         let mut points = self.points();
         let here = points.entry(point.clone()).or_default();
+        // What was done long ago says nothing of the same done again.
+        here.forget(self.window);
         // What is known, each once, as the same thing may have been done twice. The journal has it a little later
         // than it was done.
         let mut known: Vec<&mut (Instant, Written)> =
@@ -136,8 +146,7 @@ impl Recent {
         let Some(here) = points.get_mut(point) else {
             return Vec::new();
         };
-        here.written.retain(|(at, _)| at.elapsed() < self.window);
-        here.shown.retain(|(at, _)| at.elapsed() < self.window);
+        here.forget(self.window);
         let written = here.written.iter().map(|(_, written)| written.clone()).collect();
         if here.written.is_empty() && here.shown.is_empty() {
             points.remove(point);
@@ -277,4 +286,43 @@ fn moved(before: Option<&Value>, interface: &str, after: &[String]) -> Vec<Writt
             group: group.clone(),
         });
     detached.chain(attached).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WINDOW: Duration = Duration::from_secs(10);
+
+    /// What the journal tells of a group put on an interface a moment ago.
+    fn attached() -> Recalled {
+        let operation = Operation::SetGroups {
+            interface: "eni-1".to_owned(),
+            groups: vec![GroupRef::Id("sg-1".to_owned())],
+            emptied: None,
+        };
+        Recalled {
+            before: None,
+            operation: serde_json::to_value(operation).unwrap(),
+            answer: Value::Null,
+            age: Duration::ZERO,
+        }
+    }
+
+    #[test]
+    fn what_was_done_long_ago_does_not_hide_the_same_done_again() {
+        let recent = Recent::new(WINDOW);
+        let point: PointRef = "aws:instance:111122223333/eu-west-1/i-0123456789abcdef0"
+            .parse()
+            .unwrap();
+        recent.recall(&point, &[attached()]);
+        recent.shown(&point);
+        recent.recall(&point, &[attached()]);
+        assert_eq!(recent.at(&point), [], "a reading showed it");
+        for (at, _) in &mut recent.points().get_mut(&point).unwrap().shown {
+            *at = at.checked_sub(WINDOW * 2).unwrap();
+        }
+        recent.recall(&point, &[attached()]);
+        assert_eq!(recent.at(&point).len(), 1, "no reading showed this one");
+    }
 }
