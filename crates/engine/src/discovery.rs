@@ -24,7 +24,12 @@ use serde_json::json;
 use tokio::{sync::Semaphore, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use crate::{Engine, events::Events, metrics::PassLabels, strays::marked_points};
+use crate::{
+    Engine,
+    events::Events,
+    metrics::PassLabels,
+    strays::{Stray, marked_points},
+};
 
 /// How many accounts are read at the same time.
 const ACCOUNTS_AT_ONCE: usize = 8;
@@ -271,7 +276,7 @@ impl Engine {
             at: now,
             urgency: Urgency::Opening,
         }));
-        let strays = if marked.is_empty() {
+        let strays: Vec<Stray> = if marked.is_empty() {
             Vec::new()
         } else {
             // Those before machines were just made; a restored database may not know the others.
@@ -280,24 +285,32 @@ impl Engine {
                 marked.iter().cloned().partition(|point| before.contains(point));
             let elsewhere = some_of(elsewhere, now);
             tx.ensure_points(&elsewhere, &*self.ids, now).await?;
-            // What was written since may be what makes the page out of date.
             let old = (now - asked_at).to_std().unwrap_or_default() + lag;
             tx.unattended_points(&there.union(&elsewhere).cloned().collect(), old)
                 .await?
                 .into_iter()
-                .map(|(point, id)| (there.contains(&point), point, id))
+                .map(|(point, id, written)| Stray {
+                    has_machine: there.contains(&point),
+                    point,
+                    id,
+                    written,
+                })
                 .collect()
         };
-        if !strays.is_empty() {
-            let points: Vec<_> = strays.iter().map(|(_, point, _)| point.to_string()).collect();
+        let points: Vec<_> = strays
+            .iter()
+            .filter(|stray| !stray.written)
+            .map(|stray| stray.point.to_string())
+            .collect();
+        if !points.is_empty() {
             tracing::warn!(?points, "rules of ours stand where nothing is wanted");
             log.push(self.inventory_event(account, "point.stray_rules", json!({ "points": points })));
         }
-        due.extend(strays.into_iter().map(|(has_machine, _, point)| Due {
-            point,
+        due.extend(strays.into_iter().map(|stray| Due {
+            point: stray.id,
             at: now,
             // What no machine has lets nothing through, and waits for what does.
-            urgency: if has_machine {
+            urgency: if stray.has_machine {
                 Urgency::Closing
             } else {
                 Urgency::Look

@@ -98,22 +98,20 @@ impl Tx {
             .collect()
     }
 
-    /// Those of the points that nobody has leased, that are not due at any time, and at which the success of no write
-    /// was recorded within `unwritten_for` until now. By the database's clock.
+    /// Those of the points that nobody has leased and that are not due at any time, and whether the success of a write
+    /// there was recorded `within` until now. By the database's clock.
     pub async fn unattended_points(
         &mut self,
         refs: &BTreeSet<PointRef>,
-        unwritten_for: Duration,
-    ) -> Result<Vec<(PointRef, PointId)>, StoreError> {
+        within: Duration,
+    ) -> Result<Vec<(PointRef, PointId, bool)>, StoreError> {
         let texts: Vec<String> = refs.iter().map(PointRef::to_string).collect();
         sqlx::query!(
-            "SELECT id, ref FROM points
-             WHERE ref = ANY ($1) AND due_at IS NULL AND lease_until IS NULL
-                 AND NOT EXISTS (SELECT FROM journal j WHERE j.point_id = points.id AND j.outcome = 'succeeded'
-                     AND j.recorded_at > clock_timestamp() - make_interval(secs => $2))
-             ORDER BY id",
+            r#"SELECT id, ref, EXISTS (SELECT FROM journal j WHERE j.point_id = points.id AND j.outcome = 'succeeded'
+                     AND j.recorded_at > clock_timestamp() - make_interval(secs => $2)) AS "written!"
+               FROM points WHERE ref = ANY ($1) AND due_at IS NULL AND lease_until IS NULL ORDER BY id"#,
             &texts,
-            unwritten_for.as_secs_f64(),
+            within.as_secs_f64(),
         )
         .fetch_all(&mut *self.inner)
         .await?
@@ -122,6 +120,7 @@ impl Tx {
             Ok((
                 decode::text("points", "ref", &row.r#ref)?,
                 PointId::from_uuid(row.id),
+                row.written,
             ))
         })
         .collect()
