@@ -15,7 +15,7 @@ use crate::{
     arm::{Arm, ArmId, NotWritten},
     observe::{NETWORK_VERSION, READ_NSG},
     operation::Operation,
-    plan::{Label, ReadRule, State},
+    plan::{self, Label, ReadRule},
 };
 
 const WRITE_NSG: &str = "Microsoft.Network/networkSecurityGroups/write";
@@ -172,23 +172,7 @@ fn standing(nsg: &Value) -> Vec<ReadRule> {
 
 /// Whether the NSG is as the operation leaves it, as far as our rules go.
 fn in_effect(nsg: &Value, operation: &Operation) -> bool {
-    let Operation::PutNsg { remove, put } = operation else {
-        return false;
-    };
-    let standing = standing(nsg);
-    let named = |name: &str| {
-        standing
-            .iter()
-            .find(|rule| rule.rule.name.eq_ignore_ascii_case(name))
-    };
-    remove.iter().all(|name| named(name).is_none())
-        && put.iter().all(|wanted| {
-            let document = json!({ "name": wanted.name, "properties": wanted.properties });
-            named(&wanted.name).is_some_and(|rule| {
-                rule.state == State::Settled
-                    && ReadRule::read(&document).is_some_and(|wanted| wanted.rule == rule.rule)
-            })
-        })
+    matches!(operation, Operation::PutNsg { .. }) && plan::shows(&standing(nsg), operation)
 }
 
 fn rule(nsg: &ArmId, name: &str) -> Result<ArmId, EnforceError> {

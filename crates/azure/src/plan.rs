@@ -197,6 +197,25 @@ impl ObservedNsg {
     }
 }
 
+/// Whether `rules`, as read, are as the write leaves them, as far as it is about them.
+pub(crate) fn shows(rules: &[ReadRule], operation: &Operation) -> bool {
+    let (remove, put) = operation.parts();
+    let named = |name: &str| {
+        rules
+            .iter()
+            .find(|rule| rule.rule.name.eq_ignore_ascii_case(name))
+    };
+    let comes = |name: &str| put.iter().any(|new| new.name.eq_ignore_ascii_case(name));
+    remove.iter().all(|name| comes(name) || named(name).is_none())
+        && put.iter().all(|wanted| {
+            let document = json!({ "name": wanted.name, "properties": wanted.properties });
+            named(&wanted.name).is_some_and(|rule| {
+                rule.state == State::Settled
+                    && ReadRule::read(&document).is_some_and(|wanted| wanted.rule == rule.rule)
+            })
+        })
+}
+
 /// What carrying out `plan` would make of the NSG that `snapshot` shows, as [`Observed::snapshot`] took it.
 ///
 /// # Errors
@@ -250,9 +269,8 @@ impl Observed for ObservedNsg {
     }
 
     fn shows(&self, _before: Option<&Value>, operation: &Value) -> Option<bool> {
-        serde_json::from_value::<Operation>(operation.clone())
-            .ok()?
-            .shows(&self.raw)
+        let operation: Operation = serde_json::from_value(operation.clone()).ok()?;
+        Some(shows(&self.rules, &operation))
     }
 
     fn print(&self) -> Option<Print> {

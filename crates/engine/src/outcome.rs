@@ -129,26 +129,27 @@ struct Effect<'a> {
 }
 
 impl Effect<'_> {
-    /// What the reading says: succeeded, failed, or unknown where it cannot tell.
+    /// What the reading says: succeeded, failed, or unknown where it cannot tell. That nobody plans it any more is no
+    /// sign that it was done: it may be that nobody wants it any more. Nor is it one that it does not show: it may have
+    /// been undone since.
     fn judge(self, plan: &Plan, seen: &Seen<'_>) -> Outcome {
         let again = |change: &postern_core::enforcer::Change| {
             change.verb == self.verb && change.target == self.target
         };
         let stands = |grant: &GrantId| seen.evidence.contains(grant);
-        if plan.changes.iter().any(again) {
-            return Outcome::Failed;
+        let shown = seen
+            .observed
+            .and_then(|observed| observed.shows(self.before, self.operation));
+        match shown {
+            Some(true) => return Outcome::Succeeded,
+            _ if plan.changes.iter().any(again) => return Outcome::Failed,
+            Some(false) => return Outcome::Unknown,
+            None => {}
         }
         let as_meant = match self.verb {
             Verb::Open => self.grants.iter().all(stands),
             Verb::Close => !self.grants.iter().any(stands),
-            // It may be planned no more because nobody wants it any more.
-            Verb::LockDown | Verb::Restore | Verb::Repair => {
-                let shown = seen.observed.and_then(|o| o.shows(self.before, self.operation));
-                if shown == Some(false) {
-                    return Outcome::Failed;
-                }
-                true
-            }
+            Verb::LockDown | Verb::Restore | Verb::Repair => seen.observed.is_some(),
         };
         if as_meant {
             Outcome::Succeeded

@@ -37,6 +37,15 @@ fn in_group(group: &SecurityGroup, operation: &Operation) -> Option<bool> {
     }
 }
 
+/// Of a write to the rules of `group` where there is no such group: what was to go from one that was there is gone.
+const fn in_no_group(group: &GroupRef, operation: &Operation) -> bool {
+    matches!(group, GroupRef::Id(_))
+        && matches!(
+            operation,
+            Operation::Revoke { .. } | Operation::TrimEgress { .. } | Operation::RevokeEgress { .. }
+        )
+}
+
 impl ObservedInstance {
     /// A group of ours as read.
     fn find(&self, group: &GroupRef) -> Option<&SecurityGroup> {
@@ -60,7 +69,19 @@ impl ObservedInstance {
             Operation::CreateCopy { of, .. } => {
                 Some(self.find(&GroupRef::Copied { of: of.clone() }).is_some())
             }
-            Operation::DeleteHolder { group } => Some(self.find(&GroupRef::Id(group.clone())).is_none()),
+            // Nor is one gone that is only not known for ours any more.
+            Operation::DeleteHolder { group } => Some(
+                self.find(&GroupRef::Id(group.clone())).is_none()
+                    && !self
+                        .impostors
+                        .iter()
+                        .chain(&self.false_copies)
+                        .any(|other| other.id == *group)
+                    && !self
+                        .interfaces
+                        .iter()
+                        .any(|interface| interface.groups.contains(group)),
+            ),
             Operation::SetGroups {
                 interface, groups, ..
             } => {
@@ -81,7 +102,10 @@ impl ObservedInstance {
             | Operation::RevokeEgress { group, .. }
             | Operation::Authorize { group, .. }
             | Operation::Revoke { group, .. }
-            | Operation::Describe { group, .. } => in_group(self.find(group)?, operation),
+            | Operation::Describe { group, .. } => match self.find(group) {
+                Some(found) => in_group(found, operation),
+                None => Some(in_no_group(group, operation)),
+            },
             Operation::TagRule { .. } => None,
         }
     }
@@ -90,7 +114,10 @@ impl ObservedInstance {
 impl ObservedGroup {
     /// See [`postern_core::enforcer::Observed::shows`].
     pub(super) fn shows_write(&self, operation: &Operation) -> Option<bool> {
-        in_group(self.group.as_ref()?, operation)
+        match &self.group {
+            Some(group) => in_group(group, operation),
+            None => Some(in_no_group(&GroupRef::Id(self.id.clone()), operation)),
+        }
     }
 }
 
@@ -152,6 +179,13 @@ mod tests {
         };
         assert_eq!(shows(&read, &Value::Null, &delete("sg-copy")), Some(false));
         assert_eq!(shows(&read, &Value::Null, &delete("sg-gone")), Some(true));
+        let mut unknown = self::read(&[]);
+        unknown.false_copies = unknown.copies.drain(..).map(|copy| copy.group).collect();
+        assert_eq!(
+            shows(&unknown, &Value::Null, &delete("sg-copy")),
+            Some(false),
+            "lost its mark"
+        );
     }
 
     #[test]
@@ -190,6 +224,25 @@ mod tests {
             shows(&read, &Value::Null, &open),
             Some(false),
             "ingress, not egress"
+        );
+        let into = |group: &GroupRef| Operation::Authorize {
+            group: group.clone(),
+            rules: Vec::new(),
+        };
+        let out_of = |group: &GroupRef| Operation::Revoke {
+            group: group.clone(),
+            rules: Vec::new(),
+        };
+        let gone = GroupRef::Id("sg-gone".to_owned());
+        let never = GroupRef::Copied {
+            of: "sg-other".to_owned(),
+        };
+        assert_eq!(shows(&read, &Value::Null, &into(&gone)), Some(false));
+        assert_eq!(shows(&read, &Value::Null, &out_of(&gone)), Some(true));
+        assert_eq!(
+            shows(&read, &Value::Null, &out_of(&never)),
+            Some(false),
+            "never made"
         );
     }
 }

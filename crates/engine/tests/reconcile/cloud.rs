@@ -82,6 +82,8 @@ pub(crate) struct CloudState {
     pub(crate) put_back_refused: Option<EnforceError>,
     /// Whether it was put back.
     pub(crate) put_back: bool,
+    /// What readings say of every other write.
+    pub(crate) shows: Option<bool>,
     /// Calls that are under way although nobody waits for them any more.
     pub(crate) late: Vec<(PointRef, Change)>,
 }
@@ -138,6 +140,7 @@ struct Seen {
     stands: bool,
     to_put_back: bool,
     put_back: bool,
+    shows: Option<bool>,
     /// Whether what was read is not what was written.
     lags: bool,
 }
@@ -237,7 +240,11 @@ impl Observed for Seen {
     }
 
     fn shows(&self, _: Option<&Value>, operation: &Value) -> Option<bool> {
-        (operation["verb"] == json!(Verb::Restore.as_str())).then_some(self.put_back)
+        if operation["verb"] == json!(Verb::Restore.as_str()) {
+            Some(self.put_back)
+        } else {
+            self.shows
+        }
     }
 
     fn snapshot(&self) -> Value {
@@ -344,6 +351,7 @@ impl Enforcer for FakeCloud {
             stands: state.stands,
             to_put_back: state.to_put_back,
             put_back: state.put_back,
+            shows: state.shows,
         }))
     }
 

@@ -166,7 +166,7 @@ async fn an_opening_without_an_answer_that_is_in_effect_at_once_has_succeeded() 
 }
 
 #[tokio::test]
-async fn a_restore_that_was_never_made_has_failed_though_nobody_wants_it_any_more() {
+async fn a_restore_that_was_never_made_has_not_succeeded_though_nobody_wants_it_any_more() {
     let world = World::patient().await;
     world.cloud.state.lock().unwrap().patience = Duration::from_millis(100);
     world.cloud.state.lock().unwrap().to_put_back = true;
@@ -183,10 +183,42 @@ async fn a_restore_that_was_never_made_has_failed_though_nobody_wants_it_any_mor
     world
         .passes_until("settled", async || world.nothing_is_unsettled().await)
         .await;
-    assert_eq!(world.outcomes().await, [Outcome::Failed]);
+    assert_eq!(
+        world.outcomes().await,
+        [Outcome::Unknown],
+        "it might have been undone"
+    );
     assert_eq!(
         world.cloud.state.lock().unwrap().recalled,
         [],
         "nor is it told of as made"
     );
+}
+
+#[tokio::test]
+async fn a_closing_that_a_reading_does_not_show_has_not_succeeded_though_its_grant_is_closed() {
+    let world = World::patient().await;
+    world.cloud.state.lock().unwrap().patience = Duration::from_millis(100);
+    let id = world.grant(LONG, LONG).await;
+    world.settle().await;
+    world.revoke(id).await;
+    world.next_call_meets(Fault::Late);
+    world.one_pass().await;
+    // What was to close it is there, and something else closed it.
+    {
+        let mut state = world.cloud.state.lock().unwrap();
+        assert_eq!(state.land(), 1);
+        state.shows = Some(false);
+    }
+    world.look_again().await;
+    world
+        .passes_until("settled", async || world.nothing_is_unsettled().await)
+        .await;
+    let told = world.outcomes().await;
+    assert_eq!(
+        told,
+        [Outcome::Succeeded, Outcome::Unknown],
+        "the opening, and the closing"
+    );
+    world.assert_sound().await;
 }
