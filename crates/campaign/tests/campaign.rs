@@ -143,17 +143,17 @@ fn sound(arguments: &[&str]) -> Value {
 #[test]
 fn no_invariant_breaks_under_the_seeds_that_broke_one_before() {
     let seeds = joined(MET.iter().map(|(seed, _)| *seed));
-    sound(&["--seeds", &seeds, "--plain", "--parallel", "6"]);
+    sound(&["--seeds", &seeds, "--plain", "--parallel", "4"]);
     let seeds = joined(MET_WITH_SHAPES.iter().map(|(seed, _)| *seed));
-    sound(&["--seeds", &seeds, "--first-shapes", "--parallel", "6"]);
+    sound(&["--seeds", &seeds, "--first-shapes", "--parallel", "4"]);
     let seeds = joined(MET_WITH_ALL.iter().map(|(seed, _)| *seed));
-    sound(&["--seeds", &seeds, "--parallel", "6"]);
+    sound(&["--seeds", &seeds, "--parallel", "4"]);
 }
 
 #[test]
 fn no_invariant_breaks_in_a_short_campaign_with_every_shape() {
     let seeds = joined(1..=RUNS);
-    let (totals, printed) = campaign(&["--seeds", &seeds, "--parallel", "6"]);
+    let (totals, printed) = campaign(&["--seeds", &seeds, "--parallel", "4"]);
     assert_eq!(totals["runs"], RUNS, "{printed}");
     assert_eq!(totals["sound"], totals["runs"], "{printed}");
     for shape in [

@@ -22,8 +22,10 @@ use crate::{
     server::Server,
 };
 
-/// The longest that one call of the API may take; a server that hangs is left for the other.
+/// The longest that one call of a step may take; a server that hangs is left for the other.
 const CALL: Duration = Duration::from_secs(4);
+/// The longest that a call may take without whose answer the run breaks off, on a machine that does much else.
+const NEEDED: Duration = Duration::from_secs(40);
 
 impl Stage {
     /// A client of one of the servers that run, in turn.
@@ -142,7 +144,9 @@ impl Stage {
 
     pub(super) async fn list_policies(&mut self) -> anyhow::Result<Vec<JitPolicy>> {
         let client = self.client("olga")?;
-        Ok(call(client.jit_policies(&JitPolicyQuery::default())).await?.items)
+        Ok(needed(client.jit_policies(&JitPolicyQuery::default()))
+            .await?
+            .items)
     }
 
     pub(super) async fn pending(&mut self) -> anyhow::Result<Vec<AccessRequest>> {
@@ -150,7 +154,7 @@ impl Stage {
             status: Some("pending".to_owned()),
             ..AccessRequestQuery::default()
         };
-        Ok(call(self.client("olga")?.access_requests(&query)).await?.items)
+        Ok(needed(self.client("olga")?.access_requests(&query)).await?.items)
     }
 
     /// Every request.
@@ -162,7 +166,7 @@ impl Stage {
             ..AccessRequestQuery::default()
         };
         loop {
-            let page = call(client.access_requests(&query)).await?;
+            let page = needed(client.access_requests(&query)).await?;
             requests.extend(page.items);
             match page.next_cursor {
                 Some(cursor) => query.cursor = Some(cursor),
@@ -180,7 +184,7 @@ impl Stage {
             ..GrantQuery::default()
         };
         loop {
-            let page = call(client.grants(&query)).await?;
+            let page = needed(client.grants(&query)).await?;
             grants.extend(page.items);
             match page.next_cursor {
                 Some(cursor) => query.cursor = Some(cursor),
@@ -199,7 +203,7 @@ impl Stage {
             ..AuditEventQuery::default()
         };
         loop {
-            let page = call(client.audit_events(&query)).await?;
+            let page = needed(client.audit_events(&query)).await?;
             events.extend(page.items);
             match page.next_cursor {
                 Some(cursor) => query.cursor = Some(cursor),
@@ -213,23 +217,36 @@ impl Stage {
 #[derive(Debug)]
 pub(super) enum Failed {
     Client(ClientError),
-    TooLate,
+    TooLate(Duration),
 }
 
 impl std::fmt::Display for Failed {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Client(error) => error.fmt(f),
-            Self::TooLate => write!(f, "no answer within {CALL:?}"),
+            Self::TooLate(limit) => write!(f, "no answer within {limit:?}"),
         }
     }
 }
 
 impl std::error::Error for Failed {}
 
+/// For a step: that one fails is part of the game.
 pub(super) async fn call<T>(asked: impl Future<Output = Result<T, ClientError>>) -> Result<T, Failed> {
-    tokio::time::timeout(CALL, asked)
+    within(CALL, asked).await
+}
+
+/// For what the run cannot do without.
+pub(super) async fn needed<T>(asked: impl Future<Output = Result<T, ClientError>>) -> Result<T, Failed> {
+    within(NEEDED, asked).await
+}
+
+async fn within<T>(
+    limit: Duration,
+    asked: impl Future<Output = Result<T, ClientError>>,
+) -> Result<T, Failed> {
+    tokio::time::timeout(limit, asked)
         .await
-        .map_err(|_| Failed::TooLate)?
+        .map_err(|_| Failed::TooLate(limit))?
         .map_err(Failed::Client)
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use postern_api::{audit_event::AuditEvent, grant::GrantRevoke};
 
-use super::{Stage, asking::call, down, now};
+use super::{Stage, asking::needed, down, now};
 use crate::{clouds, edit};
 
 impl Stage {
@@ -55,7 +55,7 @@ impl Stage {
                 server.start(None)?;
                 // The next look tries again.
                 anyhow::ensure!(
-                    server.ready(Duration::from_secs(20)).await,
+                    server.ready(Duration::from_mins(1)).await,
                     "a server does not start"
                 );
                 self.disturbances.end(&down(which), now());
@@ -67,7 +67,7 @@ impl Stage {
             for grant in self.grants().await? {
                 if grant.duration_seconds > 60 && matches!(grant.status.as_str(), "opening" | "open") {
                     let client = self.client("olga")?;
-                    call(client.revoke_grant(&grant.id, None, &GrantRevoke::default())).await?;
+                    needed(client.revoke_grant(&grant.id, None, &GrantRevoke::default())).await?;
                 }
             }
             self.say("grants run out");
@@ -84,7 +84,7 @@ impl Stage {
         }
         for policy in self.list_policies().await? {
             let client = self.client("olga")?;
-            call(client.delete_jit_policy(&policy.id, policy.version)).await?;
+            needed(client.delete_jit_policy(&policy.id, policy.version)).await?;
             self.say(format!("{} deleted", policy.id));
         }
         let mut left: Vec<String> = self
