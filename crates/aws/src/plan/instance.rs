@@ -37,6 +37,7 @@ use crate::{
 };
 
 pub use postern_core::inventory::holder_name;
+
 /// The tags of the holder of `instance`.
 pub fn holder_tags(installation: &Installation, instance: &str) -> BTreeMap<String, String> {
     BTreeMap::from([

@@ -204,7 +204,7 @@ async fn a_closing_that_a_reading_does_not_show_has_not_succeeded_though_its_gra
     world.revoke(id).await;
     world.next_call_meets(Fault::Late);
     world.one_pass().await;
-    // What was to close it is there, and something else closed it.
+    // The grant is closed, and a reading says that this write is not what closed it.
     {
         let mut state = world.cloud.state.lock().unwrap();
         assert_eq!(state.land(), 1);
