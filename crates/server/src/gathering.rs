@@ -15,7 +15,7 @@ use std::{
 };
 
 use http::StatusCode;
-use postern_authz::Decision;
+use postern_authz::{Authorizer, Decision};
 use postern_core::{
     audit::AuditEvent,
     id::RequestId,
@@ -47,7 +47,7 @@ const AT_MOST: usize = 64;
 const CROWD: i64 = 3;
 /// How long a shared transaction waits for a lock: whoever holds it delays only whom it has to.
 const LOCKED_WITHIN: Duration = Duration::from_millis(50);
-/// After a transaction in which most could not be made, so many requests are made by themselves without trying.
+/// After a transaction in which most that were not repeated could not be made, so many requests are made by themselves without trying.
 const DISCOURAGED: u32 = 100;
 
 /// A request that may share its transaction.
@@ -169,8 +169,8 @@ impl App {
         if plains.is_empty() {
             return false;
         }
-        let mut made = match self.try_gathered(&plains).await {
-            Ok(made) => made,
+        let (mut made, tried) = match self.try_gathered(&plains).await {
+            Ok(Gathered { made, repeated }) => (made, plains.len() - repeated),
             // Whether it was committed is not known: none of them may be made once more.
             Err(Unmade::Unknown(failure)) => {
                 let error = failure.source().map(tracing::field::display);
@@ -187,10 +187,10 @@ impl App {
             Err(Unmade::Nothing(failure)) => {
                 let error = failure.source().map(tracing::field::display);
                 tracing::debug!(error, detail = failure.detail(), "requests are made one by one");
-                BTreeMap::new()
+                (BTreeMap::new(), plains.len())
             }
         };
-        if made.len() * 2 < plains.len() {
+        if made.len() * 2 < tried {
             self.gathering.discouraged.store(DISCOURAGED, Ordering::Relaxed);
         }
         for (plain, answer) in plains.iter().zip(answers) {
@@ -200,16 +200,35 @@ impl App {
     }
 
     /// Makes those that only have to be written. The others are left out.
-    async fn try_gathered(
-        &self,
-        plains: &[Plain],
-    ) -> Result<BTreeMap<RequestId, AccessRequest<Pending>>, Unmade> {
+    async fn try_gathered(&self, plains: &[Plain]) -> Result<Gathered, Unmade> {
         // Read after the last of them arrived, so that it is as new as each of them may expect.
         let authorizer = self.authorizer().await.map_err(Unmade::Nothing)?;
-        let now = self.now();
         let mut tx = self.store.begin_impatient(LOCKED_WITHIN).await?;
+        let gathered = match self.write_gathered(&mut tx, plains, &authorizer).await {
+            Ok(gathered) if !gathered.made.is_empty() => gathered,
+            // To its end, before any of them is made by itself: until then it holds their keys, and a connection.
+            nothing => {
+                if let Err(error) = tx.rollback().await {
+                    let error = &error as &dyn std::error::Error;
+                    tracing::warn!(error, "a shared transaction is undone without an answer");
+                }
+                return nothing.map_err(Unmade::Nothing);
+            }
+        };
+        tx.commit().await.map_err(|error| Unmade::Unknown(error.into()))?;
+        Ok(gathered)
+    }
+
+    /// Writes those that only have to be written, as far as the commit.
+    async fn write_gathered(
+        &self,
+        tx: &mut Tx,
+        plains: &[Plain],
+        authorizer: &Authorizer,
+    ) -> Result<Gathered, Failure> {
+        let now = self.now();
         // Keys before anything else, as whoever is alone claims theirs.
-        let repeated = repeated(&mut tx, plains).await?;
+        let repeated = repeated(tx, plains).await?;
         let freezes = tx.freezes_in_force().await?;
         let policies = granting::by_id(tx.policies().await?);
         let mut ids: Vec<MachineId> = plains
@@ -222,7 +241,7 @@ impl App {
         let requesters: Vec<PrincipalRef> = plains.iter().map(|plain| plain.caller.reference()).collect();
         let mut pending = tx.count_pending(&requesters, now).await?;
         let ground = Ground {
-            authorizer: &authorizer,
+            authorizer,
             freezes: &freezes,
             policies: &policies,
             machines: &machines,
@@ -249,7 +268,7 @@ impl App {
             *has += 1;
             if let Some(key) = &plain.key {
                 let sent = idempotency::sent(&plain.caller, key);
-                answers.push((sent, body(&request, now).map_err(Unmade::Nothing)?));
+                answers.push((sent, body(&request, now)?));
             }
             rows.push(request.clone().into());
             events.extend(log);
@@ -258,16 +277,16 @@ impl App {
             }
             made.insert(request.id, request);
         }
-        if rows.is_empty() {
-            tx.rollback().await?;
-            return Ok(made);
+        if !rows.is_empty() {
+            tx.insert_requests(&rows).await?;
+            tx.audit(&events).await?;
+            tx.idempotency_answer(&answers, StatusCode::CREATED.as_u16(), now)
+                .await?;
         }
-        tx.insert_requests(&rows).await?;
-        tx.audit(&events).await?;
-        tx.idempotency_answer(&answers, StatusCode::CREATED.as_u16(), now)
-            .await?;
-        tx.commit().await.map_err(|error| Unmade::Unknown(error.into()))?;
-        Ok(made)
+        Ok(Gathered {
+            made,
+            repeated: repeated.len(),
+        })
     }
 
     /// The request with whose agreement it awaits, and what is written of it; nothing when it may not be had, or is
@@ -323,6 +342,14 @@ async fn repeated(tx: &mut Tx, plains: &[Plain]) -> Result<BTreeSet<RequestId>, 
 fn body(request: &AccessRequest<Pending>, now: Instant) -> Result<Value, Failure> {
     let shown = access_request::show(&request.clone().into(), Vec::new(), now);
     serde_json::to_value(shown).map_err(Failure::internal)
+}
+
+/// What a shared transaction made.
+struct Gathered {
+    made: BTreeMap<RequestId, AccessRequest<Pending>>,
+    /// How many it left out because of their keys. They say nothing about the use of sharing: whoever sends its keys
+    /// again in crowds does not turn it off for everybody else.
+    repeated: usize,
 }
 
 /// Why nothing was made.

@@ -196,6 +196,51 @@ async fn requests_with_keys_share_transactions_and_each_key_makes_one() {
 }
 
 #[tokio::test]
+async fn keys_that_are_sent_again_in_crowds_turn_sharing_off_for_nobody() {
+    let rig = Rig::start().await;
+    let machine = rig.ready_for_requests("one").await;
+    rig.assign("bob", "requester", "/aws").await;
+    let ada = rig.client("ada");
+    let keys: Vec<String> = (0..12).map(|number| format!("k-{number}")).collect();
+    let mut first = BTreeSet::new();
+    for key in &keys {
+        let made = ada
+            .create_access_request(Some(key), &at_once(), &ask(&machine))
+            .await;
+        first.insert(made.unwrap().id);
+    }
+    let held = postern_store::testing::hold_decisions(&rig.store).await;
+    let mut crowd = crowd_of_bobs(&rig, &machine).await;
+    for key in &keys {
+        spawn_keyed(&mut crowd, "ada", &ada, &machine, Some(key));
+    }
+    under_way(&rig, 15).await;
+    held.rollback().await.unwrap();
+    let again: BTreeSet<String> = crowd
+        .join_all()
+        .await
+        .into_iter()
+        .filter_map(|(who, request)| (who == "ada").then(|| request.unwrap().id))
+        .collect();
+    assert_eq!(again, first);
+
+    let before = postern_store::testing::transactions_of_requests(&rig.store).await;
+    let held = postern_store::testing::hold_decisions(&rig.store).await;
+    let mut crowd = crowd_of_bobs(&rig, &machine).await;
+    for _ in 0..20 {
+        spawn(&mut crowd, "ada", &ada, &machine);
+    }
+    under_way(&rig, 23).await;
+    held.rollback().await.unwrap();
+    for (_, request) in crowd.join_all().await {
+        request.unwrap();
+    }
+    // Bob's three; those of Ada's that were there when the first of them began; and the others.
+    let transactions = postern_store::testing::transactions_of_requests(&rig.store).await - before;
+    assert!(transactions <= 5, "{transactions} transactions");
+}
+
+#[tokio::test]
 async fn each_of_a_crowd_is_answered_for_itself() {
     let rig = Rig::start().await;
     let machine = rig.ready_for_requests("one").await;
