@@ -1,4 +1,5 @@
-//! Pipelines: commands that run while ports are open for them, on both simulators, with runners that die.
+//! Pipelines: a command runs while ports are open for it, and they close with it, in both clouds, also when the runner
+//! dies; through a lease, over SSH, and with what comes for GitHub's and GitLab's pipelines.
 #![expect(
     clippy::unwrap_used,
     clippy::expect_used,

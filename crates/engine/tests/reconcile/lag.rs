@@ -4,7 +4,6 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use postern_core::{
     enforcer::Displaced,
-    grant::GrantState,
     testing::an_id,
     time::{Clock, Instant, SystemClock},
 };
@@ -29,7 +28,7 @@ async fn a_reading_from_before_another_replica_opened_a_grant_does_not_confirm_t
     world.cloud.state.lock().unwrap().lag = Duration::from_mins(1);
     let id = world.grant(LONG, LONG).await;
     world.settle().await;
-    assert!(matches!(world.grant_now(id).await.state, GrantState::Open(_)));
+    assert!(world.is_open(id).await);
     // The other replica reads what was there before, and its clock is of no use.
     world.cloud.state.lock().unwrap().shown = Some(BTreeSet::new());
     let mut config = EngineConfig::new("test".parse().unwrap(), "b");
@@ -41,13 +40,13 @@ async fn a_reading_from_before_another_replica_opened_a_grant_does_not_confirm_t
     assert_eq!(told[0].operation["verb"], "open");
     assert_eq!(world.present(), BTreeSet::new(), "it is closed all the same");
     assert!(
-        matches!(world.grant_now(id).await.state, GrantState::Closing(_)),
+        world.is_closing(id).await,
         "what was read does not show the writes"
     );
     // What is read now may be old or new: the opening and the closing together leave no trace.
     world.look_again().await;
     world.settle_with(&other).await;
-    assert!(matches!(world.grant_now(id).await.state, GrantState::Closed(_)));
+    assert!(world.has_closed(id).await);
     world.assert_sound().await;
 }
 
@@ -67,7 +66,7 @@ async fn a_reading_that_only_lags_is_no_failed_attempt() {
             world.engine.pass(lease, asked).await;
         }
     }
-    assert!(matches!(world.grant_now(id).await.state, GrantState::Open(_)));
+    assert!(world.is_open(id).await);
     assert_eq!(world.cloud.state.lock().unwrap().applies, 1);
     world.cloud.state.lock().unwrap().shown = None;
     world.look_again().await;

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use postern_core::{audit::Outcome, enforcer::EnforceError, grant::GrantState};
+use postern_core::{audit::Outcome, enforcer::EnforceError};
 
 use super::{LONG, cloud::Fault, world::World};
 
@@ -41,12 +41,10 @@ impl World {
         }
     }
 
-    async fn has_closed(&self, id: postern_core::id::GrantId) -> bool {
-        matches!(self.grant_now(id).await.state, GrantState::Closed(_))
-    }
-
-    async fn nothing_is_unsettled(&self) -> bool {
-        postern_store::testing::unsettled_changes(&self.store).await == 0
+    /// Passes until every change has an outcome.
+    async fn passes_until_settled(&self) {
+        let settled = async || postern_store::testing::unsettled_changes(&self.store).await == 0;
+        self.passes_until("settled", settled).await;
     }
 }
 
@@ -79,9 +77,7 @@ async fn a_closing_without_an_answer_has_not_failed_while_it_may_still_take_effe
         .passes_until("closed", async || world.has_closed(id).await)
         .await;
     world.cloud.state.lock().unwrap().apply_faults.clear();
-    world
-        .passes_until("settled", async || world.nothing_is_unsettled().await)
-        .await;
+    world.passes_until_settled().await;
     let told = world.outcomes().await;
     let succeeded = told
         .iter()
@@ -130,17 +126,11 @@ async fn an_opening_that_lands_after_its_second_try_was_closed_again_is_found_an
     world.next_call_meets(Fault::Late);
     let id = world.grant(LONG, LONG).await;
     world.settle().await;
-    assert!(
-        matches!(world.grant_now(id).await.state, GrantState::Open(_)),
-        "the second try is in effect"
-    );
+    assert!(world.is_open(id).await, "the second try is in effect");
     world.revoke(id).await;
     world.settle().await;
     assert_eq!(world.present(), BTreeSet::new(), "what was opened is shut");
-    assert!(
-        matches!(world.grant_now(id).await.state, GrantState::Closing(_)),
-        "the first try may still take effect"
-    );
+    assert!(world.is_closing(id).await, "the first try may still take effect");
 
     assert_eq!(world.cloud.state.lock().unwrap().land(), 1);
     assert!(world.present().contains(&id), "and does");
@@ -180,9 +170,7 @@ async fn a_restore_that_was_never_made_has_not_succeeded_though_nobody_wants_it_
         state.to_put_back = false;
     }
     world.look_again().await;
-    world
-        .passes_until("settled", async || world.nothing_is_unsettled().await)
-        .await;
+    world.passes_until_settled().await;
     assert_eq!(
         world.outcomes().await,
         [Outcome::Unknown],
@@ -211,9 +199,7 @@ async fn a_closing_that_a_reading_does_not_show_has_not_succeeded_though_its_gra
         state.shows = Some(false);
     }
     world.look_again().await;
-    world
-        .passes_until("settled", async || world.nothing_is_unsettled().await)
-        .await;
+    world.passes_until_settled().await;
     let told = world.outcomes().await;
     assert_eq!(
         told,

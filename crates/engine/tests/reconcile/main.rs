@@ -68,11 +68,8 @@ async fn closing_one_of_two_overlapping_grants_leaves_the_other_open() {
     world.settle().await;
     tokio::time::sleep(SHORT).await;
     world.settle().await;
-    assert!(matches!(
-        world.grant_now(short).await.state,
-        GrantState::Closed(_)
-    ));
-    assert!(matches!(world.grant_now(long).await.state, GrantState::Open(_)));
+    assert!(world.has_closed(short).await);
+    assert!(world.is_open(long).await);
     assert_eq!(world.present(), [long].into());
     world.assert_sound().await;
 }
@@ -89,7 +86,7 @@ async fn a_write_that_takes_effect_without_an_answer_is_found_by_reading_back() 
         .push_back(Fault::After);
     let id = world.grant(LONG, LONG).await;
     world.settle().await;
-    assert!(matches!(world.grant_now(id).await.state, GrantState::Open(_)));
+    assert!(world.is_open(id).await);
     assert_eq!(world.cloud.state.lock().unwrap().applies, 1, "not written twice");
     world.assert_sound().await;
 }
@@ -111,7 +108,7 @@ async fn closing_is_retried_until_the_cloud_lets_it() {
     }
     tokio::time::sleep(SHORT).await;
     world.settle().await;
-    assert!(matches!(world.grant_now(id).await.state, GrantState::Closed(_)));
+    assert!(world.has_closed(id).await);
     world.assert_sound().await;
 }
 
@@ -208,7 +205,7 @@ async fn a_machine_that_two_discoveries_do_not_see_is_gone_and_one_that_cannot_b
         assert_eq!(world.engine.discover_all().await.failed_accounts, 1);
     }
     world.settle().await;
-    assert!(matches!(world.grant_now(id).await.state, GrantState::Open(_)));
+    assert!(world.is_open(id).await);
 
     {
         let mut state = world.cloud.state.lock().unwrap();
@@ -268,7 +265,7 @@ async fn a_pass_that_dies_after_its_intent_is_settled_by_the_next_owner() {
     let _ = pass.await;
     tokio::time::sleep(Duration::from_millis(300)).await;
     world.settle().await;
-    assert!(matches!(world.grant_now(id).await.state, GrantState::Open(_)));
+    assert!(world.is_open(id).await);
     assert!(world.present().contains(&id));
     world.assert_sound().await;
 }
@@ -290,7 +287,7 @@ async fn two_replicas_never_write_the_same_point_at_once_and_settle_everything()
     for _ in 0..200 {
         let mut open = 0;
         for id in &ids {
-            open += u32::from(!matches!(world.grant_now(*id).await.state, GrantState::Closed(_)));
+            open += u32::from(!world.has_closed(*id).await);
         }
         if open == 0 {
             break;
@@ -318,7 +315,7 @@ async fn a_grant_that_ends_while_its_opening_is_planned_is_never_written() {
     // Revoked by somebody else right after the pass read what is wanted.
     world.cloud.state.lock().unwrap().revoke_at_next_observe = Some(id);
     world.settle().await;
-    assert!(matches!(world.grant_now(id).await.state, GrantState::Closed(_)));
+    assert!(world.has_closed(id).await);
     assert_eq!(
         world.cloud.state.lock().unwrap().applies,
         0,
@@ -358,11 +355,8 @@ async fn an_opening_without_an_answer_that_may_still_land_keeps_its_grant_from_b
     for lease in lease(1).await.unwrap() {
         world.engine.pass(lease, asked).await;
     }
-    assert!(
-        matches!(world.grant_now(id).await.state, GrantState::Closing(_)),
-        "the call may still land"
-    );
-    while !matches!(world.grant_now(id).await.state, GrantState::Closed(_)) {
+    assert!(world.is_closing(id).await, "the call may still land");
+    while !world.has_closed(id).await {
         for lease in lease(1).await.unwrap() {
             world.engine.pass(lease, asked).await;
         }
@@ -385,10 +379,7 @@ async fn a_machine_that_moves_to_a_stricter_policy_loses_what_that_policy_refuse
     tx.commit().await.unwrap();
     world.engine.discover_all().await;
     world.settle().await;
-    assert!(
-        matches!(world.grant_now(id).await.state, GrantState::Open(_)),
-        "not tagged yet"
-    );
+    assert!(world.is_open(id).await, "not tagged yet");
 
     world.cloud.state.lock().unwrap().machines[0]
         .tags

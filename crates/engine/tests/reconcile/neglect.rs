@@ -110,7 +110,7 @@ async fn a_cloud_that_asks_for_a_day_does_not_get_it() {
         });
     let id = world.grant(LONG, LONG).await;
     world.settle().await;
-    assert!(matches!(world.grant_now(id).await.state, GrantState::Open(_)));
+    assert!(world.is_open(id).await);
     world.assert_sound().await;
 }
 
@@ -147,10 +147,7 @@ async fn with_every_worker_busy_what_is_due_waits_without_being_asked_about_all_
     let asked = clock.0.load(Ordering::Relaxed) - before;
     assert!(asked < 150, "asked {asked} times in a second for ten polls");
     world.cloud.state.lock().unwrap().stuck = false;
-    until("it opens", async || {
-        matches!(world.grant_now(id).await.state, GrantState::Open(_))
-    })
-    .await;
+    until("it opens", async || world.is_open(id).await).await;
     stop.cancel();
     running.await.unwrap();
 }
@@ -165,7 +162,7 @@ async fn grants_in_a_cloud_that_nobody_has_an_enforcer_for_end_and_say_why_they_
     let stop = CancellationToken::new();
     let running = tokio::spawn(engine.run(stop.clone()));
     until("both ended", async || {
-        let ended = async |id| matches!(world.grant_now(id).await.state, GrantState::Closing(_));
+        let ended = async |id| world.is_closing(id).await;
         ended(open).await && ended(opening).await
     })
     .await;
@@ -190,7 +187,7 @@ async fn grants_in_a_cloud_that_nobody_has_an_enforcer_for_end_and_say_why_they_
     );
 
     world.settle().await;
-    assert!(matches!(world.grant_now(open).await.state, GrantState::Closed(_)));
+    assert!(world.has_closed(open).await);
     assert!(world.present().is_empty());
     world.assert_sound().await;
 }
@@ -206,7 +203,7 @@ async fn a_replica_leaves_the_points_of_other_clouds_to_those_who_can() {
     let point = world.store.point(&world.point).await.unwrap().unwrap();
     assert_eq!((point.attempts, point.last_error), (0, None), "nobody tried");
     world.settle().await;
-    assert!(matches!(world.grant_now(id).await.state, GrantState::Open(_)));
+    assert!(world.is_open(id).await);
     stop.cancel();
     running.await.unwrap();
 }
@@ -273,7 +270,7 @@ async fn a_point_that_was_gone_and_comes_back_with_a_rule_of_ours_is_closed() {
     world.cloud.state.lock().unwrap().gone.insert(world.point.clone());
     world.look_again().await;
     world.settle().await;
-    assert!(matches!(world.grant_now(id).await.state, GrantState::Closed(_)));
+    assert!(world.has_closed(id).await);
     world.cloud.state.lock().unwrap().gone.clear();
     leave_a_rule(&world, id);
     world.engine.discover_all().await;
@@ -351,11 +348,8 @@ async fn a_grant_that_the_database_has_as_open_and_the_cloud_does_not_is_looked_
         .unwrap();
     tx.commit().await.unwrap();
     world.settle().await;
-    assert!(matches!(world.grant_now(over).await.state, GrantState::Closed(_)));
-    assert!(matches!(
-        world.grant_now(lasting).await.state,
-        GrantState::Open(_)
-    ));
+    assert!(world.has_closed(over).await);
+    assert!(world.is_open(lasting).await);
     assert_eq!(world.present(), [lasting].into());
     let changed = world.log("change.apply").await;
     assert!(changed.iter().any(|event| event.subject.grant == Some(unknown)));

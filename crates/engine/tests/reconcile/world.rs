@@ -217,6 +217,18 @@ impl World {
         grant
     }
 
+    pub(crate) async fn is_open(&self, id: GrantId) -> bool {
+        matches!(self.grant_now(id).await.state, GrantState::Open(_))
+    }
+
+    pub(crate) async fn is_closing(&self, id: GrantId) -> bool {
+        matches!(self.grant_now(id).await.state, GrantState::Closing(_))
+    }
+
+    pub(crate) async fn has_closed(&self, id: GrantId) -> bool {
+        matches!(self.grant_now(id).await.state, GrantState::Closed(_))
+    }
+
     /// Makes passes until nothing is due.
     pub(crate) async fn settle(&self) {
         self.settle_with(&self.engine).await;
