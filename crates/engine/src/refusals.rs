@@ -1,4 +1,4 @@
-//! What a cloud refuses to have put back: found and told once, and tried again with growing intervals.
+//! What a cloud refuses to have put back or cleared away: found and told once, and tried again with growing intervals.
 //!
 //! A rule that a lockdown displaced may name what is not there any more, such as a group on the other side of a peering
 //! connection. Nobody waits for it as for an opening or a closing, and it may stay so for weeks; so it is no failed pass,
@@ -17,6 +17,9 @@ use crate::{
     outcome::RoundResult,
     pass::{Attempt, AttemptResult, View},
 };
+
+/// EC2's word for what cannot be deleted because something uses it. It may be said for some moments after the last use.
+const IN_USE: &str = "DependencyViolation";
 
 /// Why changes were refused, by what they are.
 pub(crate) type Reasons = BTreeMap<String, String>;
@@ -69,8 +72,8 @@ pub(crate) fn name(change: &Change) -> Option<String> {
 fn reason(error: &EnforceError) -> Option<&str> {
     match error {
         EnforceError::Refused { code, .. } | EnforceError::Forbidden { code, .. } => Some(code),
-        // What it names is not there, or cannot be named from here.
-        EnforceError::Conflict { code, .. } if code.ends_with(".NotFound") => Some(code),
+        // What it names is not there, or cannot be named from here; or something uses what is to be cleared away.
+        EnforceError::Conflict { code, .. } if code.ends_with(".NotFound") || code == IN_USE => Some(code),
         _ => None,
     }
 }
@@ -112,21 +115,27 @@ impl RoundResult {
     }
 }
 
-/// A finding for each change of the plan that the cloud refuses.
-pub(crate) fn findings(plan: &Plan, changes: &Reasons) -> Vec<Finding> {
+/// A finding for each change of the plan that the cloud refuses. What is in use is found only after `moments`.
+pub(crate) fn findings(plan: &Plan, refused: &Refused, now: Instant, moments: Duration) -> Vec<Finding> {
+    let moments = TimeDelta::from_std(moments).unwrap_or_default();
     let refused = plan.changes.iter().filter_map(|change| {
-        let why = changes
+        let why = refused
+            .changes
             .get(&name(change)?)
-            .filter(|why| *why != "not attempted")?;
+            .filter(|why| *why != "not attempted" && (*why != IN_USE || now - refused.since >= moments))?;
         Some((change, why))
     });
     refused
         .map(|(change, why)| Finding {
             code: "restore_refused".to_owned(),
             message: format!(
-                "the cloud refuses with {why} to {}: bring back what that names, or give the right to do it, and it \
-                 is done at a later look",
-                change.summary
+                "the cloud refuses with {why} to {}: {}, and it is done at a later look",
+                change.summary,
+                if why == IN_USE {
+                    "end what uses it"
+                } else {
+                    "bring back what that names, or give the right to do it"
+                }
             ),
             before: change.after.clone(),
             after: None::<Value>,
@@ -141,9 +150,8 @@ mod tests {
 
     use super::*;
 
-    #[test]
-    fn a_change_is_called_the_same_by_every_version() {
-        let change = |rule: &str| Change {
+    fn change(rule: &str) -> Change {
+        Change {
             verb: Verb::Restore,
             target: "sg-1".to_owned(),
             summary: "put it back".to_owned(),
@@ -153,7 +161,28 @@ mod tests {
             after: None,
             operation: json!({ "rule": rule }),
             displaces: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn what_stays_in_use_is_found_after_a_while_and_anything_else_at_once() {
+        let plan = Plan {
+            changes: vec![change("a")],
+            ..Plan::default()
         };
+        let found = |why: &str, now| {
+            let refused = Refused {
+                since: at(100),
+                changes: Reasons::from([(name(&change("a")).unwrap(), why.to_owned())]),
+            };
+            findings(&plan, &refused, at(now), Duration::from_mins(1)).len()
+        };
+        assert_eq!([100, 159, 160].map(|now| found(IN_USE, now)), [0, 0, 1]);
+        assert_eq!(found("InvalidGroup.NotFound", 100), 1);
+    }
+
+    #[test]
+    fn a_change_is_called_the_same_by_every_version() {
         // `["restore","sg-1",{"rule":"a"}]`, by sha256sum.
         let known = "14d65195ca267b89a33b972b9c87fdf620f0b2273c399b3124da6bdb315bdeb7";
         assert_eq!(name(&change("a")).as_deref(), Some(known));

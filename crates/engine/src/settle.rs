@@ -20,7 +20,7 @@ use serde_json::json;
 use crate::{
     Engine,
     events::{Events, PassRef},
-    findings::lockdown,
+    findings::{Left, lockdown},
     metrics::{CloudLabels, CodeLabels},
     outcome::{Looked, RoundResult},
     pass::{Ended, Seen, View},
@@ -60,11 +60,20 @@ impl Engine {
             .and_then(RoundResult::refused)
             .map(|changes| Refused::now(changes, view, now));
         if let Some(refused) = &refused {
-            plan.findings.extend(refusals::findings(&plan, &refused.changes));
+            let moments = self.config.overdue_after;
+            let found = refusals::findings(&plan, refused, now, moments);
+            plan.findings.extend(found);
         }
         let failure =
             Failure::of(reading, looked.last.as_ref(), &plan).filter(|_| !lags && refused.is_none());
         let message = failure.as_ref().map(|failure| failure.message.as_str());
+
+        let holds_ours = desired.members.iter().any(|member| !member.grants.is_empty())
+            || desired.locked_down().next().is_some()
+            || !desired.displaced.is_empty();
+        // What stays on purpose where nothing is wanted any more.
+        let left =
+            (known && !holds_ours && !plan.findings.is_empty()).then(|| Left::now(&plan.findings, view, now));
 
         let mut tx = self.store.begin().await?;
         let seen = Seen {
@@ -248,8 +257,17 @@ impl Engine {
                     .await?,
             );
             log.extend(
-                self.report(&mut tx, lease, view, &pass, &events, &plan, refused.as_ref())
-                    .await?,
+                self.report(
+                    &mut tx,
+                    lease,
+                    view,
+                    &pass,
+                    &events,
+                    &plan,
+                    refused.as_ref(),
+                    left.as_ref(),
+                )
+                .await?,
             );
         }
         let settled = if gone {
@@ -293,9 +311,6 @@ impl Engine {
             tx.finish(lease, retry, &due).await?;
             "retry"
         } else {
-            let holds_ours = desired.members.iter().any(|member| !member.grants.is_empty())
-                || desired.locked_down().next().is_some()
-                || !desired.displaced.is_empty();
             if lags {
                 let look = TimeDelta::from_std(self.config.backoff).unwrap_or_default();
                 earliest(&mut next, now + look, urgency);
@@ -303,6 +318,13 @@ impl Engine {
             if let Some(refused) = &refused {
                 let again = refused.again_at(now, self.config.backoff, self.config.drift_interval);
                 earliest(&mut next, again, Urgency::Look);
+            }
+            if let Some(left) = &left {
+                earliest(
+                    &mut next,
+                    left.again_at(now, self.config.drift_interval),
+                    Urgency::Look,
+                );
             }
             for doubt in &looked.doubts {
                 earliest(&mut next, doubt.until(), Urgency::Closing);
@@ -355,16 +377,18 @@ impl Engine {
         events: &Events<'_>,
         plan: &Plan,
         refused: Option<&Refused>,
+        left: Option<&Left>,
     ) -> Result<Vec<AuditEvent>, StoreError> {
         let mut log = Vec::new();
         let locked = lockdown(&view.desired).filter(|_| plan.changes.is_empty());
         let report = json!({ "findings": plan.findings, "obstacles": plan.obstacles, "locked": locked,
-            "refused": refused.map(Refused::report) });
+            "refused": refused.map(Refused::report), "left": left.map(Left::report) });
         if view.report.as_ref() == Some(&report)
             || (view.report.is_none()
                 && plan.findings.is_empty()
                 && plan.obstacles.is_empty()
-                && locked.is_none())
+                && locked.is_none()
+                && refused.is_none())
         {
             return Ok(log);
         }

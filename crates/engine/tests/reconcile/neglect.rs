@@ -263,6 +263,44 @@ async fn a_rule_where_no_machine_is_known_is_found_by_discovery_and_closed() {
 }
 
 #[tokio::test]
+async fn what_has_to_stay_where_nothing_is_wanted_is_told_once_and_looked_at_again() {
+    let world = World::new().await;
+    {
+        let mut state = world.cloud.state.lock().unwrap();
+        state.marked = [(world.point.clone(), [config().installation].into())].into();
+        state.findings = vec![Finding {
+            code: "own_group_named".into(),
+            message: "rules of sg-1 name it".into(),
+            before: None,
+            after: None,
+            grants: vec![],
+        }];
+    }
+    let due = async || world.store.point(&world.point).await.unwrap().unwrap().due_at;
+    for _ in 0..3 {
+        world.engine.discover_all().await;
+        world.settle().await;
+        let interval = config().drift_interval;
+        assert!(
+            due().await.unwrap() > SystemClock.now() + interval / 2,
+            "not at once"
+        );
+    }
+    assert_eq!(world.log("point.stray_rules").await.len(), 1);
+    assert_eq!(world.log("point.finding").await.len(), 1);
+    {
+        let mut state = world.cloud.state.lock().unwrap();
+        state.marked.clear();
+        state.findings.clear();
+    }
+    world.look_again().await;
+    world.settle().await;
+    assert_eq!(world.log("point.resolved").await.len(), 1);
+    assert_eq!(due().await, None, "and not again");
+    world.assert_sound().await;
+}
+
+#[tokio::test]
 async fn a_point_that_was_gone_and_comes_back_with_a_rule_of_ours_is_closed() {
     let world = World::new().await;
     let id = world.grant(LONG, LONG).await;

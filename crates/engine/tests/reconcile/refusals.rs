@@ -76,6 +76,23 @@ async fn what_is_refused_to_be_put_back_is_told_when_it_begins_changes_and_ends(
 }
 
 #[tokio::test]
+async fn what_is_in_use_for_a_moment_is_tried_again_without_a_finding() {
+    let world = World::new().await;
+    world.cloud.state.lock().unwrap().to_put_back = true;
+    let in_use = EnforceError::Conflict {
+        resource: "sg-1".into(),
+        code: "DependencyViolation".into(),
+    };
+    world.looks_while(Some(in_use)).await;
+    assert!(world.cloud.state.lock().unwrap().applies > 5, "it is tried again");
+    assert_eq!(world.told().await, [Outcome::Intended, Outcome::Failed]);
+    world.looks_while(None).await;
+    assert_eq!(world.told().await[2..], [Outcome::Intended, Outcome::Succeeded]);
+    assert_eq!(world.found().await, []);
+    world.assert_sound().await;
+}
+
+#[tokio::test]
 async fn a_refusal_to_put_something_back_is_no_failed_attempt() {
     let world = World::new().await;
     world.cloud.state.lock().unwrap().to_put_back = true;
