@@ -255,6 +255,7 @@ pub(crate) async fn instance(
         strange_copies: BTreeMap::new(),
         originals: Vec::new(),
         false_copies,
+        named_by: BTreeMap::new(),
         limits: clients.config().limits,
     };
     let carried = observed.with(written);
@@ -275,29 +276,42 @@ pub(crate) async fn instance(
     for copy in &mut observed.copies {
         copy.elsewhere = isolation::elsewhere(ec2, &carried, copy, isolating(desired).is_some()).await?;
     }
+    observed.named_by = isolation::in_the_way(ec2, &unused(&observed, desired)).await?;
     let carried = observed.with(written);
     // Whether a holder has to be made goes by what was written too.
     observed.ipv6_vpcs = ipv6_vpcs(clients, ec2, &carried, desired).await?;
     Ok(observed)
 }
 
+fn is_attached(observed: &ObservedInstance, group: &SecurityGroup) -> bool {
+    let mut interfaces = observed.interfaces.iter();
+    interfaces.any(|interface| interface.groups.contains(&group.id))
+}
+
+fn is_nothing_wanted(desired: &Desired) -> bool {
+    desired.members.iter().all(|member| member.grants.is_empty())
+}
+
+/// The groups of ours that the instance does not have and nothing wants.
+fn unused<'a>(observed: &'a ObservedInstance, desired: &Desired) -> Vec<&'a SecurityGroup> {
+    let holders = observed.holders.iter().filter(|_| is_nothing_wanted(desired));
+    let copies = observed.copies.iter().map(|copy| &copy.group);
+    holders
+        .chain(copies)
+        .filter(|group| !is_attached(observed, group))
+        .collect()
+}
+
 fn hints_at_strays(observed: &ObservedInstance, desired: &Desired) -> bool {
-    let is_attached = |holder: &SecurityGroup| {
-        observed
-            .interfaces
-            .iter()
-            .any(|interface| interface.groups.contains(&holder.id))
-    };
-    let nothing_wanted = desired.members.iter().all(|member| member.grants.is_empty());
+    let nothing_wanted = is_nothing_wanted(desired);
     let one_left = desired
         .members
         .iter()
         .flat_map(|member| &member.interfaces)
         .any(|known| !observed.interfaces.iter().any(|interface| interface.id == *known));
-    observed
-        .holders
-        .iter()
-        .any(|holder| one_left || (nothing_wanted && !is_attached(holder)) || observed.interfaces.is_empty())
+    observed.holders.iter().any(|holder| {
+        one_left || (nothing_wanted && !is_attached(observed, holder)) || observed.interfaces.is_empty()
+    })
 }
 
 async fn strays(ec2: &Ec2, observed: &ObservedInstance) -> Result<Vec<ObservedInterface>, EnforceError> {

@@ -9,7 +9,7 @@
 )]
 
 use postern_core::{
-    enforcer::{Bindings, EnforceError, Enforcer},
+    enforcer::{Bindings, EnforceError, Enforcer, Verb},
     testing::an_id,
 };
 use postern_sim::{
@@ -31,6 +31,8 @@ mod isolation;
 mod lag;
 #[path = "contract/moves.rs"]
 mod moves;
+#[path = "contract/named.rs"]
+mod named;
 #[path = "contract/peering.rs"]
 mod peering;
 #[path = "contract/stage.rs"]
@@ -322,6 +324,14 @@ async fn a_grant_reads_back_closed_while_its_group_still_cannot_be_deleted() {
             .evidence(&closed)
             .contains_key(&an_id(1))
     );
-    stage.pass(&closed, usize::MAX).await;
+    let last = stage.pass(&closed, usize::MAX).await;
+    let verbs: Vec<Verb> = last.changes.iter().map(|change| change.verb).collect();
+    assert_eq!(verbs, [Verb::Restore], "nobody waits for it any more");
     assert_eq!(stage.observe(&closed).await.plan(&closed).changes, []);
+}
+
+#[tokio::test]
+async fn a_group_that_somebodys_rule_names_is_told_and_not_tried_to_delete_until_the_rule_goes() {
+    let (_handle, endpoint) = simulator().await;
+    named::run(&endpoint).await;
 }

@@ -212,7 +212,8 @@ pub struct Finding {
     /// A stable word: `own_rule_edited`, `own_rule_missing`, `displaced_rule_returned`,
     /// `residual_rule_edited`, `displaced_group_gone`, `foreign_rule_blocks`, `foreign_rule_may_block`,
     /// `foreign_rule_opens`, `foreign_rule_may_open` (it leads to something that may lead on, and could not be read),
-    /// `protocols_not_kept`, `shared_group`, `restore_refused` (the cloud does not take back what was displaced).
+    /// `protocols_not_kept`, `shared_group`, `own_group_named` (a rule of others keeps a group of ours from being
+    /// deleted), `restore_refused` (the cloud does not take back what was displaced).
     pub code: String,
     /// What was noticed, for people.
     pub message: String,

@@ -23,31 +23,22 @@ use crate::{
     wire,
 };
 
+/// Whose rules name groups, by what they name.
+type Naming = BTreeMap<String, BTreeSet<String>>;
+
 impl Ec2 {
     /// The groups whose rules name any of these, with what they name. Of rules in other accounts, over a peering
     /// connection or a transit gateway, EC2 tells the VPC alone.
-    async fn naming(&self, ids: &[String]) -> Result<BTreeMap<String, BTreeSet<String>>, EnforceError> {
+    async fn naming(&self, ids: &[String]) -> Result<Naming, EnforceError> {
         const OPERATION: &str = "DescribeSecurityGroupReferences";
         let asked = self
             .client
             .describe_security_group_references()
             .set_group_id(Some(ids.to_vec()))
             .send();
-        let (inbound, outbound, peers) = tokio::join!(
-            self.groups(wire::filter("ip-permission.group-id", ids)),
-            self.groups(wire::filter("egress.ip-permission.group-id", ids)),
-            asked
-        );
+        let (naming, peers) = tokio::join!(self.naming_here(ids), asked);
         let about = |failure: Failure| failure.about(&ids.join(", "));
-        let (inbound, outbound) = (inbound.map_err(about)?, outbound.map_err(about)?);
-        let mut naming: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
-        for group in inbound.iter().chain(&outbound) {
-            for rule in group.ingress.iter().chain(&group.egress) {
-                if let SgPeer::Group { group: named, .. } = &rule.peer {
-                    naming.entry(named.clone()).or_default().insert(group.id.clone());
-                }
-            }
-        }
+        let mut naming = named_by(&naming.map_err(about)?);
         let peers = match peers.map_err(|error| about(Failure::new(OPERATION, &error))) {
             Ok(peers) => peers,
             // Nobody is isolated on a guess; and what else is to be done at the instance, is done.
@@ -68,6 +59,50 @@ impl Ec2 {
         }
         Ok(naming)
     }
+
+    /// The groups of the account and region whose rules name any of these.
+    async fn naming_here(&self, ids: &[String]) -> Result<Vec<SecurityGroup>, Failure> {
+        let (inbound, outbound) = tokio::join!(
+            self.groups(wire::filter("ip-permission.group-id", ids)),
+            self.groups(wire::filter("egress.ip-permission.group-id", ids)),
+        );
+        Ok([inbound?, outbound?].concat())
+    }
+}
+
+fn named_by(groups: &[SecurityGroup]) -> Naming {
+    let mut naming = Naming::new();
+    for group in groups {
+        for rule in group.ingress.iter().chain(&group.egress) {
+            if let SgPeer::Group { group: named, .. } = &rule.peer {
+                naming.entry(named.clone()).or_default().insert(group.id.clone());
+            }
+        }
+    }
+    naming
+}
+
+/// Whose rules name groups that nothing uses any more, and keep them from being deleted: other groups of the same VPC
+/// (API reference, `DeleteSecurityGroup`).
+pub(super) async fn in_the_way(ec2: &Ec2, unused: &[&SecurityGroup]) -> Result<Naming, EnforceError> {
+    let ids: Vec<String> = unused.iter().map(|group| group.id.clone()).collect();
+    let mut found = Vec::new();
+    for part in ids.chunks(FILTER_VALUES) {
+        let naming = ec2.naming_here(part).await;
+        found.extend(naming.map_err(|failure| failure.about(&part.join(", ")))?);
+    }
+    let mut in_the_way = Naming::new();
+    for group in unused {
+        let others: Vec<SecurityGroup> = found
+            .iter()
+            .filter(|other| other.vpc == group.vpc && other.id != group.id)
+            .cloned()
+            .collect();
+        if let Some(naming) = named_by(&others).remove(&group.id) {
+            in_the_way.insert(group.id.clone(), naming);
+        }
+    }
+    Ok(in_the_way)
 }
 
 /// The groups that private copies stand for and, where the instance is to be isolated, those that it has, each with

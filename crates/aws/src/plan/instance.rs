@@ -192,6 +192,10 @@ pub struct ObservedInstance {
     /// Groups that have the name of a private copy of it without our mark: somebody else's.
     #[serde(default)]
     pub false_copies: Vec<SecurityGroup>,
+    /// The groups whose rules name a holder or a private copy of it, by what they name. Looked for only where that may
+    /// have to go: EC2 does not delete a group that a rule in its VPC names (API reference, `DeleteSecurityGroup`).
+    #[serde(default)]
+    pub named_by: BTreeMap<String, BTreeSet<String>>,
     /// The quotas.
     pub limits: AwsLimits,
 }

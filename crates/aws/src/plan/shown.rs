@@ -163,6 +163,7 @@ mod tests {
             strange_copies: BTreeMap::new(),
             originals: Vec::new(),
             false_copies: Vec::new(),
+            named_by: BTreeMap::new(),
             limits: AwsLimits::default(),
         }
     }

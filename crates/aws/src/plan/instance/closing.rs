@@ -107,8 +107,34 @@ impl<'a> Draft<'a> {
     }
 
     /// Whether a group of ours can be deleted: what has no mark at all is beyond our rights.
-    pub(super) fn is_marked(&self, group: &SecurityGroup) -> bool {
+    fn is_marked(&self, group: &SecurityGroup) -> bool {
         tagged_for(group, &self.desired.installation).is_some()
+    }
+
+    /// Whether EC2 will delete a group of ours that nothing uses. A rule of others that names it is in the way for as
+    /// long as they like, and is told instead of tried against.
+    pub(super) fn can_go(&mut self, group: &SecurityGroup) -> bool {
+        if !self.is_marked(group) {
+            return false;
+        }
+        let Some(naming) = self.observed.named_by.get(&group.id) else {
+            return true;
+        };
+        let others: Vec<&str> = naming.iter().map(String::as_str).collect();
+        self.findings.push(Finding {
+            code: "own_group_named".to_owned(),
+            message: format!(
+                "{} ({}) is on no interface any more and cannot be deleted, because rules of {} name it: without these \
+                 it is deleted at a later look",
+                group.name,
+                group.id,
+                others.join(", ")
+            ),
+            before: None,
+            after: Some(json!({ "group": group.id, "named_by": others })),
+            grants: Vec::new(),
+        });
+        false
     }
 
     /// Reports what others wrote into a holder. Nothing may let packets in there without a grant.
@@ -202,13 +228,19 @@ impl<'a> Draft<'a> {
                 self.empty_egress(holder);
             }
         }
+        // One that lets nothing in and is nowhere is no closing that anybody waits for.
+        let verb = if attached.is_empty() && holder.ingress.is_empty() {
+            Verb::Restore
+        } else {
+            Verb::Close
+        };
         let mut free = true;
         for interface in attached {
             free &= self.detach(Verb::Close, &interface.id, &holder.id, grants.clone());
         }
-        if free && self.is_marked(holder) {
+        if free && self.can_go(holder) {
             let change = change(
-                Verb::Close,
+                verb,
                 &holder.id,
                 format!("delete group {} ({})", holder.name, holder.id),
                 &Operation::DeleteHolder {

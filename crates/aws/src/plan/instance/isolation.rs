@@ -459,7 +459,7 @@ impl<'a> Draft<'a> {
                 );
             }
         }
-        if free && self.is_marked(&copy.group) {
+        if free && self.can_go(&copy.group) {
             self.restores.push(change(
                 Verb::Restore,
                 &copy.group.id,

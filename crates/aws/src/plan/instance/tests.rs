@@ -88,6 +88,7 @@ fn observe(model: &Model, desired: &Desired) -> ObservedInstance {
         strange_copies: BTreeMap::new(),
         originals: Vec::new(),
         false_copies: Vec::new(),
+        named_by: BTreeMap::new(),
         limits: AwsLimits::default(),
     }
 }

@@ -171,6 +171,7 @@ impl World {
             copies,
             strange_copies,
             false_copies: Vec::new(),
+            named_by: BTreeMap::new(),
             limits: AwsLimits::default(),
         }
     }
