@@ -11,7 +11,7 @@ use postern_core::{
     sg::SecurityGroup,
 };
 
-use crate::plan::{instance::Attachment, rule};
+use crate::plan::{instance::took_the_place_of, rule};
 
 /// Whether a group with a name of ours was made by us, as far as can be told.
 pub(super) fn is_ours(group: &SecurityGroup, desired: &Desired) -> bool {
@@ -19,15 +19,10 @@ pub(super) fn is_ours(group: &SecurityGroup, desired: &Desired) -> bool {
     let is_for_a_grant = |rule| {
         rule::mark_of(rule, installation).is_some_and(|mark| matches!(mark.purpose, Purpose::Grant { .. }))
     };
-    let took_the_place = |of: &str| {
-        desired.displaced.iter().any(|displaced| {
-            serde_json::from_value::<Attachment>(displaced.rule.clone()).is_ok_and(|saved| saved.group == of)
-        })
-    };
     tagged_for(group, installation).is_some()
         || match Named::read(&group.name, installation) {
             Some(Named::Holder { .. }) => group.ingress.iter().any(is_for_a_grant),
-            Some(Named::Copy { of, .. }) => took_the_place(of),
+            Some(Named::Copy { of, .. }) => took_the_place_of(of, desired),
             None => false,
         }
 }

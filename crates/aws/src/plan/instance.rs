@@ -15,7 +15,9 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet};
 
 use postern_core::{
-    enforcer::{Change, Desired, Evidence, Finding, Guard, Member, Observed, Obstacle, Plan, Print, Verb},
+    enforcer::{
+        Change, Desired, Displaced, Evidence, Finding, Guard, Member, Observed, Obstacle, Plan, Print, Verb,
+    },
     id::GrantId,
     inventory::MARK_TAG,
     machine::MachineId,
@@ -103,6 +105,22 @@ pub struct Attachment {
     pub interface: String,
     /// The group.
     pub group: String,
+}
+
+impl Attachment {
+    /// As it was saved.
+    fn read(displaced: &Displaced) -> serde_json::Result<Self> {
+        serde_json::from_value(displaced.rule.clone())
+    }
+}
+
+/// Whether it is known that a lockdown took the group from an interface of the instance.
+pub fn took_the_place_of(group: &str, desired: &Desired) -> bool {
+    let mut saved = desired
+        .displaced
+        .iter()
+        .filter_map(|one| Attachment::read(one).ok());
+    saved.any(|saved| saved.group == group)
 }
 
 /// A private copy of the instance, as read.

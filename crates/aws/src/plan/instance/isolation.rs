@@ -26,7 +26,7 @@ use sha2::{Digest, Sha256};
 use super::{
     Attachment, Copied, Draft, Original, change, copy_name, for_policies, isolating,
     rule::{self, Content},
-    strict, to_json,
+    strict, to_json, took_the_place_of,
 };
 use crate::operation::{GroupRef, Operation};
 
@@ -210,7 +210,7 @@ impl<'a> Draft<'a> {
         let observed = self.observed;
         let mut settled = Vec::new();
         for displaced in &self.desired.displaced {
-            let saved = match serde_json::from_value::<Attachment>(displaced.rule.clone()) {
+            let saved = match Attachment::read(displaced) {
                 Ok(saved) => saved,
                 Err(error) => {
                     self.obstacles.push(Obstacle {
@@ -414,14 +414,6 @@ impl<'a> Draft<'a> {
         }
     }
 
-    /// Whether it is known that a lockdown took the group from an interface of the instance.
-    fn displaces(&self, group: &str) -> bool {
-        self.desired.displaced.iter().any(|displaced| {
-            serde_json::from_value::<Attachment>(displaced.rule.clone())
-                .is_ok_and(|saved| saved.group == group)
-        })
-    }
-
     /// Deletes a copy that is on no interface of the instance. From an interface that no instance has, its group comes
     /// back first; one that another has is for that one's point to put right.
     fn drop_unused(&mut self, copy: &'a Copied) {
@@ -430,7 +422,7 @@ impl<'a> Draft<'a> {
             .original(&copy.of)
             .is_some_and(|original| original.group.is_some());
         // Who may make groups could have us put any group on an interface by what looks like a copy of it.
-        let is_known = self.displaces(&copy.of);
+        let is_known = took_the_place_of(&copy.of, self.desired);
         for elsewhere in &copy.elsewhere {
             let interface = elsewhere.interface.id.as_str();
             if is_there && is_known && elsewhere.instance.is_none() {
