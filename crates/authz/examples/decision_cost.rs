@@ -1,7 +1,8 @@
 //! What a decision costs: 100,000 role assignments, 10,000 people in 1,000 groups, 50 guardrails, beside bare Cedar over
 //! the same policies and entities, prepared beforehand.
 //!
-//! `cargo run --release -p postern-authz --example decision_cost`. Asserts nothing about time.
+//! `cargo run --release -p postern-authz --example decision_cost`, with a number behind `--` for other than 20,000
+//! decisions. Asserts nothing about time.
 #![expect(
     clippy::unwrap_used,
     clippy::indexing_slicing,
@@ -38,7 +39,6 @@ const PEOPLE: usize = 10_000;
 const GROUPS: usize = 1000;
 const GUARDRAILS: usize = 50;
 const GROUPS_OF_ONE: usize = 10;
-const DECISIONS: usize = 20_000;
 
 /// Numbers that look random and are the same in each run.
 struct Numbers(u64);
@@ -110,6 +110,9 @@ fn resident() -> u64 {
 }
 
 fn main() {
+    let decisions: usize = std::env::args()
+        .nth(1)
+        .map_or(20_000, |number| number.parse().unwrap());
     let mut numbers = Numbers(20_260_101);
     let now = DateTime::from_timestamp(1_767_607_200, 0).unwrap();
     let ids = CountingIds::new(1);
@@ -167,7 +170,7 @@ fn main() {
     };
     let (mut whole, mut bare) = (Vec::new(), Vec::new());
     let (mut allowed, mut links) = (0_usize, 0_usize);
-    for _ in 0..DECISIONS {
+    for _ in 0..decisions {
         let person = &people[numbers.below(PEOPLE)];
         let machine = format!(
             "/aws/{:012}/eu-west-1/i-{:017x}",
@@ -195,8 +198,8 @@ fn main() {
         }
     }
     println!(
-        "{DECISIONS} decisions, {:.1}% allowed, {:.1} assignments in a slice",
-        allowed as f64 * 100.0 / DECISIONS as f64,
+        "{decisions} decisions, {:.1}% allowed, {:.1} assignments in a slice",
+        allowed as f64 * 100.0 / decisions as f64,
         links as f64 / bare.len() as f64
     );
     let ours = tell("a decision, with its explanation", whole);

@@ -335,8 +335,8 @@ mod tests {
             let question = |looked_at: &LookedAt| {
                 let entities = Entities::from_entities(
                     [
-                        names.principal_entity(&principal, looked_at).unwrap(),
-                        names.resource_entity(&resource, looked_at).unwrap(),
+                        names.principal_entity(&principal, &[], looked_at).unwrap(),
+                        names.resource_entity(&resource, &[], looked_at).unwrap(),
                     ],
                     None,
                 )
@@ -396,8 +396,12 @@ mod tests {
             let resource = Resource::scope(postern_core::scope::Scope::root());
             let entities = Entities::from_entities(
                 [
-                    names.principal_entity(&principal, together.looked_at()).unwrap(),
-                    names.resource_entity(&resource, together.looked_at()).unwrap(),
+                    names
+                        .principal_entity(&principal, &[], together.looked_at())
+                        .unwrap(),
+                    names
+                        .resource_entity(&resource, &[], together.looked_at())
+                        .unwrap(),
                 ],
                 None,
             )

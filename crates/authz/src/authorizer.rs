@@ -196,10 +196,11 @@ impl Authorizer {
         let guardrails: Vec<&Together> = self.guardrails.to(decision.action).collect();
         let nothing = LookedAt::default();
         let looked_at = self.looked_at.get(&decision.action).unwrap_or(&nothing);
+        let (links, linked) = self.links(references, decision.action, resource, context.now)?;
         let entities = Entities::from_entities(
             [
-                self.names.principal_entity(principal, looked_at)?,
-                self.names.resource_entity(resource, looked_at)?,
+                self.names.principal_entity(principal, &linked, looked_at)?,
+                self.names.resource_entity(resource, &linked, looked_at)?,
             ],
             None,
         )
@@ -212,7 +213,6 @@ impl Authorizer {
                 .map_err(|error| AuthzError::Cedar(error.to_string()))
         };
 
-        let (links, linked) = self.links(references, decision.action, resource, context.now)?;
         let answer = self
             .cedar
             .is_authorized(&request(cedar_policy::Context::empty())?, &links, &entities);

@@ -1,13 +1,13 @@
 //! What a decision is about, in our words and in Cedar's.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use cedar_policy::{Entity, EntityId, EntityTypeName, EntityUid, RestrictedExpression};
 use chrono::{Datelike, SecondsFormat, Timelike};
 use postern_core::{
     net::{Ports, Source},
     principal::{Principal, PrincipalRef},
-    role::Action,
+    role::{Action, RoleAssignment},
     scope::Scope,
     time::Instant,
 };
@@ -193,6 +193,8 @@ fn string(text: &str) -> RestrictedExpression {
 
 /// The entity type of named networks.
 pub(crate) const NETWORK: &str = "Network";
+const GROUP: &str = "Group";
+const SCOPE: &str = "Scope";
 
 /// The names of the schema, parsed once.
 #[derive(Debug, Clone)]
@@ -213,9 +215,9 @@ impl Names {
         };
         Ok(Self {
             user: name("User")?,
-            group: name("Group")?,
+            group: name(GROUP)?,
             workload: name("Workload")?,
-            scope: name("Scope")?,
+            scope: name(SCOPE)?,
             action: name("Action")?,
             network: name(NETWORK)?,
         })
@@ -238,12 +240,15 @@ impl Names {
         uid(&self.action, action.as_str())
     }
 
-    /// The principal with what is looked at, its groups as parents.
+    /// The principal with what is looked at. Its parents are those of its groups that the guardrails or the assignments
+    /// name: no other could be asked about, and Cedar spends more on the hierarchy than on the question.
     pub(crate) fn principal_entity(
         &self,
         principal: &Principal,
+        assignments: &[&RoleAssignment],
         looked_at: &LookedAt,
     ) -> Result<Entity, AuthzError> {
+        let assigned: BTreeSet<&PrincipalRef> = assignments.iter().map(|one| &one.principal).collect();
         let mut claims = BTreeMap::new();
         if looked_at.tags() {
             for (name, value) in &principal.claims {
@@ -265,7 +270,11 @@ impl Names {
         Entity::new_with_tags(
             self.principal(&principal.reference()),
             attributes,
-            principal.references().skip(1).map(|group| self.principal(&group)),
+            principal
+                .references()
+                .skip(1)
+                .filter(|group| looked_at.entity(GROUP, group.name()) || assigned.contains(group))
+                .map(|group| self.principal(&group)),
             claims
                 .into_iter()
                 .map(|(name, value)| (name, RestrictedExpression::new_string(value))),
@@ -273,13 +282,16 @@ impl Names {
         .map_err(|error| AuthzError::Cedar(error.to_string()))
     }
 
-    /// The resource with what is looked at, with every scope above it as a parent, so that the scopes need no entities
-    /// of their own.
+    /// The resource with what is looked at. Its parents are those of the scopes above it that the guardrails or the
+    /// assignments name, be they far above, so that scopes need no entities of their own.
     pub(crate) fn resource_entity(
         &self,
         resource: &Resource,
+        assignments: &[&RoleAssignment],
         looked_at: &LookedAt,
     ) -> Result<Entity, AuthzError> {
+        let assigned: BTreeSet<&Scope> = assignments.iter().map(|one| &one.scope).collect();
+        let path = resource.scope.to_string();
         let mut attributes = Vec::new();
         let mut put = |name: &str, value: &dyn Fn() -> RestrictedExpression| {
             if looked_at.attribute(name) {
@@ -287,15 +299,21 @@ impl Names {
             }
         };
         put("kind", &|| string(resource.kind.as_str()));
-        put("path", &|| string(&resource.scope.to_string()));
+        put("path", &|| string(&path));
         if let Some(cloud) = resource.scope.segments().first() {
             put("cloud", &|| string(cloud));
         }
         let tags = resource.tags.iter().filter(|_| looked_at.tags());
         Entity::new_with_tags(
-            self.scope(&resource.scope),
+            uid(&self.scope, &path),
             attributes,
-            resource.scope.ancestors().skip(1).map(|above| self.scope(&above)),
+            resource
+                .scope
+                .ancestors()
+                .skip(1)
+                .map(|above| (above.to_string(), above))
+                .filter(|(text, above)| looked_at.entity(SCOPE, text) || assigned.contains(above))
+                .map(|(text, _)| uid(&self.scope, &text)),
             tags.map(|(key, value)| (key.clone(), string(value))),
         )
         .map_err(|error| AuthzError::Cedar(error.to_string()))
@@ -408,8 +426,8 @@ mod tests {
             let principal = a_principal(kind);
             for resource in &resources {
                 let entities = [
-                    names.principal_entity(&principal, &everything).unwrap(),
-                    names.resource_entity(resource, &everything).unwrap(),
+                    names.principal_entity(&principal, &[], &everything).unwrap(),
+                    names.resource_entity(resource, &[], &everything).unwrap(),
                 ];
                 cedar_policy::Entities::from_entities(entities, Some(&schema)).unwrap();
                 for action in Action::ALL {

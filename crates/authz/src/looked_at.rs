@@ -1,15 +1,17 @@
 //! What guardrails look at: only that is made for Cedar, because making it costs as much as asking.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
-/// The attributes and tags that some expressions may read, rather too many than too few.
+/// The attributes and tags that some expressions may read, and the entities that they name, rather too many than too few.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct LookedAt {
     everything: bool,
     attributes: BTreeSet<String>,
     tags: bool,
+    /// Ids by entity type.
+    entities: BTreeMap<String, BTreeSet<String>>,
 }
 
 impl LookedAt {
@@ -32,6 +34,12 @@ impl LookedAt {
         self.everything |= other.everything;
         self.tags |= other.tags;
         self.attributes.extend(other.attributes.iter().cloned());
+        for (kind, ids) in &other.entities {
+            self.entities
+                .entry(kind.clone())
+                .or_default()
+                .extend(ids.iter().cloned());
+        }
     }
 
     /// Adds what an expression of Cedar's JSON policy format looks at. An attribute counts whatever it is read from.
@@ -69,6 +77,16 @@ impl LookedAt {
                 self.tags = true;
                 self.add(of);
             }
+            "__entity" => {
+                let text = |name: &str| of.get(name)?.as_str();
+                match (text("type"), text("id")) {
+                    (Some(kind), Some(id)) => {
+                        let ids = self.entities.entry(kind.to_owned()).or_default();
+                        ids.insert(id.to_owned());
+                    }
+                    _ => self.everything = true,
+                }
+            }
             _ => self.add(of),
         }
     }
@@ -76,6 +94,12 @@ impl LookedAt {
     /// Whether the attribute of this name may be read.
     pub(crate) fn attribute(&self, name: &str) -> bool {
         self.everything || self.attributes.contains(name)
+    }
+
+    /// Whether the entity may be named. No attribute is an entity but the networks, so that what is not named is in no
+    /// question about the hierarchy (`in`) besides the principal, the action and the resource themselves.
+    pub(crate) fn entity(&self, kind: &str, id: &str) -> bool {
+        self.everything || self.entities.get(kind).is_some_and(|ids| ids.contains(id))
     }
 
     /// Whether tags may be read.
@@ -122,6 +146,24 @@ mod tests {
         assert!(looked_at("resource.hasTag(\"env\")").tags());
         assert!(looked_at("1 == 1 && resource.getTag(\"env\") like \"*x\"").tags());
         assert!(!looked_at("resource.hasTag(\"env\")").attribute("kind"));
+    }
+
+    #[test]
+    fn entities_are_found_wherever_they_are_named() {
+        for condition in [
+            "principal in Group::\"corp/sre\"",
+            "principal in [Group::\"corp/dev\", Group::\"corp/sre\"]",
+            "principal is User in Group::\"corp/sre\"",
+            "{\"who\": [Group::\"corp/sre\"]}.who.contains(principal)",
+            "if principal.mfa then true else !(principal in Group::\"corp/sre\")",
+        ] {
+            let found = looked_at(condition);
+            assert!(found.entity("Group", "corp/sre"), "{condition}: {found:?}");
+            assert!(!found.entity("Group", "corp/ops"), "{condition}: {found:?}");
+            assert!(!found.entity("Scope", "corp/sre"), "{condition}: {found:?}");
+        }
+        // A record may call an attribute so.
+        assert!(looked_at("{\"__entity\": 1} == {\"a\": 1}").entity("Group", "corp/ops"));
     }
 
     #[test]
