@@ -1,6 +1,6 @@
 //! Who may do what: roles as Cedar templates, role assignments as their links, guardrails over all.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use cedar_policy::{
     AuthorizationError, Authorizer as Cedar, Entities, PolicyId, PolicySet, Request, Response, SlotId,
@@ -56,14 +56,24 @@ pub struct Authorizer {
     names: Names,
     roles: BTreeMap<String, Role>,
     templates: HashMap<String, Template>,
-    assignments: HashMap<AssignmentId, RoleAssignment>,
-    /// The assignments of each principal, by the scope where they stand: a decision looks at few of many.
-    by_principal: HashMap<PrincipalRef, HashMap<Scope, Vec<AssignmentId>>>,
-    by_scope: HashMap<Scope, Vec<AssignmentId>>,
+    assignments: Vec<RoleAssignment>,
+    /// The assignments of each principal, in order: the scope's number, and the place in `assignments`. A decision looks at
+    /// few of many.
+    by_principal: HashMap<PrincipalRef, Vec<(usize, usize)>>,
+    by_scope: HashMap<Scope, Standing>,
     unknown_roles: Vec<UnknownRole>,
     guardrails: GuardrailSet,
     /// What the guardrails of each action look at.
     looked_at: HashMap<Action, LookedAt>,
+}
+
+/// The assignments at one scope.
+#[derive(Debug)]
+struct Standing {
+    /// The scope's number, by which the assignments of a principal are found.
+    scope: usize,
+    /// Places in `assignments`.
+    assignments: Vec<usize>,
 }
 
 impl Authorizer {
@@ -90,7 +100,7 @@ impl Authorizer {
             names,
             roles: BTreeMap::new(),
             templates: HashMap::new(),
-            assignments: HashMap::new(),
+            assignments: Vec::new(),
             by_principal: HashMap::new(),
             by_scope: HashMap::new(),
             unknown_roles: Vec::new(),
@@ -103,35 +113,41 @@ impl Authorizer {
                 return Err(AuthzError::DuplicateRole(name));
             }
         }
+        let mut seen = HashSet::new();
         for assignment in assignments {
-            authorizer.assign(assignment)?;
+            if !authorizer.roles.contains_key(&assignment.role) {
+                authorizer.unknown_roles.push(UnknownRole {
+                    assignment: assignment.id,
+                    role: assignment.role,
+                });
+            } else if seen.insert(assignment.id) {
+                authorizer.assign(assignment);
+            } else {
+                return Err(AuthzError::DuplicateAssignment(assignment.id));
+            }
+        }
+        for theirs in authorizer.by_principal.values_mut() {
+            theirs.sort_unstable();
+            theirs.shrink_to_fit();
         }
         Ok(authorizer)
     }
 
-    fn assign(&mut self, assignment: RoleAssignment) -> Result<(), AuthzError> {
-        let id = assignment.id;
-        if !self.roles.contains_key(&assignment.role) {
-            self.unknown_roles.push(UnknownRole {
-                assignment: id,
-                role: assignment.role,
+    fn assign(&mut self, assignment: RoleAssignment) {
+        let (place, scopes) = (self.assignments.len(), self.by_scope.len());
+        let standing = self
+            .by_scope
+            .entry(assignment.scope.clone())
+            .or_insert_with(|| Standing {
+                scope: scopes,
+                assignments: Vec::new(),
             });
-            return Ok(());
-        }
+        standing.assignments.push(place);
         self.by_principal
             .entry(assignment.principal.clone())
             .or_default()
-            .entry(assignment.scope.clone())
-            .or_default()
-            .push(id);
-        self.by_scope
-            .entry(assignment.scope.clone())
-            .or_default()
-            .push(id);
-        match self.assignments.insert(id, assignment) {
-            Some(_) => Err(AuthzError::DuplicateAssignment(id)),
-            None => Ok(()),
-        }
+            .push((standing.scope, place));
+        self.assignments.push(assignment);
     }
 
     /// Assignments that grant nothing, because their role does not exist; worth a warning in the log.
@@ -196,11 +212,11 @@ impl Authorizer {
         let guardrails: Vec<&Together> = self.guardrails.to(decision.action).collect();
         let nothing = LookedAt::default();
         let looked_at = self.looked_at.get(&decision.action).unwrap_or(&nothing);
-        let (links, linked) = self.links(references, decision.action, resource, context.now)?;
+        let assignments = self.slice(references, decision.action, resource, context.now);
         let entities = Entities::from_entities(
             [
-                self.names.principal_entity(principal, &linked, looked_at)?,
-                self.names.resource_entity(resource, &linked, looked_at)?,
+                self.names.principal_entity(principal, &assignments, looked_at)?,
+                self.names.resource_entity(resource, &assignments, looked_at)?,
             ],
             None,
         )
@@ -213,30 +229,33 @@ impl Authorizer {
                 .map_err(|error| AuthzError::Cedar(error.to_string()))
         };
 
-        let answer = self
-            .cedar
-            .is_authorized(&request(cedar_policy::Context::empty())?, &links, &entities);
-        let mut allowed_by: Vec<AllowedBy> = answer
-            .diagnostics()
-            .reason()
-            .filter_map(|id| assignment_of(id, &linked))
-            .map(|assignment| AllowedBy {
-                assignment: assignment.id,
-                role: assignment.role.clone(),
-                scope: assignment.scope.clone(),
-                principal: assignment.principal.clone(),
-            })
-            .collect();
-        allowed_by.sort();
-        let mut errors: BTreeSet<Failure> = failures(&answer)
-            .map(|failure| Failure {
-                policy: failure
-                    .policy
-                    .and_then(|id| assignment_of(&PolicyId::new(id), &linked))
-                    .map(|assignment| assignment.id.to_string()),
-                ..failure
-            })
-            .collect();
+        let mut errors = BTreeSet::new();
+        // Without a link, Cedar denies.
+        if !assignments.is_empty() {
+            let links = self.links(&assignments)?;
+            let request = request(cedar_policy::Context::empty())?;
+            let answer = self.cedar.is_authorized(&request, &links, &entities);
+            let reasons = answer.diagnostics().reason();
+            decision.allowed_by = reasons
+                .filter_map(|id| assignment_of(id, &assignments))
+                .map(|assignment| AllowedBy {
+                    assignment: assignment.id,
+                    role: assignment.role.clone(),
+                    scope: assignment.scope.clone(),
+                    principal: assignment.principal.clone(),
+                })
+                .collect();
+            decision.allowed_by.sort();
+            errors.extend(failures(&answer).map(|failure| {
+                Failure {
+                    policy: failure
+                        .policy
+                        .and_then(|id| assignment_of(&PolicyId::new(id), &assignments))
+                        .map(|assignment| assignment.id.to_string()),
+                    ..failure
+                }
+            }));
+        }
 
         let mut forbidden: BTreeMap<String, (usize, ForbiddenBy)> = BTreeMap::new();
         let mut pairs = 0_usize;
@@ -268,7 +287,6 @@ impl Authorizer {
                 }
             }
         }
-        decision.allowed_by = allowed_by;
         decision.errors = errors.into_iter().collect();
         decision.forbidden_by = forbidden
             .into_values()
@@ -282,51 +300,71 @@ impl Authorizer {
         Ok(())
     }
 
-    /// The links of these principals' assignments at the resource's scope and above, and the assignments: the first link
-    /// has the id `#0`, and so on, which Cedar keeps without allocating, and which no role has.
-    /// Those that ended, or are for machines with other tags, are no part of the question; those whose role has nothing
-    /// to do with `action` could not permit it, and linking is what costs.
-    fn links(
+    /// The assignments of these principals at the resource's scope and above that could permit `action`. Those that ended,
+    /// or are for machines with other tags, are no part of the question; those whose role has nothing to do with `action`
+    /// could not permit it, and linking is what costs.
+    fn slice(
         &self,
         references: &[PrincipalRef],
         action: Action,
         resource: &Resource,
         now: Instant,
-    ) -> Result<(PolicySet, Vec<&RoleAssignment>), AuthzError> {
+    ) -> Vec<&RoleAssignment> {
+        let scopes = self.numbers_above(&resource.scope);
+        let standing = references
+            .iter()
+            .flat_map(|reference| self.standing(reference, &scopes));
+        standing
+            .filter(|assignment| {
+                self.allows(assignment, action)
+                    && assignment.counts_at(now)
+                    && assignment.is_for(&resource.tags)
+            })
+            .collect()
+    }
+
+    /// The numbers of this scope and of those above it, as far as anything is assigned there.
+    fn numbers_above(&self, scope: &Scope) -> Vec<usize> {
+        let above = scope.ancestors();
+        above
+            .filter_map(|above| Some(self.by_scope.get(&above)?.scope))
+            .collect()
+    }
+
+    /// The assignments of `principal` itself at the scopes of these numbers.
+    fn standing(&self, principal: &PrincipalRef, scopes: &[usize]) -> impl Iterator<Item = &RoleAssignment> {
+        let theirs = self.by_principal.get(principal).map_or(&[][..], Vec::as_slice);
+        scopes
+            .iter()
+            .flat_map(move |number| {
+                let first = theirs.partition_point(|(scope, _)| scope < number);
+                let from = theirs.get(first..).unwrap_or_default();
+                from.iter().take_while(move |(scope, _)| scope == number)
+            })
+            .filter_map(|(_, place)| self.assignments.get(*place))
+    }
+
+    /// These assignments as links. The first has the id `#0`, and so on, which Cedar keeps without allocating, and which
+    /// no role has.
+    fn links(&self, assignments: &[&RoleAssignment]) -> Result<PolicySet, AuthzError> {
         let failed = |error: cedar_policy::PolicySetError| AuthzError::Cedar(error.to_string());
         let mut links = PolicySet::new();
-        let mut linked = Vec::new();
         let mut templates = BTreeSet::new();
-        let above: Vec<Scope> = resource.scope.ancestors().collect();
-        for reference in references {
-            let Some(scopes) = self.by_principal.get(reference) else {
+        for (place, assignment) in assignments.iter().enumerate() {
+            let Some(template) = self.templates.get(&assignment.role) else {
                 continue;
             };
-            let standing = above.iter().filter_map(|scope| scopes.get(scope)).flatten();
-            let able = standing
-                .filter_map(|id| self.assignments.get(id))
-                .filter(|assignment| {
-                    self.allows(assignment, action)
-                        && assignment.counts_at(now)
-                        && assignment.is_for(&resource.tags)
-                });
-            for assignment in able {
-                let Some(template) = self.templates.get(&assignment.role) else {
-                    continue;
-                };
-                if templates.insert(&assignment.role) {
-                    links.add_template(template.clone()).map_err(failed)?;
-                }
-                let id = PolicyId::new(format!("#{}", linked.len()));
-                let slots = HashMap::from([
-                    (SlotId::principal(), self.names.principal(&assignment.principal)),
-                    (SlotId::resource(), self.names.scope(&assignment.scope)),
-                ]);
-                links.link(template.id().clone(), id, slots).map_err(failed)?;
-                linked.push(assignment);
+            if templates.insert(&assignment.role) {
+                links.add_template(template.clone()).map_err(failed)?;
             }
+            let id = PolicyId::new(format!("#{place}"));
+            let slots = HashMap::from([
+                (SlotId::principal(), self.names.principal(&assignment.principal)),
+                (SlotId::resource(), self.names.scope(&assignment.scope)),
+            ]);
+            links.link(template.id().clone(), id, slots).map_err(failed)?;
         }
-        Ok((links, linked))
+        Ok(links)
     }
 
     /// The names of the roles that allow `action`, those that allow the least first.
@@ -347,8 +385,8 @@ impl Authorizer {
             .scope
             .ancestors()
             .filter_map(|above| self.by_scope.get(&above))
-            .flatten()
-            .filter_map(|id| self.assignments.get(id))
+            .flat_map(|standing| &standing.assignments)
+            .filter_map(|place| self.assignments.get(*place))
             .filter(|assignment| {
                 self.allows(assignment, action)
                     && assignment.counts_at(now)
@@ -363,20 +401,14 @@ impl Authorizer {
     /// another: what a listing shows. Guardrails are not asked, because they may depend on each machine. Assignments
     /// that are only for machines with certain tags are in [`Authorizer::tagged_scopes`].
     pub fn scopes(&self, principal: &Principal, action: Action, now: Instant) -> Vec<Scope> {
-        let all: BTreeSet<&Scope> = principal
-            .references()
-            .filter_map(|reference| self.by_principal.get(&reference))
-            .flatten()
-            .filter(|(_, ids)| {
-                ids.iter()
-                    .filter_map(|id| self.assignments.get(id))
-                    .any(|assignment| {
-                        assignment.tags.is_empty()
-                            && assignment.counts_at(now)
-                            && self.allows(assignment, action)
-                    })
+        let references: Vec<PrincipalRef> = principal.references().collect();
+        let all: BTreeSet<&Scope> = references
+            .iter()
+            .flat_map(|reference| self.of(reference))
+            .filter(|assignment| {
+                assignment.tags.is_empty() && assignment.counts_at(now) && self.allows(assignment, action)
             })
-            .map(|(scope, _)| scope)
+            .map(|assignment| &assignment.scope)
             .collect();
         let mut top: Vec<Scope> = Vec::new();
         // A scope sorts before what lies below it.
@@ -396,18 +428,22 @@ impl Authorizer {
         action: Action,
         now: Instant,
     ) -> Vec<(Scope, BTreeMap<String, String>)> {
-        let found: BTreeSet<(Scope, BTreeMap<String, String>)> = principal
-            .references()
-            .filter_map(|reference| self.by_principal.get(&reference))
-            .flat_map(HashMap::values)
-            .flatten()
-            .filter_map(|id| self.assignments.get(id))
+        let references: Vec<PrincipalRef> = principal.references().collect();
+        let found: BTreeSet<(Scope, BTreeMap<String, String>)> = references
+            .iter()
+            .flat_map(|reference| self.of(reference))
             .filter(|assignment| {
                 !assignment.tags.is_empty() && assignment.counts_at(now) && self.allows(assignment, action)
             })
             .map(|assignment| (assignment.scope.clone(), assignment.tags.clone()))
             .collect();
         found.into_iter().collect()
+    }
+
+    /// The assignments of `principal` itself.
+    fn of(&self, principal: &PrincipalRef) -> impl Iterator<Item = &RoleAssignment> {
+        let theirs = self.by_principal.get(principal).into_iter().flatten();
+        theirs.filter_map(|(_, place)| self.assignments.get(*place))
     }
 
     /// What the role allows; nothing where there is none by that name.
@@ -428,16 +464,8 @@ impl Authorizer {
         now: Instant,
         besides: AssignmentId,
     ) -> bool {
-        let Some(scopes) = self.by_principal.get(principal) else {
-            return false;
-        };
-        resource
-            .scope
-            .ancestors()
-            .filter_map(|above| scopes.get(&above))
-            .flatten()
-            .filter(|id| **id != besides)
-            .filter_map(|id| self.assignments.get(id))
+        self.standing(principal, &self.numbers_above(&resource.scope))
+            .filter(|assignment| assignment.id != besides)
             .any(|assignment| {
                 self.allows(assignment, action)
                     && assignment.counts_at(now)
