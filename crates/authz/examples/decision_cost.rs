@@ -65,12 +65,19 @@ fn scope(numbers: &mut Numbers) -> String {
 fn guardrails() -> String {
     let mut text = String::new();
     for number in 0..GUARDRAILS {
+        // No two say the same.
         let when = match number % 5 {
-            0 => "principal.subject == \"nobody\"".to_owned(),
-            1 => "resource.hasTag(\"env\") && resource.getTag(\"env\") == \"locked\"".to_owned(),
-            2 => "context has duration_seconds && context.duration_seconds > 86400".to_owned(),
-            3 => "context has source && context.source.isInRange(ip(\"192.0.2.0/24\"))".to_owned(),
-            _ => "context has port && context.port.first <= 23 && 23 <= context.port.last".to_owned(),
+            0 => format!("principal.subject == \"nobody-{number}\""),
+            1 => format!("resource.hasTag(\"env\") && resource.getTag(\"env\") == \"locked-{number}\""),
+            2 => format!(
+                "context has duration_seconds && context.duration_seconds > {}",
+                86400 + number
+            ),
+            3 => format!("context has source && context.source.isInRange(ip(\"192.0.2.{number}/32\"))"),
+            _ => format!(
+                "context has port && context.port.first <= {port} && {port} <= context.port.last",
+                port = 23 + number
+            ),
         };
         writeln!(
             text,

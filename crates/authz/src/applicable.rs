@@ -4,7 +4,7 @@
 //! Nearly always none applies. So the guardrails' conditions are put together once, when they are loaded, into policies
 //! that apply when any of them does or cannot be evaluated; only then is each asked by itself, for what the refused is
 //! told. `||` evaluates its right side when the left is false, and fails when what it evaluates fails, so that it is false
-//! exactly when each guardrail is evaluated without an error and is false.
+//! exactly when each guardrail is evaluated without an error and is false. A test with which several begin is made once.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -102,7 +102,9 @@ impl Together {
         let mut conditions = Vec::new();
         for guardrail in guardrails {
             if let Some(condition) = shallow_condition(guardrail) {
-                together.looked_at.add(&condition);
+                for test in &condition {
+                    together.looked_at.add(test);
+                }
                 conditions.push(condition);
             } else {
                 together.looked_at.add_everything();
@@ -116,13 +118,15 @@ impl Together {
                 .add(guardrail.clone())
                 .map_err(|error| failed(&error))?;
         }
+        // Those that begin alike come together. Which of them is asked first is no matter.
+        conditions.sort_by_cached_key(|tests| tests.first().map(ToString::to_string));
         for (number, some) in conditions.chunks(AT_MOST).enumerate() {
             let any = json!({
                 "effect": "forbid",
                 "principal": {"op": "All"},
                 "action": {"op": "All"},
                 "resource": {"op": "All"},
-                "conditions": [{"kind": "when", "body": joined("||", some.to_vec())}],
+                "conditions": [{"kind": "when", "body": any_of(some)}],
             });
             // No guardrail's id begins so.
             let id = PolicyId::new(format!("#{number}"));
@@ -146,13 +150,55 @@ impl Together {
     }
 }
 
-/// The condition of a guardrail that may be put together with others.
-fn shallow_condition(guardrail: &Policy) -> Option<Value> {
+/// The condition of a guardrail that may be put together with others: tests that are made one after the other, until one
+/// is false.
+fn shallow_condition(guardrail: &Policy) -> Option<Vec<Value>> {
     if guardrail.to_string().len() > SHORT {
         return None;
     }
-    let condition = condition(&guardrail.to_json().ok()?)?;
-    (depth(&condition) <= SHALLOW).then_some(condition)
+    let parts = condition(&guardrail.to_json().ok()?)?;
+    if parts.iter().any(|part| depth(part) > SHALLOW) {
+        return None;
+    }
+    let mut tests = Vec::new();
+    for part in parts {
+        add_tests(part, &mut tests);
+    }
+    Some(tests)
+}
+
+/// Adds the operands of `&&`, and of `&&` in those: `(a && b) && c` is evaluated as `a && (b && c)` is.
+fn add_tests(expression: Value, tests: &mut Vec<Value>) {
+    let operand = |side: &str| expression.get("&&")?.get(side).cloned();
+    match (operand("left"), operand("right")) {
+        (Some(left), Some(right)) => {
+            add_tests(left, tests);
+            add_tests(right, tests);
+        }
+        _ => tests.push(expression),
+    }
+}
+
+/// What is true, or fails, when one of these conditions does. A test with which several begin, such as `context has port`,
+/// is made once: `a && b || a && c` is true, or fails, exactly when `a && (b || c)` is or does.
+fn any_of(conditions: &[Vec<Value>]) -> Value {
+    let mut alike: BTreeMap<String, (Value, Vec<&[Value]>)> = BTreeMap::new();
+    for (first, rest) in conditions.iter().filter_map(|tests| tests.split_first()) {
+        alike
+            .entry(first.to_string())
+            .or_insert_with(|| (first.clone(), Vec::new()))
+            .1
+            .push(rest);
+    }
+    let each = alike.into_values().map(|(first, rests)| {
+        // One that ends here says what all that go on could only repeat.
+        if rests.iter().any(|rest| rest.is_empty()) {
+            return first;
+        }
+        let rests = rests.into_iter().map(|rest| joined("&&", rest.to_vec()));
+        joined("&&", vec![first, joined("||", rests.collect())])
+    });
+    joined("||", each.collect())
 }
 
 /// How many expressions are inside of each other.
@@ -166,9 +212,9 @@ fn depth(expression: &Value) -> usize {
     inside.unwrap_or_default()
 }
 
-/// When a guardrail applies, without its action, as an expression of Cedar's JSON policy format
-/// (<https://docs.cedarpolicy.com/policies/json-format.html>); nothing for what that format does not have.
-fn condition(policy: &Value) -> Option<Value> {
+/// When a guardrail applies, without its action: what has to be true, in this order, as expressions of Cedar's JSON policy
+/// format (<https://docs.cedarpolicy.com/policies/json-format.html>); nothing for what that format does not have.
+fn condition(policy: &Value) -> Option<Vec<Value>> {
     let mut parts = Vec::new();
     for variable in ["principal", "resource"] {
         parts.extend(scope_of(variable, policy.get(variable)?)?);
@@ -184,7 +230,7 @@ fn condition(policy: &Value) -> Option<Value> {
     if parts.is_empty() {
         parts.push(json!({"Value": true}));
     }
-    Some(joined("&&", parts))
+    Some(parts)
 }
 
 /// What the policy's head says of `variable`; an empty list for "any".
@@ -263,7 +309,7 @@ mod tests {
         "principal, action, resource in Scope::\"/aws\"",
         "principal, action, resource is Scope in Scope::\"/azure\"",
     ];
-    const BODIES: [&str; 9] = [
+    const BODIES: [&str; 15] = [
         "",
         "when { !principal.mfa }",
         "unless { principal.mfa }",
@@ -272,6 +318,12 @@ mod tests {
         "when { resource.hasTag(\"env\") && resource.getTag(\"env\") == \"prod\" }",
         "when { context.reason_present || context.hour * 9223372036854775807 > 0 }",
         "unless { context.weekday * 9223372036854775807 > 0 }",
+        "when { context has port && context.port.first > 80 }",
+        "when { context has port && context.port.first > 22 && context.port.protocol == \"udp\" }",
+        "when { context has port } unless { context has source }",
+        "when { context has port && (context.hour > 5 && context.reason_present) && principal.mfa }",
+        "when { principal in [Group::\"corp/ops\", Group::\"corp/sre\"] && resource in Scope::\"/aws\" }",
+        "unless { principal in Group::\"corp/sre\" || resource in Scope::\"/aws/123456789012\" }",
         "when { principal.subject like \"a*\" && {\"a\": [1, 2]}.a.contains(2) && (if context.hour < 12 then true else false) }",
     ];
 
