@@ -2,7 +2,7 @@
 
 use std::cell::{Ref, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::{Deref, DerefMut};
+use std::ops::Deref;
 use std::sync::Arc;
 
 use super::id::{ChildKind, Kind};
@@ -36,15 +36,8 @@ struct Counted {
     /// What each resource points at, by its key.
     targets: BTreeMap<String, Vec<String>>,
     references: BackReferences,
-    stale: Stale,
-}
-
-/// What may have changed since.
-#[derive(Debug, Default)]
-enum Stale {
-    These(BTreeSet<String>),
-    #[default]
-    All,
+    /// The keys of what may have changed since.
+    stale: BTreeSet<String>,
 }
 
 impl Deref for Resources {
@@ -55,20 +48,22 @@ impl Deref for Resources {
     }
 }
 
-impl DerefMut for Resources {
-    fn deref_mut(&mut self) -> &mut Self::Target {
-        self.counted.get_mut().stale = Stale::All;
-        &mut self.all
-    }
-}
-
+// No `DerefMut`: whatever may change a resource says which.
 impl Resources {
     pub(super) fn get_mut(&mut self, key: &str) -> Option<&mut Resource> {
         let found = self.all.get_mut(key)?;
-        if let Stale::These(keys) = &mut self.counted.get_mut().stale {
-            keys.insert(key.to_owned());
-        }
+        self.counted.get_mut().stale.insert(key.to_owned());
         Some(found)
+    }
+
+    pub(super) fn get_or_insert_with(&mut self, key: &str, new: impl FnOnce() -> Resource) -> &mut Resource {
+        self.counted.get_mut().stale.insert(key.to_owned());
+        self.all.entry(key.to_owned()).or_insert_with(new)
+    }
+
+    pub(super) fn remove(&mut self, key: &str) {
+        self.counted.get_mut().stale.insert(key.to_owned());
+        self.all.remove(key);
     }
 }
 
@@ -106,21 +101,10 @@ impl State {
         let Resources { all, counted } = &self.resources;
         // While somebody still holds an answer, nothing has changed since.
         if let Ok(mut counted) = counted.try_borrow_mut() {
-            match std::mem::replace(&mut counted.stale, Stale::These(BTreeSet::new())) {
-                Stale::All => {
-                    counted.targets.clear();
-                    counted.references.clear();
-                    for (key, resource) in all {
-                        counted.learn(key, resource);
-                    }
-                }
-                Stale::These(keys) => {
-                    for key in keys {
-                        counted.forget(&key);
-                        if let Some(resource) = all.get(&key) {
-                            counted.learn(&key, resource);
-                        }
-                    }
+            for key in std::mem::take(&mut counted.stale) {
+                counted.forget(&key);
+                if let Some(resource) = all.get(&key) {
+                    counted.learn(&key, resource);
                 }
             }
         }

@@ -91,24 +91,20 @@ impl Desk<'_> {
         };
         let goal: Properties = Arc::new(draft.properties);
         let (etag, guid, now) = (self.ids.uuid(), self.ids.uuid(), self.origin.now);
-        let resource = self
-            .state
-            .resources
-            .entry(key.clone())
-            .or_insert_with(|| Resource {
-                id,
-                location: draft.location,
-                tags: None,
-                top: Map::new(),
-                goal: Arc::clone(&goal),
-                in_force: None,
-                children: Vec::new(),
-                etag,
-                guid,
-                created: now,
-                provisioning,
-                power: Power::Running,
-            });
+        let resource = self.state.resources.get_or_insert_with(&key, || Resource {
+            id,
+            location: draft.location,
+            tags: None,
+            top: Map::new(),
+            goal: Arc::clone(&goal),
+            in_force: None,
+            children: Vec::new(),
+            etag,
+            guid,
+            created: now,
+            provisioning,
+            power: Power::Running,
+        });
         resource.tags.clone_from(&body.tags);
         resource.top.clone_from(&body.top);
         resource.goal = goal;
