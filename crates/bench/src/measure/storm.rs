@@ -27,6 +27,9 @@ use crate::{
 const GRANTS_EACH: u8 = 10;
 /// Between the preparation and the end of all grants.
 const AHEAD: TimeDelta = TimeDelta::seconds(20);
+/// Between two looks at how many are closed. Each reads every grant, on the cores that close them; when the last one was
+/// closed is in the database.
+const LOOKS: Duration = Duration::from_secs(1);
 /// Between two calls of the client that keeps asking.
 const ASKS: Duration = Duration::from_millis(40);
 
@@ -192,7 +195,7 @@ async fn closed(
             start.elapsed() < Duration::from_mins(5),
             "{count} of {grants} grants are closed after five minutes"
         );
-        tokio::time::sleep(Duration::from_millis(250)).await;
+        tokio::time::sleep(LOOKS).await;
     }
 }
 
