@@ -187,7 +187,7 @@ macro_rules! leased {
                    FROM points
                    WHERE due_at <= $1 AND cloud = ANY ($6) AND account <> ALL ($7)
                      AND (lease_until IS NULL OR lease_until + make_interval(secs => $2) < clock_timestamp())
-                   ORDER BY urgency, due_at
+                   ORDER BY urgency, due_at, lot
                    LIMIT $3
                    "# + $lock + r#"
                )
@@ -293,8 +293,8 @@ impl Store {
 
 impl Tx {
     /// Leases up to `limit` points that are due at `now`, what a freeze closed first, then
-    /// closings, then openings, then by due time. The leases
-    /// are ours once the transaction commits.
+    /// closings, then openings, then by due time, and by lot among those due at the same instant. The leases are ours
+    /// once the transaction commits.
     pub async fn lease(
         &mut self,
         lessee: &Lessee<'_>,
