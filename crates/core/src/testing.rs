@@ -7,13 +7,16 @@ use std::{
 };
 
 use chrono::{DateTime, TimeDelta};
+use serde_json::json;
 use uuid::Uuid;
 
 use crate::{
+    enforcer::{Change, Verb},
     grant::{Grant, GrantState, Opening},
-    id::Id,
+    id::{GrantId, Id},
     net::{Ports, Source},
     nsg::{Access, AddressPrefix, Direction, NsgPorts, NsgProtocol, NsgRule, Side},
+    point::PointRef,
     policy::{Approval, GuardedPorts, JitPolicy, Lockdown, SharedGroups},
     principal::{Principal, PrincipalKind},
     request::{AccessRequest, Mode, Pending, RequestState, Target},
@@ -31,6 +34,21 @@ pub fn an_id<K>(number: u128) -> Id<K> {
     Id::from_uuid(Uuid::from_u128(
         0x019b_0000_0000_7000_8000_0000_0000_0000 + number,
     ))
+}
+
+/// What a fake cloud does about one grant at a point.
+pub fn a_change(verb: Verb, point: &PointRef, grant: GrantId) -> Change {
+    Change {
+        verb,
+        target: point.to_string(),
+        summary: format!("{} {grant}", verb.as_str()),
+        grants: vec![grant],
+        policies: Vec::new(),
+        before: None,
+        after: None,
+        operation: json!({ "verb": verb.as_str(), "grant": grant }),
+        displaces: Vec::new(),
+    }
 }
 
 /// SSH and RDP from 203.0.113.0/24 for at most three hours. Each call gives another id.

@@ -20,6 +20,7 @@ use postern_core::{
     machine::{Account, Cloud},
     mark::Installation,
     point::PointRef,
+    testing::a_change,
 };
 use postern_store::{Store, testing::is_intended};
 use serde_json::{Value, json};
@@ -154,20 +155,6 @@ fn wanted(desired: &Desired) -> BTreeSet<GrantId> {
         .collect()
 }
 
-fn change(verb: Verb, point: &PointRef, grant: GrantId) -> Change {
-    Change {
-        verb,
-        target: point.to_string(),
-        summary: format!("{} {grant}", verb.as_str()),
-        grants: vec![grant],
-        policies: vec![],
-        before: None,
-        after: None,
-        operation: json!({ "verb": verb.as_str(), "grant": grant }),
-        displaces: vec![],
-    }
-}
-
 impl Observed for Seen {
     fn plan(&self, desired: &Desired) -> Plan {
         let wanted = wanted(desired);
@@ -205,7 +192,7 @@ impl Observed for Seen {
             plan.settled = desired.displaced.iter().map(|displaced| displaced.id).collect();
         }
         for grant in self.present.difference(&wanted) {
-            plan.changes.push(change(Verb::Close, &desired.point, *grant));
+            plan.changes.push(a_change(Verb::Close, &desired.point, *grant));
         }
         for grant in wanted.difference(&self.present) {
             if self.no_room_for.contains(grant) {
@@ -216,7 +203,7 @@ impl Observed for Seen {
                     policies: vec![],
                 });
             } else {
-                plan.changes.push(change(Verb::Open, &desired.point, *grant));
+                plan.changes.push(a_change(Verb::Open, &desired.point, *grant));
             }
         }
         plan

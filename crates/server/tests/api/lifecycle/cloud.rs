@@ -15,6 +15,7 @@ use postern_core::{
     machine::{Account, Cloud, MachineId},
     mark::Installation,
     point::PointRef,
+    testing::a_change,
 };
 use postern_store::{Store, testing::is_intended};
 use serde_json::{Value, json};
@@ -71,27 +72,13 @@ fn wanted(desired: &Desired) -> BTreeMap<GrantId, &MachineId> {
         .collect()
 }
 
-fn change(verb: Verb, point: &PointRef, grant: GrantId) -> Change {
-    Change {
-        verb,
-        target: point.to_string(),
-        summary: format!("{} {grant}", verb.as_str()),
-        grants: vec![grant],
-        policies: vec![],
-        before: None,
-        after: None,
-        operation: json!({ "verb": verb.as_str(), "grant": grant }),
-        displaces: vec![],
-    }
-}
-
 impl Observed for Seen {
     fn plan(&self, desired: &Desired) -> Plan {
         let wanted = wanted(desired);
         let mut plan = Plan::default();
         let gone = self.present.iter().filter(|grant| !wanted.contains_key(grant));
         plan.changes
-            .extend(gone.map(|grant| change(Verb::Close, &desired.point, *grant)));
+            .extend(gone.map(|grant| a_change(Verb::Close, &desired.point, *grant)));
         for (grant, machine) in wanted {
             if self.present.contains(&grant) {
                 continue;
@@ -104,7 +91,7 @@ impl Observed for Seen {
                     policies: vec![],
                 });
             } else {
-                plan.changes.push(change(Verb::Open, &desired.point, grant));
+                plan.changes.push(a_change(Verb::Open, &desired.point, grant));
             }
         }
         plan
