@@ -216,6 +216,10 @@ impl App {
             }
         };
         tx.commit().await.map_err(|error| Unmade::Unknown(error.into()))?;
+        // What came to nothing is decided once more, by itself, and counted there.
+        for _ in gathered.made.values().flat_map(|request| &request.targets) {
+            self.metrics.decided(Manner::Ask.action().as_str(), true);
+        }
         Ok(gathered)
     }
 
@@ -272,9 +276,6 @@ impl App {
             }
             rows.push(request.clone().into());
             events.extend(log);
-            for _ in &request.targets {
-                self.metrics.decided(Manner::Ask.action().as_str(), true);
-            }
             made.insert(request.id, request);
         }
         if !rows.is_empty() {
