@@ -5,9 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use aws_sdk_ec2::types::{
     Instance, InstanceNetworkInterface, InstanceNetworkInterfaceAttachment, InstanceStateName,
 };
+use futures::{StreamExt as _, stream};
 use ipnet::IpNet;
 use postern_core::{
-    enforcer::{DiscoveryPage, EnforceError, Marks},
+    enforcer::{Accounts, DiscoveryPage, EnforceError, Marks, Unlisted},
     inventory::{Interface, Layer, MARK_TAG, Machine, Named, Power},
     machine::{Account, AwsInstance, MachineId},
     mark::Mark,
@@ -17,6 +18,7 @@ use postern_core::{
 
 use crate::{
     client::{Clients, Ec2},
+    config::AwsAccount,
     error::Failure,
     gather::FILTER_VALUES,
     observe::has_ipv6,
@@ -26,23 +28,46 @@ use crate::{
 /// The states of instances that are, or may be again, reachable; a terminated one is listed by EC2 for an hour.
 const STATES: [&str; 5] = ["pending", "running", "shutting-down", "stopping", "stopped"];
 
+/// How many accounts are asked for their regions at the same time: one that does not answer holds up few.
+const ASKED_AT_ONCE: usize = 8;
+
 /// The accounts and regions that are configured; where an account names no region, those that EC2 lists for it.
-pub(crate) async fn accounts(clients: &Clients) -> Result<Vec<Account>, EnforceError> {
-    let mut found = Vec::new();
-    for account in &clients.config().accounts {
-        let regions = if account.regions.is_empty() {
-            enabled_regions(clients, &account.id).await?
-        } else {
-            account.regions.clone()
-        };
-        found.extend(regions.into_iter().map(|region| Account::Aws {
-            account: account.id.clone(),
-            region,
-        }));
+pub(crate) async fn accounts(clients: &Clients) -> Accounts {
+    let asked =
+        clients
+            .config()
+            .accounts
+            .clone()
+            .into_iter()
+            .map(|AwsAccount { id, regions, .. }| async move {
+                let regions = if regions.is_empty() {
+                    enabled_regions(clients, &id).await
+                } else {
+                    Ok(regions)
+                };
+                (id, regions)
+            });
+    let mut answers = stream::iter(asked).buffered(ASKED_AT_ONCE);
+    let mut accounts = Accounts::default();
+    while let Some((account, answer)) = answers.next().await {
+        match answer {
+            Ok(regions) => accounts
+                .found
+                .extend(regions.into_iter().map(|region| Account::Aws {
+                    account: account.clone(),
+                    region,
+                })),
+            Err(error) => accounts.failed.push(Unlisted {
+                scope: format!("/aws/{account}"),
+                error,
+            }),
+        }
     }
-    Ok(found)
+    accounts
 }
 
+/// The regions that the account may use: asked without `AllRegions`, EC2 leaves out those that it has not opted in to
+/// (EC2 API reference, `DescribeRegions`).
 async fn enabled_regions(clients: &Clients, account: &str) -> Result<Vec<String>, EnforceError> {
     let ec2 = clients.ec2(account, "us-east-1").await?;
     let answer = ec2

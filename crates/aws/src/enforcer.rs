@@ -6,7 +6,8 @@ use async_trait::async_trait;
 use postern_core::{
     budget::{Level, Purpose},
     enforcer::{
-        Bindings, Change, Desired, DiscoveryPage, EnforceError, Enforcer, Marked, Observed, Recalled,
+        Accounts, Bindings, Change, Desired, DiscoveryPage, EnforceError, Enforcer, Marked, Observed,
+        Recalled,
     },
     machine::{Account, Cloud},
     mark::Installation,
@@ -102,7 +103,7 @@ impl Enforcer for AwsEnforcer {
         Cloud::Aws
     }
 
-    async fn accounts(&self) -> Result<Vec<Account>, EnforceError> {
+    async fn accounts(&self) -> Accounts {
         spending(Purpose::Look, discover::accounts(&self.clients)).await
     }
 

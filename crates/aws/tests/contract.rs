@@ -35,6 +35,8 @@ mod moves;
 mod named;
 #[path = "contract/peering.rs"]
 mod peering;
+#[path = "contract/regions.rs"]
+mod regions;
 #[path = "contract/stage.rs"]
 mod stage;
 #[path = "contract/suite.rs"]
@@ -121,7 +123,7 @@ async fn an_opening_takes_three_reads_and_four_writes_and_a_closing_three_and_tw
     let stage = Stage::of(&endpoint).await;
     let built = stage.build(Vec::new()).await;
     // Discovery has seen the VPC.
-    for account in stage.enforcer.accounts().await.unwrap() {
+    for account in stage.enforcer.accounts().await.found {
         stage.enforcer.discover(&account, None).await.unwrap();
     }
     let mut counts = Vec::new();

@@ -6,7 +6,10 @@ use async_trait::async_trait;
 use postern_core::{
     approach::is_firewall,
     budget::{Level, Purpose},
-    enforcer::{Bindings, Change, Desired, DiscoveryPage, EnforceError, Enforcer, Marked, Observed},
+    enforcer::{
+        Accounts, Bindings, Change, Desired, DiscoveryPage, EnforceError, Enforcer, Marked, Observed,
+        Unlisted,
+    },
     machine::{Account, Cloud},
     mark::Installation,
     point::PointRef,
@@ -97,8 +100,20 @@ impl Enforcer for AzureEnforcer {
         Cloud::Azure
     }
 
-    async fn accounts(&self) -> Result<Vec<Account>, EnforceError> {
-        spending(Purpose::Look, discover::accounts(&self.arm, &self.config)).await
+    async fn accounts(&self) -> Accounts {
+        match spending(Purpose::Look, discover::accounts(&self.arm, &self.config)).await {
+            Ok(found) => Accounts {
+                found,
+                failed: Vec::new(),
+            },
+            Err(error) => Accounts {
+                found: Vec::new(),
+                failed: vec![Unlisted {
+                    scope: "/azure".to_owned(),
+                    error,
+                }],
+            },
+        }
     }
 
     /// All machines stand on the first page: what surrounds them has to be read as a whole anyway.

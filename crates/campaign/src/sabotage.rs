@@ -5,7 +5,8 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 use postern_core::{
     enforcer::{
-        Bindings, Change, Desired, DiscoveryPage, EnforceError, Enforcer, Marked, Observed, Recalled, Verb,
+        Accounts, Bindings, Change, Desired, DiscoveryPage, EnforceError, Enforcer, Marked, Observed,
+        Recalled, Verb,
     },
     machine::{Account, Cloud},
     mark::Installation,
@@ -67,7 +68,7 @@ impl Enforcer for Sabotaged {
         self.inner.cloud()
     }
 
-    async fn accounts(&self) -> Result<Vec<Account>, EnforceError> {
+    async fn accounts(&self) -> Accounts {
         self.inner.accounts().await
     }
 

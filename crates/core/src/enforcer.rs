@@ -355,6 +355,24 @@ pub struct Marked {
     pub detail: Value,
 }
 
+/// The accounts that an enforcer is configured to guard, as far as it is known which these are.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Accounts {
+    /// Those that are known (for AWS, one entry per account and region).
+    pub found: Vec<Account>,
+    /// Where it is not known which there are, such as an AWS account that does not tell its regions.
+    pub failed: Vec<Unlisted>,
+}
+
+/// Accounts of which it is not known which there are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unlisted {
+    /// The scope of all of them: `/aws/<account>`, or `/azure` for every subscription.
+    pub scope: String,
+    /// Why.
+    pub error: EnforceError,
+}
+
 /// Points, and the installations whose marks stand there.
 pub type Marks = BTreeMap<PointRef, BTreeSet<Installation>>;
 
@@ -450,8 +468,8 @@ pub trait Enforcer: Send + Sync + fmt::Debug {
     /// Which cloud.
     fn cloud(&self) -> Cloud;
 
-    /// The accounts that it is configured to guard (for AWS, one entry per account and region).
-    async fn accounts(&self) -> Result<Vec<Account>, EnforceError>;
+    /// The accounts that it is configured to guard. One that does not answer leaves the others in.
+    async fn accounts(&self) -> Accounts;
 
     /// A page of an account's machines; `cursor` is the `next` of the page before.
     async fn discover(&self, account: &Account, cursor: Option<&str>) -> Result<DiscoveryPage, EnforceError>;

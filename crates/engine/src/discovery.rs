@@ -11,9 +11,9 @@ use std::{
 
 use postern_core::{
     audit::{Actor, AuditEvent, Outcome, Subject},
-    enforcer::{DiscoveryPage, EnforceError, Enforcer},
+    enforcer::{DiscoveryPage, EnforceError, Enforcer, Unlisted},
     grant::{EndCause, Grant},
-    machine::Account,
+    machine::{Account, Cloud},
     point::PointRef,
     policy::{Ask, JitPolicy},
     posture::posture,
@@ -141,12 +141,17 @@ impl Engine {
         let mut accounts = Vec::new();
         let mut total = Discovered::default();
         for enforcer in self.enforcers.values() {
-            match enforcer.accounts().await {
-                Ok(found) => accounts.extend(found.into_iter().map(|account| (enforcer.clone(), account))),
-                Err(error) => {
-                    tracing::warn!(cloud = %enforcer.cloud(), %error, "accounts could not be listed");
-                    total.failed_accounts += 1;
-                }
+            let listed = enforcer.accounts().await;
+            accounts.extend(
+                listed
+                    .found
+                    .into_iter()
+                    .map(|account| (enforcer.clone(), account)),
+            );
+            for Unlisted { scope, error } in listed.failed {
+                tracing::warn!(scope, %error, "accounts could not be listed");
+                total.failed_accounts += 1;
+                self.count_discovery(enforcer.cloud(), "retry");
             }
         }
         let room = Arc::new(Semaphore::new(ACCOUNTS_AT_ONCE));
@@ -168,7 +173,6 @@ impl Engine {
                     continue;
                 }
             };
-            let cloud = account.cloud().as_str();
             let outcome = match result {
                 Ok(found) => {
                     total.machines += found.machines;
@@ -182,12 +186,17 @@ impl Engine {
                     "retry"
                 }
             };
-            self.metrics
-                .discoveries
-                .get_or_create(&PassLabels { cloud, outcome })
-                .inc();
+            self.count_discovery(account.cloud(), outcome);
         }
         total
+    }
+
+    fn count_discovery(&self, cloud: Cloud, outcome: &'static str) {
+        let cloud = cloud.as_str();
+        self.metrics
+            .discoveries
+            .get_or_create(&PassLabels { cloud, outcome })
+            .inc();
     }
 
     async fn discover(

@@ -160,12 +160,13 @@ impl Sweep {
             Ok(enforcer) => &**enforcer,
             Err(error) => return (failed(&part.scope, error), Vec::new()),
         };
-        let accounts = match enforcer.accounts().await {
-            Ok(accounts) => accounts,
-            Err(error) => return (failed(&part.scope, &error), Vec::new()),
-        };
-        let (mut looked, mut found) = (Vec::new(), Vec::new());
-        for account in accounts {
+        let accounts = enforcer.accounts().await;
+        let unlisted = accounts.failed.iter();
+        let mut looked: Vec<_> = unlisted
+            .flat_map(|unlisted| failed(&unlisted.scope, &unlisted.error))
+            .collect();
+        let mut found = Vec::new();
+        for account in accounts.found {
             looked.push(self.account(enforcer, &account, &mut found).await);
         }
         (looked, found)

@@ -56,7 +56,7 @@ async fn an_account_is_worked_on_in_the_role_that_it_names() {
     let machine = machine.unwrap();
 
     let enforcer = connect("shared").await;
-    let account = enforcer.accounts().await.unwrap().remove(0);
+    let account = enforcer.accounts().await.found.remove(0);
     let page = enforcer.discover(&account, None).await.unwrap();
     assert_eq!(page.machines[0].id.short(), machine.instance_id);
 
@@ -85,7 +85,7 @@ async fn credentials_of_another_account_settle_nothing() {
         machine: AwsInstance::new(&elsewhere.account, "eu-west-1", built.machine.instance()).unwrap(),
         ..built
     };
-    let account = stage.enforcer.accounts().await.unwrap().remove(0);
+    let account = stage.enforcer.accounts().await.found.remove(0);
     handle.calls().reset();
     let refusals = [
         stage
@@ -133,7 +133,7 @@ async fn trouble_at_sts_passes() {
         });
     };
     let stage = Stage::new(&endpoint, in_a_role).await;
-    let account = stage.enforcer.accounts().await.unwrap().remove(0);
+    let account = stage.enforcer.accounts().await.found.remove(0);
     for operation in ["AssumeRole", "GetCallerIdentity"] {
         let mut answers = Vec::new();
         for effect in [

@@ -86,7 +86,7 @@ async fn no_machine_is_shown_without_its_groups() {
     let stage = Stage::of(&endpoint).await;
     let built = stage.build(vec![tcp(22, 22, "0.0.0.0/0", "ssh")]).await;
     let (behind, veil) = veiled(&endpoint).await;
-    let account = behind.enforcer.accounts().await.unwrap().remove(0);
+    let account = behind.enforcer.accounts().await.found.remove(0);
     let mut pages = Vec::new();
     for hide in [Hide::Nothing, Hide::Filtered, Hide::All] {
         veil.hide(hide);
@@ -107,7 +107,7 @@ async fn a_holder_that_a_describe_leaves_out_is_removed_all_the_same() {
     let built = stage.build(Vec::new()).await;
     stage.pass(&open(&built, vec![grant(1, "22")]), usize::MAX).await;
     let (behind, veil) = veiled(&endpoint).await;
-    let account = behind.enforcer.accounts().await.unwrap().remove(0);
+    let account = behind.enforcer.accounts().await.found.remove(0);
     let marked = behind.enforcer.marked(&account, &installation()).await;
     let marked = marked.unwrap();
     let holder = marked.iter().find(|m| m.mark.purpose == Purpose::Holder).unwrap();

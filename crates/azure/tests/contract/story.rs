@@ -49,7 +49,7 @@ async fn discovery_finds_machines_with_both_filters_over_all_pages() {
         ..Scene::options()
     })
     .await;
-    let accounts = scene.enforcer.accounts().await.unwrap();
+    let accounts = scene.enforcer.accounts().await.found;
     let page = scene.enforcer.discover(&accounts[0], None).await.unwrap();
     assert_eq!(page.next, None);
     assert_eq!(page.machines.len(), 2);
@@ -106,7 +106,7 @@ async fn subscriptions_are_found_when_none_is_configured() {
     let scene = Scene::new().await;
     let mut config = config(&scene.sim);
     config.subscriptions.clear();
-    let accounts = enforcer(config).accounts().await.unwrap();
+    let accounts = enforcer(config).accounts().await.found;
     assert_eq!(
         accounts,
         [Account::Azure {

@@ -12,8 +12,8 @@ use std::{
 use async_trait::async_trait;
 use postern_core::{
     enforcer::{
-        Bindings, Change, Desired, DiscoveryPage, Displaced, EnforceError, Enforcer, Evidence, Finding,
-        Marked, Marks, Observed, Obstacle, Plan, Recalled, Verb,
+        Accounts, Bindings, Change, Desired, DiscoveryPage, Displaced, EnforceError, Enforcer, Evidence,
+        Finding, Marked, Marks, Observed, Obstacle, Plan, Recalled, Unlisted, Verb,
     },
     id::GrantId,
     inventory::Machine,
@@ -48,6 +48,8 @@ pub(crate) struct CloudState {
     pub(crate) marked: Marks,
     pub(crate) apply_faults: VecDeque<Fault>,
     pub(crate) observe_faults: VecDeque<EnforceError>,
+    /// Of what it is not told which accounts there are.
+    pub(crate) unlisted: Vec<String>,
     pub(crate) discover_fault: Option<EnforceError>,
     /// How often machines were asked for.
     pub(crate) discoveries: u32,
@@ -269,11 +271,24 @@ impl Enforcer for FakeCloud {
         Cloud::Aws
     }
 
-    async fn accounts(&self) -> Result<Vec<Account>, EnforceError> {
-        Ok(vec![Account::Aws {
+    async fn accounts(&self) -> Accounts {
+        let state = self.state.lock().unwrap();
+        let here = Account::Aws {
             account: ACCOUNT.into(),
             region: REGION.into(),
-        }])
+        };
+        let failed = |scope: &String| Unlisted {
+            scope: scope.clone(),
+            error: unavailable(),
+        };
+        Accounts {
+            found: if state.unlisted.contains(&format!("/aws/{ACCOUNT}")) {
+                vec![]
+            } else {
+                vec![here]
+            },
+            failed: state.unlisted.iter().map(failed).collect(),
+        }
     }
 
     async fn discover(&self, _: &Account, _: Option<&str>) -> Result<DiscoveryPage, EnforceError> {

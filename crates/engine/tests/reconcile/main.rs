@@ -26,7 +26,7 @@ use postern_core::{
     time::{Clock, SystemClock},
 };
 use postern_store::Urgency;
-use world::World;
+use world::{ACCOUNT, World};
 
 const LONG: Duration = Duration::from_mins(10);
 const SHORT: Duration = Duration::from_secs(1);
@@ -223,6 +223,27 @@ async fn a_machine_that_two_discoveries_do_not_see_is_gone_and_one_that_cannot_b
         panic!("not closed")
     };
     assert_eq!(closed.cause, EndCause::MachineGone);
+    world.assert_sound().await;
+}
+
+#[tokio::test]
+async fn an_account_that_does_not_tell_its_regions_stops_no_other_and_loses_no_machine() {
+    let world = World::new().await;
+    let id = world.grant(LONG, LONG).await;
+    world.settle().await;
+    let discover = async |unlisted: &str| {
+        world.cloud.state.lock().unwrap().unlisted = vec![unlisted.to_owned()];
+        let found = world.engine.discover_all().await;
+        (found.machines, found.gone, found.failed_accounts)
+    };
+    assert_eq!(discover("/aws/222233334444").await, (1, 0, 1));
+    let itself = format!("/aws/{ACCOUNT}");
+    for _ in 0..3 {
+        assert_eq!(discover(&itself).await, (0, 0, 1));
+    }
+    assert_eq!(discover("/aws/222233334444").await, (1, 0, 1));
+    world.settle().await;
+    assert!(world.is_open(id).await);
     world.assert_sound().await;
 }
 

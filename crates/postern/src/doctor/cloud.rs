@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use postern_core::{
-    enforcer::{EnforceError, Enforcer},
+    enforcer::{Accounts, EnforceError, Enforcer},
     machine::Account,
     mark::Installation,
     time::Clock,
@@ -40,16 +40,15 @@ pub(super) async fn examine(config: &Config, clock: &Arc<dyn Clock>) -> Vec<Chec
                 continue;
             }
         };
-        match enforcer.accounts().await {
-            Err(error) => checks.push(Check::failed(part.scope, error.to_string())),
-            Ok(accounts) if accounts.is_empty() => {
-                checks.push(Check::warning(part.scope, "there is no account that may be read"));
-            }
-            Ok(accounts) => {
-                for account in accounts {
-                    checks.push(look(&*enforcer, &account, &config.installation.name).await);
-                }
-            }
+        let accounts = enforcer.accounts().await;
+        if accounts == Accounts::default() {
+            checks.push(Check::warning(part.scope, "there is no account that may be read"));
+        }
+        for unlisted in accounts.failed {
+            checks.push(Check::failed(unlisted.scope, unlisted.error.to_string()));
+        }
+        for account in accounts.found {
+            checks.push(look(&*enforcer, &account, &config.installation.name).await);
         }
     }
     checks

@@ -28,16 +28,15 @@ pub(super) async fn examine(config: &Config, clock: &Arc<dyn Clock>) -> Vec<Chec
         // What is wrong with the credential is said of the subscriptions.
         Err(error) => return vec![Check::failed("azure.rbac", format!("not tried: {error:#}"))],
     };
-    match enforcer.accounts().await {
-        Err(error) => vec![Check::failed("azure.rbac", format!("not tried: {error}"))],
-        Ok(accounts) => {
-            let mut checks = Vec::with_capacity(accounts.len());
-            for account in accounts {
-                checks.push(look(&enforcer, &roles, &account).await);
-            }
-            checks
-        }
+    let accounts = enforcer.accounts().await;
+    let unlisted = accounts.failed.into_iter();
+    let mut checks: Vec<Check> = unlisted
+        .map(|unlisted| Check::failed("azure.rbac", format!("not tried: {}", unlisted.error)))
+        .collect();
+    for account in accounts.found {
+        checks.push(look(&enforcer, &roles, &account).await);
     }
+    checks
 }
 
 fn made(

@@ -8,8 +8,8 @@ use std::{
 
 use postern_core::{
     enforcer::{
-        Bindings, Change, Desired, DiscoveryPage, EnforceError, Enforcer, Evidence, Marked, Observed,
-        Obstacle, Plan, Verb,
+        Accounts, Bindings, Change, Desired, DiscoveryPage, EnforceError, Enforcer, Evidence, Marked,
+        Observed, Obstacle, Plan, Verb,
     },
     id::GrantId,
     machine::{Account, Cloud, MachineId},
@@ -147,8 +147,8 @@ impl Enforcer for MemoryCloud {
         Cloud::Aws
     }
 
-    async fn accounts(&self) -> Result<Vec<Account>, EnforceError> {
-        Ok(vec![])
+    async fn accounts(&self) -> Accounts {
+        Accounts::default()
     }
 
     async fn discover(&self, _: &Account, _: Option<&str>) -> Result<DiscoveryPage, EnforceError> {
