@@ -1,7 +1,8 @@
 //! Keeps the inventory: which machines there are, which points stand before them, which policy covers them.
 //!
 //! An account that cannot be read does not stop the others, and never makes its machines disappear: a machine is
-//! gone only when two complete discoveries of its account in a row did not see it.
+//! gone only when two complete discoveries of its account in a row did not see it. A discovery that fails at a page
+//! goes on there at its next turn, and is not a complete one.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -29,6 +30,7 @@ use crate::{
     events::Events,
     metrics::PassLabels,
     strays::{Stray, marked_points},
+    unfinished::may_pass,
 };
 
 /// How many accounts are read at the same time.
@@ -199,28 +201,79 @@ impl Engine {
             .inc();
     }
 
+    /// Goes on where the last discovery of the account failed, or begins anew when the cloud does not know that page
+    /// any more.
     async fn discover(
         &self,
         enforcer: &dyn Enforcer,
         account: &Account,
     ) -> Result<Discovered, DiscoveryError> {
+        let Some(left) = self.unfinished.take(account, self.clock.now()) else {
+            return self.discover_from(enforcer, account, None).await;
+        };
+        match self.discover_from(enforcer, account, Some(left)).await {
+            Err(DiscoveryError::Cloud(error)) if !may_pass(&error) => {
+                tracing::info!(%account, %error, "a discovery cannot go on, and begins anew");
+                self.discover_from(enforcer, account, None).await
+            }
+            done => done,
+        }
+    }
+
+    /// Reads the pages from `first` on. Only a discovery of all pages, one after the other, says which machines are
+    /// gone: one that went on later may not see a machine that moved to a page before that.
+    async fn discover_from(
+        &self,
+        enforcer: &dyn Enforcer,
+        account: &Account,
+        first: Option<String>,
+    ) -> Result<Discovered, DiscoveryError> {
         let started = self.clock.now();
         let mut found = Discovered::default();
-        let mut cursor = None;
+        let mut cursor = first.clone();
         loop {
-            // What the page says is at least as old as the question.
-            let asked_at = self.clock.now();
-            let mut page = enforcer.discover(account, cursor.as_deref()).await?;
-            cursor = page.next.take();
-            found.machines += page.machines.len();
-            let lag = enforcer.describe_lag();
-            found.changed += self.save_page(account, page, asked_at, lag).await?;
-            if cursor.is_none() {
-                break;
+            match self
+                .discover_page(enforcer, account, cursor.as_deref(), &mut found)
+                .await
+            {
+                Ok(None) => break,
+                Ok(next) => cursor = next,
+                Err(error) => {
+                    let again = match &error {
+                        DiscoveryError::Cloud(error) => may_pass(error),
+                        DiscoveryError::Store(_) => true,
+                    };
+                    if let Some(cursor) = cursor.filter(|_| again)
+                        && first.as_ref() != Some(&cursor)
+                    {
+                        self.unfinished.leave(account, cursor, self.clock.now());
+                    }
+                    return Err(error);
+                }
             }
         }
-        found.gone = self.settle_gone(account, started).await?;
+        if first.is_none() {
+            found.gone = self.settle_gone(account, started).await?;
+        }
         Ok(found)
+    }
+
+    /// Reads and saves one page; where the next begins.
+    async fn discover_page(
+        &self,
+        enforcer: &dyn Enforcer,
+        account: &Account,
+        cursor: Option<&str>,
+        found: &mut Discovered,
+    ) -> Result<Option<String>, DiscoveryError> {
+        // What the page says is at least as old as the question.
+        let asked_at = self.clock.now();
+        let mut page = enforcer.discover(account, cursor).await?;
+        let next = page.next.take();
+        found.machines += page.machines.len();
+        let lag = enforcer.describe_lag();
+        found.changed += self.save_page(account, page, asked_at, lag).await?;
+        Ok(next)
     }
 
     /// Saves a page of machines; what changed about the way to them or about their tags makes points due. The page may

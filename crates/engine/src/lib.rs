@@ -26,6 +26,7 @@ mod settle;
 mod strays;
 mod together;
 mod turns;
+mod unfinished;
 
 use std::{
     collections::BTreeMap,
@@ -54,6 +55,8 @@ pub struct Engine {
     half_had: Arc<AtomicBool>,
     /// Where nothing was to be done when it was last looked at.
     at_rest: Arc<rest::AtRest>,
+    /// Discoveries that failed at a page.
+    unfinished: Arc<unfinished::Unfinished>,
 }
 
 impl Engine {
@@ -79,6 +82,7 @@ impl Engine {
             metrics,
             half_had: Arc::default(),
             at_rest: Arc::default(),
+            unfinished: Arc::default(),
         }
     }
 

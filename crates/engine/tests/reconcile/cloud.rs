@@ -51,6 +51,12 @@ pub(crate) struct CloudState {
     /// Of what it is not told which accounts there are.
     pub(crate) unlisted: Vec<String>,
     pub(crate) discover_fault: Option<EnforceError>,
+    /// How many machines stand on a page of a discovery; zero for all.
+    pub(crate) page_size: usize,
+    /// The pages that were asked for, by the number of machines before them.
+    pub(crate) pages: Vec<usize>,
+    /// How the next question for such a page fails.
+    pub(crate) page_faults: VecDeque<(usize, EnforceError)>,
     /// How often machines were asked for.
     pub(crate) discoveries: u32,
     /// How many ask at this moment, and how many did at most.
@@ -249,7 +255,7 @@ impl Observed for Seen {
     }
 }
 
-fn unavailable() -> EnforceError {
+pub(crate) fn unavailable() -> EnforceError {
     EnforceError::Unavailable {
         operation: "Apply".into(),
         message: "connection reset".into(),
@@ -291,7 +297,7 @@ impl Enforcer for FakeCloud {
         }
     }
 
-    async fn discover(&self, _: &Account, _: Option<&str>) -> Result<DiscoveryPage, EnforceError> {
+    async fn discover(&self, _: &Account, cursor: Option<&str>) -> Result<DiscoveryPage, EnforceError> {
         {
             let mut state = self.state.lock().unwrap();
             state.discoveries += 1;
@@ -303,15 +309,24 @@ impl Enforcer for FakeCloud {
         while self.state.lock().unwrap().discovery_stuck {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
-        let state = self.state.lock().unwrap();
-        match &state.discover_fault {
-            Some(fault) => Err(fault.clone()),
-            None => Ok(DiscoveryPage {
-                machines: state.machines.clone(),
-                marked: state.marked.clone(),
-                next: None,
-            }),
+        let mut state = self.state.lock().unwrap();
+        if let Some(fault) = &state.discover_fault {
+            return Err(fault.clone());
         }
+        let first = cursor.map_or(0, |cursor| cursor.parse().unwrap());
+        state.pages.push(first);
+        if let Some((_, fault)) = state.page_faults.pop_front_if(|(page, _)| *page == first) {
+            return Err(fault);
+        }
+        let size = Some(state.page_size)
+            .filter(|size| *size > 0)
+            .unwrap_or(usize::MAX);
+        let last = first.saturating_add(size);
+        Ok(DiscoveryPage {
+            machines: state.machines.iter().skip(first).take(size).cloned().collect(),
+            marked: state.marked.clone(),
+            next: (last < state.machines.len()).then(|| last.to_string()),
+        })
     }
 
     async fn observe(&self, desired: &Desired) -> Result<Box<dyn Observed>, EnforceError> {

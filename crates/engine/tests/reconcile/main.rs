@@ -12,6 +12,7 @@ mod lag;
 mod late;
 mod leases;
 mod neglect;
+mod pages;
 mod refusals;
 mod reminders;
 mod turns;

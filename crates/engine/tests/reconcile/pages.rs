@@ -1,0 +1,143 @@
+//! Discoveries of several pages, and what a page that fails costs.
+
+use postern_core::enforcer::EnforceError;
+use postern_engine::discovery::Discovered;
+
+use crate::{
+    cloud::unavailable,
+    world::{World, a_machine},
+};
+
+/// Three machines on a page each, discovered once.
+async fn three_pages() -> World {
+    let world = World::new().await;
+    {
+        let mut state = world.cloud.state.lock().unwrap();
+        state.machines = (1..=3).map(a_machine).collect();
+        state.page_size = 1;
+        state.pages.clear();
+    }
+    let first = discover(&world).await;
+    assert_eq!(
+        first,
+        (
+            vec![0, 1, 2],
+            Discovered {
+                machines: 3,
+                changed: 2,
+                ..Discovered::default()
+            }
+        )
+    );
+    world.settle().await;
+    world
+}
+
+/// Discovers once; which pages were asked for, and what was found.
+async fn discover(world: &World) -> (Vec<usize>, Discovered) {
+    let found = world.engine.discover_all().await;
+    (
+        std::mem::take(&mut world.cloud.state.lock().unwrap().pages),
+        found,
+    )
+}
+
+fn fails_at(world: &World, page: usize, error: EnforceError) {
+    world
+        .cloud
+        .state
+        .lock()
+        .unwrap()
+        .page_faults
+        .push_back((page, error));
+}
+
+fn found(machines: usize) -> Discovered {
+    Discovered {
+        machines,
+        ..Discovered::default()
+    }
+}
+
+fn failed() -> Discovered {
+    Discovered {
+        failed_accounts: 1,
+        ..Discovered::default()
+    }
+}
+
+#[tokio::test]
+async fn a_discovery_that_failed_at_a_page_goes_on_there_and_the_next_changes_nothing() {
+    let world = three_pages().await;
+    fails_at(&world, 1, unavailable());
+    assert_eq!(discover(&world).await, (vec![0, 1], failed()));
+    assert_eq!(discover(&world).await, (vec![1, 2], found(2)));
+    let before = (
+        world.log("").await.len(),
+        world.cloud.state.lock().unwrap().observes,
+    );
+    assert_eq!(discover(&world).await, (vec![0, 1, 2], found(3)));
+    world.settle().await;
+    let after = (
+        world.log("").await.len(),
+        world.cloud.state.lock().unwrap().observes,
+    );
+    assert_eq!(before, after, "nothing was told and no point was looked at");
+}
+
+#[tokio::test]
+async fn a_page_that_fails_again_does_not_keep_the_pages_before_it_from_being_read() {
+    let world = three_pages().await;
+    fails_at(&world, 1, unavailable());
+    fails_at(&world, 1, unavailable());
+    fails_at(&world, 2, unavailable());
+    assert_eq!(discover(&world).await, (vec![0, 1], failed()));
+    assert_eq!(discover(&world).await, (vec![1], failed()));
+    assert_eq!(discover(&world).await, (vec![0, 1, 2], failed()));
+    assert_eq!(discover(&world).await, (vec![2], found(1)));
+}
+
+#[tokio::test]
+async fn a_page_that_the_cloud_does_not_know_any_more_is_found_from_the_first_on() {
+    let stale = || EnforceError::Refused {
+        operation: "ec2:DescribeInstances".into(),
+        code: "InvalidPaginationToken".into(),
+        message: "the token has expired".into(),
+    };
+    let world = three_pages().await;
+    fails_at(&world, 1, unavailable());
+    assert_eq!(discover(&world).await, (vec![0, 1], failed()));
+    fails_at(&world, 1, stale());
+    assert_eq!(discover(&world).await, (vec![1, 0, 1, 2], found(3)));
+    fails_at(&world, 1, stale());
+    assert_eq!(discover(&world).await, (vec![0, 1], failed()));
+    assert_eq!(discover(&world).await, (vec![0, 1, 2], found(3)));
+}
+
+#[tokio::test]
+async fn only_discoveries_of_all_pages_say_that_a_machine_is_gone() {
+    let world = three_pages().await;
+    let order = |numbers: [u32; 3]| {
+        world.cloud.state.lock().unwrap().machines = numbers.map(a_machine).into();
+    };
+    // The third machine is on a page that was read, each time before it is read, and on one that was not, after.
+    for _ in 0..3 {
+        fails_at(&world, 1, unavailable());
+        assert_eq!(discover(&world).await, (vec![0, 1], failed()));
+        order([3, 1, 2]);
+        assert_eq!(discover(&world).await, (vec![1, 2], found(2)));
+        order([1, 2, 3]);
+    }
+    assert_eq!(discover(&world).await, (vec![0, 1, 2], found(3)));
+    world.cloud.state.lock().unwrap().machines.pop();
+    fails_at(&world, 1, unavailable());
+    assert_eq!(discover(&world).await, (vec![0, 1], failed()));
+    assert_eq!(discover(&world).await, (vec![1], found(1)));
+    assert_eq!(
+        discover(&world).await,
+        (vec![0, 1], found(2)),
+        "seen by the last that was whole"
+    );
+    let last = Discovered { gone: 1, ..found(2) };
+    assert_eq!(discover(&world).await, (vec![0, 1], last));
+}
