@@ -1,5 +1,7 @@
-//! What a decision costs: 100,000 role assignments, 10,000 people in 1,000 groups, 50 guardrails, beside bare Cedar over
-//! the same policies and entities, prepared beforehand.
+//! What a decision costs: 100,000 role assignments, 10,000 people in 1,000 nested groups, 50 guardrails, beside bare Cedar
+//! over the same policies and entities, prepared beforehand.
+//!
+//! Of nested groups a token names each that its owner is in, also through others; so do the people here.
 //!
 //! `cargo run --release -p postern-authz --example decision_cost`, with a number behind `--` for other than 20,000
 //! decisions. Asserts nothing about time.
@@ -38,7 +40,12 @@ const ASSIGNMENTS: usize = 100_000;
 const PEOPLE: usize = 10_000;
 const GROUPS: usize = 1000;
 const GUARDRAILS: usize = 50;
+/// Into which somebody was put; they are in those above these too.
 const GROUPS_OF_ONE: usize = 10;
+/// In each group that has groups in it.
+const GROUPS_IN_ONE: usize = 10;
+/// Addresses from which people ask.
+const SOURCES: usize = 1000;
 
 /// Numbers that look random and are the same in each run.
 struct Numbers(u64);
@@ -60,6 +67,11 @@ fn scope(numbers: &mut Numbers) -> String {
         1 => format!("{account}/eu-west-1"),
         _ => format!("{account}/eu-west-1/i-{:017x}", numbers.below(100)),
     }
+}
+
+/// A group, and those above it: 0 is above all.
+fn upwards(group: usize) -> impl Iterator<Item = usize> {
+    std::iter::successors(Some(group), |below| (*below > 0).then(|| below / GROUPS_IN_ONE))
 }
 
 fn guardrails() -> String {
@@ -161,20 +173,14 @@ fn main() {
             subject: format!("person-{person}"),
             name: None,
             groups: (0..GROUPS_OF_ONE)
-                .map(|_| format!("group-{}", numbers.below(GROUPS)))
+                .flat_map(|_| upwards(numbers.below(GROUPS)))
+                .map(|group| format!("group-{group}"))
                 .collect::<BTreeSet<_>>(),
             mfa: true,
             authenticated_at: None,
             claims: BTreeMap::new(),
         })
         .collect();
-    let context = Context {
-        now,
-        ports: vec!["22".parse().unwrap()],
-        sources: vec!["203.0.113.7".parse().unwrap()],
-        duration_seconds: Some(3600),
-        reason_present: true,
-    };
     let (mut whole, mut bare) = (Vec::new(), Vec::new());
     let (mut allowed, mut links) = (0_usize, 0_usize);
     for _ in 0..decisions {
@@ -186,6 +192,15 @@ fn main() {
         );
         let tags = BTreeMap::from([("env".to_owned(), "prod".to_owned())]);
         let resource = Resource::machine(machine.parse().unwrap(), tags);
+        let source = numbers.below(SOURCES);
+        let source = format!("203.0.{}.{}", source / 256, source % 256);
+        let context = Context {
+            now,
+            ports: vec!["22".parse().unwrap()],
+            sources: vec![source.parse().unwrap()],
+            duration_seconds: Some(3600),
+            reason_present: true,
+        };
         let begun = Instant::now();
         let decision = black_box(authorizer.decide(person, Action::Request, &resource, &context));
         whole.push(begun.elapsed());
@@ -195,7 +210,7 @@ fn main() {
         if whole.len().is_multiple_of(20) {
             let slice = slice(&assignments, person, &resource);
             links += slice.1;
-            let (policies, entities, request) = prepared(&slice.0, person, &resource);
+            let (policies, entities, request) = prepared(&slice.0, person, &resource, &source);
             let cedar = Cedar::new();
             let begun = Instant::now();
             let answer = black_box(cedar.is_authorized(&request, &policies, &entities));
@@ -204,9 +219,11 @@ fn main() {
             assert_eq!(yes, decision.allowed, "{}", decision.explain());
         }
     }
+    let groups: usize = people.iter().map(|person| person.groups.len()).sum();
     println!(
-        "{decisions} decisions, {:.1}% allowed, {:.1} assignments in a slice",
+        "{decisions} decisions, {:.1}% allowed, {:.1} groups of a person, {:.1} assignments in a slice",
         allowed as f64 * 100.0 / decisions as f64,
+        groups as f64 / PEOPLE as f64,
         links as f64 / bare.len() as f64
     );
     let ours = tell("a decision, with its explanation", whole);
@@ -250,7 +267,12 @@ fn slice(assignments: &[RoleAssignment], person: &Principal, resource: &Resource
     (text, count)
 }
 
-fn prepared(text: &str, person: &Principal, resource: &Resource) -> (PolicySet, Entities, Request) {
+fn prepared(
+    text: &str,
+    person: &Principal,
+    resource: &Resource,
+    source: &str,
+) -> (PolicySet, Entities, Request) {
     let uid = |text: String| text.parse::<EntityUid>().unwrap();
     let string = |text: &str| RestrictedExpression::new_string(text.to_owned());
     let who = uid(format!("User::\"corp/{}\"", person.subject));
@@ -303,7 +325,7 @@ fn prepared(text: &str, person: &Principal, resource: &Resource) -> (PolicySet, 
         ("reason_present".to_owned(), RestrictedExpression::new_bool(true)),
         ("networks".to_owned(), RestrictedExpression::new_set([])),
         ("port".to_owned(), port),
-        ("source".to_owned(), RestrictedExpression::new_ip("203.0.113.7")),
+        ("source".to_owned(), RestrictedExpression::new_ip(source)),
         (
             "duration_seconds".to_owned(),
             RestrictedExpression::new_long(3600),

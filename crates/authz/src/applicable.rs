@@ -383,11 +383,12 @@ mod tests {
             // Not through `GuardrailSet`, which refuses a guardrail that can never apply.
             let parsed: PolicySet = text.parse().unwrap();
             let names = Names::new().unwrap();
+            let references: Vec<_> = principal.references().collect();
             let (ports, source) = context.pairs().next().unwrap();
             let question = |looked_at: &LookedAt| {
                 let entities = Entities::from_entities(
                     [
-                        names.principal_entity(&principal, &[], looked_at).unwrap(),
+                        names.principal_entity(&principal, &references, &[], looked_at).unwrap(),
                         names.resource_entity(&resource, &[], looked_at).unwrap(),
                     ],
                     None,
@@ -445,11 +446,12 @@ mod tests {
                 authenticated_at: None,
                 claims: BTreeMap::new(),
             };
+            let references: Vec<_> = principal.references().collect();
             let resource = Resource::scope(postern_core::scope::Scope::root());
             let entities = Entities::from_entities(
                 [
                     names
-                        .principal_entity(&principal, &[], together.looked_at())
+                        .principal_entity(&principal, &references, &[], together.looked_at())
                         .unwrap(),
                     names
                         .resource_entity(&resource, &[], together.looked_at())

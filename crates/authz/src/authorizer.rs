@@ -215,7 +215,8 @@ impl Authorizer {
         let assignments = self.slice(references, decision.action, resource, context.now);
         let entities = Entities::from_entities(
             [
-                self.names.principal_entity(principal, &assignments, looked_at)?,
+                self.names
+                    .principal_entity(principal, references, &assignments, looked_at)?,
                 self.names.resource_entity(resource, &assignments, looked_at)?,
             ],
             None,

@@ -1,6 +1,9 @@
 //! What a decision is about, in our words and in Cedar's.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::{Mutex, PoisonError},
+};
 
 use cedar_policy::{Entity, EntityId, EntityTypeName, EntityUid, RestrictedExpression};
 use chrono::{Datelike, SecondsFormat, Timelike};
@@ -154,7 +157,7 @@ impl Context {
             }))
         });
         if let Some(source) = source {
-            put("source", &|| RestrictedExpression::new_ip(source.to_string()));
+            put("source", &|| names.source(source));
         }
         if let Some(seconds) = self.duration_seconds {
             put("duration_seconds", &|| {
@@ -196,8 +199,11 @@ pub(crate) const NETWORK: &str = "Network";
 const GROUP: &str = "Group";
 const SCOPE: &str = "Scope";
 
+/// How many sources are kept in Cedar's words: those of offices and runners come again and again.
+const SOURCES: usize = 1024;
+
 /// The names of the schema, parsed once.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(crate) struct Names {
     user: EntityTypeName,
     group: EntityTypeName,
@@ -205,6 +211,8 @@ pub(crate) struct Names {
     scope: EntityTypeName,
     action: EntityTypeName,
     network: EntityTypeName,
+    /// For each address, Cedar would parse the name of its function for addresses anew.
+    sources: Mutex<HashMap<Source, RestrictedExpression>>,
 }
 
 impl Names {
@@ -220,7 +228,19 @@ impl Names {
             scope: name(SCOPE)?,
             action: name("Action")?,
             network: name(NETWORK)?,
+            sources: Mutex::default(),
         })
+    }
+
+    fn source(&self, source: Source) -> RestrictedExpression {
+        let mut sources = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
+        if sources.len() >= SOURCES && !sources.contains_key(&source) {
+            sources.clear();
+        }
+        let known = sources.entry(source);
+        known
+            .or_insert_with(|| RestrictedExpression::new_ip(source.to_string()))
+            .clone()
     }
 
     pub(crate) fn principal(&self, principal: &PrincipalRef) -> EntityUid {
@@ -240,11 +260,13 @@ impl Names {
         uid(&self.action, action.as_str())
     }
 
-    /// The principal with what is looked at. Its parents are those of its groups that the guardrails or the assignments
-    /// name: no other could be asked about, and Cedar spends more on the hierarchy than on the question.
+    /// The principal with what is looked at. Its parents are those of its groups, which `references` names, that the
+    /// guardrails or the assignments name too: no other could be asked about, and Cedar spends more on the hierarchy than
+    /// on the question.
     pub(crate) fn principal_entity(
         &self,
         principal: &Principal,
+        references: &[PrincipalRef],
         assignments: &[&RoleAssignment],
         looked_at: &LookedAt,
     ) -> Result<Entity, AuthzError> {
@@ -270,11 +292,11 @@ impl Names {
         Entity::new_with_tags(
             self.principal(&principal.reference()),
             attributes,
-            principal
-                .references()
-                .skip(1)
+            references
+                .iter()
+                .filter(|one| matches!(one, PrincipalRef::Group(_)))
                 .filter(|group| looked_at.entity(GROUP, group.name()) || assigned.contains(group))
-                .map(|group| self.principal(&group)),
+                .map(|group| self.principal(group)),
             claims
                 .into_iter()
                 .map(|(name, value)| (name, RestrictedExpression::new_string(value))),
@@ -424,9 +446,12 @@ mod tests {
         ];
         for kind in [PrincipalKind::Human, PrincipalKind::Workload] {
             let principal = a_principal(kind);
+            let references: Vec<_> = principal.references().collect();
             for resource in &resources {
                 let entities = [
-                    names.principal_entity(&principal, &[], &everything).unwrap(),
+                    names
+                        .principal_entity(&principal, &references, &[], &everything)
+                        .unwrap(),
                     names.resource_entity(resource, &[], &everything).unwrap(),
                 ];
                 cedar_policy::Entities::from_entities(entities, Some(&schema)).unwrap();
@@ -456,5 +481,18 @@ mod tests {
         assert_eq!(context.pairs().count(), 2);
         context.sources = vec!["203.0.113.7".parse().unwrap(), "203.0.113.8".parse().unwrap()];
         assert_eq!(context.pairs().count(), 4);
+    }
+
+    #[test]
+    fn sources_are_kept_as_they_are_asked_and_never_too_many() {
+        let names = Names::new().unwrap();
+        let address =
+            |number: usize| -> Source { format!("10.0.{}.{}", number / 256, number % 256).parse().unwrap() };
+        for number in (0..SOURCES * 2).chain(0..SOURCES * 2) {
+            let source = address(number);
+            let expected = RestrictedExpression::new_ip(source.to_string());
+            assert_eq!(format!("{:?}", names.source(source)), format!("{expected:?}"));
+            assert!(names.sources.lock().unwrap().len() <= SOURCES);
+        }
     }
 }
