@@ -138,6 +138,12 @@ async fn a_rule_of_a_grant_that_somebody_deletes_comes_back_and_is_told_of_grant
             .filter(|event| event.action == action && event.details["code"] == "own_rule_missing");
         assert_eq!(told.count(), 2, "{action}");
     }
+    let address = world.server_url.trim_start_matches("http://");
+    for cloud in ["azure", "aws"] {
+        let labels = [&format!("cloud=\"{cloud}\""), "code=\"own_rule_missing\""];
+        let counted = metric(address, "postern_findings_total{", &labels).await;
+        assert_eq!(counted, Some(1.0), "{cloud}");
+    }
 }
 
 /// How many passes ended so, in one cloud.
