@@ -105,8 +105,10 @@ pub(crate) struct RoundResult {
 }
 
 impl RoundResult {
+    /// What the round ended with, or a deletion that was refused on the way.
     pub(crate) fn error(&self) -> Option<&EnforceError> {
-        self.attempts.iter().find_map(|attempt| match &attempt.result {
+        let mut attempts = self.attempts.iter().rev();
+        attempts.find_map(|attempt| match &attempt.result {
             AttemptResult::Failed(error) => Some(error),
             _ => None,
         })

@@ -499,7 +499,8 @@ impl Engine {
         Ok(Some(attempts))
     }
 
-    /// Carries out the intended changes in order; stops at the first that fails.
+    /// Carries out the intended changes in order; stops at the first that fails, unless all that failed is to delete a
+    /// group.
     async fn apply(
         &self,
         enforcer: &dyn Enforcer,
@@ -520,8 +521,11 @@ impl Engine {
                 Ok(answer) => attempt.result = AttemptResult::Done(answer),
                 Err(error) => {
                     tracing::info!(point = %lease.point_ref, change = attempt.change.summary, %error, "change failed");
+                    let goes_on = refusals::is_of_a_deletion(&error);
                     attempt.result = AttemptResult::Failed(error);
-                    break;
+                    if !goes_on {
+                        break;
+                    }
                 }
             }
             failpoint!("after-apply");

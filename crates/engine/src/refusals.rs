@@ -21,6 +21,9 @@ use crate::{
 /// EC2's word for what cannot be deleted because something uses it. It may be said for some moments after the last use.
 const IN_USE: &str = "DependencyViolation";
 
+/// EC2's call that deletes a group.
+const DELETION: &str = "DeleteSecurityGroup";
+
 /// Why changes were refused, by what they are.
 pub(crate) type Reasons = BTreeMap<String, String>;
 
@@ -78,11 +81,23 @@ fn reason(error: &EnforceError) -> Option<&str> {
     }
 }
 
+/// Whether it says that a group is not deleted, which may stay so for good. Nothing builds on that, so that a round goes
+/// on: of several groups, one that stays keeps no other.
+pub(crate) fn is_of_a_deletion(error: &EnforceError) -> bool {
+    match error {
+        EnforceError::Conflict { code, .. } => code == IN_USE,
+        EnforceError::Refused { operation, .. } | EnforceError::Forbidden { operation, .. } => {
+            operation == DELETION
+        }
+        _ => false,
+    }
+}
+
 /// Why the attempt did not succeed, if that may stand.
 fn why(attempt: &Attempt) -> Option<&str> {
     match &attempt.result {
         AttemptResult::Failed(error) => reason(error),
-        AttemptResult::NotAttempted => Some("not attempted"),
+        AttemptResult::NotAttempted => Some(NOT_ATTEMPTED),
         AttemptResult::Done(_) => None,
     }
 }
@@ -95,7 +110,8 @@ impl Attempt {
 }
 
 impl RoundResult {
-    /// What was refused of a round, where nothing but restoring was refused or is behind it.
+    /// What was refused of a round, where nothing but restoring was refused or is behind it. What is behind it waits, and
+    /// [`findings`] says so.
     pub(crate) fn refused(&self) -> Option<Reasons> {
         let failed = |attempt: &&Attempt| !matches!(attempt.result, AttemptResult::Done(_));
         let refused: Vec<&Attempt> = self.attempts.iter().filter(failed).collect();
@@ -115,33 +131,47 @@ impl RoundResult {
     }
 }
 
-/// A finding for each change of the plan that the cloud refuses. What is in use is found only after `moments`.
+/// Said of a change that comes after one that was refused.
+const NOT_ATTEMPTED: &str = "not attempted";
+
+/// A finding for each change of the plan that the cloud refuses, with what waits for it. What is in use is found only
+/// after `moments`.
 pub(crate) fn findings(plan: &Plan, refused: &Refused, now: Instant, moments: Duration) -> Vec<Finding> {
     let moments = TimeDelta::from_std(moments).unwrap_or_default();
-    let refused = plan.changes.iter().filter_map(|change| {
-        let why = refused
-            .changes
-            .get(&name(change)?)
-            .filter(|why| *why != "not attempted" && (*why != IN_USE || now - refused.since >= moments))?;
-        Some((change, why))
-    });
-    refused
-        .map(|(change, why)| Finding {
+    let why = |change: &Change| refused.changes.get(&name(change)?).map(String::as_str);
+    let is_found = |why: &str| why != NOT_ATTEMPTED && (why != IN_USE || now - refused.since >= moments);
+    let mut found = Vec::new();
+    for (at, change) in plan.changes.iter().enumerate() {
+        let Some(why_not) = why(change).filter(|why| is_found(why)) else {
+            continue;
+        };
+        let behind = plan.changes.iter().skip(at + 1);
+        let waiting: Vec<&str> = behind
+            .filter(|change| why(change) == Some(NOT_ATTEMPTED))
+            .map(|change| change.summary.as_str())
+            .collect();
+        let mut message = format!(
+            "the cloud refuses with {why_not} to {}: {}, and it is done at a later look",
+            change.summary,
+            if why_not == IN_USE {
+                "end what uses it"
+            } else {
+                "bring back what that names, or give the right to do it"
+            }
+        );
+        if !waiting.is_empty() {
+            message.push_str("; for it wait: ");
+            message.push_str(&waiting.join("; "));
+        }
+        found.push(Finding {
             code: "restore_refused".to_owned(),
-            message: format!(
-                "the cloud refuses with {why} to {}: {}, and it is done at a later look",
-                change.summary,
-                if why == IN_USE {
-                    "end what uses it"
-                } else {
-                    "bring back what that names, or give the right to do it"
-                }
-            ),
+            message,
             before: change.after.clone(),
             after: None::<Value>,
             grants: Vec::new(),
-        })
-        .collect()
+        });
+    }
+    found
 }
 
 #[cfg(test)]

@@ -307,6 +307,8 @@ struct Draft<'a> {
     isolation: Vec<Change>,
     /// What puts groups back in the place of their copies.
     restores: Vec<Change>,
+    /// What deletes groups of ours. EC2 may refuse that for as long as others like: in the end, it holds nothing up.
+    clearing: Vec<Change>,
     obstacles: Vec<Obstacle>,
     findings: Vec<Finding>,
 }
@@ -331,6 +333,7 @@ impl Observed for ObservedInstance {
             openings: Vec::new(),
             isolation: Vec::new(),
             restores: Vec::new(),
+            clearing: Vec::new(),
             obstacles: Vec::new(),
             findings: Vec::new(),
         };
@@ -357,8 +360,9 @@ impl Observed for ObservedInstance {
         draft.give_back();
         let settled = draft.settle_attachments();
         let changes = draft.closings.into_iter().chain(draft.openings);
+        let changes = changes.chain(draft.isolation).chain(draft.restores);
         Plan {
-            changes: changes.chain(draft.isolation).chain(draft.restores).collect(),
+            changes: changes.chain(draft.clearing).collect(),
             obstacles: draft.obstacles,
             findings: draft.findings,
             settled,

@@ -89,6 +89,8 @@ pub(crate) struct CloudState {
     /// Whether a displaced rule is to be put back, and why the cloud does not take it.
     pub(crate) to_put_back: bool,
     pub(crate) put_back_refused: Option<EnforceError>,
+    /// Groups that are to be deleted last, and why the cloud does not.
+    pub(crate) to_delete: BTreeMap<String, Option<EnforceError>>,
     /// Whether it was put back.
     pub(crate) put_back: bool,
     /// What readings say of every other write.
@@ -99,7 +101,9 @@ pub(crate) struct CloudState {
 
 impl CloudState {
     fn carry_out(&mut self, point: &PointRef, change: &Change) {
-        if change.verb == Verb::Restore {
+        if let Some(group) = change.operation["delete"].as_str() {
+            self.to_delete.remove(group);
+        } else if change.verb == Verb::Restore {
             (self.to_put_back, self.put_back) = (false, true);
         }
         let grants = self.present.entry(point.clone()).or_default();
@@ -148,6 +152,7 @@ struct Seen {
     in_the_way: Option<Displaced>,
     stands: bool,
     to_put_back: bool,
+    to_delete: Vec<String>,
     put_back: bool,
     shows: Option<bool>,
     /// Whether what was read is not what was written.
@@ -214,6 +219,17 @@ impl Observed for Seen {
                 plan.changes.push(a_change(Verb::Open, &desired.point, *grant));
             }
         }
+        plan.changes.extend(self.to_delete.iter().map(|group| Change {
+            verb: Verb::Restore,
+            target: group.clone(),
+            summary: format!("delete group {group}"),
+            grants: vec![],
+            policies: vec![],
+            before: None,
+            after: None,
+            operation: json!({ "delete": group }),
+            displaces: vec![],
+        }));
         plan
     }
 
@@ -367,6 +383,7 @@ impl Enforcer for FakeCloud {
             in_the_way: state.in_the_way.clone(),
             stands: state.stands,
             to_put_back: state.to_put_back,
+            to_delete: state.to_delete.keys().cloned().collect(),
             put_back: state.put_back,
             shows: state.shows,
         }))
@@ -385,10 +402,12 @@ impl Enforcer for FakeCloud {
         if !announced {
             state.unannounced.push(change.summary.clone());
         }
-        if change.verb == Verb::Restore
-            && let Some(refusal) = &state.put_back_refused
-        {
-            return Err(refusal.clone());
+        let refusal = match change.operation["delete"].as_str() {
+            Some(group) => state.to_delete.get(group).cloned().flatten(),
+            None => (state.put_back_refused.clone()).filter(|_| change.verb == Verb::Restore),
+        };
+        if let Some(refusal) = refusal {
+            return Err(refusal);
         }
         let fault = state.apply_faults.pop_front();
         if let Some(Fault::Before(error)) = fault {

@@ -1,5 +1,7 @@
 //! What a cloud refuses to have put back.
 
+use std::collections::BTreeMap;
+
 use postern_core::{
     audit::{AuditEvent, Outcome},
     enforcer::EnforceError,
@@ -89,6 +91,62 @@ async fn what_is_in_use_for_a_moment_is_tried_again_without_a_finding() {
     world.looks_while(None).await;
     assert_eq!(world.told().await[2..], [Outcome::Intended, Outcome::Succeeded]);
     assert_eq!(world.found().await, []);
+    world.assert_sound().await;
+}
+
+#[tokio::test]
+async fn of_several_groups_one_that_stays_keeps_no_other_from_being_deleted() {
+    let world = World::new().await;
+    let in_use = EnforceError::Conflict {
+        resource: "sg-1".into(),
+        code: "DependencyViolation".into(),
+    };
+    let not_allowed = EnforceError::Forbidden {
+        operation: "DeleteSecurityGroup".into(),
+        code: "UnauthorizedOperation".into(),
+        message: "not this one".into(),
+    };
+    let groups = [
+        ("sg-1", Some(in_use)),
+        ("sg-2", None),
+        ("sg-3", Some(not_allowed)),
+        ("sg-4", None),
+    ];
+    world.cloud.state.lock().unwrap().to_delete =
+        groups.map(|(group, refusal)| (group.to_owned(), refusal)).into();
+    world.looks_while(None).await;
+    let left: Vec<String> = world
+        .cloud
+        .state
+        .lock()
+        .unwrap()
+        .to_delete
+        .keys()
+        .cloned()
+        .collect();
+    assert_eq!(left, ["sg-1", "sg-3"]);
+    let found = world.found().await;
+    let [found] = &found[..] else { panic!("{found:?}") };
+    let message = found.details["message"].as_str().unwrap();
+    assert!(message.contains("delete group sg-3"), "{message}");
+    world.assert_sound().await;
+}
+
+#[tokio::test]
+async fn what_waits_for_what_is_refused_is_told_with_it() {
+    let world = World::new().await;
+    {
+        let mut state = world.cloud.state.lock().unwrap();
+        state.to_put_back = true;
+        state.to_delete = BTreeMap::from([("sg-1".to_owned(), None)]);
+    }
+    world.looks_while(Some(forbidden())).await;
+    let found = world.found().await;
+    let [found] = &found[..] else { panic!("{found:?}") };
+    let message = found.details["message"].as_str().unwrap();
+    assert!(message.ends_with("; for it wait: delete group sg-1"), "{message}");
+    world.looks_while(None).await;
+    assert!(world.cloud.state.lock().unwrap().to_delete.is_empty());
     world.assert_sound().await;
 }
 

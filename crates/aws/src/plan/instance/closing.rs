@@ -111,8 +111,13 @@ impl<'a> Draft<'a> {
         tagged_for(group, &self.desired.installation).is_some()
     }
 
-    /// Whether EC2 will delete a group of ours that nothing uses. A rule of others that names it is in the way for as
+    /// Whether to try to delete a group of ours that nothing uses. A rule of others that names it is in the way for as
     /// long as they like, and is told instead of tried against.
+    ///
+    /// That is not all that may be in the way: EC2 refuses with `DependencyViolation` to delete a group that is on an
+    /// interface, that a rule in its VPC names, or that is associated with another VPC (API reference,
+    /// `DeleteSecurityGroup`). Not seen are such associations (`AssociateSecurityGroupVpc`), which would be one more call
+    /// and permission, and rules of groups that we may not describe.
     pub(super) fn can_go(&mut self, group: &SecurityGroup) -> bool {
         if !self.is_marked(group) {
             return false;
@@ -249,7 +254,7 @@ impl<'a> Draft<'a> {
                 Some(to_json(holder)),
                 None,
             );
-            self.closings.push(for_grants(change, grants));
+            self.clearing.push(for_grants(change, grants));
         }
     }
 

@@ -452,7 +452,7 @@ impl<'a> Draft<'a> {
             }
         }
         if free && self.can_go(&copy.group) {
-            self.restores.push(change(
+            self.clearing.push(change(
                 Verb::Restore,
                 &copy.group.id,
                 format!("delete group {} ({})", copy.group.name, copy.group.id),

@@ -318,6 +318,30 @@ fn a_group_that_could_not_be_deleted_no_longer_holds_the_grant_open() {
 }
 
 #[test]
+fn what_ec2_may_refuse_to_delete_holds_no_other_change_up() {
+    let mut model = fleet(2);
+    converge(&mut model, &desired(vec![one()]));
+    let none = desired(vec![]);
+    let mut observed = observe(&model, &none);
+    // One stays for whatever reason in a VPC, and the grant is open in the other.
+    let mut stuck = observed.holders[0].clone();
+    stuck.id = "sg-stuck".to_owned();
+    stuck.vpc = "vpc-0".to_owned();
+    stuck.ingress.clear();
+    observed.holders.push(stuck);
+    let closing = observed.plan(&none);
+    assert_eq!(
+        calls(&closing),
+        ["set_groups", "set_groups", "delete_holder", "delete_holder"]
+    );
+    let other = grant(2, &["3389"], &["203.0.113.7"], 600);
+    assert_eq!(
+        calls(&observed.plan(&desired(vec![one(), other]))),
+        ["authorize", "delete_holder"]
+    );
+}
+
+#[test]
 fn a_change_without_its_emptied_egress_attaches_nothing() {
     let mut model = fleet(1);
     let plan = plan(&model, &desired(vec![one()]));

@@ -15,7 +15,10 @@ use super::*;
 use crate::{
     config::AwsLimits,
     plan::{
-        instance::{Elsewhere, ObservedInstance, ObservedInterface, copy_mark, default_egress, holder_name},
+        instance::{
+            Elsewhere, ObservedInstance, ObservedInterface, copy_mark, default_egress, holder_name,
+            holder_tags,
+        },
         model::Model,
     },
 };
@@ -273,6 +276,25 @@ fn a_machine_gets_a_copy_without_the_guarded_port_and_its_group_back() {
     assert_eq!(calls(&plan), ["set_groups", "set_groups", "delete_holder"]);
     assert_eq!(world.model.essence(), before);
     assert_eq!(world.displaced, [], "nothing is left to give back");
+}
+
+#[test]
+fn a_group_comes_back_before_anything_is_deleted() {
+    let mut world = World::shared().settled();
+    world.guard = None;
+    let copy = world.copy().id.clone();
+    // EC2 may refuse for good to delete it, for something that does not show.
+    world.model.add_group("sg-0000000000000stuck", Vec::new());
+    let holder = world.model.group("sg-0000000000000stuck").unwrap();
+    holder.name = holder_name(&installation(), INSTANCE);
+    holder.tags = holder_tags(&installation(), INSTANCE);
+    let plan = world.plan();
+    assert_eq!(
+        calls(&plan),
+        ["set_groups", "set_groups", "delete_holder", "delete_holder"]
+    );
+    let deleted = |at: usize| plan.changes[at].target.as_str();
+    assert_eq!([deleted(2), deleted(3)], ["sg-0000000000000stuck", &copy]);
 }
 
 #[test]
