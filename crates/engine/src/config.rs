@@ -54,15 +54,25 @@ impl EngineConfig {
         }
     }
 
-    /// When to look again at a point that holds rules of ours: after three quarters of the interval to all of it, so
+    /// How often a point is looked at that is to be looked at again: one where something is wanted, or one where nothing
+    /// is and something of ours stays. Discovery passes the latter by as long as it has a next look, whatever others put
+    /// there: so that comes no later than discovery would.
+    pub(crate) fn look_interval(&self, holds_ours: bool) -> Duration {
+        if holds_ours {
+            self.drift_interval
+        } else {
+            self.drift_interval.min(self.discovery_interval)
+        }
+    }
+
+    /// When that is: after three quarters of the interval to all of it, so
     /// that points that were looked at together do not come back together. `random` is uniform. At most 128 instants of an
     /// interval are used, the same for all: points that come back at one are leased in one statement.
-    pub(crate) fn next_look(&self, now: Instant, random: u16) -> Instant {
-        let spread = self.drift_interval / 4;
-        let after = self
-            .drift_interval
-            .saturating_sub(spread.mul_f64(f64::from(random) / f64::from(u16::MAX)));
-        let step = TimeDelta::from_std(self.drift_interval / 128).unwrap_or_default();
+    pub(crate) fn next_look(&self, now: Instant, holds_ours: bool, random: u16) -> Instant {
+        let interval = self.look_interval(holds_ours);
+        let spread = interval / 4;
+        let after = interval.saturating_sub(spread.mul_f64(f64::from(random) / f64::from(u16::MAX)));
+        let step = TimeDelta::from_std(interval / 128).unwrap_or_default();
         let at = now + TimeDelta::from_std(after).unwrap_or_default();
         at.duration_trunc(step).unwrap_or(at)
     }
@@ -88,21 +98,23 @@ mod tests {
         let step = TimeDelta::from_std(config.drift_interval / 128).unwrap();
         for now in (0..1000).map(|second| at(second * 7)) {
             for random in [0, 1, 30_000, u16::MAX] {
-                let after = config.next_look(now, random) - now;
+                let after = config.next_look(now, true, random) - now;
                 assert!(after > TimeDelta::seconds(225) - step, "{after}");
                 assert!(after <= TimeDelta::seconds(300), "{after}");
             }
-            assert!(config.next_look(now, 0) - config.next_look(now, u16::MAX) > TimeDelta::seconds(72));
+            let first = config.next_look(now, true, u16::MAX);
+            assert!(config.next_look(now, true, 0) - first > TimeDelta::seconds(72));
         }
         let instants: std::collections::BTreeSet<Instant> = (0..=u16::MAX)
-            .map(|random| config.next_look(at(1), random))
+            .map(|random| config.next_look(at(1), true, random))
             .collect();
         assert!((32..=33).contains(&instants.len()), "{}", instants.len());
         let often = EngineConfig {
             drift_interval: Duration::from_millis(20),
             ..config
         };
-        assert!(often.next_look(at(0), u16::MAX) > at(0), "never at once again");
+        let again = often.next_look(at(0), true, u16::MAX);
+        assert!(again > at(0), "never at once again");
     }
 
     #[test]

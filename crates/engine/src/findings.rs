@@ -4,19 +4,16 @@
 use std::{
     collections::BTreeSet,
     hash::{DefaultHasher, Hash as _, Hasher as _},
-    time::Duration,
 };
 
-use chrono::TimeDelta;
 use postern_core::{
     audit::AuditEvent,
     enforcer::{Desired, Finding, Member, Plan, Verb},
     id::GrantId,
     machine::MachineId,
-    time::Instant,
 };
 use postern_store::{Lease, NewFinding, StoreError, Tx};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::{
     Engine,
@@ -25,9 +22,6 @@ use crate::{
     outcome::Looked,
     pass::View,
 };
-
-/// How many intervals between looks at what stays where nothing is wanted: an hour, of five minutes.
-const MOST_INTERVALS: u32 = 12;
 
 /// Rules of ours that stood at the last look and are gone, or are not as they stood. The planners cannot tell: to them
 /// a grant without a rule is one that is not open yet, and a lockdown with other ports one whose policy changed.
@@ -87,38 +81,6 @@ pub(crate) fn lockdown(desired: &Desired) -> Option<String> {
             .hash(&mut hasher);
     }
     any.then(|| format!("{:016x}", hasher.finish()))
-}
-
-/// What is found at a point where nothing is wanted any more: a group of ours that somebody's rule names, or a copy on
-/// another's machine. It is looked at again, so that it is told once and goes when it can, and ever more rarely: who may
-/// write tags can leave many.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Left {
-    since: Instant,
-}
-
-impl Left {
-    /// As the report of the last look has it, where that found the same.
-    pub(crate) fn now(findings: &[Finding], view: &View, now: Instant) -> Self {
-        let same = |report: &&Value| report.get("findings") == Some(&json!(findings));
-        let reported = view.report.as_ref().filter(same);
-        let since = reported.and_then(|report| serde_json::from_value(report.get("left")?.clone()).ok());
-        Self {
-            since: since.unwrap_or(now),
-        }
-    }
-
-    /// As the report keeps it.
-    pub(crate) fn report(&self) -> Value {
-        json!(self.since)
-    }
-
-    /// After as long as it was found already, but one `interval` at least and [`MOST_INTERVALS`] at most.
-    pub(crate) fn again_at(&self, now: Instant, interval: Duration) -> Instant {
-        let longest = TimeDelta::from_std(interval * MOST_INTERVALS).unwrap_or(TimeDelta::MAX);
-        let interval = TimeDelta::from_std(interval).unwrap_or(longest);
-        now + (now - self.since).max(interval).min(longest)
-    }
 }
 
 impl View {
@@ -229,22 +191,5 @@ fn is_concerned(member: &Member, finding: &Finding) -> bool {
     } else {
         let mut grants = member.grants.iter();
         grants.any(|wanted| finding.grants.contains(&wanted.grant))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use postern_core::testing::at;
-
-    use super::*;
-
-    #[test]
-    fn what_stays_is_looked_at_after_as_long_as_it_stays_already() {
-        let left = Left { since: at(0) };
-        let again = |now| (left.again_at(at(now), Duration::from_mins(5)) - at(now)).num_seconds();
-        assert_eq!(
-            [0, 300, 900, 3600, 100_000].map(again),
-            [300, 300, 900, 3600, 3600]
-        );
     }
 }

@@ -86,7 +86,7 @@ impl Engine {
     ) -> Result<(), StoreError> {
         let [a, b, ..] = self.ids.random();
         let look = (
-            self.config.next_look(now, u16::from_be_bytes([a, b])),
+            self.config.next_look(now, true, u16::from_be_bytes([a, b])),
             Urgency::Look,
         );
         let (at, urgency) = rest.until.map_or(look, |until| until.min(look));

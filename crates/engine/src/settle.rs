@@ -20,7 +20,7 @@ use serde_json::json;
 use crate::{
     Engine,
     events::{Events, PassRef},
-    findings::{Left, lockdown},
+    findings::lockdown,
     metrics::{CloudLabels, CodeLabels},
     outcome::{Looked, RoundResult},
     pass::{Ended, Seen, View},
@@ -71,9 +71,9 @@ impl Engine {
         let holds_ours = desired.members.iter().any(|member| !member.grants.is_empty())
             || desired.locked_down().next().is_some()
             || !desired.displaced.is_empty();
-        // What stays on purpose where nothing is wanted any more.
-        let left =
-            (known && !holds_ours && !plan.findings.is_empty()).then(|| Left::now(&plan.findings, view, now));
+        // Such as a group of ours that somebody's rule names, or a copy on another's machine: told once, and gone when it
+        // can go.
+        let stays = known && !holds_ours && !plan.findings.is_empty();
 
         let mut tx = self.store.begin().await?;
         let seen = Seen {
@@ -257,17 +257,8 @@ impl Engine {
                     .await?,
             );
             log.extend(
-                self.report(
-                    &mut tx,
-                    lease,
-                    view,
-                    &pass,
-                    &events,
-                    &plan,
-                    refused.as_ref(),
-                    left.as_ref(),
-                )
-                .await?,
+                self.report(&mut tx, lease, view, &pass, &events, &plan, refused.as_ref())
+                    .await?,
             );
         }
         let settled = if gone {
@@ -315,16 +306,10 @@ impl Engine {
                 let look = TimeDelta::from_std(self.config.backoff).unwrap_or_default();
                 earliest(&mut next, now + look, urgency);
             }
+            let interval = self.config.look_interval(holds_ours);
             if let Some(refused) = &refused {
-                let again = refused.again_at(now, self.config.backoff, self.config.drift_interval);
+                let again = refused.again_at(now, self.config.backoff, interval);
                 earliest(&mut next, again, Urgency::Look);
-            }
-            if let Some(left) = &left {
-                earliest(
-                    &mut next,
-                    left.again_at(now, self.config.drift_interval),
-                    Urgency::Look,
-                );
             }
             for doubt in &looked.doubts {
                 earliest(&mut next, doubt.until(), Urgency::Closing);
@@ -334,9 +319,9 @@ impl Engine {
                 rest = rest_at(desired, reading, next, now);
             }
             // Also where the point is gone: it may come back under the same name.
-            if holds_ours {
+            if holds_ours || stays {
                 let [a, b, ..] = self.ids.random();
-                let look = self.config.next_look(now, u16::from_be_bytes([a, b]));
+                let look = self.config.next_look(now, holds_ours, u16::from_be_bytes([a, b]));
                 earliest(&mut next, look, Urgency::Look);
             }
             let next = next.map_or(Next::Never, |(at, urgency)| Next::At { at, urgency });
@@ -377,12 +362,11 @@ impl Engine {
         events: &Events<'_>,
         plan: &Plan,
         refused: Option<&Refused>,
-        left: Option<&Left>,
     ) -> Result<Vec<AuditEvent>, StoreError> {
         let mut log = Vec::new();
         let locked = lockdown(&view.desired).filter(|_| plan.changes.is_empty());
         let report = json!({ "findings": plan.findings, "obstacles": plan.obstacles, "locked": locked,
-            "refused": refused.map(Refused::report), "left": left.map(Left::report) });
+            "refused": refused.map(Refused::report) });
         if view.report.as_ref() == Some(&report)
             || (view.report.is_none()
                 && plan.findings.is_empty()

@@ -276,15 +276,23 @@ async fn what_has_to_stay_where_nothing_is_wanted_is_told_once_and_looked_at_aga
             grants: vec![],
         }];
     }
+    let mut config = config();
+    config.drift_interval = Duration::from_hours(24);
+    let clock = Arc::new(SystemClock);
+    let engine = World::engine_with(&world.store, [world.cloud.clone()], clock, config.clone());
     let due = async || world.store.point(&world.point).await.unwrap().unwrap().due_at;
     for _ in 0..3 {
-        world.engine.discover_all().await;
-        world.settle().await;
-        let interval = config().drift_interval;
-        assert!(
-            due().await.unwrap() > SystemClock.now() + interval / 2,
-            "not at once"
-        );
+        engine.discover_all().await;
+        let leases = world.store.lease("a", 1, LONG, Duration::ZERO, SystemClock.now());
+        for lease in leases.await.unwrap() {
+            engine.pass(lease, tokio::time::Instant::now()).await;
+        }
+        let (due, now) = (due().await.unwrap(), SystemClock.now());
+        let interval = config.discovery_interval;
+        assert!(due > now + interval / 2, "not at once: {due}");
+        // Discovery leaves to the next look what somebody puts there until then.
+        assert!(due <= now + interval, "no later than discovery would: {due}");
+        world.look_again().await;
     }
     assert_eq!(world.log("point.stray_rules").await.len(), 1);
     assert_eq!(world.log("point.finding").await.len(), 1);
