@@ -135,8 +135,10 @@ impl Effect<'_> {
     /// sign that it was done: it may be that nobody wants it any more. Nor is it one that it does not show: it may have
     /// been undone since.
     fn judge(self, plan: &Plan, seen: &Seen<'_>) -> Outcome {
-        let again = |change: &postern_core::enforcer::Change| {
-            change.verb == self.verb && change.target == self.target
+        // The same call is planned with another verb where it is for another reason now: to delete a group that was to be
+        // closed by that, and is closed. And the same verb may come with what is left to do of a call.
+        let again = |change: &Change| {
+            change.target == self.target && (change.verb == self.verb || change.operation == *self.operation)
         };
         let stands = |grant: &GrantId| seen.evidence.contains(grant);
         let shown = seen
@@ -332,5 +334,47 @@ impl Looked {
         self.doubts.push(effect.doubt(until));
         self.may_be_displaced |= locks;
         None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_same_call_planned_again_for_another_reason_has_failed_before() {
+        let delete = json!({ "call": "delete_holder", "group": "sg-1" });
+        let effect = Effect {
+            verb: Verb::Close,
+            target: "sg-1",
+            grants: &[],
+            before: None,
+            operation: &delete,
+        };
+        let planned = |verb, target: &str, operation: &Value| Plan {
+            changes: vec![Change {
+                verb,
+                target: target.to_owned(),
+                summary: String::new(),
+                grants: Vec::new(),
+                policies: Vec::new(),
+                before: None,
+                after: None,
+                operation: operation.clone(),
+                displaces: Vec::new(),
+            }],
+            ..Plan::default()
+        };
+        let judged = |plan: Plan| effect.judge(&plan, &Seen::default());
+        assert_eq!(judged(planned(Verb::Restore, "sg-1", &delete)), Outcome::Failed);
+        let revoke = json!({ "call": "revoke", "group": "sg-1" });
+        assert_eq!(
+            judged(planned(Verb::Close, "sg-1", &revoke)),
+            Outcome::Failed,
+            "what is left to do of it"
+        );
+        for (verb, target, operation) in [(Verb::Restore, "sg-1", &revoke), (Verb::Close, "sg-2", &delete)] {
+            assert_eq!(judged(planned(verb, target, operation)), Outcome::Succeeded);
+        }
     }
 }
