@@ -276,7 +276,7 @@ pub(crate) async fn instance(
     for copy in &mut observed.copies {
         copy.elsewhere = isolation::elsewhere(ec2, &carried, copy, isolating(desired).is_some()).await?;
     }
-    observed.named_by = isolation::in_the_way(ec2, &unused(&observed, desired)).await?;
+    observed.named_by = isolation::in_the_way(ec2, &unused(&observed, desired)).await;
     let carried = observed.with(written);
     // Whether a holder has to be made goes by what was written too.
     observed.ipv6_vpcs = ipv6_vpcs(clients, ec2, &carried, desired).await?;
@@ -292,10 +292,16 @@ fn is_nothing_wanted(desired: &Desired) -> bool {
     desired.members.iter().all(|member| member.grants.is_empty())
 }
 
-/// The groups of ours that the instance does not have and nothing wants.
+/// The groups of ours that are on no interface and nothing wants.
 fn unused<'a>(observed: &'a ObservedInstance, desired: &Desired) -> Vec<&'a SecurityGroup> {
-    let holders = observed.holders.iter().filter(|_| is_nothing_wanted(desired));
-    let copies = observed.copies.iter().map(|copy| &copy.group);
+    let strays = |holder: &SecurityGroup| {
+        let mut strays = observed.strays.iter();
+        strays.any(|interface| interface.groups.contains(&holder.id))
+    };
+    let holders = observed.holders.iter();
+    let holders = holders.filter(|holder| is_nothing_wanted(desired) && !strays(holder));
+    let copies = observed.copies.iter().filter(|copy| copy.elsewhere.is_empty());
+    let copies = copies.map(|copy| &copy.group);
     holders
         .chain(copies)
         .filter(|group| !is_attached(observed, group))

@@ -334,6 +334,6 @@ async fn a_grant_reads_back_closed_while_its_group_still_cannot_be_deleted() {
 
 #[tokio::test]
 async fn a_group_that_somebodys_rule_names_is_told_and_not_tried_to_delete_until_the_rule_goes() {
-    let (_handle, endpoint) = simulator().await;
-    named::run(&endpoint).await;
+    let (handle, endpoint) = simulator().await;
+    named::run(&endpoint, handle.faults()).await;
 }

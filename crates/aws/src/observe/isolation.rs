@@ -83,13 +83,19 @@ fn named_by(groups: &[SecurityGroup]) -> Naming {
 }
 
 /// Whose rules name groups that nothing uses any more, and keep them from being deleted: other groups of the same VPC
-/// (API reference, `DeleteSecurityGroup`).
-pub(super) async fn in_the_way(ec2: &Ec2, unused: &[&SecurityGroup]) -> Result<Naming, EnforceError> {
+/// (API reference, `DeleteSecurityGroup`). Where that is not told nobody is found: EC2 then refuses what it would refuse,
+/// and what else is to be done at the instance, is done.
+pub(super) async fn in_the_way(ec2: &Ec2, unused: &[&SecurityGroup]) -> Naming {
     let ids: Vec<String> = unused.iter().map(|group| group.id.clone()).collect();
     let mut found = Vec::new();
     for part in ids.chunks(FILTER_VALUES) {
-        let naming = ec2.naming_here(part).await;
-        found.extend(naming.map_err(|failure| failure.about(&part.join(", ")))?);
+        match ec2.naming_here(part).await {
+            Ok(naming) => found.extend(naming),
+            Err(failure) => {
+                let error = failure.about(&part.join(", "));
+                tracing::warn!(%error, "whose rules keep groups is not told");
+            }
+        }
     }
     let mut in_the_way = Naming::new();
     for group in unused {
@@ -102,7 +108,7 @@ pub(super) async fn in_the_way(ec2: &Ec2, unused: &[&SecurityGroup]) -> Result<N
             in_the_way.insert(group.id.clone(), naming);
         }
     }
-    Ok(in_the_way)
+    in_the_way
 }
 
 /// The groups that private copies stand for and, where the instance is to be isolated, those that it has, each with

@@ -2,6 +2,7 @@
 
 use aws_sdk_ec2::types::{IpPermission, UserIdGroupPair};
 use postern_core::enforcer::{Bindings, EnforceError, Enforcer as _};
+use postern_sim::{Faults, When};
 
 use crate::stage::{Endpoint, Stage, grant, open};
 
@@ -52,7 +53,7 @@ impl Stage {
     }
 }
 
-pub(crate) async fn run(endpoint: &Endpoint) {
+pub(crate) async fn run(endpoint: &Endpoint, faults: &Faults) {
     for egress in [false, true] {
         let stage = Stage::of(endpoint).await;
         let built = stage.build(Vec::new()).await;
@@ -83,6 +84,21 @@ pub(crate) async fn run(endpoint: &Endpoint) {
         };
         assert_eq!(found.code, "own_group_named");
         assert!(found.message.contains(&built.group) && found.message.contains(&holder));
+
+        // Where that is not told, the rest is done all the same. The first call reads the group itself.
+        let when = When::After { skip: 1, count: 2 };
+        let untold = crate::refusal(403, "UnauthorizedOperation");
+        let id = faults.add(crate::fault("DescribeSecurityGroups", when, untold));
+        let plan = stage.observe(&closed).await.plan(&closed);
+        faults.remove(id);
+        assert_eq!((plan.changes.len(), plan.findings), (1, vec![]));
+
+        // On an interface it is not said to be on none, whosever that is.
+        let stray = stage.admin.create_network_interface().subnet_id(&built.subnet);
+        let stray = stray.groups(&built.group).groups(&holder);
+        stray.send().await.unwrap();
+        let plan = stage.pass(&closed, 1).await;
+        assert_eq!((plan.changes.len(), plan.findings), (2, vec![]));
 
         // Another grant is let in through it meanwhile, and closed.
         stage.pass(&open(&built, vec![grant(2, "22")]), usize::MAX).await;
