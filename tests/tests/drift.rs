@@ -286,3 +286,25 @@ async fn a_displaced_rule_that_somebody_puts_back_is_displaced_again_and_told() 
     assert!(!world.reachable(&app, ANYBODY, 22));
     assert_eq!(drifting(&world).await, [app]);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_rule_for_a_guarded_port_in_a_group_is_displaced_and_told() {
+    let (world, _server) = world().await;
+    let app = world.fleet.app.clone();
+    world.quiet().await;
+    assert!(
+        drifting(&world).await.is_empty(),
+        "what was there first is no drift"
+    );
+    let snapshot = world.aws().snapshot().unwrap();
+    let group = snapshot.groups.iter().find(|group| group.name == "app").unwrap();
+    world
+        .aws()
+        .allow(&group.id, &[Ingress::tcp(22, "192.0.2.0/24")])
+        .unwrap();
+    let finding = until_resolved(&world, &app, "foreign_rule_opens").await;
+    assert!(finding.drift && finding.before.is_none(), "{finding:?}");
+    assert!(finding.after.unwrap().to_string().contains("192.0.2.0/24"));
+    assert!(!world.reachable(&app, ANYBODY, 22));
+    assert_eq!(drifting(&world).await, [app]);
+}

@@ -23,8 +23,9 @@ use crate::{
     pass::View,
 };
 
-/// Rules of ours that stood at the last look and are gone, or are not as they stood. The planners cannot tell: to them
-/// a grant without a rule is one that is not open yet, and a lockdown with other ports one whose policy changed.
+/// Rules of ours that stood at the last look and are gone, or are not as they stood, and rules of others that came. The
+/// planners cannot tell: to them a grant without a rule is one that is not open yet, and a lockdown that has something to
+/// do one that is new or whose policy changed.
 pub(crate) fn missing(view: &View, evidence: &BTreeSet<GrantId>, plan: &Plan) -> Vec<Finding> {
     let changes = &plan.changes;
     let mut found: Vec<Finding> = view
@@ -43,6 +44,9 @@ pub(crate) fn missing(view: &View, evidence: &BTreeSet<GrantId>, plan: &Plan) ->
             grants: vec![*grant],
         })
         .collect();
+    if view.was_locked() {
+        found.extend(came(view, plan));
+    }
     // Where a rule of others is displaced now, what is written beside it is new and not lost; and where a planner has
     // something to tell, what it writes has that reason.
     let has_reason = plan.findings.iter().any(Finding::is_drift)
@@ -67,6 +71,29 @@ pub(crate) fn missing(view: &View, evidence: &BTreeSet<GrantId>, plan: &Plan) ->
         }));
     }
     found
+}
+
+/// What others added where the lockdown stood at the last look, and is displaced now. What was displaced before and came
+/// back, the planner tells of.
+fn came<'a>(view: &'a View, plan: &'a Plan) -> impl Iterator<Item = Finding> + 'a {
+    let is_known = |id| view.desired.displaced.iter().any(|before| before.id == id);
+    let displacing = plan.changes.iter().filter(|change| change.verb == Verb::LockDown);
+    displacing.flat_map(move |change| {
+        let new = change
+            .displaces
+            .iter()
+            .filter(move |displaced| !is_known(displaced.id));
+        new.map(|displaced| Finding {
+            code: "foreign_rule_opens".to_owned(),
+            message: format!(
+                "somebody let others in at a guarded port while it was locked down: {}",
+                change.summary
+            ),
+            before: None,
+            after: Some(displaced.rule.clone()),
+            grants: Vec::new(),
+        })
+    })
 }
 
 /// What the lockdowns of a point are made from, as one number: as long as it is the same, so are the rules that they
