@@ -39,6 +39,14 @@ fn take_from_the_holder(world: &World) {
         .unwrap();
 }
 
+/// Somebody lets these addresses in at SSH, in the group of `app`.
+fn let_in(world: &World, from: &str) {
+    let aws = world.aws();
+    let groups = aws.snapshot().unwrap().groups;
+    let group = groups.iter().find(|group| group.name == "app");
+    aws.allow(&group.unwrap().id, &[Ingress::tcp(22, from)]).unwrap();
+}
+
 /// The rules of an NSG whose description holds a text.
 fn rules_with(world: &World, nsg: &str, text: &str) -> Vec<Value> {
     let shown = world.fleet.arm.fleet().get(nsg).unwrap();
@@ -275,12 +283,7 @@ async fn a_lockdown_that_somebody_edits_deletes_or_outranks_is_put_right_and_tol
 async fn a_displaced_rule_that_somebody_puts_back_is_displaced_again_and_told() {
     let (world, _server) = world().await;
     let app = world.fleet.app.clone();
-    let snapshot = world.aws().snapshot().unwrap();
-    let group = snapshot.groups.iter().find(|group| group.name == "app").unwrap();
-    world
-        .aws()
-        .allow(&group.id, &[Ingress::tcp(22, "0.0.0.0/0")])
-        .unwrap();
+    let_in(&world, "0.0.0.0/0");
     let finding = until_resolved(&world, &app, "displaced_rule_returned").await;
     assert!(finding.before.is_some() && finding.after.is_some(), "{finding:?}");
     assert!(!world.reachable(&app, ANYBODY, 22));
@@ -296,12 +299,7 @@ async fn a_new_rule_for_a_guarded_port_in_a_group_is_displaced_and_told() {
         drifting(&world).await.is_empty(),
         "what was there first is no drift"
     );
-    let snapshot = world.aws().snapshot().unwrap();
-    let group = snapshot.groups.iter().find(|group| group.name == "app").unwrap();
-    world
-        .aws()
-        .allow(&group.id, &[Ingress::tcp(22, "192.0.2.0/24")])
-        .unwrap();
+    let_in(&world, "192.0.2.0/24");
     let finding = until_resolved(&world, &app, "foreign_rule_opens").await;
     assert!(finding.drift && finding.before.is_none(), "{finding:?}");
     assert!(finding.after.unwrap().to_string().contains("192.0.2.0/24"));

@@ -65,9 +65,9 @@ impl EngineConfig {
         }
     }
 
-    /// When that is: after three quarters of the interval to all of it, so
-    /// that points that were looked at together do not come back together. `random` is uniform. At most 128 instants of an
-    /// interval are used, the same for all: points that come back at one are leased in one statement.
+    /// When that is: after three quarters of the interval to all of it, so that points that were looked at together do not
+    /// come back together. `random` is uniform. At most 128 instants of an interval are used, the same for all: points that
+    /// come back at one are leased in one statement.
     pub(crate) fn next_look(&self, now: Instant, holds_ours: bool, random: u16) -> Instant {
         let interval = self.look_interval(holds_ours);
         let spread = interval / 4;

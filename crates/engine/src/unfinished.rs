@@ -12,7 +12,7 @@ use postern_core::{enforcer::EnforceError, machine::Account, time::Instant};
 
 /// For how long the cloud is asked for the page again. EC2 names no life of its tokens, and answers
 /// `InvalidPaginationToken` to one that "is not valid or is expired" (Amazon EC2 API reference, "Error codes for the
-/// Amazon EC2 API"); where other services of AWS name one, it is an hour or a day.
+/// Amazon EC2 API"). An hour is some discoveries, and one whose token ended sooner begins anew.
 const KEPT_FOR: TimeDelta = TimeDelta::hours(1);
 
 /// By account, the page at which its last discovery failed.

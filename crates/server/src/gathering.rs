@@ -47,7 +47,8 @@ const AT_MOST: usize = 64;
 const CROWD: i64 = 3;
 /// How long a shared transaction waits for a lock: whoever holds it delays only whom it has to.
 const LOCKED_WITHIN: Duration = Duration::from_millis(50);
-/// After a transaction in which most that were not repeated could not be made, so many requests are made by themselves without trying.
+/// After a transaction in which most that were not repeated could not be made, so many requests are made by themselves
+/// without trying.
 const DISCOURAGED: u32 = 100;
 
 /// A request that may share its transaction.
