@@ -264,6 +264,7 @@ impl Clouds {
                 tags: [("env".to_owned(), environment(machine.prod).to_owned())].into(),
                 public: true,
                 ipv6_count: 1,
+                ..MachinePlan::default()
             })?;
             built.instances.push(made.arn);
             built.interfaces.extend(made.interface_ids);

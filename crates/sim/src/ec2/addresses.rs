@@ -1,7 +1,5 @@
 //! Elastic addresses and managed prefix lists: what gives machines public addresses and rules their named ranges.
 
-use std::net::Ipv4Addr;
-
 use super::context::Context;
 use super::error::{Ec2Error, Result};
 use super::params::Part;
@@ -10,21 +8,9 @@ use super::state::{Address, Peer, PrefixList};
 use super::wire;
 use super::xml::Xml;
 
-/// Makes an elastic address out of 198.18.0.0/15, which no one routes.
+/// Makes an elastic address.
 pub(crate) fn make_address(ctx: &mut Context<'_>, tags: super::state::Tags) -> Result<Address> {
-    let base = u32::from(Ipv4Addr::new(198, 18, 0, 1));
-    let public_ip = (base..base + 0x1_fffd)
-        .map(Ipv4Addr::from)
-        .find(|ip| {
-            ctx.region
-                .addresses
-                .values()
-                .all(|address| address.public_ip != *ip)
-        })
-        .ok_or_else(|| {
-            let message = "The maximum number of addresses has been reached.";
-            Ec2Error::new("AddressLimitExceeded", message)
-        })?;
+    let public_ip = ctx.region.free_public_ip()?;
     let id = ctx.new_id("eipalloc");
     let address = Address {
         id: id.clone(),
@@ -36,7 +22,7 @@ pub(crate) fn make_address(ctx: &mut Context<'_>, tags: super::state::Tags) -> R
     Ok(address)
 }
 
-/// Puts an elastic address on an interface; gives the association id.
+/// Puts an elastic address on an interface, in place of a lent one; gives the association id.
 pub(crate) fn associate(
     ctx: &mut Context<'_>,
     allocation: &str,
@@ -65,6 +51,7 @@ pub(crate) fn associate(
         return Err(Ec2Error::new("Resource.AlreadyAssociated", message));
     }
     address.association = Some((association.clone(), interface.to_owned()));
+    ctx.region.interface_mut(interface)?.lent_ip = None;
     Ok(association)
 }
 

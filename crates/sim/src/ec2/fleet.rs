@@ -56,6 +56,8 @@ pub struct MachinePlan {
     pub tags: Tags,
     /// Whether the primary interface gets an elastic address.
     pub public: bool,
+    /// Whether EC2 lends its only interface a public address for as long as it runs.
+    pub lent: bool,
     /// How many IPv6 addresses the primary interface gets.
     pub ipv6_count: i32,
 }
@@ -353,26 +355,31 @@ impl Fleet {
             } else {
                 plan.interfaces.as_slice()
             };
-            let interfaces = (0..).zip(wanted).map(|(device_index, groups)| {
-                let ipv6_count = if device_index == 0 { plan.ipv6_count } else { 0 };
-                let subnet_id = plan.subnet_id.clone();
-                let new = NewInterface {
-                    subnet_id,
-                    groups: groups.clone(),
-                    ipv6_count,
-                    ..NewInterface::default()
-                };
-                LaunchInterface {
-                    device_index,
-                    delete_on_termination: true,
-                    source: InterfaceSource::New(new),
-                }
-            });
+            let interfaces: Vec<LaunchInterface> = (0..)
+                .zip(wanted)
+                .map(|(device_index, groups)| {
+                    let ipv6_count = if device_index == 0 { plan.ipv6_count } else { 0 };
+                    let subnet_id = plan.subnet_id.clone();
+                    let new = NewInterface {
+                        subnet_id,
+                        groups: groups.clone(),
+                        ipv6_count,
+                        lends_ip: plan.lent,
+                        ..NewInterface::default()
+                    };
+                    LaunchInterface {
+                        device_index,
+                        delete_on_termination: true,
+                        source: InterfaceSource::New(new),
+                    }
+                })
+                .collect();
+            instances::check_lending(&interfaces)?;
             let launch = Launch {
                 image_id: "ami-0123456789abcdef0".to_owned(),
                 instance_type: "t3.micro".to_owned(),
                 key_name: None,
-                interfaces: interfaces.collect(),
+                interfaces,
                 tags,
             };
             let reservation = ctx.new_id("r");
@@ -395,9 +402,7 @@ impl Fleet {
             private_ip: primary
                 .and_then(|primary| primary.private_ip)
                 .unwrap_or(Ipv4Addr::UNSPECIFIED),
-            public_ip: primary
-                .and_then(|primary| region.address_of(&primary.id))
-                .map(|address| address.public_ip),
+            public_ip: primary.and_then(|primary| region.public_ip_of(primary)),
             instance_id: id,
         })
     }

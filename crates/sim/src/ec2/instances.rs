@@ -80,6 +80,7 @@ pub(crate) fn launch(
             wanted.delete_on_termination,
         )?;
     }
+    lend_public_ips(ctx.region, &id)?;
     Ok(id)
 }
 
@@ -102,13 +103,38 @@ pub(crate) fn next_due(region: &Region, now: DateTime<Utc>) -> Option<(DateTime<
     due.min()
 }
 
+/// Lends the interfaces of a starting instance the public addresses that they are to have.
+fn lend_public_ips(region: &mut Region, id: &str) -> Result<()> {
+    for interface in region.instance(id)?.interfaces.clone() {
+        let shown = region.interface(&interface)?;
+        if shown.is_lent_an_ip && region.public_ip_of(shown).is_none() {
+            let lent = region.free_public_ip()?;
+            region.interface_mut(&interface)?.lent_ip = Some(lent);
+        }
+    }
+    Ok(())
+}
+
 /// Carries out the transition of an instance; gives what began it.
+///
+/// A stopped instance keeps its interfaces, their groups, their private, IPv6 and elastic addresses, and loses a public
+/// address that it was lent; started again it is lent another. Source: EC2 user guide, "Amazon EC2 instance IP
+/// addressing": "We release your instance's public IP address when it is stopped, hibernated, or terminated. Your stopped
+/// or hibernated instance receives a new public IP address when it is started."
 ///
 /// Only a terminated instance lets go of its interfaces: until then their groups are in use.
 pub(crate) fn carry_out(region: &mut Region, id: &str) -> Option<Transition> {
     let instance = region.instances.get_mut(id)?;
     let transition = instance.transition.take()?;
     instance.power = transition.to;
+    if transition.to == Power::Stopped {
+        for interface in instance.interfaces.clone() {
+            if let Some(interface) = region.interfaces.get_mut(&interface) {
+                interface.lent_ip = None;
+            }
+        }
+        return Some(transition);
+    }
     if transition.to == Power::Terminated {
         instance.terminated = Some(transition.due);
         for interface_id in std::mem::take(&mut instance.interfaces) {
@@ -185,6 +211,7 @@ pub(crate) fn run_instances(ctx: &mut Context<'_>) -> Result<String> {
     let tags = root.tags("instance", &types)?;
     let interface_tags = root.tags("network-interface", &types)?;
     let mut interfaces = launch_interfaces(ctx, &root)?;
+    check_lending(&interfaces)?;
     for interface in &mut interfaces {
         if let InterfaceSource::New(new) = &mut interface.source {
             new.tags.clone_from(&interface_tags);
@@ -219,6 +246,22 @@ pub(crate) fn run_instances(ctx: &mut Context<'_>) -> Result<String> {
     Ok(Xml::of(|xml| {
         wire::reservation(xml, ctx, &reservation, &instances);
     }))
+}
+
+/// Refuses a lent public address at more than one interface, or at one that exists.
+///
+/// Source: API reference, `InstanceNetworkInterfaceSpecification.AssociatePublicIpAddress`: "only be assigned to a new
+/// network interface, not an existing one", "cannot specify more than one network interface in the request". The message
+/// for several interfaces is the one that clients quote; the one for an existing interface is from memory.
+pub(crate) fn check_lending(interfaces: &[LaunchInterface]) -> Result<()> {
+    let lends =
+        |interface: &LaunchInterface| matches!(&interface.source, InterfaceSource::New(new) if new.lends_ip);
+    if interfaces.len() > 1 && interfaces.iter().any(lends) {
+        return Err(Ec2Error::combination(
+            "The associatePublicIPAddress parameter cannot be specified when launching with multiple network interfaces.",
+        ));
+    }
+    Ok(())
 }
 
 fn launch_interfaces(ctx: &Context<'_>, root: &Part<'_>) -> Result<Vec<LaunchInterface>> {
@@ -259,9 +302,15 @@ fn launch_interface(ctx: &Context<'_>, part: &Part<'_>) -> Result<LaunchInterfac
         .int("DeviceIndex")?
         .ok_or_else(|| Ec2Error::missing("DeviceIndex"))?;
     let delete = part.bool("DeleteOnTermination")?;
-    part.ignore(&["AssociatePublicIpAddress", "NetworkCardIndex"]);
+    let lends_ip = part.bool("AssociatePublicIpAddress")?.unwrap_or(false);
+    part.ignore(&["NetworkCardIndex"]);
     if let Some(id) = part.get("NetworkInterfaceId") {
         ctx.region.interface(id)?;
+        if lends_ip {
+            return Err(Ec2Error::combination(
+                "The associatePublicIPAddress parameter cannot be specified for a network interface with an ID.",
+            ));
+        }
         if part.get("SubnetId").is_some() || !part.list("SecurityGroupId").is_empty() {
             let message = "A network interface may not specify both a network interface ID and a subnet or security groups";
             return Err(Ec2Error::combination(message));
@@ -277,7 +326,10 @@ fn launch_interface(ctx: &Context<'_>, part: &Part<'_>) -> Result<LaunchInterfac
         Some(subnet) => subnet,
         None => default_subnet(ctx.region)?,
     };
-    let source = InterfaceSource::New(NewInterface::read(part, subnet_id)?);
+    let source = InterfaceSource::New(NewInterface {
+        lends_ip,
+        ..NewInterface::read(part, subnet_id)?
+    });
     Ok(LaunchInterface {
         device_index,
         delete_on_termination: delete.unwrap_or(true),
@@ -341,6 +393,9 @@ fn change_power(ctx: &mut Context<'_>, step: impl Fn(Power) -> Step) -> Result<S
             continue;
         };
         let transition = transition(ctx, then);
+        if then == Power::Running {
+            lend_public_ips(ctx.region, &id)?;
+        }
         let instance = ctx.region.instance_mut(&id)?;
         instance.power = now;
         instance.transition = Some(transition);
@@ -448,11 +503,8 @@ fn attribute(region: &Region, owner: &str, instance: &Instance, name: &str) -> V
             .map(|interface| group_names(&interface.groups))
             .unwrap_or_default(),
         "ip-address" => {
-            let address = primary.and_then(|interface| region.address_of(&interface.id));
-            address
-                .map(|address| address.public_ip.to_string())
-                .into_iter()
-                .collect()
+            let address = primary.and_then(|interface| region.public_ip_of(interface));
+            address.map(|address| address.to_string()).into_iter().collect()
         }
         "key-name" => instance.key_name.clone().into_iter().collect(),
         "network-interface.group-id" => interfaces

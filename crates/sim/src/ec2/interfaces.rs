@@ -24,6 +24,8 @@ pub(crate) struct NewInterface {
     pub(crate) secondary_count: i32,
     pub(crate) ipv6: Vec<String>,
     pub(crate) ipv6_count: i32,
+    /// Whether EC2 lends it a public address: only of a launch.
+    pub(crate) lends_ip: bool,
     pub(crate) tags: Tags,
 }
 
@@ -79,6 +81,7 @@ impl NewInterface {
             secondary_count,
             ipv6,
             ipv6_count,
+            lends_ip: false,
             tags: Tags::new(),
         })
     }
@@ -159,6 +162,8 @@ pub(crate) fn make(ctx: &mut Context<'_>, new: NewInterface, code: &str) -> Resu
         description: new.description,
         private_ip,
         secondary,
+        lent_ip: None,
+        is_lent_an_ip: new.lends_ip,
         ipv6,
         mac: mac.join(":"),
         groups,

@@ -213,6 +213,10 @@ pub struct Interface {
     pub private_ip: Option<Ipv4Addr>,
     /// Its secondary private addresses.
     pub secondary: Vec<Ipv4Addr>,
+    /// The public address that EC2 lends it; none where it has an elastic one, or its instance is stopped.
+    pub lent_ip: Option<Ipv4Addr>,
+    /// Whether it is lent one whenever its instance starts.
+    pub is_lent_an_ip: bool,
     /// Its IPv6 addresses.
     pub ipv6: Vec<Ipv6Addr>,
     /// Its MAC address.
@@ -493,6 +497,28 @@ impl Region {
                 .map(|attachment| attachment.device_index)
         });
         interfaces
+    }
+
+    /// The public address of an interface: its elastic one, or the one that it is lent.
+    pub(crate) fn public_ip_of(&self, interface: &Interface) -> Option<Ipv4Addr> {
+        self.address_of(&interface.id)
+            .map(|address| address.public_ip)
+            .or(interface.lent_ip)
+    }
+
+    /// A public address that nobody has, out of 198.18.0.0/15, which no one routes.
+    pub(crate) fn free_public_ip(&self) -> Result<Ipv4Addr> {
+        let base = u32::from(Ipv4Addr::new(198, 18, 0, 1));
+        let is_free = |ip: &Ipv4Addr| {
+            let mut interfaces = self.interfaces.values();
+            self.addresses.values().all(|address| address.public_ip != *ip)
+                && interfaces.all(|interface| interface.lent_ip != Some(*ip))
+        };
+        let free = (base..base + 0x1_fffd).map(Ipv4Addr::from).find(is_free);
+        free.ok_or_else(|| {
+            let message = "The maximum number of addresses has been reached.";
+            Ec2Error::new("AddressLimitExceeded", message)
+        })
     }
 
     /// The elastic address of an interface.

@@ -288,14 +288,16 @@ fn interface_body(xml: &mut Xml, ctx: &Context<'_>, interface: &Interface, alone
 }
 
 fn association(xml: &mut Xml, ctx: &Context<'_>, interface: &Interface, alone: bool) {
-    let Some(address) = ctx.region.address_of(&interface.id) else {
+    let Some(public_ip) = ctx.region.public_ip_of(interface) else {
         return;
     };
+    let address = ctx.region.address_of(&interface.id);
     xml.within("association", |xml| {
-        xml.leaf("publicIp", address.public_ip);
+        xml.leaf("publicIp", public_ip);
         xml.leaf("publicDnsName", "");
-        xml.leaf("ipOwnerId", &ctx.caller.account);
-        if alone {
+        let owner = address.map_or("amazon", |_| &ctx.caller.account);
+        xml.leaf("ipOwnerId", owner);
+        if let Some(address) = address.filter(|_| alone) {
             xml.leaf("allocationId", &address.id);
             xml.opt("associationId", address.association.as_ref().map(|(id, _)| id));
         }
@@ -360,10 +362,7 @@ fn instance(xml: &mut Xml, ctx: &Context<'_>, instance: &Instance) {
         xml.leaf("subnetId", &primary.subnet_id);
         xml.leaf("vpcId", &primary.vpc_id);
         xml.opt("privateIpAddress", primary.private_ip);
-        xml.opt(
-            "ipAddress",
-            region.address_of(&primary.id).map(|address| address.public_ip),
-        );
+        xml.opt("ipAddress", region.public_ip_of(primary));
         xml.opt("ipv6Address", primary.ipv6.first());
         xml.leaf("sourceDestCheck", true);
         group_set(xml, region, &primary.groups);

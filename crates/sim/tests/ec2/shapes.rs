@@ -254,3 +254,52 @@ async fn instance_status_tells_of_running_instances_unless_asked_for_all() {
         "InvalidInstanceID.NotFound"
     );
 }
+
+#[tokio::test]
+async fn a_stopped_instance_loses_a_lent_public_address_and_keeps_the_rest() {
+    let raw = start(Ec2Options::default()).await;
+    let (_, subnet, group) = raw.network_with_ipv6();
+    let launch = [
+        ("ImageId", "ami-0123456789abcdef0"),
+        ("MinCount", "1"),
+        ("MaxCount", "1"),
+        ("NetworkInterface.1.DeviceIndex", "0"),
+        ("NetworkInterface.1.SubnetId", &subnet),
+        ("NetworkInterface.1.SecurityGroupId.1", &group),
+        ("NetworkInterface.1.AssociatePublicIpAddress", "true"),
+    ];
+    let second = [
+        ("NetworkInterface.2.DeviceIndex", "1"),
+        ("NetworkInterface.2.SubnetId", &subnet),
+    ];
+    let refused = raw.call("RunInstances", &[&launch[..], &second].concat()).await;
+    assert_eq!(refused.code(), "InvalidParameterCombination");
+    let id = raw.call("RunInstances", &launch).await.get("instanceId");
+    let shown = async || raw.call("DescribeInstances", &[("InstanceId.1", &id)]).await;
+    let running = shown().await;
+    let public = running.get("ipAddress");
+    // At the instance, its interface and the interface's private address.
+    assert_eq!(running.count(&public), 3, "{}", running.body);
+    assert_eq!(running.count("<ipOwnerId>amazon</ipOwnerId>"), 2);
+    assert_eq!(running.count("<allocationId>"), 0);
+    raw.call("StopInstances", &[("InstanceId.1", &id)]).await;
+    let stopped = shown().await;
+    assert_eq!(
+        (stopped.first("ipAddress"), stopped.count("<association>")),
+        (None, 0)
+    );
+    for kept in ["networkInterfaceId", "privateIpAddress", "groupId"] {
+        assert_eq!(stopped.get(kept), running.get(kept));
+    }
+    raw.call("StartInstances", &[("InstanceId.1", &id)]).await;
+    assert!(shown().await.first("ipAddress").is_some());
+    // An elastic address takes the place of a lent one, and stays.
+    let elastic = raw.call("AllocateAddress", &[]).await;
+    let allocation = elastic.get("allocationId");
+    let associate = [("AllocationId", allocation.as_str()), ("InstanceId", &id)];
+    raw.call("AssociateAddress", &associate).await;
+    for power in ["StopInstances", "StartInstances"] {
+        raw.call(power, &[("InstanceId.1", &id)]).await;
+        assert_eq!(shown().await.get("ipAddress"), elastic.get("publicIp"), "{power}");
+    }
+}
