@@ -4,19 +4,30 @@
 
 use std::time::Duration;
 
-use postern_sim::arm;
-use postern_tests::{ServerProcess, World, WorldOptions, world::CLIENT};
+use postern_api::{
+    ErrorCode, access_request::AccessRequestCreateQuery, audit_event::AuditEvent, grant::GrantRevoke,
+    jit_policy::JitPolicyQuery,
+};
+use postern_sim::{
+    arm,
+    ec2::{Ingress, MachinePlan},
+};
+use postern_tests::{
+    Person, ServerProcess, World, WorldOptions,
+    world::{CLIENT, a_request},
+};
 use serde_json::json;
 
 const PATIENCE: Duration = Duration::from_mins(1);
 const ANYBODY: [u8; 4] = [192, 0, 2, 1];
 
 async fn world() -> (World, ServerProcess) {
-    World::locked_down(
-        WorldOptions::of(env!("CARGO_BIN_EXE_postern-under-test"))
-            .with("discovery_interval_seconds = 1\ndrift_interval_seconds = 1"),
-    )
-    .await
+    World::locked_down(options()).await
+}
+
+fn options() -> WorldOptions {
+    WorldOptions::of(env!("CARGO_BIN_EXE_postern-under-test"))
+        .with("discovery_interval_seconds = 1\ndrift_interval_seconds = 1")
 }
 
 /// The grants of an hour on these machines, open.
@@ -49,6 +60,161 @@ async fn until_nothing_is_left_of(world: &World, grant: &str) {
             (!is_marked_for(world, grant)).then_some(())
         })
         .await;
+}
+
+/// How a grant ends.
+#[derive(Debug, Clone, Copy)]
+enum End {
+    Time,
+    Revocation,
+}
+
+/// Waits until Postern has seen that a machine is in this state.
+async fn until_seen(world: &World, machine: &str, power: &str) {
+    let olga = world.client(Person::Olga);
+    world
+        .eventually(&format!("{machine} is {power}"), PATIENCE, async || {
+            let seen = olga.machine(machine).await.ok()?;
+            (seen.machine.power == power).then_some(())
+        })
+        .await;
+}
+
+async fn events_of(world: &World, grant: &str) -> Vec<AuditEvent> {
+    let mut events = world.audit_log().await;
+    events.retain(|event| event.subject.to_string().contains(grant));
+    events
+}
+
+/// Opens a grant, has the machine switched off, and ends the grant: what it opened is closed on time as anywhere else.
+async fn ends_while_it_is_off(world: &World, machine: &str, switch: impl Fn(bool), end: End) {
+    until_seen(world, machine, "running").await;
+    world.quiet().await;
+    let locked = world.rules();
+    let seconds = match end {
+        End::Time => 10,
+        End::Revocation => 3600,
+    };
+    let grant = world.request(&[machine], seconds, 30).await.grants.remove(0).id;
+    world.until(&grant, "open", PATIENCE).await;
+    assert!(world.reachable(machine, CLIENT, 22));
+    switch(false);
+    until_seen(world, machine, "stopped").await;
+    let refused = world
+        .client(Person::Ada)
+        .create_access_request(
+            None,
+            &AccessRequestCreateQuery::default(),
+            &a_request(&[machine], 600),
+        )
+        .await
+        .unwrap_err();
+    assert_eq!(
+        refused.problem().map(|problem| problem.code),
+        Some(ErrorCode::MachineStopped)
+    );
+    // Off is not gone: its grant goes on, and with it what lets packets in as soon as it is on again.
+    let still = world.client(Person::Olga).grant(&grant).await.unwrap();
+    assert_eq!((still.status.as_str(), still.cause), ("open", None));
+    assert!(is_marked_for(world, &grant));
+    let (cause, ending) = match end {
+        End::Time => ("expired", "grant.end"),
+        End::Revocation => ("revoked", "grant.revoke"),
+    };
+    if let End::Revocation = end {
+        let ada = world.client(Person::Ada);
+        ada.revoke_grant(&grant, None, &GrantRevoke::default())
+            .await
+            .unwrap();
+    }
+    let closed = world.until(&grant, "closed", PATIENCE).await;
+    assert_eq!(closed.cause.unwrap().kind, cause);
+    assert!(!is_marked_for(world, &grant));
+    let left = locked.difference(&world.rules());
+    assert!(left.is_empty(), "after {end:?}: {}", left.join("\n"));
+    let told = events_of(world, &grant).await;
+    for action in ["grant.open", ending, "grant.rule_closed"] {
+        let outcomes: Vec<&str> = told
+            .iter()
+            .filter(|event| event.action == action)
+            .map(|event| event.outcome.as_str())
+            .collect();
+        assert_eq!(outcomes, ["succeeded"], "{action} of {told:#?}");
+    }
+    assert!(
+        !told.iter().any(|event| event.action == "grant.overdue"),
+        "{told:#?}"
+    );
+}
+
+/// Grants end while a machine is off, the policy goes meanwhile too, and everything is as it was before Postern came.
+async fn is_left_as_it_was(world: &World, machine: &str, switch: impl Fn(bool)) {
+    let before = world.rules();
+    let _server = world.serve(&[]).await;
+    world.lock_down().await;
+    let locked = world.now();
+    for end in [End::Time, End::Revocation] {
+        switch(true);
+        ends_while_it_is_off(world, machine, &switch, end).await;
+    }
+    let olga = world.client(Person::Olga);
+    let policies = olga.jit_policies(&JitPolicyQuery::default()).await.unwrap();
+    for policy in policies.items {
+        olga.delete_jit_policy(&policy.id, policy.version).await.unwrap();
+    }
+    world.until_rules_are(&before, PATIENCE).await;
+    assert_eq!(world.marks(), []);
+    world
+        .assert_sound_until_release(locked, Duration::from_secs(5))
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_grant_ends_on_a_stopped_instance_as_on_any_other() {
+    let world = World::new(options()).await;
+    let aws = world.aws();
+    let vpc = aws.vpc("10.60.0.0/16", false).unwrap();
+    let group = aws
+        .group(
+            &vpc,
+            "lent",
+            &[Ingress::tcp(22, "0.0.0.0/0"), Ingress::tcp(443, "0.0.0.0/0")],
+        )
+        .unwrap();
+    // Its public address is EC2's: it goes when the instance is stopped.
+    let machine = aws
+        .machine(&MachinePlan {
+            name: "lent".to_owned(),
+            subnet_id: aws.subnet(&vpc, "10.60.1.0/24", 0).unwrap(),
+            interfaces: vec![vec![group]],
+            lent: true,
+            ..MachinePlan::default()
+        })
+        .unwrap();
+    let lent = || {
+        let snapshot = aws.snapshot().unwrap();
+        snapshot.interface(&machine.interface_ids[0]).unwrap().lent_ip
+    };
+    let switch = |on: bool| {
+        let call = if on { "StartInstances" } else { "StopInstances" };
+        aws.call(call, &[("InstanceId.1", &machine.instance_id)]).unwrap();
+        // A look carries out what is due.
+        aws.call("DescribeInstances", &[]).unwrap();
+        assert_eq!(lent().is_some(), on);
+    };
+    is_left_as_it_was(&world, &machine.arn, switch).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_grant_ends_on_a_deallocated_vm_as_on_any_other() {
+    let world = World::new(options()).await;
+    let arm = world.fleet.arm.fleet();
+    let machine = world.fleet.web.clone();
+    let switch = |on: bool| {
+        arm.power(&machine, if on { "start" } else { "deallocate" })
+            .unwrap();
+    };
+    is_left_as_it_was(&world, &machine, switch).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -101,12 +267,12 @@ async fn an_instance_that_replaces_another_in_its_group_gets_nothing_of_the_gran
     call.unwrap();
     let new = world
         .aws()
-        .machine(&postern_sim::ec2::MachinePlan {
+        .machine(&MachinePlan {
             name: "app-2".to_owned(),
             subnet_id: interface.subnet_id.clone(),
             interfaces: vec![lasting],
             public: true,
-            ..postern_sim::ec2::MachinePlan::default()
+            ..MachinePlan::default()
         })
         .unwrap();
     until_closed_as_gone(&world, &grants[0]).await;

@@ -8,6 +8,7 @@ use super::id::Id;
 use super::refusal::ArmError;
 use super::route::Target;
 use super::serve::Arm;
+use super::state::Power;
 use super::write::{Origin, Written, not_found};
 use super::{ArmHandle, view};
 use crate::fault::Faults;
@@ -268,6 +269,25 @@ impl Fleet {
             },
         });
         self.create(id, body)
+    }
+
+    /// Starts a machine (`start`), shuts it down (`powerOff`), or gives its hardware back too (`deallocate`).
+    pub fn power(&self, machine: &str, action: &str) -> Result<(), ArmError> {
+        let id = parse(machine)?;
+        let to = match action {
+            "start" => Power::Running,
+            "powerOff" => Power::Stopped,
+            "deallocate" => Power::Deallocated,
+            _ => {
+                return Err(ArmError::new(
+                    400,
+                    "InvalidAction",
+                    format!("`{action}` is no action here."),
+                ));
+            }
+        };
+        let operation = Target::Action(id.clone(), action.to_lowercase()).operation(&http::Method::POST);
+        self.with(&operation, |desk| desk.power(&id, to)).map(|_| ())
     }
 
     /// A machine with an interface, an NSG with the given rules and a public address of its own, named after it.
