@@ -21,12 +21,20 @@ pub(crate) struct Drawn {
     pub(crate) interfaces: Vec<String>,
 }
 
+/// Of which address families the interfaces of a fleet have addresses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Families {
+    Ipv4,
+    Both,
+    Ipv6,
+}
+
 /// A VPC with groups and machines, by name.
 pub(crate) struct Fleet {
     pub(crate) stage: Stage,
     pub(crate) vpc: String,
     subnet: String,
-    ipv6: bool,
+    families: Families,
     pub(crate) groups: BTreeMap<&'static str, String>,
     pub(crate) machines: BTreeMap<&'static str, Drawn>,
     /// Names for other ids.
@@ -40,7 +48,8 @@ pub(crate) struct Fleet {
 }
 
 impl Fleet {
-    pub(crate) async fn draw(stage: Stage, ipv6: bool) -> Self {
+    pub(crate) async fn draw(stage: Stage, families: Families) -> Self {
+        let ipv6 = families != Families::Ipv4;
         let vpc = stage
             .admin
             .create_vpc()
@@ -48,7 +57,12 @@ impl Fleet {
             .amazon_provided_ipv6_cidr_block(ipv6);
         let vpc = vpc.send().await.unwrap().vpc().unwrap().clone();
         let id = vpc.vpc_id().unwrap().to_owned();
-        let subnet = stage.admin.create_subnet().vpc_id(&id).cidr_block("10.0.1.0/24");
+        let subnet = stage.admin.create_subnet().vpc_id(&id);
+        let subnet = if families == Families::Ipv6 {
+            subnet.ipv6_native(true)
+        } else {
+            subnet.cidr_block("10.0.1.0/24")
+        };
         let subnet = if ipv6 {
             let shown = stage.admin.describe_vpcs().vpc_ids(&id).send().await.unwrap();
             let block = shown.vpcs()[0].ipv6_cidr_block_association_set()[0].ipv6_cidr_block();
@@ -61,7 +75,7 @@ impl Fleet {
             stage,
             vpc: id,
             subnet: subnet.subnet().unwrap().subnet_id().unwrap().to_owned(),
-            ipv6,
+            families,
             groups: BTreeMap::new(),
             machines: BTreeMap::new(),
             names: BTreeMap::new(),
@@ -73,7 +87,7 @@ impl Fleet {
     }
 
     pub(crate) async fn of(endpoint: &Endpoint) -> Self {
-        Self::draw(Stage::new(endpoint, |_| {}).await, false).await
+        Self::draw(Stage::new(endpoint, |_| {}).await, Families::Ipv4).await
     }
 
     pub(crate) async fn group(&mut self, name: &'static str, permissions: Vec<IpPermission>) {
@@ -123,7 +137,7 @@ impl Fleet {
                 .create_network_interface()
                 .subnet_id(&self.subnet)
                 .set_groups(Some(groups))
-                .set_ipv6_address_count(self.ipv6.then_some(1));
+                .set_ipv6_address_count((self.families == Families::Both).then_some(1));
             let interface = interface.send().await.unwrap();
             let id = interface.network_interface().unwrap().network_interface_id();
             let id = id.unwrap().to_owned();

@@ -3,10 +3,10 @@
 //! The same snapshots hold for every endpoint.
 
 use aws_sdk_ec2::types::{IpPermission, IpRange, Ipv6Range, PrefixListId, UserIdGroupPair};
-use postern_core::policy::SharedGroups;
+use postern_core::{machine::MachineId, policy::SharedGroups};
 
 use crate::{
-    fleet::Fleet,
+    fleet::{Families, Fleet},
     stage::{Endpoint, Flavour, Stage, grant, tcp},
 };
 
@@ -25,12 +25,14 @@ pub(crate) async fn run(endpoint: &Endpoint) {
     no_room_in_a_locked_group(endpoint).await;
     match endpoint.flavour {
         Flavour::Simulator => {
+            ipv6_alone(endpoint).await;
             a_machine_isolated_from_a_shared_group(endpoint).await;
             prefix_lists(endpoint).await;
             a_prefix_list_too_heavy_to_split(endpoint).await;
             a_prefix_list_that_goes_while_displaced(endpoint).await;
         }
-        // moto deletes a prefix list that rules name, and weighs none; it does not tell whose rules name a group.
+        // moto deletes a prefix list that rules name, and weighs none; it does not tell whose rules name a group; and it
+        // counts more free addresses in a subnet of IPv6 alone than `AvailableIpAddressCount`, an integer, can hold.
         Flavour::Moto => {}
     }
 }
@@ -106,7 +108,7 @@ async fn two_interfaces_with_groups_of_their_own(endpoint: &Endpoint) {
 }
 
 async fn both_address_families(endpoint: &Endpoint) {
-    let mut fleet = Fleet::draw(Stage::new(endpoint, |_| {}).await, true).await;
+    let mut fleet = Fleet::draw(Stage::new(endpoint, |_| {}).await, Families::Both).await;
     let both = vec![
         tcp(22, 22, "0.0.0.0/0", "ssh"),
         tcp6(22, "::/0", "ssh over IPv6"),
@@ -120,6 +122,35 @@ async fn both_address_families(endpoint: &Endpoint) {
         .story(&["dual"], SharedGroups::Refuse, &[grant(1, "22"), six])
         .await;
     assert_drawn("both_address_families", &story);
+}
+
+/// In a subnet of IPv6 alone an interface has no private IPv4 address, and EC2 tells of none: `PrivateIpAddress` is absent
+/// and the list of private addresses is empty (EC2 API reference, `CreateSubnet`, `Ipv6Native`; what the answer looks like
+/// is told in prometheus/prometheus#16047).
+async fn ipv6_alone(endpoint: &Endpoint) {
+    let mut fleet = Fleet::draw(Stage::new(endpoint, |_| {}).await, Families::Ipv6).await;
+    let rules = vec![
+        tcp(22, 22, "0.0.0.0/0", "ssh"),
+        tcp6(22, "::/0", "ssh over IPv6"),
+        tcp6(443, "::/0", "web over IPv6"),
+    ];
+    fleet.group("six", rules).await;
+    fleet.machine("six-1", &[&["six"]]).await;
+    let mut six = grant(1, "22");
+    six.sources = vec!["2001:db8:7::/64".parse().unwrap()];
+    let story = fleet.story(&["six-1"], SharedGroups::Refuse, &[six]).await;
+    assert_drawn("ipv6_alone", &story);
+    let machines = fleet.stage.machines().await;
+    let id = MachineId::Aws(fleet.machines["six-1"].machine.clone());
+    let machine = machines.iter().find(|machine| machine.id == id).unwrap();
+    let [interface] = &machine.interfaces[..] else {
+        panic!("{:?}", machine.interfaces)
+    };
+    assert!(
+        matches!(&interface.addresses[..], [address] if address.is_ipv6()),
+        "{interface:?}"
+    );
+    assert_eq!(interface.public_addresses, interface.addresses);
 }
 
 async fn all_traffic_and_ranges(endpoint: &Endpoint) {
@@ -209,7 +240,7 @@ async fn a_machine_isolated_from_a_shared_group(endpoint: &Endpoint) {
 
 async fn no_room_at_an_interface(endpoint: &Endpoint) {
     let stage = Stage::new(endpoint, |config| config.limits.groups_per_interface = 2).await;
-    let mut fleet = Fleet::draw(stage, false).await;
+    let mut fleet = Fleet::draw(stage, Families::Ipv4).await;
     fleet.group("first", vec![tcp(22, 22, "0.0.0.0/0", "ssh")]).await;
     fleet.group("second", Vec::new()).await;
     fleet.machine("full", &[&["first"], &["first", "second"]]).await;
@@ -221,7 +252,7 @@ async fn no_room_at_an_interface(endpoint: &Endpoint) {
 
 async fn no_room_in_a_holder(endpoint: &Endpoint) {
     let stage = Stage::new(endpoint, |config| config.limits.rules_per_group = 2).await;
-    let mut fleet = Fleet::draw(stage, false).await;
+    let mut fleet = Fleet::draw(stage, Families::Ipv4).await;
     fleet.group("web", vec![tcp(22, 22, "0.0.0.0/0", "ssh")]).await;
     fleet.machine("busy", &[&["web"]]).await;
     let grants = [grant(1, "22"), grant(2, "3389"), grant(3, "5986")];
@@ -231,7 +262,7 @@ async fn no_room_in_a_holder(endpoint: &Endpoint) {
 
 async fn no_room_in_a_locked_group(endpoint: &Endpoint) {
     let stage = Stage::new(endpoint, |config| config.limits.rules_per_group = 3).await;
-    let mut fleet = Fleet::draw(stage, false).await;
+    let mut fleet = Fleet::draw(stage, Families::Ipv4).await;
     let rules = vec![
         tcp(22, 22, "198.51.100.0/24", "ssh"),
         tcp(20, 25, "0.0.0.0/0", "a range"),
@@ -247,7 +278,7 @@ async fn no_room_in_a_locked_group(endpoint: &Endpoint) {
 
 /// A fleet with a prefix list of up to `entries` networks.
 async fn listed(stage: Stage, entries: i32) -> (Fleet, String) {
-    let mut fleet = Fleet::draw(stage, false).await;
+    let mut fleet = Fleet::draw(stage, Families::Ipv4).await;
     let list = fleet
         .stage
         .admin

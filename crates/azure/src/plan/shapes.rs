@@ -175,6 +175,21 @@ fn two_interfaces_with_secondary_addresses_of_both_families() {
     insta::assert_snapshot!(play(Model::new(&[ssh()]), &desired(vec![vm])));
 }
 
+/// From the internet only its IPv6 address is reached, and from inside both. There is no interface with IPv6 alone:
+/// "IPv6-only virtual machines or virtual machines scale sets aren't supported. Each NIC must include at least one IPv4 IP
+/// configuration" ("What is IPv6 for Azure Virtual Network?", limitations).
+#[test]
+fn an_interface_of_both_families_whose_ipv6_address_alone_is_public() {
+    let mut vm = member(1, &["10.0.0.4", "fd00::4"]);
+    vm.guard = Some(guard(1, &["22"]));
+    vm.grants = vec![
+        grant(1, &["22"], &["2001:db8::7"]),
+        grant(2, &["22"], &["10.9.0.0/24"]),
+    ];
+    let web_over_ipv6 = foreign("web", 310, "Allow", "Tcp", "2000::/3", "fd00::4", "443");
+    insta::assert_snapshot!(play(Model::new(&[ssh(), web_over_ipv6]), &desired(vec![vm])));
+}
+
 #[test]
 fn a_machine_without_an_address_of_the_sources_family() {
     let mut vm = member(1, &["fd00::4"]);

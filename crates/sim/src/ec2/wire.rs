@@ -322,6 +322,12 @@ pub(crate) fn interface(xml: &mut Xml, ctx: &Context<'_>, interface: &Interface)
         });
     }
     xml.opt("ipv6Address", interface.ipv6.first());
+    // botocore, `NetworkInterface.Ipv6Native`; an instance's own `InstanceNetworkInterface` has no such member.
+    let is_native = ctx
+        .region
+        .subnet(&interface.subnet_id)
+        .is_ok_and(|subnet| subnet.cidr.is_none());
+    xml.leaf("ipv6Native", is_native);
 }
 
 pub(crate) fn power(xml: &mut Xml, power: Power) {

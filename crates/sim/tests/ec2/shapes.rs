@@ -100,6 +100,11 @@ async fn a_machine_of_ipv6_alone_has_no_ipv4_address() {
         .await;
     assert_eq!(shown.first("privateIpAddress"), None, "{}", shown.body);
     assert!(shown.get("ipv6Address").contains(':'));
+    assert_eq!(shown.get("privateIpAddressesSet"), "");
+    let interface = [("NetworkInterfaceId.1", machine.interface_ids[0].as_str())];
+    let shown = raw.call("DescribeNetworkInterfaces", &interface).await;
+    assert_eq!(shown.first("privateIpAddress"), None, "{}", shown.body);
+    assert_eq!(shown.get("ipv6Native"), "true");
     let probe = |source: &str| Probe {
         machine: machine.instance_id.clone(),
         source: source.parse().unwrap(),
