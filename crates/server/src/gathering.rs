@@ -234,6 +234,13 @@ impl App {
         let now = self.now();
         // Keys before anything else, as whoever is alone claims theirs.
         let repeated = repeated(tx, plains).await?;
+        if repeated.len() == plains.len() {
+            // Nothing is left to be made: whatever fails from here on would tell against sharing.
+            return Ok(Gathered {
+                made: BTreeMap::new(),
+                repeated: repeated.len(),
+            });
+        }
         let freezes = tx.freezes_in_force().await?;
         let policies = granting::by_id(tx.policies().await?);
         let mut ids: Vec<MachineId> = plains

@@ -197,6 +197,16 @@ async fn requests_with_keys_share_transactions_and_each_key_makes_one() {
 
 #[tokio::test]
 async fn keys_that_are_sent_again_in_crowds_turn_sharing_off_for_nobody() {
+    repeated_keys_turn_sharing_off_for_nobody(false).await;
+}
+
+#[tokio::test]
+async fn keys_that_are_sent_again_take_no_lock_that_they_could_wait_for_in_vain() {
+    repeated_keys_turn_sharing_off_for_nobody(true).await;
+}
+
+/// With `counted`, somebody else is counting Ada's requests while her keys arrive again: whoever counts too, waits.
+async fn repeated_keys_turn_sharing_off_for_nobody(counted: bool) {
     let rig = Rig::start().await;
     let machine = rig.ready_for_requests("one").await;
     rig.assign("bob", "requester", "/aws").await;
@@ -208,6 +218,11 @@ async fn keys_that_are_sent_again_in_crowds_turn_sharing_off_for_nobody() {
             .create_access_request(Some(key), &at_once(), &ask(&machine))
             .await;
         first.insert(made.unwrap().id);
+    }
+    let mut counting = rig.store.begin().await.unwrap();
+    if counted {
+        let adas = "user:corp/ada".parse().unwrap();
+        counting.count_pending(&[adas], rig.clock.now()).await.unwrap();
     }
     let held = postern_store::testing::hold_decisions(&rig.store).await;
     let mut crowd = crowd_of_bobs(&rig, &machine).await;
@@ -223,6 +238,7 @@ async fn keys_that_are_sent_again_in_crowds_turn_sharing_off_for_nobody() {
         .filter_map(|(who, request)| (who == "ada").then(|| request.unwrap().id))
         .collect();
     assert_eq!(again, first);
+    counting.rollback().await.unwrap();
 
     let before = postern_store::testing::transactions_of_requests(&rig.store).await;
     let held = postern_store::testing::hold_decisions(&rig.store).await;
