@@ -22,6 +22,7 @@ pub(crate) async fn run(endpoint: &Endpoint, faults: &Faults) {
     two_machines_of_the_policy_get_a_copy_each(endpoint).await;
     what_others_do_to_group_and_copy_is_followed_or_put_right(endpoint).await;
     a_terminated_machine_leaves_no_copy(endpoint).await;
+    a_copy_that_is_elsewhere_is_not_said_to_be_nowhere(endpoint).await;
     the_sweeper_lists_a_copy_and_does_not_open_what_it_closes(endpoint).await;
     a_copy_without_its_mark_is_a_copy(endpoint).await;
     what_a_copy_stands_for_is_not_taken_from_its_tag(endpoint).await;
@@ -268,6 +269,32 @@ async fn a_terminated_machine_leaves_no_copy(endpoint: &Endpoint) {
     fleet.lock(&["ours"], SharedGroups::Isolate).await;
     let text = fleet.text().await;
     assert!(!text.contains("group copy"), "{text}");
+}
+
+async fn a_copy_that_is_elsewhere_is_not_said_to_be_nowhere(endpoint: &Endpoint) {
+    let mut fleet = shared(endpoint).await;
+    fleet.lock(&["ours"], SharedGroups::Isolate).await;
+    let copy = groups_at(&fleet, "ours").await.remove(0);
+    let naming = vec![from_group(5432, &copy)];
+    fleet.group("database", naming).await;
+    let own = &fleet.machines["ours"].interfaces[0];
+    let shown = fleet.stage.admin.describe_network_interfaces();
+    let shown = shown.network_interface_ids(own).send().await.unwrap();
+    let subnet = shown.network_interfaces()[0].subnet_id().unwrap();
+    let stray = fleet.stage.admin.create_network_interface().subnet_id(subnet);
+    stray.groups(&copy).send().await.unwrap();
+
+    let mut free = fleet.wanted("ours", &[]);
+    free.members[0].guard = None;
+    let told = async || {
+        let plan = fleet.stage.pass(&free, 1).await;
+        let codes: Vec<String> = plan.findings.into_iter().map(|finding| finding.code).collect();
+        (plan.changes.len(), codes)
+    };
+    // Off its own interface, off the other, and deleted: one at a time, so that it is elsewhere in between.
+    assert_eq!(told().await, (3, vec![]));
+    assert_eq!(told().await, (2, vec![]));
+    assert_eq!(told().await, (0, vec!["own_group_named".to_owned()]));
 }
 
 async fn the_sweeper_lists_a_copy_and_does_not_open_what_it_closes(endpoint: &Endpoint) {

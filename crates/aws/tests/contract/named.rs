@@ -53,7 +53,53 @@ impl Stage {
     }
 }
 
+/// A group of a VPC that is peered with another.
+async fn peered(stage: &Stage, vpc: &str) -> String {
+    let admin = &stage.admin;
+    let made = admin.create_vpc().cidr_block("10.9.0.0/16").send().await.unwrap();
+    let other = made.vpc().unwrap().vpc_id().unwrap().to_owned();
+    let asked = admin
+        .create_vpc_peering_connection()
+        .vpc_id(vpc)
+        .peer_vpc_id(&other);
+    let asked = asked.send().await.unwrap();
+    let connection = asked
+        .vpc_peering_connection()
+        .unwrap()
+        .vpc_peering_connection_id();
+    let accepted = admin.accept_vpc_peering_connection();
+    let accepted = accepted.set_vpc_peering_connection_id(connection.map(str::to_owned));
+    accepted.send().await.unwrap();
+    let made = admin.create_security_group().vpc_id(other).group_name("peer");
+    let made = made.description("peer").send().await.unwrap();
+    made.group_id().unwrap().to_owned()
+}
+
+/// A rule in a peered VPC names it too, or one of its own: neither keeps EC2 from deleting it ("referenced by another
+/// security group in the same VPC", API reference, `DeleteSecurityGroup`).
+async fn what_does_not_keep_it(endpoint: &Endpoint) {
+    for of_a_peer in [true, false] {
+        let stage = Stage::of(endpoint).await;
+        let built = stage.build(Vec::new()).await;
+        stage.pass(&open(&built, vec![grant(1, "22")]), usize::MAX).await;
+        let holder = stage.holders(&built.vpc).await.remove(0);
+        let naming = if of_a_peer {
+            peered(&stage, &built.vpc).await
+        } else {
+            holder.clone()
+        };
+        let closed = open(&built, Vec::new());
+        stage.pass(&closed, 1).await;
+        // An egress rule of its own is no business of ours, and stays until the group goes.
+        stage.name(&naming, &holder, !of_a_peer).await;
+        let plan = stage.pass(&closed, usize::MAX).await;
+        assert_eq!((plan.changes.len(), plan.findings), (2, vec![]));
+        assert_eq!(stage.holders(&built.vpc).await, Vec::<String>::new());
+    }
+}
+
 pub(crate) async fn run(endpoint: &Endpoint, faults: &Faults) {
+    what_does_not_keep_it(endpoint).await;
     for egress in [false, true] {
         let stage = Stage::of(endpoint).await;
         let built = stage.build(Vec::new()).await;
