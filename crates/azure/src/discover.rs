@@ -11,7 +11,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use postern_core::{
-    enforcer::{DiscoveryPage, EnforceError, Marks},
+    enforcer::{Accounts, DiscoveryPage, EnforceError, Marks, Unlisted},
     inventory::{self, Layer, Machine, Place, Power},
     machine::{Account, MachineId},
     mark::Installation,
@@ -35,11 +35,12 @@ use crate::{
 const COMPUTE_VERSION: &str = "2024-07-01";
 const SUBSCRIPTIONS_VERSION: &str = "2022-12-01";
 
-/// The configured subscriptions, or all that the credential may read.
-pub(crate) async fn accounts(arm: &Arm, config: &AzureConfig) -> Result<Vec<Account>, EnforceError> {
+/// The configured subscriptions, or all that the credential may read. One whose id is none keeps nobody from the others.
+pub(crate) async fn accounts(arm: &Arm, config: &AzureConfig) -> Result<Accounts, EnforceError> {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
     struct Subscription {
+        #[serde(default)]
         subscription_id: String,
         #[serde(default)]
         state: Option<String>,
@@ -55,16 +56,19 @@ pub(crate) async fn accounts(arm: &Arm, config: &AzureConfig) -> Result<Vec<Acco
     } else {
         config.subscriptions.clone()
     };
-    ids.into_iter()
-        .map(|id| {
-            let subscription = id.to_lowercase();
-            if is_subscription(&subscription) {
-                Ok(Account::Azure { subscription })
-            } else {
-                Err(EnforceError::Malformed(format!("`{id}` is no subscription id")))
-            }
-        })
-        .collect()
+    let mut accounts = Accounts::default();
+    for id in ids {
+        let subscription = id.to_lowercase();
+        if is_subscription(&subscription) {
+            accounts.found.push(Account::Azure { subscription });
+        } else {
+            accounts.failed.push(Unlisted {
+                scope: "/azure".to_owned(),
+                error: EnforceError::Malformed(format!("`{id}` is no subscription id")),
+            });
+        }
+    }
+    Ok(accounts)
 }
 
 #[derive(Debug, Deserialize)]

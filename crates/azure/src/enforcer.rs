@@ -101,19 +101,14 @@ impl Enforcer for AzureEnforcer {
     }
 
     async fn accounts(&self) -> Accounts {
-        match spending(Purpose::Look, discover::accounts(&self.arm, &self.config)).await {
-            Ok(found) => Accounts {
-                found,
-                failed: Vec::new(),
-            },
-            Err(error) => Accounts {
-                found: Vec::new(),
-                failed: vec![Unlisted {
-                    scope: "/azure".to_owned(),
-                    error,
-                }],
-            },
-        }
+        let listed = spending(Purpose::Look, discover::accounts(&self.arm, &self.config)).await;
+        listed.unwrap_or_else(|error| Accounts {
+            found: Vec::new(),
+            failed: vec![Unlisted {
+                scope: "/azure".to_owned(),
+                error,
+            }],
+        })
     }
 
     /// All machines stand on the first page: what surrounds them has to be read as a whole anyway.

@@ -367,7 +367,7 @@ pub struct Accounts {
 /// Accounts of which it is not known which there are.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unlisted {
-    /// The scope of all of them: `/aws/<account>`, or `/azure` for every subscription.
+    /// The scope of all of them: `/aws/<account>`, or `/azure` for every subscription, and for one whose id is none.
     pub scope: String,
     /// Why.
     pub error: EnforceError,

@@ -116,6 +116,43 @@ async fn subscriptions_are_found_when_none_is_configured() {
 }
 
 #[tokio::test]
+async fn a_subscription_with_an_id_that_is_none_keeps_nobody_from_the_others() {
+    let known = Scene::options().subscriptions;
+    let listed = [
+        ("", "without"),
+        ("not an id", "wrong"),
+        ("00000000-0000-0000-0000-00000000000A", "other"),
+    ];
+    let listed = listed.map(|(id, name)| (id.to_owned(), name.to_owned()));
+    let scene = Scene::start(ArmOptions {
+        subscriptions: known.into_iter().chain(listed).collect(),
+        ..Scene::options()
+    })
+    .await;
+    let mut config = config(&scene.sim);
+    config.subscriptions.clear();
+    let accounts = enforcer(config).accounts().await;
+    let found: Vec<String> = accounts.found.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        found,
+        [
+            "/azure/00000000-0000-0000-0000-000000000001",
+            "/azure/00000000-0000-0000-0000-00000000000a"
+        ]
+    );
+    let failed: Vec<_> = accounts
+        .failed
+        .into_iter()
+        .map(|unlisted| (unlisted.scope, unlisted.error.to_string()))
+        .collect();
+    assert_eq!(failed.len(), 2, "{failed:?}");
+    for ((scope, error), id) in failed.iter().zip(["``", "`not an id`"]) {
+        assert_eq!(scope, "/azure");
+        assert!(error.contains(&format!("{id} is no subscription id")), "{error}");
+    }
+}
+
+#[tokio::test]
 async fn the_whole_story_at_both_filters() {
     let scene = Scene::new().await;
     let mut wanted = scene.desired().await;
