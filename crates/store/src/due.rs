@@ -178,6 +178,9 @@ impl Leased {
 }
 
 /// The statement that leases, with its row lock.
+///
+/// The candidates are named a second time as an array. The plan serves every limit, and so is made for a tenth of all points:
+/// by the join alone each lease would read the whole table.
 macro_rules! leased {
     ($lock:literal, $lessee:expr, $limit:expr, $now:expr) => {
         sqlx::query_as!(
@@ -196,7 +199,7 @@ macro_rules! leased {
                    lease_until = clock_timestamp() + make_interval(secs => $5),
                    generation = p.generation + 1
                FROM candidate c
-               WHERE p.id = c.id
+               WHERE p.id = c.id AND p.id = ANY (ARRAY(SELECT id FROM candidate))
                RETURNING p.id, p.ref, p.generation, p.wanted, p.attempts, p.urgency, p.due_at,
                          c.taken_over AS "taken_over!""#,
             $now,
