@@ -187,6 +187,7 @@ impl Ec2Cloud {
             peerings,
             gone_groups: _,
             replays: _,
+            next_public_ip: _,
         } = region;
         let mut entries = Vec::new();
         write_table(&mut entries, vpcs, "vpc", job);
@@ -547,6 +548,7 @@ impl Cloud for Ec2Cloud {
                 peerings,
                 gone_groups: _,
                 replays: _,
+                next_public_ip: _,
             } = region;
             let dump = json!({
                 "vpcs": vpcs.values().collect::<Vec<_>>(),

@@ -409,6 +409,8 @@ pub(crate) struct Region {
     /// The VPCs of deleted groups, which rules across a peering connection still name.
     pub(crate) gone_groups: BTreeMap<String, String>,
     pub(crate) replays: BTreeMap<(String, String), Replay>,
+    /// Where in the pool of public addresses the search for the next one begins.
+    pub(crate) next_public_ip: u32,
 }
 
 impl Region {
@@ -506,19 +508,25 @@ impl Region {
             .or(interface.lent_ip)
     }
 
-    /// A public address that nobody has, out of 198.18.0.0/15, which no one routes.
-    pub(crate) fn free_public_ip(&self) -> Result<Ipv4Addr> {
+    /// A public address that nobody has, out of 198.18.0.0/15, which no one routes: the next one after the last, so that
+    /// one that was given back is not given out again at once.
+    pub(crate) fn free_public_ip(&mut self) -> Result<Ipv4Addr> {
+        const POOL: u32 = 0x1_fffd;
         let base = u32::from(Ipv4Addr::new(198, 18, 0, 1));
-        let is_free = |ip: &Ipv4Addr| {
+        let is_free = |ip: Ipv4Addr| {
             let mut interfaces = self.interfaces.values();
-            self.addresses.values().all(|address| address.public_ip != *ip)
-                && interfaces.all(|interface| interface.lent_ip != Some(*ip))
+            self.addresses.values().all(|address| address.public_ip != ip)
+                && interfaces.all(|interface| interface.lent_ip != Some(ip))
         };
-        let free = (base..base + 0x1_fffd).map(Ipv4Addr::from).find(is_free);
-        free.ok_or_else(|| {
+        let free = (0..POOL)
+            .map(|step| (self.next_public_ip + step) % POOL)
+            .find(|at| is_free(Ipv4Addr::from(base + at)));
+        let Some(at) = free else {
             let message = "The maximum number of addresses has been reached.";
-            Ec2Error::new("AddressLimitExceeded", message)
-        })
+            return Err(Ec2Error::new("AddressLimitExceeded", message));
+        };
+        self.next_public_ip = (at + 1) % POOL;
+        Ok(Ipv4Addr::from(base + at))
     }
 
     /// The elastic address of an interface.
@@ -544,6 +552,7 @@ impl Region {
             peerings,
             gone_groups: _,
             replays: _,
+            next_public_ip: _,
         } = self;
         vpcs.undo();
         subnets.undo();
