@@ -92,7 +92,8 @@ async fn ends_while_it_is_off(world: &World, machine: &str, switch: impl Fn(bool
     world.quiet().await;
     let locked = world.rules();
     let seconds = match end {
-        End::Time => 10,
+        // Long enough for a slow machine to see that it is still open.
+        End::Time => 25,
         End::Revocation => 3600,
     };
     let grant = world.request(&[machine], seconds, 30).await.grants.remove(0).id;
