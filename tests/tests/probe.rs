@@ -2,21 +2,24 @@
 //! is called, no answer is an error of the server's, none has a status or a shape that is not described.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test may fail by panicking")]
 
-use std::{collections::BTreeSet, process::Command};
+use std::{collections::BTreeSet, fs::File, process::Stdio, time::Duration};
 
 use postern_tests::{Person, World, WorldOptions, python};
 use serde_json::Value;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
+    process::Command,
 };
 
 /// What every answer is held to.
 const CHECKS: &str = "not_a_server_error,status_code_conformance,content_type_conformance,\
                       response_headers_conformance,response_schema_conformance";
-/// How many calls are made of each operation at most. There is no limit to the time: with `--max-time` schemathesis leaves
-/// out what it does not get to, and its exit is a success.
+/// How many calls are made of each operation at most.
 const EXAMPLES: &str = "12";
+/// How long a run may take before the test fails; the token lasts longer. Not schemathesis' own `--max-time`: with that
+/// it leaves out what it does not get to, and its exit is a success.
+const PATIENCE: Duration = Duration::from_mins(20);
 
 /// What a run said.
 struct Probed {
@@ -31,6 +34,8 @@ struct Probed {
 async fn probed(world: &World, description: &Value, person: Person, phases: &'static str) -> Probed {
     let mut command = Command::new(python::python_for_api().with_file_name("schemathesis"));
     let report = tempfile::tempdir().unwrap();
+    let said = report.path().join("said.txt");
+    let output = File::create(&said).unwrap();
     // From a file: the operation that it read a description from is one that schemathesis leaves out.
     std::fs::write(report.path().join("openapi.json"), description.to_string()).unwrap();
     command
@@ -45,14 +50,17 @@ async fn probed(world: &World, description: &Value, person: Person, phases: &'st
         .args(["--report-junit-path", "operations.xml"])
         .arg("--header")
         .arg(format!("Authorization: Bearer {}", world.token(person)));
-    let output = tokio::task::spawn_blocking(move || command.output().unwrap())
-        .await
-        .unwrap();
-    let said = format!(
-        "{}{}",
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr)
-    );
+    command
+        .env("PYTHONUNBUFFERED", "1")
+        .stdin(Stdio::null())
+        .stdout(output.try_clone().unwrap())
+        .stderr(output)
+        .kill_on_drop(true);
+    let ended = tokio::time::timeout(PATIENCE, command.status()).await;
+    let said = String::from_utf8_lossy(&std::fs::read(said).unwrap()).into_owned();
+    let Ok(status) = ended else {
+        panic!("{person:?}: not over within {PATIENCE:?}, so far:\n{said}");
+    };
     let written = |name: &str| {
         std::fs::read_to_string(report.path().join(name))
             .unwrap_or_else(|error| panic!("{name}: {error}\n{said}"))
@@ -60,7 +68,7 @@ async fn probed(world: &World, description: &Value, person: Person, phases: &'st
     let account = serde_json::from_str(&written("account.json")).unwrap();
     let tested = tested(&written("operations.xml"));
     Probed {
-        success: output.status.success(),
+        success: status.unwrap().success(),
         said,
         account,
         tested,
