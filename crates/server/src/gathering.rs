@@ -241,6 +241,11 @@ impl App {
                 repeated: repeated.len(),
             });
         }
+        // Those that are left out are not waited for either.
+        let plains: Vec<&Plain> = plains
+            .iter()
+            .filter(|plain| !repeated.contains(&plain.request.id))
+            .collect();
         let freezes = tx.freezes_in_force().await?;
         let policies = granting::by_id(tx.policies().await?);
         let mut ids: Vec<MachineId> = plains
@@ -267,9 +272,6 @@ impl App {
         let mut events = Vec::new();
         let mut answers = Vec::new();
         for plain in plains {
-            if repeated.contains(&plain.request.id) {
-                continue;
-            }
             let Some((request, log)) = self.simply(plain, &ground) else {
                 continue;
             };
