@@ -60,6 +60,14 @@ pub struct Gone {
     pub touched_points: Vec<PointId>,
 }
 
+/// What is known of a machine.
+struct Known {
+    document: Value,
+    posture: Value,
+    policy: Option<Uuid>,
+    gone: bool,
+}
+
 #[derive(Serialize)]
 struct NewMachine<'a> {
     id: String,
@@ -102,19 +110,79 @@ impl Tx {
             return Ok(SavedMachines::default());
         }
         let names: Vec<String> = rows.iter().map(|row| row.machine.id.to_string()).collect();
-        let known: BTreeMap<String, (Value, Option<Uuid>, bool)> = sqlx::query!(
-            r#"SELECT id, document, policy_id, gone_at IS NOT NULL AS "gone!" FROM machines
+        // Locked: nobody saves them meanwhile.
+        let known: BTreeMap<String, Known> = sqlx::query!(
+            r#"SELECT id, document, policy_id, posture_detail, gone_at IS NOT NULL AS "gone!" FROM machines
                WHERE id = ANY ($1) ORDER BY id FOR NO KEY UPDATE"#,
             &names,
         )
         .fetch_all(&mut *self.inner)
         .await?
         .into_iter()
-        .map(|row| (row.id, (row.document, row.policy_id, row.gone)))
+        .map(|row| {
+            let known = Known {
+                document: row.document,
+                posture: row.posture_detail,
+                policy: row.policy_id,
+                gone: row.gone,
+            };
+            (row.id, known)
+        })
         .collect();
 
-        let new: Vec<NewMachine<'_>> = rows.iter().map(NewMachine::of).collect();
-        let written: BTreeSet<String> = sqlx::query_scalar!(
+        let mut new: Vec<NewMachine<'_>> = Vec::new();
+        let mut same: Vec<&str> = Vec::new();
+        let mut changed: BTreeSet<&str> = BTreeSet::new();
+        for (row, name) in rows.iter().zip(&names) {
+            if let Some(known) = known.get(name).filter(|known| !known.gone)
+                && known.policy == row.policy.map(PolicyId::uuid)
+                && known.posture == document(&row.posture)?
+                && known.document == document(&row.machine)?
+            {
+                same.push(name);
+            } else {
+                new.push(NewMachine::of(row));
+                changed.insert(name);
+            }
+        }
+        let mut written = self.save_whole(&new, asked_at).await?;
+        written.extend(self.save_seen(&same, asked_at).await?);
+
+        let (rows, names): (Vec<&MachineRow>, Vec<String>) = rows
+            .iter()
+            .zip(names.iter().cloned())
+            .filter(|(_, name)| written.contains(name))
+            .unzip();
+        let mut saved = SavedMachines::default();
+        let mut whole: BTreeSet<&str> = BTreeSet::new();
+        for (row, name) in rows.iter().zip(&names) {
+            saved.changed += usize::from(changed.contains(name.as_str()));
+            if let Some(known) = known.get(name).filter(|known| !known.gone) {
+                if known.policy != row.policy.map(PolicyId::uuid) {
+                    whole.insert(name);
+                }
+            } else {
+                saved.new.push(row.machine.id.clone());
+                whole.insert(name);
+            }
+        }
+        saved.touched_points = self
+            .save_memberships(&rows, &names, &whole, ids, asked_at)
+            .await?;
+        saved.written = rows.iter().map(|row| row.machine.id.clone()).collect();
+        Ok(saved)
+    }
+
+    /// Writes all of these that nobody saw, or found to be gone, after `asked_at`; gives their ids.
+    async fn save_whole(
+        &mut self,
+        machines: &[NewMachine<'_>],
+        asked_at: Instant,
+    ) -> Result<BTreeSet<String>, StoreError> {
+        if machines.is_empty() {
+            return Ok(BTreeSet::new());
+        }
+        let written = sqlx::query_scalar!(
             "INSERT INTO machines (id, cloud, account, scope, name, tags, power, document, policy_id, posture,
                  posture_detail, first_seen_at, seen_at)
              SELECT id, cloud, account, scope, name, tags, power, document, policy_id, posture, posture_detail, $2, $2
@@ -127,39 +195,28 @@ impl Tx {
                  posture_detail = excluded.posture_detail, seen_at = excluded.seen_at, gone_at = NULL
              WHERE GREATEST(machines.seen_at, machines.gone_at) <= excluded.seen_at
              RETURNING id",
-            document(&new)?,
+            document(&machines)?,
             asked_at,
         )
         .fetch_all(&mut *self.inner)
-        .await?
-        .into_iter()
-        .collect();
+        .await?;
+        Ok(written.into_iter().collect())
+    }
 
-        let (rows, names): (Vec<&MachineRow>, Vec<String>) = rows
-            .iter()
-            .zip(names)
-            .filter(|(_, name)| written.contains(name))
-            .unzip();
-        let mut saved = SavedMachines::default();
-        let mut whole: BTreeSet<&str> = BTreeSet::new();
-        for (row, name) in rows.iter().zip(&names) {
-            let policy = row.policy.map(PolicyId::uuid);
-            if let Some((was, was_policy, false)) = known.get(name) {
-                saved.changed += usize::from(*was != document(&row.machine)? || *was_policy != policy);
-                if *was_policy != policy {
-                    whole.insert(name);
-                }
-            } else {
-                saved.new.push(row.machine.id.clone());
-                saved.changed += 1;
-                whole.insert(name);
-            }
+    /// Writes of machines that are as they were, and are locked, only that they were seen, where nobody saw them after
+    /// `asked_at`; gives the ids of those. No index has `seen_at`, so that the row is all that is written.
+    async fn save_seen(&mut self, machines: &[&str], asked_at: Instant) -> Result<Vec<String>, StoreError> {
+        if machines.is_empty() {
+            return Ok(Vec::new());
         }
-        saved.touched_points = self
-            .save_memberships(&rows, &names, &whole, ids, asked_at)
-            .await?;
-        saved.written = rows.iter().map(|row| row.machine.id.clone()).collect();
-        Ok(saved)
+        let seen = sqlx::query_scalar!(
+            "UPDATE machines SET seen_at = $2 WHERE id = ANY ($1) AND seen_at <= $2 RETURNING id",
+            machines as &[&str],
+            asked_at,
+        )
+        .fetch_all(&mut *self.inner)
+        .await?;
+        Ok(seen)
     }
 
     /// Replaces the memberships of the machines. Says at which points something differs; for `whole` machines

@@ -9,8 +9,8 @@ use postern_core::{
     testing::{a_policy, at},
 };
 
-use super::{HOSTILE, a_machine, a_row, save, with_grants};
-use crate::{Conflict, MachineFilter, StoreError, Visible, testing::fresh_store};
+use super::{HOSTILE, a_machine, a_row, ids_from, save, with_grants};
+use crate::{Conflict, MachineFilter, Store, StoreError, Visible, testing::fresh_store};
 
 fn everything() -> MachineFilter {
     MachineFilter {
@@ -408,6 +408,83 @@ async fn what_a_slow_discovery_saw_earlier_never_replaces_what_another_saw_later
     let kept = store.machine(&a_machine(1).id).await.unwrap().unwrap();
     assert_eq!((kept.machine, kept.seen_at), (a_machine(1), at(10)));
     assert_eq!(store.points_of_machine(&a_machine(1).id).await.unwrap(), points);
+}
+
+/// Its first save after this fails that writes more of a machine than that it was seen.
+async fn only_seen_may_be_written(store: &Store) {
+    sqlx::raw_sql(
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
+         BEGIN
+             RAISE EXCEPTION 'more than seen_at is written';
+         END $$;
+         CREATE TRIGGER whole BEFORE INSERT OR UPDATE OF id, cloud, account, scope, name, tags, power, document,
+             policy_id, posture, posture_detail, first_seen_at, gone_at ON machines
+             FOR EACH ROW EXECUTE FUNCTION refuse();",
+    )
+    .execute(&store.pool)
+    .await
+    .unwrap();
+}
+
+#[tokio::test]
+async fn of_a_machine_that_is_as_it_was_only_that_it_was_seen_is_written() {
+    let store = fresh_store().await;
+    let policy = a_policy("/aws");
+    let mut tx = store.begin().await.unwrap();
+    tx.insert_policy(&policy).await.unwrap();
+    tx.commit().await.unwrap();
+    let rows = [a_row(a_machine(1), None), a_row(a_machine(2), Some(&policy))];
+    save(&store, &rows, 10).await;
+    only_seen_may_be_written(&store).await;
+
+    let again = save(&store, &rows, 20).await;
+    assert_eq!(
+        again.written,
+        rows.iter().map(|row| row.machine.id.clone()).collect()
+    );
+    assert_eq!(
+        (again.changed, again.new, again.touched_points),
+        (0, vec![], vec![])
+    );
+    let late = save(&store, &rows, 15).await;
+    assert_eq!(late.written, [].into(), "seen later than this was asked");
+    let stored = store.machine(&a_machine(2).id).await.unwrap().unwrap();
+    assert_eq!((stored.first_seen_at, stored.seen_at), (at(10), at(20)));
+
+    let mut renamed = a_machine(1);
+    renamed.name = "db".into();
+    let mut judged = a_row(a_machine(1), None);
+    judged.posture.kind = PostureKind::Recommended;
+    for row in [
+        a_row(renamed, None),
+        a_row(a_machine(1), Some(&policy)),
+        judged,
+        a_row(a_machine(3), None),
+    ] {
+        let mut tx = store.begin().await.unwrap();
+        let refused = tx
+            .save_machines(std::slice::from_ref(&row), &ids_from(&store, 30), at(30))
+            .await
+            .unwrap_err();
+        let refused = format!("{refused:?}");
+        assert!(
+            refused.contains("more than seen_at is written"),
+            "{row:?}: {refused}"
+        );
+    }
+}
+
+/// A row is replaced on its page, and no index is written, when an update touches no column of any index.
+#[tokio::test]
+async fn that_a_machine_was_seen_is_in_no_index() {
+    let store = fresh_store().await;
+    let indexes: Vec<String> = sqlx::query_scalar(
+        "SELECT indexdef FROM pg_indexes WHERE tablename = 'machines' AND indexdef LIKE '%seen_at%'",
+    )
+    .fetch_all(&store.pool)
+    .await
+    .unwrap();
+    assert_eq!(indexes, Vec::<String>::new());
 }
 
 #[tokio::test]
