@@ -12,8 +12,9 @@ use std::{
 
 use postern_core::{
     audit::{Actor, AuditEvent, Outcome, Subject},
-    enforcer::{DiscoveryPage, EnforceError, Enforcer, Unlisted},
+    enforcer::{EnforceError, Enforcer, Unlisted},
     grant::{EndCause, Grant},
+    inventory::Machine,
     machine::{Account, Cloud},
     point::PointRef,
     policy::{Ask, JitPolicy},
@@ -25,19 +26,16 @@ use serde_json::json;
 use tokio::{sync::Semaphore, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use crate::{
-    Engine,
-    events::Events,
-    metrics::PassLabels,
-    strays::{Stray, marked_points},
-    unfinished::may_pass,
-};
+use crate::{Engine, events::Events, metrics::PassLabels, strays::marked_points, unfinished::may_pass};
 
 /// How many accounts are read at the same time.
 const ACCOUNTS_AT_ONCE: usize = 8;
 
 /// The shortest time between two questions whose turn it is.
 const SHORTEST_WAIT: Duration = Duration::from_millis(1);
+
+/// How many machines are saved in one transaction: what it locks and logs is bounded, whatever a cloud calls a page.
+const SAVED_AT_ONCE: usize = 500;
 
 /// How many points that no machine has are looked at after a page for their marks: whoever may write tags can make many.
 const STRAYS_AT_ONCE: usize = 100;
@@ -231,6 +229,7 @@ impl Engine {
         let started = self.clock.now();
         let mut found = Discovered::default();
         let mut cursor = first.clone();
+        let mut waited = Duration::ZERO;
         loop {
             match self
                 .discover_page(enforcer, account, cursor.as_deref(), &mut found)
@@ -239,6 +238,12 @@ impl Engine {
                 Ok(None) => break,
                 Ok(next) => cursor = next,
                 Err(error) => {
+                    if let Some(wait) = self.wait_for_budget(&error, waited) {
+                        tracing::debug!(%account, ?wait, "a discovery waits until it may ask again");
+                        tokio::time::sleep(wait).await;
+                        waited += wait;
+                        continue;
+                    }
                     let again = match &error {
                         DiscoveryError::Cloud(error) => may_pass(error),
                         DiscoveryError::Store(_) => true,
@@ -258,6 +263,16 @@ impl Engine {
         Ok(found)
     }
 
+    /// How long to wait before a page is asked for again that there was no budget for. All of a large account may take
+    /// more calls than may be made at once; who waited for a whole interval leaves the rest to the next discovery.
+    fn wait_for_budget(&self, error: &DiscoveryError, waited: Duration) -> Option<Duration> {
+        let DiscoveryError::Cloud(EnforceError::Throttled { retry_after, .. }) = error else {
+            return None;
+        };
+        let wait = retry_after.unwrap_or(self.config.backoff).max(SHORTEST_WAIT);
+        (waited + wait < self.config.discovery_interval).then_some(wait)
+    }
+
     /// Reads and saves one page; where the next begins.
     async fn discover_page(
         &self,
@@ -271,26 +286,51 @@ impl Engine {
         let mut page = enforcer.discover(account, cursor).await?;
         let next = page.next.take();
         found.machines += page.machines.len();
-        let lag = enforcer.describe_lag();
-        found.changed += self.save_page(account, page, asked_at, lag).await?;
+        let mut marked = marked_points(&page, &self.config.installation);
+        // What the page shows may be older than the question.
+        let shown = asked_at - enforcer.describe_lag();
+        // A list that changes while its pages are read may name a machine twice.
+        let machines: BTreeMap<_, _> = page
+            .machines
+            .into_iter()
+            .map(|machine| (machine.id.clone(), machine))
+            .collect();
+        let mut machines = machines.into_values();
+        while machines.len() > 0 {
+            let some = machines.by_ref().take(SAVED_AT_ONCE).collect();
+            found.changed += self.save(account, some, asked_at, &mut marked, shown).await?;
+        }
+        if !marked.is_empty() {
+            // A restored database may not know these.
+            let now = self.clock.now();
+            let elsewhere = some_of(marked, now);
+            let mut tx = self.store.begin().await?;
+            tx.ensure_points(&elsewhere, &*self.ids, now).await?;
+            let mut log = Vec::new();
+            let due = self
+                .strays(&mut tx, account, &elsewhere, shown, Urgency::Look, &mut log)
+                .await?;
+            tx.audit(&log).await?;
+            tx.mark_each_due(&due).await?;
+            tx.commit().await?;
+        }
         Ok(next)
     }
 
-    /// Saves a page of machines; what changed about the way to them or about their tags makes points due. The page may
-    /// show what was `lag` before the question.
-    async fn save_page(
+    /// Saves machines; what changed about the way to them or about their tags makes points due, and so do marks at
+    /// points before them: these are taken out of `marked`, which may be as old as `shown`. How many changed.
+    async fn save(
         &self,
         account: &Account,
-        page: DiscoveryPage,
+        machines: Vec<Machine>,
         asked_at: Instant,
-        lag: Duration,
+        marked: &mut BTreeSet<PointRef>,
+        shown: Instant,
     ) -> Result<usize, DiscoveryError> {
         let now = self.clock.now();
         let mut tx = self.store.begin().await?;
         let policies = tx.policies().await?;
-        let marked = marked_points(&page, &self.config.installation);
-        let rows: Vec<MachineRow> = page
-            .machines
+        let rows: Vec<MachineRow> = machines
             .into_iter()
             .map(|machine| {
                 let policy = JitPolicy::most_specific(&policies, &machine.id.scope(), &machine.tags);
@@ -333,55 +373,62 @@ impl Engine {
         let mut due = self
             .end_grants(&mut tx, refused, &EndCause::PolicyRemoved, now, &mut log)
             .await?;
-        due.extend(saved.touched_points.iter().map(|point| Due {
-            point: *point,
+        let in_use = tx.points_in_use(&saved.touched_points).await?;
+        // What stands elsewhere has a mark, by which it is found. A subscription that is read for the first time has
+        // thousands of points at which nothing is wanted.
+        due.extend(in_use.into_iter().map(|point| Due {
+            point,
             at: now,
             urgency: Urgency::Opening,
         }));
-        let strays: Vec<Stray> = if marked.is_empty() {
-            Vec::new()
-        } else {
-            // Those before machines were just made; a restored database may not know the others.
-            let before: BTreeSet<_> = rows.iter().flat_map(|row| row.opens.union(&row.locks)).collect();
-            let (there, elsewhere): (BTreeSet<_>, BTreeSet<_>) =
-                marked.iter().cloned().partition(|point| before.contains(point));
-            let elsewhere = some_of(elsewhere, now);
-            tx.ensure_points(&elsewhere, &*self.ids, now).await?;
-            let old = (now - asked_at).to_std().unwrap_or_default() + lag;
-            tx.unattended_points(&there.union(&elsewhere).cloned().collect(), old)
-                .await?
-                .into_iter()
-                .map(|(point, id, written)| Stray {
-                    has_machine: there.contains(&point),
-                    point,
-                    id,
-                    written,
-                })
-                .collect()
-        };
+        let there: BTreeSet<PointRef> = rows
+            .iter()
+            .flat_map(|row| row.opens.union(&row.locks))
+            .filter_map(|point| marked.take(point))
+            .collect();
+        due.extend(
+            self.strays(&mut tx, account, &there, shown, Urgency::Closing, &mut log)
+                .await?,
+        );
+        tx.audit(&log).await?;
+        tx.mark_each_due(&due).await?;
+        tx.commit().await?;
+        Ok(saved.changed)
+    }
+
+    /// Those of the points with a mark of this installation at which nothing is wanted and nobody is about to look.
+    /// The marks may be as old as `shown`: where something was written since then, they may only be out of date, and
+    /// what stands is looked at without a word. What no machine has lets nothing through, and waits for what does.
+    async fn strays(
+        &self,
+        tx: &mut Tx,
+        account: &Account,
+        marked: &BTreeSet<PointRef>,
+        shown: Instant,
+        urgency: Urgency,
+        log: &mut Vec<AuditEvent>,
+    ) -> Result<Vec<Due>, StoreError> {
+        if marked.is_empty() {
+            return Ok(Vec::new());
+        }
+        let now = self.clock.now();
+        let old = (now - shown).to_std().unwrap_or_default();
+        let strays = tx.unattended_points(marked, old).await?;
         let points: Vec<_> = strays
             .iter()
-            .filter(|stray| !stray.written)
-            .map(|stray| stray.point.to_string())
+            .filter(|(_, _, written)| !written)
+            .map(|(point, ..)| point.to_string())
             .collect();
         if !points.is_empty() {
             tracing::warn!(?points, "rules of ours stand where nothing is wanted");
             log.push(self.inventory_event(account, "point.stray_rules", json!({ "points": points })));
         }
-        due.extend(strays.into_iter().map(|stray| Due {
-            point: stray.id,
+        let due = |(_, point, _)| Due {
+            point,
             at: now,
-            // What no machine has lets nothing through, and waits for what does.
-            urgency: if stray.has_machine {
-                Urgency::Closing
-            } else {
-                Urgency::Look
-            },
-        }));
-        tx.audit(&log).await?;
-        tx.mark_each_due(&due).await?;
-        tx.commit().await?;
-        Ok(saved.changed)
+            urgency,
+        };
+        Ok(strays.into_iter().map(due).collect())
     }
 
     /// Ends live grants; gives the points that must close them.

@@ -9,22 +9,11 @@ use std::collections::BTreeSet;
 
 use postern_core::{
     enforcer::DiscoveryPage,
-    id::PointId,
     inventory::{Layer, Machine, is_ours},
     machine::MachineId,
     mark::{Installation, Mark, Purpose},
     point::PointRef,
 };
-
-/// A point with something of ours at which nothing is wanted and nobody is about to look.
-pub(crate) struct Stray {
-    pub(crate) point: PointRef,
-    pub(crate) id: PointId,
-    pub(crate) has_machine: bool,
-    /// Whether something was written there since the page was asked for: then the page may only be out of date, and
-    /// what stands is looked at without a word.
-    pub(crate) written: bool,
-}
 
 /// The points of the page that hold anything with a mark of `installation`.
 pub(crate) fn marked_points(page: &DiscoveryPage, installation: &Installation) -> BTreeSet<PointRef> {

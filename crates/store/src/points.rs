@@ -126,6 +126,25 @@ impl Tx {
         .collect()
     }
 
+    /// Those of the points at which something is wanted, or was ever written: by a policy that covers a machine behind
+    /// it, a grant, or a change that is not known to have failed.
+    pub async fn points_in_use(&mut self, points: &[PointId]) -> Result<BTreeSet<PointId>, StoreError> {
+        let points: Vec<uuid::Uuid> = points.iter().map(|point| point.uuid()).collect();
+        let in_use = sqlx::query_scalar!(
+            r#"SELECT p.id AS "id!" FROM unnest($1::uuid[]) AS p (id)
+               WHERE EXISTS (SELECT FROM machine_points mp JOIN machines m ON m.id = mp.machine_id
+                             WHERE mp.point_id = p.id AND m.policy_id IS NOT NULL)
+                  OR EXISTS (SELECT FROM grant_hops h WHERE h.point_id = p.id AND NOT h.done)
+                  OR EXISTS (SELECT FROM journal j WHERE j.point_id = p.id AND j.outcome = 'succeeded')
+                  OR EXISTS (SELECT FROM journal j WHERE j.point_id = p.id AND j.outcome = 'unknown')
+                  OR EXISTS (SELECT FROM journal j WHERE j.point_id = p.id AND j.outcome IS NULL)"#,
+            &points,
+        )
+        .fetch_all(&mut *self.inner)
+        .await?;
+        Ok(in_use.into_iter().map(PointId::from_uuid).collect())
+    }
+
     /// Replaces what the last look at the point reported. Says whether it is something else than before.
     pub async fn replace_report(&mut self, point: PointId, report: &Value) -> Result<bool, StoreError> {
         let replaced = sqlx::query!(

@@ -1,7 +1,14 @@
 //! Discoveries of several pages, and what a page that fails costs.
 
-use postern_core::enforcer::EnforceError;
+use std::time::Duration;
+
+use postern_core::{
+    enforcer::EnforceError,
+    scope::Scope,
+    time::{Clock as _, SystemClock},
+};
 use postern_engine::discovery::Discovered;
+use postern_store::Urgency;
 
 use crate::{
     cloud::unavailable,
@@ -140,4 +147,92 @@ async fn only_discoveries_of_all_pages_say_that_a_machine_is_gone() {
     );
     let last = Discovered { gone: 1, ..found(2) };
     assert_eq!(discover(&world).await, (vec![0, 1], last));
+}
+
+fn throttled(retry_after: Option<Duration>) -> EnforceError {
+    EnforceError::Throttled {
+        operation: "ec2:DescribeInstances".into(),
+        retry_after,
+    }
+}
+
+#[tokio::test]
+async fn a_discovery_waits_for_the_budget_of_a_page_and_is_complete_all_the_same() {
+    let mut world = three_pages().await;
+    world.engine = world.patient_engine(Duration::from_secs(1));
+    fails_at(&world, 1, throttled(Some(Duration::from_millis(3))));
+    fails_at(&world, 1, throttled(None));
+    assert_eq!(discover(&world).await, (vec![0, 1, 1, 1, 2], found(3)));
+
+    // Nobody waits for longer than until the next discovery.
+    fails_at(&world, 1, throttled(Some(Duration::from_secs(1))));
+    assert_eq!(discover(&world).await, (vec![0, 1], failed()));
+    assert_eq!(discover(&world).await, (vec![1, 2], found(2)));
+}
+
+/// An Azure subscription is one page, however many machines it has.
+#[tokio::test]
+async fn a_long_page_is_saved_in_parts() {
+    let world = World::new().await;
+    let all = 1 + 500 + 500;
+    world.cloud.state.lock().unwrap().machines = (1..=1001).map(a_machine).collect();
+    let found = world.engine.discover_all().await;
+    // One was known.
+    assert_eq!((found.machines, found.changed), (all, all - 1));
+    let parts: Vec<usize> = world
+        .log("machine.discover")
+        .await
+        .iter()
+        .map(|event| event.details["machines"].as_array().unwrap().len())
+        .collect();
+    assert_eq!(parts, [1, 499, 500, 1]);
+    assert_eq!(world.engine.discover_all().await.changed, 0);
+}
+
+/// What the points of a machine that comes now are due for.
+async fn urgencies_of_a_new_machine(world: &World) -> Vec<Urgency> {
+    world.settle().await;
+    world.cloud.state.lock().unwrap().machines.push(a_machine(2));
+    assert_eq!(world.engine.discover_all().await.changed, 1);
+    let leased = world
+        .store
+        .lease(
+            "b",
+            100,
+            Duration::from_mins(1),
+            Duration::ZERO,
+            SystemClock.now(),
+        )
+        .await
+        .unwrap();
+    leased.iter().map(|lease| lease.urgency).collect()
+}
+
+async fn remove_the_policy(world: &World) {
+    let mut tx = world.store.begin().await.unwrap();
+    tx.delete_policy(world.policy.id, None).await.unwrap();
+    tx.cover(&Scope::root(), None).await.unwrap();
+    tx.commit().await.unwrap();
+}
+
+#[tokio::test]
+async fn new_points_are_looked_at_where_something_is_wanted() {
+    let covered = World::new().await;
+    let urgencies = urgencies_of_a_new_machine(&covered).await;
+    assert!(!urgencies.is_empty() && urgencies.iter().all(|urgency| *urgency == Urgency::Opening));
+
+    let world = World::new().await;
+    remove_the_policy(&world).await;
+    assert_eq!(urgencies_of_a_new_machine(&world).await, []);
+}
+
+#[tokio::test]
+async fn a_machine_that_a_page_names_twice_is_one() {
+    let world = World::new().await;
+    let mut renamed = a_machine(2);
+    renamed.name = "later".into();
+    world.cloud.state.lock().unwrap().machines = vec![a_machine(2), a_machine(1), renamed.clone()];
+    assert_eq!(world.engine.discover_all().await.changed, 1);
+    let stored = world.store.machine(&renamed.id).await.unwrap().unwrap();
+    assert_eq!(stored.machine, renamed);
 }

@@ -67,7 +67,7 @@ pub(crate) fn a_machine(number: u32) -> Machine {
         power: Power::Running,
         interfaces: vec![Interface {
             id: format!("eni-{number:017x}"),
-            addresses: vec![[10, 0, 0, u8::try_from(number).unwrap()].into()],
+            addresses: vec![std::net::Ipv4Addr::from_bits(0x0a00_0000 + number).into()],
             public_addresses: vec![],
             network: vec![],
             network_id: "vpc-00000000000000001".into(),
@@ -110,6 +110,14 @@ impl World {
         world.engine.discover_all().await;
         world.settle().await;
         world
+    }
+
+    /// Another engine over the same store and cloud that discovers that often.
+    pub(crate) fn patient_engine(&self, discovery_interval: Duration) -> Engine {
+        let mut config = EngineConfig::new("test".parse().unwrap(), "a");
+        config.discovery_interval = discovery_interval;
+        config.backoff = Duration::from_millis(2);
+        Self::engine_with(&self.store, [self.cloud.clone()], Arc::new(SystemClock), config)
     }
 
     /// Another replica over the same store and cloud.

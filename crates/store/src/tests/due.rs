@@ -3,6 +3,7 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use postern_core::{
+    audit::Outcome,
     machine::{Account, Cloud},
     point::PointRef,
     testing::{a_policy, an_id, at},
@@ -10,7 +11,7 @@ use postern_core::{
 };
 
 use super::{a_change, a_machine, a_pass, a_row, mark, save, some_points, with_grants};
-use crate::{Due, Lease, Lessee, Next, Store, StoreError, Tx, Urgency, testing::fresh_store};
+use crate::{Due, Lease, Lessee, Next, SettledChange, Store, StoreError, Tx, Urgency, testing::fresh_store};
 
 const LONG: Duration = Duration::from_hours(1);
 const NONE: Duration = Duration::ZERO;
@@ -467,4 +468,70 @@ async fn a_pass_that_names_its_own_point_among_the_others_looks_again_then() {
     tx.finish(&held, Next::Never, &[due]).await.unwrap();
     tx.commit().await.unwrap();
     assert_eq!(next_due(&store).await, Some(at(70)));
+}
+
+#[tokio::test]
+async fn a_point_is_in_use_by_what_is_wanted_there_or_was_written() {
+    let store = fresh_store().await;
+    let in_use = async || {
+        let mut tx = store.begin().await.unwrap();
+        let all: Vec<_> = (1..=2).map(|number| a_machine(number).id).collect();
+        let points = tx.points_before(&all).await.unwrap();
+        let used = tx.points_in_use(&points).await.unwrap();
+        (points.len(), used)
+    };
+    save(&store, &[a_row(a_machine(1), None), a_row(a_machine(2), None)], 0).await;
+    assert_eq!(in_use().await, (4, BTreeSet::new()));
+
+    // Machine 2 is covered, and then no more: nothing was written meanwhile.
+    let policy = a_policy("/aws");
+    let mut tx = store.begin().await.unwrap();
+    tx.insert_policy(&policy).await.unwrap();
+    tx.commit().await.unwrap();
+    save(&store, &[a_row(a_machine(2), Some(&policy))], 1).await;
+    let mut tx = store.begin().await.unwrap();
+    let of_second: BTreeSet<_> = tx
+        .points_before(&[a_machine(2).id])
+        .await
+        .unwrap()
+        .into_iter()
+        .collect();
+    drop(tx);
+    assert_eq!(in_use().await.1, of_second);
+    save(&store, &[a_row(a_machine(2), None)], 2).await;
+    assert_eq!(in_use().await.1, BTreeSet::new());
+
+    // A change that was intended, and then made.
+    let points: Vec<_> = of_second.into_iter().collect();
+    mark(&store, &points[..1], 0, Urgency::Look).await;
+    let lease = lease(&store, 10).await.pop().unwrap();
+    for (number, outcome, used) in [
+        (1, Outcome::Failed, 0),
+        (2, Outcome::Unknown, 1),
+        (3, Outcome::Succeeded, 1),
+    ] {
+        // Each for itself: a point stays in use by what was done there once.
+        let mut tx = store.begin().await.unwrap();
+        let change = a_change(&[]);
+        tx.intend(&a_pass(number), &lease, &[(an_id(number), &change)], at(1))
+            .await
+            .unwrap();
+        assert_eq!(tx.points_in_use(&points).await.unwrap(), [lease.point].into());
+        let settled = SettledChange {
+            id: an_id(number),
+            outcome,
+            detail: serde_json::Value::Null,
+        };
+        tx.settle(&[settled], at(2)).await.unwrap();
+        assert_eq!(
+            tx.points_in_use(&points).await.unwrap().len(),
+            used,
+            "{outcome:?}"
+        );
+        tx.rollback().await.unwrap();
+    }
+
+    let grants = with_grants(&store, 1).await;
+    let hops = &store.hops_of(&[grants[0].id]).await.unwrap()[&grants[0].id];
+    assert_eq!(in_use().await.1, hops.iter().map(|hop| hop.point).collect());
 }
