@@ -38,7 +38,7 @@ pub(crate) struct BenchArgs {
     #[arg(long)]
     pub(crate) server_log: Option<PathBuf>,
     /// Replace what is between two markers in this Markdown file: `figures` for all parts that are measured by default,
-    /// `storm` or `rest` for one of the large ones by itself.
+    /// `discovery`, `storm` or `rest` for one of the large ones by itself.
     #[arg(long)]
     pub(crate) markdown: Option<PathBuf>,
 }
@@ -58,6 +58,8 @@ pub(crate) enum Part {
     Startup,
     /// Requests created a second, beside pgbench with the same SQL; then reads over a million audit events.
     Load,
+    /// Ten thousand machines discovered: new, unchanged, a few changed. Only when named.
+    Discovery,
     /// Ten thousand grants that end in the same second, on clouds that keep their request limits. Only when named.
     Storm,
     /// A hundred thousand open grants at rest: a quarter of an hour. Only when named.
@@ -69,6 +71,7 @@ impl BenchArgs {
     pub(crate) fn markers(&self) -> anyhow::Result<&'static str> {
         match self.only.as_slice() {
             [] => Ok("figures"),
+            [Part::Discovery] => Ok("discovery"),
             [Part::Storm] => Ok("storm"),
             [Part::Rest] => Ok("rest"),
             _ => anyhow::bail!(
@@ -79,7 +82,7 @@ impl BenchArgs {
 
     pub(crate) fn wants(&self, part: Part) -> bool {
         // The large ones take longer than all others together.
-        let large = matches!(part, Part::Storm | Part::Rest);
+        let large = matches!(part, Part::Discovery | Part::Storm | Part::Rest);
         (self.only.is_empty() && !large) || self.only.contains(&part)
     }
 }

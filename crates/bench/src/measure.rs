@@ -2,6 +2,7 @@
 
 pub(crate) mod calls;
 pub(crate) mod creating;
+pub(crate) mod discovery;
 pub(crate) mod lag;
 pub(crate) mod latency;
 pub(crate) mod mass;
@@ -54,6 +55,9 @@ pub(crate) async fn all(args: &BenchArgs) -> anyhow::Result<Report> {
                 .await
                 .with_context(|| format!("the end of the server's log:\n{}", rig.server.log_tail()))?,
         );
+    }
+    if args.wants(Part::Discovery) {
+        report.discovery = Some(discovery::measure().await?);
     }
     if args.wants(Part::Storm) {
         report.storm = Some(storm::measure().await?);

@@ -11,8 +11,8 @@ use crate::{
     database::Database,
     host::Host,
     measure::{
-        calls::Calls, creating::Creating, creating::median, lag::Lag, latency::Direction, latency::Latency,
-        mass::Mass, reading::Reading, rest::Rest, storm::Storm,
+        calls::Calls, creating::Creating, creating::median, discovery::Discoveries, lag::Lag,
+        latency::Direction, latency::Latency, mass::Mass, reading::Reading, rest::Rest, storm::Storm,
     },
     sample::Summary,
 };
@@ -30,6 +30,7 @@ pub(crate) struct Report {
     pub(crate) startup: Option<Summary>,
     pub(crate) creating: Option<Creating>,
     pub(crate) reading: Option<Reading>,
+    pub(crate) discovery: Option<Discoveries>,
     pub(crate) storm: Option<Storm>,
     pub(crate) rest: Option<Rest>,
 }
@@ -54,6 +55,7 @@ impl Report {
             startup: None,
             creating: None,
             reading: None,
+            discovery: None,
             storm: None,
             rest: None,
         }
@@ -126,6 +128,7 @@ impl Report {
         parts.extend(self.creating.as_ref().map(creations));
         parts.extend(self.reading.as_ref().map(reads));
         parts.extend(self.footprint());
+        parts.extend(self.discovery.as_ref().map(scale::discovery));
         parts.extend(self.storm.as_ref().map(scale::storm));
         parts.extend(self.rest.as_ref().map(scale::rest));
         parts

@@ -1,7 +1,8 @@
-//! The tables of the storm and of the grants at rest.
+//! The tables of the discovery, of the storm and of the grants at rest.
 
 use super::{Part, megabytes};
 use crate::measure::{
+    discovery::{Discoveries, Round, Rows},
     rest::{Idle, Rest},
     storm::{Cloud, Storm},
 };
@@ -61,6 +62,70 @@ pub(super) fn storm(storm: &Storm) -> Part {
             "which",
         ],
         rows: vec![row("azure", &storm.azure), row("aws", &storm.aws)],
+        notes,
+    }
+}
+
+pub(super) fn discovery(discovery: &Discoveries) -> Part {
+    let written = |rows: &Rows| match rows.inserted + rows.updated {
+        0 => "0".to_owned(),
+        _ => format!(
+            "{} new, {} updated ({} of them in place)",
+            rows.inserted, rows.updated, rows.heap_only
+        ),
+    };
+    let row = |round: &Round| {
+        let mut row = vec![
+            round.what.clone(),
+            format!("{:.1} s", round.seconds),
+            format!("{:.1} s", round.processor_seconds),
+            format!("{:.1} MB", megabytes(round.peak_memory)),
+        ];
+        row.extend(
+            ["machines", "machine_points", "points"]
+                .map(|table| round.rows.get(table).map_or_else(String::new, written)),
+        );
+        row.push(format!(
+            "{:.1} MB",
+            megabytes(u64::try_from(round.log).unwrap_or_default())
+        ));
+        row
+    };
+    let mut notes = vec![format!(
+        "Who asked for a port in one of the accounts right after the first was told `open` after {:.0} ms (azure) and \
+         {:.0} ms (aws).",
+        discovery.asked[0], discovery.asked[1]
+    )];
+    let calls = discovery.rounds.iter().map(|round| {
+        let calls: Vec<String> = round
+            .calls
+            .iter()
+            .map(|(operation, count)| format!("{count} × {operation}"))
+            .collect();
+        format!(
+            "Calls where {}: {}; {:.0} were refused for their rate.",
+            round.what,
+            calls.join(", "),
+            round.refusals
+        )
+    });
+    notes.extend(calls);
+    Part {
+        title: format!(
+            "{} machines discovered, at the clouds' documented request limits",
+            discovery.machines
+        ),
+        header: vec![
+            "",
+            "start of the process to the end",
+            "processor",
+            "largest memory",
+            "machines",
+            "ways to them",
+            "points",
+            "written to Postgres' log",
+        ],
+        rows: discovery.rounds.iter().map(row).collect(),
         notes,
     }
 }
