@@ -29,11 +29,13 @@ pub(crate) async fn spending<T>(purpose: Purpose, work: impl Future<Output = T>)
     PURPOSE.scope(purpose, work).await
 }
 
-/// How long a call waits for its turn. Openings wait less: they hold a worker that a closing may need.
+/// How long a call waits for its turn. Openings wait less: they hold a worker that a closing may need. A discovery holds
+/// none, and reads a subscription as a whole: what it gave up for want of one call it would have to ask for again.
 const fn patience(purpose: Purpose) -> Duration {
     match purpose {
         Purpose::Close => Duration::from_secs(5),
-        Purpose::Open | Purpose::Look => Duration::from_secs(2),
+        Purpose::Open => Duration::from_secs(2),
+        Purpose::Look => Duration::from_mins(1),
     }
 }
 
@@ -116,4 +118,33 @@ fn account(url: &Url) -> Option<Account> {
     segments.find(|segment| segment.eq_ignore_ascii_case("subscriptions"))?;
     let subscription = segments.next().filter(|id| !id.is_empty())?.to_lowercase();
     Some(Account::Azure { subscription })
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::future::join_all;
+
+    use super::*;
+
+    async fn reads(budget: &Budget, purpose: Purpose, count: usize) -> usize {
+        let call = Call {
+            method: Method::GET,
+            url: "https://management.azure.com/subscriptions/00000000-0000-0000-0000-000000000001/x"
+                .parse()
+                .unwrap(),
+            action: "Microsoft.Network/networkInterfaces/read",
+            resource: String::new(),
+        };
+        let paid = join_all((0..count).map(|_| spending(purpose, budget.pay(&call))));
+        paid.await.into_iter().filter(Result::is_ok).count()
+    }
+
+    /// 125 at once and 25 a second: those that come last wait for more than two seconds.
+    #[tokio::test]
+    async fn a_discovery_waits_for_all_of_a_subscription_and_an_opening_does_not() {
+        assert_eq!(reads(&Budget::new(100), Purpose::Look, 185).await, 185);
+
+        let budget = Budget::new(100);
+        assert!(reads(&budget, Purpose::Open, 350).await < 350);
+    }
 }
