@@ -187,8 +187,8 @@ async fn round(rig: &mut Rig, connection: &mut PgConnection, what: &str) -> anyh
 
 /// Rows by table, and bytes of the log, since the database began.
 async fn written(connection: &mut PgConnection) -> anyhow::Result<(BTreeMap<&'static str, Rows>, i64)> {
-    // A backend publishes its counters about once a second, when it is idle, and when it ends.
-    tokio::time::sleep(Duration::from_millis(1500)).await;
+    // A backend that is idle publishes the rest of its counters after ten seconds (`PGSTAT_IDLE_INTERVAL` of Postgres 15).
+    tokio::time::sleep(Duration::from_secs(11)).await;
     let mut rows = BTreeMap::new();
     for table in TABLES {
         let (inserted, updated, heap_only) = sqlx::query_as(
