@@ -28,7 +28,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{Engine, events::Events, metrics::PassLabels, strays::marked_points, unfinished::may_pass};
 
-/// How many accounts are read at the same time.
+/// Of how many accounts a page is read at the same time.
 const ACCOUNTS_AT_ONCE: usize = 8;
 
 /// The shortest time between two questions whose turn it is.
@@ -159,8 +159,7 @@ impl Engine {
         for (enforcer, account) in accounts {
             let (engine, room) = (self.clone(), Arc::clone(&room));
             running.spawn(async move {
-                let _place = room.acquire().await;
-                let result = engine.discover(&*enforcer, &account).await;
+                let result = engine.discover(&*enforcer, &account, &room).await;
                 (account, result)
             });
         }
@@ -200,19 +199,21 @@ impl Engine {
     }
 
     /// Goes on where the last discovery of the account failed, or begins anew when the cloud does not know that page
-    /// any more.
+    /// any more. Takes a place in `room` for each page, so that an account that waits for its budget keeps no other from
+    /// being read.
     async fn discover(
         &self,
         enforcer: &dyn Enforcer,
         account: &Account,
+        room: &Semaphore,
     ) -> Result<Discovered, DiscoveryError> {
         let Some(left) = self.unfinished.take(account, self.clock.now()) else {
-            return self.discover_from(enforcer, account, None).await;
+            return self.discover_from(enforcer, account, None, room).await;
         };
-        match self.discover_from(enforcer, account, Some(left)).await {
+        match self.discover_from(enforcer, account, Some(left), room).await {
             Err(DiscoveryError::Cloud(error)) if !may_pass(&error) => {
                 tracing::info!(%account, %error, "a discovery cannot go on, and begins anew");
-                self.discover_from(enforcer, account, None).await
+                self.discover_from(enforcer, account, None, room).await
             }
             done => done,
         }
@@ -225,16 +226,19 @@ impl Engine {
         enforcer: &dyn Enforcer,
         account: &Account,
         first: Option<String>,
+        room: &Semaphore,
     ) -> Result<Discovered, DiscoveryError> {
         let started = self.clock.now();
         let mut found = Discovered::default();
         let mut cursor = first.clone();
         let mut waited = Duration::ZERO;
         loop {
-            match self
-                .discover_page(enforcer, account, cursor.as_deref(), &mut found)
-                .await
-            {
+            let page = {
+                let _place = room.acquire().await;
+                self.discover_page(enforcer, account, cursor.as_deref(), &mut found)
+                    .await
+            };
+            match page {
                 Ok(None) => break,
                 Ok(next) => cursor = next,
                 Err(error) => {

@@ -50,6 +50,8 @@ pub(crate) struct CloudState {
     pub(crate) observe_faults: VecDeque<EnforceError>,
     /// Of what it is not told which accounts there are.
     pub(crate) unlisted: Vec<String>,
+    /// Accounts beside the usual one.
+    pub(crate) more_accounts: Vec<String>,
     pub(crate) discover_fault: Option<EnforceError>,
     /// How many machines stand on a page of a discovery; zero for all.
     pub(crate) page_size: usize,
@@ -303,12 +305,18 @@ impl Enforcer for FakeCloud {
             scope: scope.clone(),
             error: unavailable(),
         };
+        let more = |account: &String| Account::Aws {
+            account: account.clone(),
+            region: REGION.into(),
+        };
+        let mut found = if state.unlisted.contains(&format!("/aws/{ACCOUNT}")) {
+            vec![]
+        } else {
+            vec![here]
+        };
+        found.extend(state.more_accounts.iter().map(more));
         Accounts {
-            found: if state.unlisted.contains(&format!("/aws/{ACCOUNT}")) {
-                vec![]
-            } else {
-                vec![here]
-            },
+            found,
             failed: state.unlisted.iter().map(failed).collect(),
         }
     }

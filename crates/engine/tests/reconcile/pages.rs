@@ -170,6 +170,31 @@ async fn a_discovery_waits_for_the_budget_of_a_page_and_is_complete_all_the_same
     assert_eq!(discover(&world).await, (vec![1, 2], found(2)));
 }
 
+#[tokio::test]
+async fn accounts_that_wait_for_their_budgets_keep_no_other_from_being_read() {
+    let world = World::new().await;
+    let engine = world.patient_engine(Duration::from_mins(10));
+    {
+        let mut state = world.cloud.state.lock().unwrap();
+        state.more_accounts = (1..=8).map(|number| format!("{number:012}")).collect();
+        for _ in 0..8 {
+            state
+                .page_faults
+                .push_back((0, throttled(Some(Duration::from_mins(5)))));
+        }
+        state.pages.clear();
+    }
+    let discovering = tokio::spawn(async move { engine.discover_all().await });
+    for _ in 0..2000 {
+        if world.cloud.state.lock().unwrap().pages.len() == 9 {
+            discovering.abort();
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    panic!("the ninth account waits with the others");
+}
+
 /// An Azure subscription is one page, however many machines it has.
 #[tokio::test]
 async fn a_long_page_is_saved_in_parts() {
