@@ -1,12 +1,44 @@
 //! Elastic addresses and managed prefix lists: what gives machines public addresses and rules their named ranges.
 
+use std::net::Ipv4Addr;
+
 use super::context::Context;
 use super::error::{Ec2Error, Result};
 use super::params::Part;
 use super::rules::{cidr_v4, cidr_v6};
-use super::state::{Address, Peer, PrefixList};
+use super::state::{Address, Interface, Peer, PrefixList, Region};
 use super::wire;
 use super::xml::Xml;
+
+impl Region {
+    /// The public address of an interface: its elastic one, or the one that it is lent.
+    pub(crate) fn public_ip_of(&self, interface: &Interface) -> Option<Ipv4Addr> {
+        self.address_of(&interface.id)
+            .map(|address| address.public_ip)
+            .or(interface.lent_ip)
+    }
+
+    /// A public address that nobody has, out of 198.18.0.0/15, which no one routes: the next one after the last, so that
+    /// one that was given back is not given out again at once.
+    pub(crate) fn free_public_ip(&mut self) -> Result<Ipv4Addr> {
+        const POOL: u32 = 0x1_fffd;
+        let base = u32::from(Ipv4Addr::new(198, 18, 0, 1));
+        let is_free = |ip: Ipv4Addr| {
+            let mut interfaces = self.interfaces.values();
+            self.addresses.values().all(|address| address.public_ip != ip)
+                && interfaces.all(|interface| interface.lent_ip != Some(ip))
+        };
+        let free = (0..POOL)
+            .map(|step| (self.next_public_ip + step) % POOL)
+            .find(|at| is_free(Ipv4Addr::from(base + at)));
+        let Some(at) = free else {
+            let message = "The maximum number of addresses has been reached.";
+            return Err(Ec2Error::new("AddressLimitExceeded", message));
+        };
+        self.next_public_ip = (at + 1) % POOL;
+        Ok(Ipv4Addr::from(base + at))
+    }
+}
 
 /// Makes an elastic address.
 pub(crate) fn make_address(ctx: &mut Context<'_>, tags: super::state::Tags) -> Result<Address> {
