@@ -21,6 +21,7 @@ use serde_json::json;
 use sqlx::{Connection as _, PgConnection};
 
 use crate::{
+    database,
     measure::progress,
     rig::{self, Rig},
 };
@@ -130,9 +131,7 @@ async fn round(rig: &mut Rig, connection: &mut PgConnection, what: &str) -> anyh
     sqlx::query("DELETE FROM discovery_turn")
         .execute(&mut *connection)
         .await?;
-    for statement in ["VACUUM ANALYZE", "CHECKPOINT"] {
-        sqlx::query(statement).execute(&mut *connection).await?;
-    }
+    database::come_to_rest(&rig.database_url()?).await?;
     let (rows, log) = written(connection).await?;
     let fleet = &rig.world.fleet;
     fleet.arm.calls().reset();
