@@ -7,4 +7,5 @@ CREATE INDEX machines_account ON machines (account) WHERE gone_at IS NULL;
 ALTER TABLE machines SET (fillfactor = 50);
 
 -- Points at which something may have been done are in use; those without an outcome and those with a success have an index.
+-- The journal is read once for this one, and nobody writes it meanwhile.
 CREATE INDEX journal_unknown ON journal (point_id) WHERE outcome = 'unknown';
