@@ -6,20 +6,16 @@
 
 mod cut;
 mod docket;
+mod others;
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
-};
+use std::{collections::BTreeSet, net::IpAddr};
 
 use chrono::{DateTime, Utc};
-use cut::{
-    Writers, cut, is_firewall, with_bare_firewalls, with_nsgs_for_firewalls_alone,
-    without_marked_at_firewalls, without_ours_at_firewalls,
-};
+use cut::{Writers, cut};
 pub use docket::{Docket, Times};
+use others::{Led, OthersAtFirewalls};
 use postern_sim::{
-    arm::ArmJudge,
+    arm::{ArmJudge, ParentsNat},
     ec2::GroupJudge,
     truth::{Change, Judge, Probe, Protocol, Truth, World},
 };
@@ -40,9 +36,34 @@ pub struct Logs<'a> {
     pub machines: &'a [String],
 }
 
-/// Judges Azure.
+/// Judges Azure, in each way to read what is not known of it.
 pub fn azure(logs: &Logs<'_>, docket: &Docket) -> Vec<Violation> {
-    judge(logs, docket, &ArmJudge)
+    let mut violations = judge(logs, docket, &ArmJudge::default());
+    if has_parents(logs.real) {
+        let parents = ParentsNat::First;
+        for mut violation in judge(logs, docket, &ArmJudge { parents }) {
+            if !violations.iter().any(|known| known.what == violation.what) {
+                violation
+                    .what
+                    .push_str("; where a parent policy's NAT rules come first");
+                violations.push(violation);
+            }
+        }
+    }
+    violations
+}
+
+/// Whether a firewall policy inherited from another at some time.
+fn has_parents(truth: &Truth) -> bool {
+    let inherits = |change: &Change| {
+        let is_policy = change.resource.contains("/firewallpolicies/");
+        is_policy
+            && change
+                .after
+                .as_ref()
+                .is_some_and(|after| after.to_string().contains("\"basePolicy\""))
+    };
+    truth.all().iter().any(inherits)
 }
 
 /// Judges AWS.
@@ -82,7 +103,7 @@ fn judge(logs: &Logs<'_>, docket: &Docket, inner: &dyn Judge) -> Vec<Violation> 
             None => world.remove(&change.resource),
         };
         writers.note(change);
-        others.stale |= others.concerns(&change.resource);
+        others.note(&change.resource);
         // Changes at the same instant are one.
         if changes.peek().is_some_and(|next| next.at == change.at) || is_building(change) {
             continue;
@@ -112,18 +133,17 @@ fn judge(logs: &Logs<'_>, docket: &Docket, inner: &dyn Judge) -> Vec<Violation> 
             }
             // Open from here until the next state: both ends must be covered.
             let until = changes.peek().map_or(change.at, |next| next.at);
-            // Where it gets in past every firewall too, no rule there excuses it.
-            let since = others
-                .since
-                .get(&number)
-                .copied()
-                .filter(|_| !inner.allows(&with_bare_firewalls(&world), probe));
-            for at in [change.at, until] {
-                let excused = |since| {
-                    docket.stood(probe, since, at)
-                        || others.widened.contains(&number) && docket.lives(probe, since, at)
+            let uncovered = [change.at, until].map(|at| (!docket.covers(probe, at)).then_some(at));
+            let uncovered: Vec<DateTime<Utc>> = uncovered.into_iter().flatten().collect();
+            if uncovered.is_empty() {
+                continue;
+            }
+            let led = others.led(number, probe, &world, inner);
+            for at in uncovered {
+                let excused = |led: &Led| {
+                    docket.stood(probe, led.since, at) || led.widened && docket.lives(probe, led.since, at)
                 };
-                if !docket.covers(probe, at) && !since.is_some_and(excused) {
+                if !led.as_ref().is_some_and(|led| led.iter().all(excused)) {
                     note(
                         1,
                         format!(
@@ -141,55 +161,6 @@ fn judge(logs: &Logs<'_>, docket: &Docket, inner: &dyn Judge) -> Vec<Violation> 
         }
     }
     violations
-}
-
-/// What others' rules at firewalls lead to a machine's port.
-///
-/// Behind a translating rule an NSG sees the firewall, not the client. So where somebody makes a rule there while a
-/// grant on the port is open, or widens ours, theirs and the NSG's allow of ours let others in. That is said of the
-/// product (`foreign_rule_opens`), and reported by it; a grant that comes after such a rule is refused, and is judged
-/// as everywhere. Where it is ours that somebody widened, its grant was there before, also when it is not open yet:
-/// the NSG waits for the firewall, and is written on a reading of it from before.
-#[derive(Debug, Default)]
-struct OthersAtFirewalls {
-    /// Since when, by the packet's number.
-    since: BTreeMap<usize, DateTime<Utc>>,
-    /// The packets that get in by nothing else than rules of ours that somebody widened.
-    widened: BTreeSet<usize>,
-    stale: bool,
-}
-
-impl OthersAtFirewalls {
-    /// Whether a change of the resource may change what a firewall does with packets, or who stands behind it.
-    fn concerns(&self, resource: &str) -> bool {
-        is_firewall(resource) || !self.since.is_empty() || resource.contains("/subnets/")
-    }
-
-    fn look(
-        &mut self,
-        world: &World,
-        writers: &Writers,
-        probes: &[Probe],
-        inner: &dyn Judge,
-        at: DateTime<Utc>,
-    ) {
-        if !std::mem::take(&mut self.stale) || !world.keys().any(|key| is_firewall(key)) {
-            return;
-        }
-        let theirs = with_nsgs_for_firewalls_alone(&without_ours_at_firewalls(world, writers));
-        let of_their_own = with_nsgs_for_firewalls_alone(&without_marked_at_firewalls(world));
-        self.widened.clear();
-        for (number, probe) in probes.iter().enumerate() {
-            if inner.allows(&theirs, probe) {
-                self.since.entry(number).or_insert(at);
-                if !inner.allows(&of_their_own, probe) {
-                    self.widened.insert(number);
-                }
-            } else {
-                self.since.remove(&number);
-            }
-        }
-    }
 }
 
 /// Fleets are built before anybody guards them.

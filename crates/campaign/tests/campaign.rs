@@ -63,7 +63,7 @@ const MET_WITH_SHAPES: [(u64, &str); 4] = [
 ];
 
 /// Seeds with every shape that there is now, likewise.
-const MET_WITH_ALL: [(u64, &str); 8] = [
+const MET_WITH_ALL: [(u64, &str); 11] = [
     (
         248,
         "the judge blamed a grant that was being opened for its rule in a firewall, which somebody had widened",
@@ -89,6 +89,15 @@ const MET_WITH_ALL: [(u64, &str); 8] = [
     (
         601,
         "another server's writes were told in reverse, and a deletion that was never made counted as done",
+    ),
+    (
+        500_371,
+        "the judge took others' rules at one firewall for a way in where the NSG is open to another",
+    ),
+    (600_273, "as 500371"),
+    (
+        600_330,
+        "a parent policy's NAT rules were taken for inherited, and hid others' rule that led to the grant's port",
     ),
 ];
 

@@ -2,7 +2,9 @@
 //! the next hop sees.
 //!
 //! NAT rules are asked first, then network rules; of each kind in the order of their collections, a policy's parents
-//! first; the first match decides, and no match is a denial. What a NAT rule translates is let through; an older
+//! first; the first match decides, and no match is a denial. Whether a parent's NAT rules are inherited is not known:
+//! "Azure Firewall Manager policy overview" says that they are not, "Azure Firewall rule processing logic" shows them
+//! asked before the policy's own. What they do is called possible. What a NAT rule translates is let through; an older
 //! description lets a denying network rule override that, so that such a door is called possible and not certain.
 //! Application rules are not asked for inbound packets to a port.
 //!
@@ -170,8 +172,9 @@ pub struct Door {
     pub sources: Vec<IpNet>,
     /// The rule that makes it.
     pub rule: RuleRef,
-    /// Whether it is certain. Otherwise a rule names something whose addresses are not known here, or a network rule
-    /// denies what was translated; the sources are then the most that it could be.
+    /// Whether it is certain. Otherwise a rule names something whose addresses are not known here, a network rule denies
+    /// what was translated, or a parent policy's NAT rule makes or takes it; the sources are then the most that it could
+    /// be.
     pub certain: bool,
 }
 
@@ -219,6 +222,7 @@ impl Firewall {
         let everywhere = Addresses::of(family.any().net());
         let mut doors = Vec::new();
         let mut answered: Vec<Rect> = Vec::new();
+        let mut inherited: Vec<Rect> = Vec::new();
         for (collection, rule) in self.ordered() {
             let Action::Translate {
                 address: target,
@@ -240,11 +244,20 @@ impl Firewall {
                         self.denies_translated(source, machine, protocol, leads_to)
                     })
                 };
+                let is_own = collection.inherited == 0;
+                let pieces = |rects: &[Rect], taken: &[Rect]| -> Vec<Rect> {
+                    rects.iter().flat_map(|rect| subtract(*rect, taken)).collect()
+                };
+                let left = pieces(&footprint.certain, &answered);
+                // What is left where no parent's rule stands before, and where one may.
+                let free = pieces(&left, &inherited);
+                let doubtful = pieces(&left, &free);
                 for (rects, certain) in [
-                    (&footprint.certain, target.is_some()),
-                    (&footprint.possible, false),
+                    (free, is_own && target.is_some()),
+                    (doubtful, false),
+                    (pieces(&footprint.possible, &answered), false),
                 ] {
-                    for rect in rects.iter().flat_map(|rect| subtract(*rect, &answered)) {
+                    for rect in rects {
                         let sources = rect.addresses.nets(family);
                         let certain = certain && !sources.iter().any(|source| denied(*source));
                         doors.push(Door {
@@ -262,7 +275,11 @@ impl Firewall {
                     }
                 }
             }
-            answered.extend(footprint.certain);
+            if collection.inherited == 0 {
+                answered.extend(footprint.certain);
+            } else {
+                inherited.extend(footprint.certain.into_iter().chain(footprint.possible));
+            }
         }
         doors
     }

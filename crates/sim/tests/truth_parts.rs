@@ -147,7 +147,7 @@ async fn a_question_about_an_azure_machine_is_answered_as_by_a_replay() {
                 .map(|(source, port)| probe(&machine.machine, source, port))
             })
             .collect();
-        let found = agree(sim.truth(), ArmJudge, &probes);
+        let found = agree(sim.truth(), ArmJudge::default(), &probes);
         answers = [answers[0] + found[0], answers[1] + found[1]];
     }
     assert!(answers.iter().all(|count| *count > 300), "{answers:?}");

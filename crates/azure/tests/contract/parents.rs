@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::{
     firewall::{ADA, Gate, OFFICE, strip, want},
-    others::{Way, shut},
+    others::{Way, lands, opening, shut, translate},
 };
 
 /// Gives the gate's policy a parent; its id.
@@ -140,4 +140,54 @@ async fn our_group_of_a_parent_that_has_firewalls_of_its_own_is_left_to_its_own_
         .unwrap();
     let observed = way.enforcer.observe(way.edge()).await.unwrap();
     assert_eq!(observed.plan(way.edge()).changes.len(), 1);
+}
+
+/// A NAT collection of a parent that sends everybody's packets for a port on.
+fn parents_nat(gate: &Gate, parent: &str, port: &str, to: &str) {
+    let rule = json!({
+        "name": "out", "ruleType": "NatRule", "ipProtocols": ["TCP"], "sourceAddresses": ["*"],
+        "destinationAddresses": [gate.public], "destinationPorts": [port], "translatedAddress": "10.0.1.4",
+        "translatedPort": to,
+    });
+    let collection = json!({
+        "name": "in", "ruleCollectionType": "FirewallPolicyNatRuleCollection", "priority": 100,
+        "action": { "type": "DNAT" }, "rules": [rule],
+    });
+    let body = json!({ "properties": { "priority": 300, "ruleCollections": [collection] } });
+    gate.fleet
+        .put(&format!("{parent}/ruleCollectionGroups/nat"), body)
+        .unwrap();
+}
+
+/// Microsoft's pages do not agree on whether a parent's NAT rules are in force (see the core's firewall).
+#[tokio::test]
+async fn a_parents_nat_rule_hides_no_rule_of_others_and_may_lead_others_to_a_port() {
+    // Others' rule of the policy itself leads to the grant's port, unless the parent's comes first.
+    let gate = shut(true).await;
+    let above = parent(&gate);
+    translate(&gate, "50022", ("10.0.1.4", "22"));
+    parents_nat(&gate, &above, "50022", "5985");
+    let way = Way::of(&gate, &[opening(1, ADA)]).await;
+    let obstacles = way.pass(way.edge()).await;
+    assert_eq!(obstacles[0].code, "foreign_rule_in_the_way", "{obstacles:?}");
+    assert!(obstacles[0].message.contains("theirs/to-1`"), "{obstacles:?}");
+
+    // The parent's leads there itself, if it is in force.
+    let gate = shut(true).await;
+    let above = parent(&gate);
+    parents_nat(&gate, &above, "50022", "22");
+    let way = Way::of(&gate, &[opening(1, ADA)]).await;
+    let obstacles = way.pass(way.edge()).await;
+    assert_eq!(obstacles[0].code, "foreign_rule_in_the_way", "{obstacles:?}");
+    assert!(obstacles[0].message.contains("nat/in/out`"), "{obstacles:?}");
+
+    // One that leads elsewhere is in nobody's way, and the port that it takes is not used.
+    let gate = shut(true).await;
+    let above = parent(&gate);
+    parents_nat(&gate, &above, "50000", "5985");
+    let way = Way::of(&gate, &[want(1, ADA)]).await;
+    way.converge().await;
+    let port = way.mapped(1).await;
+    assert_ne!(port, 50000);
+    assert!(lands(&gate, ADA, port));
 }

@@ -151,32 +151,68 @@ fn at_firewalls(world: &World, stays: impl Fn(&str, &str, &Value) -> bool) -> Wo
         .collect()
 }
 
-/// A state whose NSGs let in what comes from the firewalls' subnets, also of networks that are only peered, and else
-/// have their default rules: what comes from outside the network gets in by a translating rule only.
-pub(super) fn with_nsgs_for_firewalls_alone(world: &World) -> World {
-    let subnets: Vec<&Value> = world
-        .iter()
-        .filter(|(key, _)| key.ends_with("/subnets/azurefirewallsubnet"))
-        .filter_map(|(_, subnet)| in_force(subnet)?.get("addressPrefix"))
+/// The keys of the subnets that firewalls are in.
+pub(super) fn firewall_subnets(world: &World) -> Vec<String> {
+    let mut subnets: Vec<String> = world
+        .keys()
+        .filter(|key| key.ends_with("/subnets/azurefirewallsubnet"))
+        .cloned()
         .collect();
-    let open = json!({ "properties": {
-        "priority": 100, "direction": "Inbound", "access": "Allow", "protocol": "*",
-        "sourceAddressPrefixes": subnets, "sourcePortRange": "*",
+    subnets.sort();
+    subnets
+}
+
+/// A state whose NSGs let in what comes from a firewall's subnet, also of a network that is only peered, nothing from
+/// those of others, and else have their default rules: what comes from outside the network gets in by a translating rule
+/// only.
+pub(super) fn with_nsgs_for_firewall_alone(world: &World, subnet: &str) -> World {
+    let world = world
+        .iter()
+        .filter(|(key, _)| !key.contains("/securityrules/"))
+        .map(|(key, value)| (key.clone(), value.clone()))
+        .collect();
+    let opened = in_each_nsg(&world, "Allow", |key| key == subnet);
+    let mut world = with_other_firewalls_denied(&world, subnet);
+    world.extend(opened);
+    world
+}
+
+/// A state whose NSGs let in nothing from the subnets of other firewalls than this subnet's.
+pub(super) fn with_other_firewalls_denied(world: &World, subnet: &str) -> World {
+    let denied = in_each_nsg(world, "Deny", |key| key != subnet);
+    let mut world = world.clone();
+    world.extend(denied);
+    world
+}
+
+/// A rule for each NSG that is asked before all others, about what comes from some of the firewalls' subnets.
+fn in_each_nsg(world: &World, access: &str, from: impl Fn(&str) -> bool) -> Vec<(String, Value)> {
+    let prefixes: Vec<&Value> = firewall_subnets(world)
+        .iter()
+        .filter(|key| from(key))
+        .filter_map(|key| in_force(world.get(key)?)?.get("addressPrefix"))
+        .collect();
+    if prefixes.is_empty() {
+        return Vec::new();
+    }
+    let rule = json!({ "properties": {
+        "priority": 1, "direction": "Inbound", "access": access, "protocol": "*",
+        "sourceAddressPrefixes": prefixes, "sourcePortRange": "*",
         "destinationAddressPrefix": "*", "destinationPortRange": "*",
     } });
     let is_nsg = |key: &str| {
         key.rsplit_once('/')
             .is_some_and(|(parent, _)| parent.ends_with("/networksecuritygroups"))
     };
-    let opened = world
-        .keys()
-        .filter(|key| is_nsg(key) && !subnets.is_empty())
-        .map(|key| (format!("{key}/securityrules/firewalls"), open.clone()));
     world
-        .iter()
-        .filter(|(key, _)| !key.contains("/securityrules/"))
-        .map(|(key, value)| (key.clone(), value.clone()))
-        .chain(opened)
+        .keys()
+        .filter(|key| is_nsg(key))
+        .map(|key| {
+            (
+                format!("{key}/securityrules/firewalls-{access}").to_lowercase(),
+                rule.clone(),
+            )
+        })
         .collect()
 }
 

@@ -22,7 +22,7 @@ use super::check::address_space;
 use super::default_rule;
 use super::id::{ChildKind, Id};
 use super::load_balancer;
-use super::path::{self, Firewall, Passing};
+use super::path::{self, Firewall, ParentsNat, Passing};
 use super::routing;
 use super::rule;
 use super::service_tag;
@@ -34,7 +34,10 @@ const LOAD_BALANCER: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(168, 63, 129, 1
 
 /// Judges probes of Azure machines.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct ArmJudge;
+pub struct ArmJudge {
+    /// How it reads what Microsoft's pages do not agree on.
+    pub parents: ParentsNat,
+}
 
 /// What is in force of an entry of the truth log.
 pub(super) fn in_force<'a>(world: &'a World, key: &str) -> Option<&'a Map<String, Value>> {
@@ -100,7 +103,7 @@ impl Judge for ArmJudge {
                 return false;
             };
             parts(world, &key, ChildKind::IpConfiguration)
-                .any(|address| reaches(world, probe, properties, address, Doors::Open))
+                .any(|address| reaches(world, probe, properties, address, Doors::Open(self.parents)))
         })
     }
 
@@ -164,7 +167,7 @@ fn hangs_on(world: &World, probe: &Probe) -> Option<Vec<String>> {
 /// Whether packets that are sent to a firewall's public addresses count.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Doors {
-    Open,
+    Open(ParentsNat),
     /// Only what is sent to the interface's own addresses does.
     Shut,
 }
@@ -210,7 +213,7 @@ fn reaches(
         .and_then(|subnet| at(subnet, &["routeTable", "id"]))
         .map(str::to_ascii_lowercase)
         .filter(|table| in_force(world, table).is_some());
-    let firewalls = firewalls_near(world, network_key.as_deref(), table.as_deref());
+    let firewalls = firewalls_near(world, network_key.as_deref(), table.as_deref(), doors);
     let appliance = |address: IpAddr| {
         let table = table.as_deref()?;
         routing::appliance(parts(world, table, ChildKind::Route), &packet.network, address)
@@ -256,7 +259,7 @@ fn reaches(
         || firewalls
             .iter()
             .filter(|firewall| {
-                doors == Doors::Open
+                doors != Doors::Shut
                     && (Some(&firewall.network) == network_key.as_ref() || Some(firewall.private) == way_out)
             })
             .any(|firewall| {
@@ -310,13 +313,22 @@ fn straight(
 
 /// The firewalls that may matter: none, and the log is not searched, where the network has no subnet for one
 /// and the subnet no routes.
-fn firewalls_near<'a>(world: &'a World, network: Option<&str>, table: Option<&str>) -> Vec<Firewall<'a>> {
+fn firewalls_near<'a>(
+    world: &'a World,
+    network: Option<&str>,
+    table: Option<&str>,
+    doors: Doors,
+) -> Vec<Firewall<'a>> {
+    let parents = match doors {
+        Doors::Open(parents) => parents,
+        Doors::Shut => ParentsNat::default(),
+    };
     let housed = network.is_some_and(|network| {
         let subnet = format!("{network}/subnets/azurefirewallsubnet");
         in_force(world, &subnet).is_some()
     });
     if housed || table.is_some() {
-        path::firewalls(world).collect()
+        path::firewalls(world, parents).collect()
     } else {
         Vec::new()
     }
@@ -333,7 +345,8 @@ impl ArmJudge {
         port: u16,
         protocol: Protocol,
     ) -> Option<(String, u16)> {
-        let Some(firewall) = path::firewalls(world).find(|firewall| firewall.public.contains(&address))
+        let Some(firewall) =
+            path::firewalls(world, self.parents).find(|firewall| firewall.public.contains(&address))
         else {
             return straight(world, source, address, port, protocol);
         };

@@ -58,6 +58,7 @@ pub use authorization::{Denial, RoleGrant};
 pub use fleet::{Fleet, FleetMachine, inbound};
 pub use identity::ArmClient;
 pub use judge::ArmJudge;
+pub use path::ParentsNat;
 pub use refusal::ArmError;
 pub use rule::{ADDRESS_LIMIT, RULE_LIMIT};
 pub use throttle::{BucketSize, RequestLimits};
@@ -250,7 +251,7 @@ impl ArmHandle {
         at: Option<Moment>,
     ) -> bool {
         self.truth()
-            .reachable(&ArmJudge, &probe(machine, source, port, protocol), at)
+            .reachable(&ArmJudge::default(), &probe(machine, source, port, protocol), at)
     }
 
     /// The spans in which a packet reached a machine, oldest first.
@@ -262,7 +263,7 @@ impl ArmHandle {
         protocol: Protocol,
     ) -> Vec<Interval> {
         self.truth()
-            .open_intervals(&ArmJudge, &probe(machine, source, port, protocol))
+            .open_intervals(&ArmJudge::default(), &probe(machine, source, port, protocol))
     }
 
     /// How long operations take from now on; those under way keep theirs.
@@ -284,7 +285,7 @@ impl ArmHandle {
         port: u16,
         protocol: Protocol,
     ) -> Option<(String, u16)> {
-        ArmJudge.lands(&self.truth().world(None), source, address, port, protocol)
+        ArmJudge::default().lands(&self.truth().world(None), source, address, port, protocol)
     }
 
     /// How many requests were refused for their rate.

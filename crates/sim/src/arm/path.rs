@@ -32,6 +32,20 @@ struct Collection<'a> {
     content: &'a Map<String, Value>,
 }
 
+/// Where the NAT rules of a parent policy stand for the firewalls of a policy that inherits from it.
+///
+/// Microsoft's pages contradict each other. "Azure Firewall Manager policy overview": "NAT rule collections aren't
+/// inherited because they're specific to a given firewall". "Azure Firewall rule processing logic" has an example
+/// policy whose parent's DNAT collections are processed, before the child's. A guard has to hold under both.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ParentsNat {
+    /// Nowhere.
+    #[default]
+    NotInherited,
+    /// Before those of the policy.
+    First,
+}
+
 /// A firewall in force.
 pub(super) struct Firewall<'a> {
     world: &'a World,
@@ -79,15 +93,15 @@ fn number(object: &Map<String, Value>) -> i64 {
 }
 
 /// The firewalls in force.
-pub(super) fn firewalls(world: &World) -> impl Iterator<Item = Firewall<'_>> {
+pub(super) fn firewalls(world: &World, parents: ParentsNat) -> impl Iterator<Item = Firewall<'_>> {
     world
         .keys()
         .filter(|key| key.contains("/providers/microsoft.network/azurefirewalls/"))
-        .filter_map(|key| Firewall::read(world, in_force(world, key)?))
+        .filter_map(move |key| Firewall::read(world, in_force(world, key)?, parents))
 }
 
 impl<'a> Firewall<'a> {
-    fn read(world: &'a World, firewall: &'a Map<String, Value>) -> Option<Self> {
+    fn read(world: &'a World, firewall: &'a Map<String, Value>, parents: ParentsNat) -> Option<Self> {
         let configurations = named(firewall, "ipConfigurations");
         let (private, subnet) = configurations.iter().find_map(|(_, goal)| {
             let private = at(goal, &["privateIPAddress"])?.parse().ok()?;
@@ -102,7 +116,7 @@ impl<'a> Firewall<'a> {
             let snat = in_force_of_id(world, policy).and_then(|policy| policy.get("snat")?.as_object());
             let ranges = snat.map(|snat| rule::texts(snat, "privateRanges"));
             (
-                inherited(world, &policy.to_ascii_lowercase()),
+                inherited(world, &policy.to_ascii_lowercase(), parents),
                 ranges.unwrap_or_default(),
             )
         } else {
@@ -288,9 +302,8 @@ fn classic(firewall: &Map<String, Value>) -> Vec<Collection<'_>> {
     .collect()
 }
 
-/// The collections of a policy and of those that it inherits from, but for their NAT rules ("Azure Firewall Manager
-/// policy overview"). One policy above another is what Azure takes.
-fn inherited<'a>(world: &'a World, key: &str) -> Vec<Collection<'a>> {
+/// The collections of a policy and of the one that it inherits from. One policy above another is what Azure takes.
+fn inherited<'a>(world: &'a World, key: &str, parents: ParentsNat) -> Vec<Collection<'a>> {
     let mut all = of_policy(world, key, 0);
     let parent = in_force(world, key).and_then(|policy| at(policy, &["basePolicy", "id"]));
     if let Some(parent) = parent {
@@ -298,7 +311,7 @@ fn inherited<'a>(world: &'a World, key: &str) -> Vec<Collection<'a>> {
         all.extend(
             above
                 .into_iter()
-                .filter(|collection| collection.rules != Rules::Nat),
+                .filter(|collection| parents == ParentsNat::First || collection.rules != Rules::Nat),
         );
     }
     all

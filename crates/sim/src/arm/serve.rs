@@ -16,6 +16,7 @@ use super::effective;
 use super::id::Kind;
 use super::identity::Identity;
 use super::judge::ArmJudge;
+use super::path::ParentsNat;
 use super::read;
 use super::refusal::ArmError;
 use super::route::Target;
@@ -549,12 +550,14 @@ impl Cloud for Arm {
     }
 
     fn judge(&self) -> &dyn Judge {
-        &ArmJudge
+        &ArmJudge {
+            parents: ParentsNat::NotInherited,
+        }
     }
 
     fn lands(&self, packet: &Packet) -> Option<Option<(String, u16)>> {
         let world = self.instruments.truth.world(None);
-        Some(ArmJudge.lands(
+        Some(ArmJudge::default().lands(
             &world,
             packet.source,
             packet.address,
