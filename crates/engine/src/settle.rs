@@ -71,6 +71,13 @@ impl Engine {
         let holds_ours = desired.members.iter().any(|member| !member.grants.is_empty())
             || desired.locked_down().next().is_some()
             || !desired.displaced.is_empty();
+        let left = Left::of(
+            lease,
+            view,
+            looked.last.as_ref().filter(|_| !known),
+            &plan,
+            holds_ours,
+        );
         // Such as a group of ours that somebody's rule names, or a copy on another's machine: told once, and gone when it
         // can go.
         let stays = known && !holds_ours && !plan.findings.is_empty();
@@ -285,7 +292,7 @@ impl Engine {
         } else if unconfirmed {
             Urgency::Closing
         } else {
-            Urgency::Opening
+            left.urgency()
         };
         let mut rest = None;
         let outcome = if let Some(failure) = &failure {
@@ -413,6 +420,46 @@ fn rest_at(
         until,
         since,
     })
+}
+
+/// What is left to do at a point that is not as wanted yet; what a grant that ended leaves there counts apart.
+struct Left {
+    /// Something of ours stands that nobody wants, or may stand: nothing is wanted there, and not all is confirmed.
+    closes: bool,
+    /// Something is wanted there, a finding stands, or more is left to do than to put back and to clear away.
+    awaited: bool,
+    /// What the look was due for.
+    due_for: Urgency,
+}
+
+impl Left {
+    /// By the plan, and by the `last` round where it is not known what came of that.
+    fn of(lease: &Lease, view: &View, last: Option<&RoundResult>, plan: &Plan, holds_ours: bool) -> Self {
+        let tried = last.map(|round| round.attempts.as_slice()).unwrap_or_default();
+        let tried = tried.iter().map(|attempt| attempt.change.verb);
+        let verbs: Vec<Verb> = plan
+            .changes
+            .iter()
+            .map(|change| change.verb)
+            .chain(tried)
+            .collect();
+        let unknown = !holds_ours && (view.desired.unsettled || view.doubted);
+        Self {
+            closes: unknown || verbs.contains(&Verb::Close),
+            awaited: holds_ours || view.found || verbs.iter().any(|verb| *verb != Verb::Restore),
+            due_for: lease.urgency,
+        }
+    }
+
+    /// What the next look is for. Where nothing is wanted and nothing is known to stand, that is what this one was for: a
+    /// closing, where discovery saw a mark of ours before a machine; a look, where what it saw lets nothing through.
+    fn urgency(&self) -> Urgency {
+        match self {
+            Self { closes: true, .. } => Urgency::Closing,
+            Self { awaited: true, .. } => Urgency::Opening,
+            Self { due_for, .. } => (*due_for).max(Urgency::Closing),
+        }
+    }
 }
 
 /// Why the point is not as wanted yet.

@@ -15,6 +15,7 @@ mod neglect;
 mod pages;
 mod refusals;
 mod reminders;
+mod retries;
 mod turns;
 mod world;
 

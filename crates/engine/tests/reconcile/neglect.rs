@@ -82,7 +82,7 @@ fn left_over_group(grant: GrantId) -> SecurityGroup {
 }
 
 /// A rule for a grant that the database does not know stands at the point, and discovery can see it.
-fn leave_a_rule(world: &World, grant: GrantId) {
+pub(crate) fn leave_a_rule(world: &World, grant: GrantId) {
     let mut state = world.cloud.state.lock().unwrap();
     state
         .present
