@@ -37,22 +37,10 @@ const SUBSCRIPTIONS_VERSION: &str = "2022-12-01";
 
 /// The configured subscriptions, or all that the credential may read. One whose id is none keeps nobody from the others.
 pub(crate) async fn accounts(arm: &Arm, config: &AzureConfig) -> Result<Accounts, EnforceError> {
-    #[derive(Deserialize)]
-    #[serde(rename_all = "camelCase")]
-    struct Subscription {
-        #[serde(default)]
-        subscription_id: String,
-        #[serde(default)]
-        state: Option<String>,
-    }
     let ids = if config.subscriptions.is_empty() {
         let url = arm.address(["subscriptions"], SUBSCRIPTIONS_VERSION, &[])?;
-        let all: Vec<Subscription> = arm.list(url, "Microsoft.Resources/subscriptions/read").await?;
-        all.into_iter()
-            // A disabled one cannot be written; what is not said is not disabled.
-            .filter(|subscription| !matches!(subscription.state.as_deref(), Some("Disabled" | "Deleted")))
-            .map(|subscription| subscription.subscription_id)
-            .collect()
+        let listed: Vec<Value> = arm.list(url, "Microsoft.Resources/subscriptions/read").await?;
+        ids_of(&listed)
     } else {
         config.subscriptions.clone()
     };
@@ -69,6 +57,24 @@ pub(crate) async fn accounts(arm: &Arm, config: &AzureConfig) -> Result<Accounts
         }
     }
     Ok(accounts)
+}
+
+/// The ids of the listed subscriptions that can be written; where one is no string, what stands there instead.
+///
+/// Source: "Subscriptions - List" (Azure Resource Manager REST reference, 2022-12-01): `subscriptionId` and `state` are
+/// strings, and neither is said to be always there. So each is read for itself: what one is not, says nothing of others.
+fn ids_of(listed: &[Value]) -> Vec<String> {
+    let text = |one: &Value, name: &str| match one.get(name) {
+        Some(Value::String(text)) => text.clone(),
+        Some(other) => other.to_string(),
+        None => String::new(),
+    };
+    listed
+        .iter()
+        // A disabled one cannot be written; what is not said is not disabled.
+        .filter(|one| !matches!(text(one, "state").as_str(), "Disabled" | "Deleted"))
+        .map(|one| text(one, "subscriptionId"))
+        .collect()
 }
 
 #[derive(Debug, Deserialize)]

@@ -318,6 +318,31 @@ impl Stranger {
     }
 }
 
+fn answer(status: &str, header: &str, body: &Value) -> String {
+    let body = body.to_string();
+    format!(
+        "HTTP/1.1 {status}\r\ncontent-type: application/json\r\nconnection: close\r\n{header}content-length: {}\r\n\r\n{body}",
+        body.len()
+    )
+}
+
+/// Where a resource manager is that tells this list, whatever is asked.
+pub(crate) async fn lister(listed: &Value) -> Url {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let token = answer("200 OK", "", &json!({ "access_token": "t", "expires_in": 3600 }));
+    let list = answer("200 OK", "", &json!({ "value": listed }));
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let asks_for_token = head_of(&mut stream).await.starts_with("POST");
+            let answer = if asks_for_token { &token } else { &list };
+            let _sent = stream.write_all(answer.as_bytes()).await;
+            let _ended = stream.shutdown().await;
+        }
+    });
+    format!("http://{address}/").parse().unwrap()
+}
+
 /// A resource manager whose links lead elsewhere.
 pub(crate) struct Liar {
     address: SocketAddr,
@@ -327,13 +352,6 @@ impl Liar {
     pub(crate) async fn listen(nsg: &Value, header: &str, elsewhere: &str) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let answer = |status: &str, header: &str, body: &Value| {
-            let body = body.to_string();
-            format!(
-                "HTTP/1.1 {status}\r\ncontent-type: application/json\r\nconnection: close\r\n{header}content-length: {}\r\n\r\n{body}",
-                body.len()
-            )
-        };
         let token = answer("200 OK", "", &json!({ "access_token": "t", "expires_in": 3600 }));
         let read = answer("200 OK", "", nsg);
         let list = answer("200 OK", "", &json!({ "value": [], "nextLink": elsewhere }));

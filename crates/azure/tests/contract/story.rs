@@ -19,7 +19,7 @@ use postern_sim::{
 };
 use serde_json::json;
 
-use crate::scene::{Scene, config, enforcer, fault, grant, guard, status};
+use crate::scene::{Scene, config, enforcer, fault, grant, guard, lister, status};
 
 const ADA: &str = "203.0.113.7";
 const BOB: &str = "198.51.100.1";
@@ -148,6 +148,41 @@ async fn a_subscription_with_an_id_that_is_none_keeps_nobody_from_the_others() {
     assert_eq!(failed.len(), 2, "{failed:?}");
     for ((scope, error), id) in failed.iter().zip(["``", "`not an id`"]) {
         assert_eq!(scope, "/azure");
+        assert!(error.contains(&format!("{id} is no subscription id")), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_listed_subscription_whose_id_is_no_text_keeps_nobody_from_the_others() {
+    let scene = Scene::new().await;
+    let id = |number: u32| format!("00000000-0000-0000-0000-{number:012}");
+    let listed = json!([
+        { "subscriptionId": id(1), "state": "Enabled" },
+        { "subscriptionId": null, "state": "Enabled" },
+        { "subscriptionId": 7 },
+        { "displayName": "without" },
+        { "subscriptionId": null, "state": "Disabled" },
+        { "subscriptionId": id(2), "state": "Deleted" },
+        { "subscriptionId": id(3), "state": 1 },
+        { "subscriptionId": id(4), "state": null },
+        "none",
+    ]);
+    let mut config = config(&scene.sim);
+    config.subscriptions.clear();
+    config.endpoint = lister(&listed).await;
+    config.authority = config.endpoint.clone();
+    let accounts = enforcer(config).accounts().await;
+    let account = |number| Account::Azure {
+        subscription: id(number),
+    };
+    assert_eq!(accounts.found, [1, 3, 4].map(account), "{:?}", accounts.failed);
+    let failed: Vec<String> = accounts
+        .failed
+        .iter()
+        .map(|unlisted| unlisted.error.to_string())
+        .collect();
+    assert_eq!(failed.len(), 4, "{failed:?}");
+    for (error, id) in failed.iter().zip(["`null`", "`7`", "``", "``"]) {
         assert!(error.contains(&format!("{id} is no subscription id")), "{error}");
     }
 }
