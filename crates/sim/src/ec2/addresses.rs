@@ -6,7 +6,7 @@ use super::context::Context;
 use super::error::{Ec2Error, Result};
 use super::params::Part;
 use super::rules::{cidr_v4, cidr_v6};
-use super::state::{Address, Interface, Peer, PrefixList, Region};
+use super::state::{Address, Interface, Peer, Power, PrefixList, Region};
 use super::wire;
 use super::xml::Xml;
 
@@ -38,6 +38,38 @@ impl Region {
         self.next_public_ip = (at + 1) % POOL;
         Ok(Ipv4Addr::from(base + at))
     }
+
+    /// Lends an instance the public address that its interface is to have, where it has none.
+    ///
+    /// Source: EC2 user guide, "Amazon EC2 instance IP addressing", "Public IPv4 addresses": an instance receives a new one
+    /// when it is started, and when an elastic address is disassociated from it, but "will not receive a new one if there
+    /// is more than one network interface attached". Nor does one whose secondary private address has an elastic one,
+    /// which no interface has here.
+    pub(crate) fn lend_public_ip(&mut self, instance: &str) -> Result<()> {
+        let [interface] = self.instance(instance)?.interfaces.as_slice() else {
+            return Ok(());
+        };
+        let interface = interface.clone();
+        let shown = self.interface(&interface)?;
+        if shown.is_lent_an_ip && self.public_ip_of(shown).is_none() {
+            let lent = self.free_public_ip()?;
+            self.interface_mut(&interface)?.lent_ip = Some(lent);
+        }
+        Ok(())
+    }
+
+    /// What follows when an elastic address went from an interface: a new lent one, where its instance is on. EC2 takes "a
+    /// few minutes" for it (EC2 user guide, "Elastic IP addresses"), which are none here.
+    fn lend_in_place_of_elastic(&mut self, interface: &str) -> Result<()> {
+        let Some(attachment) = &self.interface(interface)?.attachment else {
+            return Ok(());
+        };
+        let instance = attachment.instance_id.clone();
+        match self.instance(&instance)?.power {
+            Power::Pending | Power::Running => self.lend_public_ip(&instance),
+            _ => Ok(()),
+        }
+    }
 }
 
 /// Makes an elastic address.
@@ -54,7 +86,8 @@ pub(crate) fn make_address(ctx: &mut Context<'_>, tags: super::state::Tags) -> R
     Ok(address)
 }
 
-/// Puts an elastic address on an interface, in place of a lent one; gives the association id.
+/// Puts an elastic address on an interface, in place of a lent one; gives the association id. Where it was before, it is
+/// disassociated.
 pub(crate) fn associate(
     ctx: &mut Context<'_>,
     allocation: &str,
@@ -82,8 +115,13 @@ pub(crate) fn associate(
         let message = format!("resource {allocation} is already associated with associate-id");
         return Err(Ec2Error::new("Resource.AlreadyAssociated", message));
     }
-    address.association = Some((association.clone(), interface.to_owned()));
+    let before = address
+        .association
+        .replace((association.clone(), interface.to_owned()));
     ctx.region.interface_mut(interface)?.lent_ip = None;
+    if let Some((_, before)) = before {
+        ctx.region.lend_in_place_of_elastic(&before)?;
+    }
     Ok(association)
 }
 
@@ -156,7 +194,9 @@ pub(crate) fn disassociate_address(ctx: &mut Context<'_>) -> Result<String> {
             let message = format!("The association ID '{association}' does not exist");
             Ec2Error::new("InvalidAssociationID.NotFound", message)
         })?;
-    address.association = None;
+    if let Some((_, interface)) = address.association.take() {
+        ctx.region.lend_in_place_of_elastic(&interface)?;
+    }
     Ok(Xml::of(|xml| xml.leaf("return", true)))
 }
 

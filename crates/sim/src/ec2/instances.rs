@@ -80,7 +80,7 @@ pub(crate) fn launch(
             wanted.delete_on_termination,
         )?;
     }
-    lend_public_ips(ctx.region, &id)?;
+    ctx.region.lend_public_ip(&id)?;
     Ok(id)
 }
 
@@ -101,18 +101,6 @@ pub(crate) fn next_due(region: &Region, now: DateTime<Utc>) -> Option<(DateTime<
         (transition.due <= now).then(|| (transition.due, instance.id.clone()))
     });
     due.min()
-}
-
-/// Lends the interfaces of a starting instance the public addresses that they are to have.
-fn lend_public_ips(region: &mut Region, id: &str) -> Result<()> {
-    for interface in region.instance(id)?.interfaces.clone() {
-        let shown = region.interface(&interface)?;
-        if shown.is_lent_an_ip && region.public_ip_of(shown).is_none() {
-            let lent = region.free_public_ip()?;
-            region.interface_mut(&interface)?.lent_ip = Some(lent);
-        }
-    }
-    Ok(())
 }
 
 /// Carries out the transition of an instance; gives what began it.
@@ -394,7 +382,7 @@ fn change_power(ctx: &mut Context<'_>, step: impl Fn(Power) -> Step) -> Result<S
         };
         let transition = transition(ctx, then);
         if then == Power::Running {
-            lend_public_ips(ctx.region, &id)?;
+            ctx.region.lend_public_ip(&id)?;
         }
         let instance = ctx.region.instance_mut(&id)?;
         instance.power = now;

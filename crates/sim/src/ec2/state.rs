@@ -215,7 +215,7 @@ pub struct Interface {
     pub secondary: Vec<Ipv4Addr>,
     /// The public address that EC2 lends it; none where it has an elastic one, or its instance is stopped.
     pub lent_ip: Option<Ipv4Addr>,
-    /// Whether it is lent one whenever its instance starts.
+    /// Whether it is lent one whenever its instance starts, or an elastic one goes.
     pub is_lent_an_ip: bool,
     /// Its IPv6 addresses.
     pub ipv6: Vec<Ipv6Addr>,
