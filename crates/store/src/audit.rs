@@ -23,6 +23,10 @@ use crate::{
 /// The numbers of at most so many events are looked up by their time: some 2 ms of work.
 const NARROW: i64 = 10_000;
 
+/// The numbers of at most so many events are looked up by who may see them: 2 ms of work, and as much again to plan a
+/// search among them.
+const FEW: i64 = 4_000;
+
 /// Numbers rise with time but for transactions that overlap. A span whose numbers lie in a range of at most so many times
 /// its events is read in the range; another is read by its time and then put in order.
 const SCATTERED: i64 = 4;
@@ -74,6 +78,27 @@ pub struct StoredEvent {
     pub seq: i64,
     /// The event.
     pub event: AuditEvent,
+}
+
+impl AuditFilter {
+    /// Of the numbers of all events that may be listed, rising, those that may be on the page after `after`, in its order.
+    fn keep_page(&self, numbers: &mut Vec<i64>, after: Option<i64>, fetch: i64, order: Order) {
+        match order {
+            Order::NewestFirst => {
+                numbers.reverse();
+                numbers.retain(|number| after.is_none_or(|after| *number < after));
+            }
+            Order::OldestFirst => numbers.retain(|number| after.is_none_or(|after| *number > after)),
+        }
+        let where_alone = Self {
+            visible: self.visible.clone(),
+            scope: self.scope.clone(),
+            ..Self::default()
+        };
+        if *self == where_alone {
+            numbers.truncate(usize::try_from(fetch).unwrap_or(usize::MAX));
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -233,10 +258,40 @@ enum Span {
     Wide,
 }
 
+/// Which events may be listed at all, by where they lie.
+#[derive(Debug)]
+enum Sight {
+    /// Every one.
+    All,
+    /// Those with these numbers, in the order of the list.
+    Few(Vec<i64>),
+    /// Those at or below these scopes.
+    Below(Vec<String>),
+}
+
+impl Sight {
+    fn numbers(&self) -> Option<&[i64]> {
+        match self {
+            Self::Few(numbers) => Some(numbers),
+            Self::All | Self::Below(_) => None,
+        }
+    }
+
+    fn scopes(&self) -> Option<&[String]> {
+        match self {
+            Self::Below(scopes) => Some(scopes),
+            Self::All | Self::Few(_) => None,
+        }
+    }
+}
+
+// Many scopes are held against an event's own and the three above it.
+const _: () = assert!(Scope::MAX_DEPTH == 4);
+
 /// Rows that match `$filter` with numbers between `$above` and `$below`, with `$tail` after the conditions. `$at` is the
 /// time of an event, as the span's bounds are held against it.
 macro_rules! events {
-    ($at:literal, $tail:literal, $filter:expr, $visible:expr, $above:expr, $below:expr, $limit:expr) => {
+    ($at:literal, $tail:literal, $filter:expr, $sight:expr, $above:expr, $below:expr, $limit:expr) => {
         sqlx::query_as!(
             Row,
             "SELECT seq, id, at, action, outcome, actor, scope, reason, decision, details, request_id, grant_id,
@@ -246,9 +301,13 @@ macro_rules! events {
                      OR e.scope = $1[1] OR (e.scope > $1[1] || '/' AND e.scope < $1[1] || '0')
                      OR e.scope = $1[2] OR (e.scope > $1[2] || '/' AND e.scope < $1[2] || '0')
                      OR e.scope = $1[3] OR (e.scope > $1[3] || '/' AND e.scope < $1[3] || '0')
-                     OR (cardinality($1) > 3 AND EXISTS (
-                         SELECT FROM unnest($1::text[]) AS v (scope)
-                         WHERE e.scope = v.scope OR (e.scope > v.scope || '/' AND e.scope < v.scope || '0'))))
+                     OR (cardinality($1) > 3 AND (
+                         e.scope = ANY ($1)
+                         OR '/' || split_part(e.scope, '/', 2) = ANY ($1)
+                         OR '/' || split_part(e.scope, '/', 2) || '/' || split_part(e.scope, '/', 3) = ANY ($1)
+                         OR '/' || split_part(e.scope, '/', 2) || '/' || split_part(e.scope, '/', 3)
+                             || '/' || split_part(e.scope, '/', 4) = ANY ($1))))
+               AND ($16::bigint[] IS NULL OR e.seq = ANY ($16))
                AND ($2::text IS NULL OR starts_with(e.action, $2))
                AND ($3::text IS NULL OR e.outcome = $3)
                AND ($4::text IS NULL OR e.actor_ref = $4)
@@ -262,11 +321,14 @@ macro_rules! events {
                AND ($11::timestamptz IS NULL OR " + $at + " >= $11)
                AND ($12::timestamptz IS NULL OR " + $at + " < $12)
              " + $tail,
-            $visible.as_deref(),
+            $sight.scopes(),
             $filter.action_prefix.as_deref().map(clean),
             $filter.outcome.map(Outcome::as_str),
             $filter.actor.as_deref().map(clean),
-            scope_text($filter.scope.as_ref()),
+            match $sight {
+                Sight::Few(_) => None,
+                Sight::All | Sight::Below(_) => scope_text($filter.scope.as_ref()),
+            },
             $filter.machine.as_ref().map(MachineId::to_string),
             $filter.grant.map(GrantId::uuid),
             $filter.request.map(RequestId::uuid),
@@ -277,6 +339,7 @@ macro_rules! events {
             $above,
             $below,
             $limit,
+            $sight.numbers(),
         )
     };
 }
@@ -290,21 +353,31 @@ impl Store {
         limit: u32,
         order: Order,
     ) -> Result<Page<StoredEvent, i64>, StoreError> {
-        self.audit_page(filter, after, limit, order, NARROW).await
+        self.audit_page(filter, after, limit, order, (NARROW, FEW)).await
     }
 
-    /// As [`Store::audit_events`]; a span of at most `narrow` events is read by its time.
+    /// As [`Store::audit_events`]; a span of at most `narrow` events is read by its time, and at most `few` events that
+    /// somebody may see by their numbers.
     pub(crate) async fn audit_page(
         &self,
         filter: &AuditFilter,
         after: Option<i64>,
         limit: u32,
         order: Order,
-        narrow: i64,
+        (narrow, few): (i64, i64),
     ) -> Result<Page<StoredEvent, i64>, StoreError> {
         let fetch = Page::<(), ()>::fetch(limit);
-        let visible = filter.visible.scope_texts();
-        let span = self.span(narrow, filter).await?;
+        let mut sight = self.sight(few, filter).await?;
+        let span = match &mut sight {
+            Sight::Few(numbers) => {
+                filter.keep_page(numbers, after, fetch, order);
+                if numbers.is_empty() {
+                    return Ok(Page::of(Vec::new(), limit, |stored: &StoredEvent| stored.seq));
+                }
+                Span::All
+            }
+            Sight::All | Sight::Below(_) => self.span(narrow, filter).await?,
+        };
         let (mut above, mut below) = match span {
             Span::Dense { first, last } => (first.saturating_sub(1), last.saturating_add(1)),
             Span::All | Span::Scattered | Span::Wide => (i64::MIN, i64::MAX),
@@ -322,7 +395,7 @@ impl Store {
         // the order by number is, or it would walk through the log in that order until it comes to the span.
         macro_rules! read {
             ($at:tt, $tail:tt) => {
-                events!($at, $tail, filter, visible, above, below, fetch)
+                events!($at, $tail, filter, sight, above, below, fetch)
                     .fetch_all(&self.lists)
                     .await?
             };
@@ -344,6 +417,37 @@ impl Store {
             .map(StoredEvent::try_from)
             .collect::<Result<Vec<_>, _>>()?;
         Ok(Page::of(events, limit, |stored| stored.seq))
+    }
+
+    /// Which events may be listed by where they lie: who asks may see them, and they are where the filter wants them. When
+    /// they are few, their numbers are found in the index by scope. Otherwise the log would be walked through, past what
+    /// somebody else may see: all of it, where few are theirs.
+    async fn sight(&self, few: i64, filter: &AuditFilter) -> Result<Sight, StoreError> {
+        let Some(scopes) = filter.visible.within(filter.scope.as_ref()) else {
+            return Ok(Sight::All);
+        };
+        // What comes before or after a cursor is sorted out later: an index by scope does not stop at a number.
+        let mut numbers = sqlx::query_scalar!(
+            r#"SELECT coalesce(array_agg(seq), '{}') AS "numbers!" FROM (
+                   SELECT e.seq FROM unnest($1::text[]) AS v (scope) CROSS JOIN LATERAL (
+                       SELECT seq FROM audit_events WHERE scope = v.scope
+                       UNION ALL
+                       SELECT seq FROM audit_events WHERE scope > v.scope || '/' AND scope < v.scope || '0') AS e
+                   LIMIT $2) AS few"#,
+            &scopes,
+            few.saturating_add(1),
+        )
+        .fetch_one(&self.lists)
+        .await?;
+        if i64::try_from(numbers.len()).map_or(true, |found| found > few) {
+            return Ok(match filter.visible.scope_texts() {
+                Some(visible) => Sight::Below(visible),
+                None => Sight::All,
+            });
+        }
+        numbers.sort_unstable();
+        numbers.dedup();
+        Ok(Sight::Few(numbers))
     }
 
     /// Where the events between the filter's instants are, when they are few.

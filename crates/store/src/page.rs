@@ -54,6 +54,21 @@ impl Visible {
         }
     }
 
+    /// What of this is at or below `scope`, as texts of scopes; `None` when that is everything.
+    pub(crate) fn within(&self, scope: Option<&Scope>) -> Option<Vec<String>> {
+        let Some(scope) = scope.filter(|scope| scope.depth() > 0) else {
+            return self.scope_texts();
+        };
+        let both = self.scopes.iter().filter_map(|visible| {
+            if visible.contains(scope) {
+                Some(scope)
+            } else {
+                scope.contains(visible).then_some(visible)
+            }
+        });
+        Some(both.map(Scope::to_string).collect())
+    }
+
     /// Whose things alone to look for, where somebody asks for `requester`'s: their own, where there is nothing else that
     /// they may see. So an index serves, and who may see nothing does not have a whole table read.
     pub(crate) fn only<'a>(&'a self, requester: Option<&'a PrincipalRef>) -> Option<&'a PrincipalRef> {
