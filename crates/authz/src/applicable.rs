@@ -5,9 +5,10 @@
 //! that apply when any of them does or cannot be evaluated; only then is each asked by itself, for what the refused is
 //! told. `||` evaluates its right side when the left is false, and fails when what it evaluates fails, so that it is false
 //! exactly when each guardrail is evaluated without an error and is false. A test with which several begin is made once.
+//! Those that look at the same are in a policy of their own, and not asked what they [said nothing to](crate::memo) before.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
 };
 
@@ -17,10 +18,17 @@ use cedar_policy::{
 use postern_core::role::Action;
 use serde_json::{Value, json};
 
-use crate::{AuthzError, entities::Names, looked_at::LookedAt};
+use crate::{
+    AuthzError,
+    entities::Names,
+    looked_at::LookedAt,
+    memo::{self, Fact, Question, Silent},
+};
 
 /// Guardrails in one policy: reading a policy takes time by its size and its depth.
 const AT_MOST: usize = 64;
+/// How many kinds of questions are kept: what is kept of each is bounded, and so all is.
+const KINDS: usize = 32;
 /// A guardrail that is nested deeper is not put together with others.
 const SHALLOW: usize = 64;
 /// A guardrail whose text has more bytes is taken to be nested deeper.
@@ -36,9 +44,18 @@ pub(crate) struct Applicable(HashMap<Action, Arc<Together>>);
 #[derive(Debug, Default)]
 pub(crate) struct Together {
     each: PolicySet,
+    parts: Vec<Part>,
+    looked_at: LookedAt,
+}
+
+/// Guardrails that look at the same.
+#[derive(Debug, Default)]
+struct Part {
     /// `forbid`s of which one applies when any of them does.
     any: PolicySet,
-    looked_at: LookedAt,
+    /// What they look at; none where their silence is not kept.
+    facts: Option<BTreeSet<Fact>>,
+    silent: Silent,
 }
 
 /// Does `work` where deeply nested policies do no harm.
@@ -99,39 +116,50 @@ impl Together {
     fn new<'a>(guardrails: impl Iterator<Item = &'a Policy>) -> Result<Self, AuthzError> {
         let failed = |error: &dyn std::fmt::Display| AuthzError::Cedar(error.to_string());
         let mut together = Self::default();
-        let mut conditions = Vec::new();
+        let mut deep = Part::default();
+        let mut alike: BTreeMap<Option<BTreeSet<Fact>>, Vec<Vec<Value>>> = BTreeMap::new();
         for guardrail in guardrails {
             if let Some(condition) = shallow_condition(guardrail) {
                 for test in &condition {
                     together.looked_at.add(test);
                 }
-                conditions.push(condition);
+                let facts = memo::facts(&condition);
+                let is_kept = alike.contains_key(&facts) || alike.len() < KINDS;
+                let facts = facts.filter(|_| is_kept);
+                alike.entry(facts).or_default().push(condition);
             } else {
                 together.looked_at.add_everything();
-                together
-                    .any
-                    .add(guardrail.clone())
-                    .map_err(|error| failed(&error))?;
+                deep.any.add(guardrail.clone()).map_err(|error| failed(&error))?;
             }
             together
                 .each
                 .add(guardrail.clone())
                 .map_err(|error| failed(&error))?;
         }
-        // Those that begin alike come together. Which of them is asked first is no matter.
-        conditions.sort_by_cached_key(|tests| tests.first().map(ToString::to_string));
-        for (number, some) in conditions.chunks(AT_MOST).enumerate() {
-            let any = json!({
-                "effect": "forbid",
-                "principal": {"op": "All"},
-                "action": {"op": "All"},
-                "resource": {"op": "All"},
-                "conditions": [{"kind": "when", "body": any_of(some)}],
-            });
-            // No guardrail's id begins so.
-            let id = PolicyId::new(format!("#{number}"));
-            let any = Policy::from_json(Some(id), any).map_err(|error| failed(&error))?;
-            together.any.add(any).map_err(|error| failed(&error))?;
+        for (facts, mut conditions) in alike {
+            // Those that begin alike come together. Which of them is asked first is no matter.
+            conditions.sort_by_cached_key(|tests| tests.first().map(ToString::to_string));
+            let mut part = Part {
+                facts,
+                ..Part::default()
+            };
+            for (number, some) in conditions.chunks(AT_MOST).enumerate() {
+                let any = json!({
+                    "effect": "forbid",
+                    "principal": {"op": "All"},
+                    "action": {"op": "All"},
+                    "resource": {"op": "All"},
+                    "conditions": [{"kind": "when", "body": any_of(some)}],
+                });
+                // No guardrail's id begins so.
+                let id = PolicyId::new(format!("#{number}"));
+                let any = Policy::from_json(Some(id), any).map_err(|error| failed(&error))?;
+                part.any.add(any).map_err(|error| failed(&error))?;
+            }
+            together.parts.push(part);
+        }
+        if !deep.any.is_empty() {
+            together.parts.push(deep);
         }
         Ok(together)
     }
@@ -141,12 +169,36 @@ impl Together {
         &self.looked_at
     }
 
-    /// What each guardrail says to `request`; nothing when none applies and none fails.
-    pub(crate) fn ask(&self, cedar: &Cedar, request: &Request, entities: &Entities) -> Option<Response> {
-        let any = cedar.is_authorized(request, &self.any, entities);
-        let silent =
-            any.diagnostics().reason().next().is_none() && any.diagnostics().errors().next().is_none();
-        (!silent).then(|| cedar.is_authorized(request, &self.each, entities))
+    /// What each guardrail says to the question; nothing when none applies and none fails. `request` is the question in
+    /// Cedar's words, and only asked for where it is not known that nothing is said.
+    pub(crate) fn ask<'r>(
+        &self,
+        cedar: &Cedar,
+        question: &Question<'_>,
+        request: impl Fn() -> Result<&'r Request, AuthzError>,
+        entities: &Entities,
+    ) -> Result<Option<Response>, AuthzError> {
+        for part in &self.parts {
+            let key = part.facts.as_ref().map(|facts| question.key(facts));
+            if key.as_ref().is_some_and(|key| part.silent.knows(key)) {
+                continue;
+            }
+            let request = request()?;
+            let any = cedar.is_authorized(request, &part.any, entities);
+            let diagnostics = any.diagnostics();
+            if diagnostics.reason().next().is_some() || diagnostics.errors().next().is_some() {
+                return Ok(Some(cedar.is_authorized(request, &self.each, entities)));
+            }
+            if let Some(key) = key {
+                part.silent.keep(key);
+            }
+        }
+        Ok(None)
+    }
+
+    #[cfg(test)]
+    fn asked_together(&self) -> usize {
+        self.parts.iter().map(|part| part.any.policies().count()).sum()
     }
 }
 
@@ -293,7 +345,7 @@ mod tests {
     use proptest::{collection::vec, prelude::*, sample::select};
 
     use super::*;
-    use crate::{Context, GuardrailSet, Networks, Resource};
+    use crate::{Context, GuardrailSet, Networks, Resource, entities::ResourceKind};
 
     const HEADS: [&str; 12] = [
         "principal, action, resource",
@@ -309,7 +361,7 @@ mod tests {
         "principal, action, resource in Scope::\"/aws\"",
         "principal, action, resource is Scope in Scope::\"/azure\"",
     ];
-    const BODIES: [&str; 15] = [
+    const BODIES: [&str; 26] = [
         "",
         "when { !principal.mfa }",
         "unless { principal.mfa }",
@@ -324,6 +376,17 @@ mod tests {
         "when { context has port && (context.hour > 5 && context.reason_present) && principal.mfa }",
         "when { principal in [Group::\"corp/ops\", Group::\"corp/sre\"] && resource in Scope::\"/aws\" }",
         "unless { principal in Group::\"corp/sre\" || resource in Scope::\"/aws/123456789012\" }",
+        "when { principal.subject == \"bob\" }",
+        "when { principal.issuer == \"ci\" && !principal.mfa }",
+        "when { resource.kind == \"grant\" }",
+        "when { resource.cloud == \"aws\" && resource.hasTag(\"env\") }",
+        "when { resource.hasTag(\"team\") && resource.getTag(\"team\") == \"prod\" }",
+        "when { context has duration_seconds && context.duration_seconds > 60 }",
+        "when { context.weekday > 3 }",
+        "when { context.hour > 12 && principal.subject == \"ada\" }",
+        "when { context has source && context.source.isIpv6() }",
+        "when { context.networks.isEmpty() }",
+        "when { context.now > datetime(\"1970-01-02\") }",
         "when { principal.subject like \"a*\" && {\"a\": [1, 2]}.a.contains(2) && (if context.hour < 12 then true else false) }",
     ];
 
@@ -342,6 +405,11 @@ mod tests {
             human in any::<bool>(),
             mfa in any::<bool>(),
             sre in any::<bool>(),
+            (subject, issuer) in select(vec![("ada", "corp"), ("bob", "corp"), ("ada", "ci")]),
+            duration_seconds in proptest::option::of(select(vec![60_u64, 61])),
+            kind in select(vec![ResourceKind::Machine, ResourceKind::Grant]),
+            key in select(vec!["env", "team"]),
+            day in 0..7_i64,
             scope in select(vec!["/", "/aws", "/aws/123456789012", "/aws/123456789012/eu-west-1", "/azure/00000000-0000-0000-0000-000000000001"]),
             tag in proptest::option::of(select(vec!["prod", "dev"])),
             hour in 0..24_i64,
@@ -351,23 +419,24 @@ mod tests {
         ) -> (Principal, Resource, Context) {
             let principal = Principal {
                 kind: if human { PrincipalKind::Human } else { PrincipalKind::Workload },
-                issuer: "corp".into(),
-                subject: "ada".into(),
+                issuer: issuer.into(),
+                subject: subject.into(),
                 name: None,
                 groups: if sre { ["sre".to_owned()].into() } else { BTreeSet::new() },
                 mfa,
                 authenticated_at: None,
                 claims: BTreeMap::new(),
             };
-            let tags = tag.map(|tag| ("env".to_owned(), tag.to_owned())).into_iter().collect();
+            let tags = tag.map(|tag| (key.to_owned(), tag.to_owned())).into_iter().collect();
             let context = Context {
-                now: at(hour * 3600),
+                now: at(day * 86_400 + hour * 3600),
                 ports: port.into_iter().map(|port| port.parse().unwrap()).collect(),
                 sources: source.into_iter().map(|source| source.parse().unwrap()).collect(),
-                duration_seconds: Some(60),
+                duration_seconds,
                 reason_present,
             };
-            (principal, Resource::machine(scope.parse().unwrap(), tags), context)
+            let scope = scope.parse().unwrap();
+            (principal, Resource { scope, tags, kind }, context)
         }
     }
 
@@ -377,12 +446,15 @@ mod tests {
         #[test]
         fn asked_together_guardrails_say_what_each_says_by_itself(
             text in guardrails(),
-            (principal, resource, context) in asking(),
-            action in select(Action::ALL.to_vec()),
+            asked in vec((asking(), select(vec![Action::Request, Action::Approve, Action::Read])), 1..12),
         ) {
             // Not through `GuardrailSet`, which refuses a guardrail that can never apply.
             let parsed: PolicySet = text.parse().unwrap();
             let names = Names::new().unwrap();
+            let applicable = Applicable::new(&parsed, &names).unwrap();
+            // Each twice: what is known by then says the same, and of no other question.
+            let again = asked.clone();
+            for ((principal, resource, context), action) in asked.into_iter().chain(again) {
             let references: Vec<_> = principal.references().collect();
             let (ports, source) = context.pairs().next().unwrap();
             let question = |looked_at: &LookedAt| {
@@ -410,14 +482,21 @@ mod tests {
                 let errors: BTreeSet<String> = answer.diagnostics().errors().map(ToString::to_string).collect();
                 (reasons, errors)
             };
-            let applicable = Applicable::new(&parsed, &names).unwrap();
             let together = applicable.to(action).and_then(|together| {
                 let (request, entities) = question(together.looked_at());
-                together.ask(&cedar, &request, &entities)
+                let question = Question {
+                    principal: &principal,
+                    resource: &resource,
+                    context: &context,
+                    ports,
+                    source,
+                };
+                together.ask(&cedar, &question, || Ok(&request), &entities).unwrap()
             });
             let (request, entities) = question(&LookedAt::everything());
             let expected = said(&cedar.is_authorized(&request, &parsed, &entities));
             prop_assert_eq!(together.as_ref().map(said).unwrap_or_default(), expected);
+            }
         }
     }
 
@@ -430,7 +509,7 @@ mod tests {
         let set = GuardrailSet::parse("many.cedar", &text).unwrap();
         let names = Names::new().unwrap();
         let together = set.to(Action::Read).next().unwrap();
-        assert_eq!(together.any.policies().count(), 3000_usize.div_ceil(AT_MOST));
+        assert_eq!(together.asked_together(), 3000_usize.div_ceil(AT_MOST));
         assert!(
             std::ptr::eq(together, set.to(Action::Request).next().unwrap()),
             "kept once"
@@ -460,7 +539,8 @@ mod tests {
                 None,
             )
             .unwrap();
-            let context = Context::at(at(0))
+            let now = Context::at(at(0));
+            let context = now
                 .cedar(None, None, &names, &Networks::default(), together.looked_at())
                 .unwrap();
             let request = Request::new(
@@ -471,7 +551,15 @@ mod tests {
                 None,
             )
             .unwrap();
-            together.ask(&Cedar::new(), &request, &entities).map(|answer| {
+            let question = Question {
+                principal: &principal,
+                resource: &resource,
+                context: &now,
+                ports: None,
+                source: None,
+            };
+            let answer = together.ask(&Cedar::new(), &question, || Ok(&request), &entities);
+            answer.unwrap().map(|answer| {
                 answer
                     .diagnostics()
                     .reason()
@@ -492,12 +580,12 @@ mod tests {
                 let condition = who.collect::<Vec<_>>().join(" || ");
                 let text = format!(
                     "@id(\"a\") forbid (principal, action, resource) when {{ {condition} }};
-                     @id(\"b\") forbid (principal, action, resource) when {{ !principal.mfa }};"
+                     @id(\"b\") forbid (principal, action, resource) when {{ principal.subject == \"b\" }};"
                 );
                 let parsed: PolicySet = text.parse().unwrap();
                 let applicable = Applicable::new(&parsed, &names).unwrap();
                 let together = applicable.to(Action::Read).unwrap();
-                together.any.policies().count()
+                together.asked_together()
             });
             assert_eq!(any.unwrap(), 1 + apart, "{operands} operands");
         }

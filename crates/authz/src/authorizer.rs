@@ -1,6 +1,9 @@
 //! Who may do what: roles as Cedar templates, role assignments as their links, guardrails over all.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::{
+    cell::LazyCell,
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+};
 
 use cedar_policy::{
     AuthorizationError, Authorizer as Cedar, Entities, PolicyId, PolicySet, Request, Response, SlotId,
@@ -20,6 +23,7 @@ use crate::{
     entities::{Context, Names, Resource},
     guardrail::GuardrailSet,
     looked_at::LookedAt,
+    memo::Question,
 };
 
 /// Why an [`Authorizer`] cannot be made.
@@ -264,11 +268,21 @@ impl Authorizer {
             for (ports, source) in context.pairs() {
                 pairs += 1;
                 let networks = self.guardrails.networks();
-                let request = request(context.cedar(ports, source, &self.names, networks, looked_at)?)?;
-                let answers = guardrails
-                    .iter()
-                    .filter_map(|together| together.ask(&self.cedar, &request, &entities));
-                for answer in answers {
+                let question = Question {
+                    principal,
+                    resource,
+                    context,
+                    ports,
+                    source,
+                };
+                let made = LazyCell::new(|| {
+                    request(context.cedar(ports, source, &self.names, networks, looked_at)?)
+                });
+                for together in &guardrails {
+                    let request = || made.as_ref().map_err(Clone::clone);
+                    let Some(answer) = together.ask(&self.cedar, &question, request, &entities)? else {
+                        continue;
+                    };
                     errors.extend(failures(&answer));
                     for id in answer.diagnostics().reason() {
                         let id: &str = id.as_ref();

@@ -20,6 +20,7 @@ mod decision;
 mod entities;
 mod guardrail;
 mod looked_at;
+mod memo;
 mod network;
 mod remedy;
 
