@@ -1,5 +1,7 @@
 //! The audit log: appended to, read, never changed.
 
+mod sight;
+
 use std::collections::BTreeMap;
 
 use postern_core::{
@@ -20,6 +22,8 @@ use crate::{
     page::scope_text,
 };
 
+use self::sight::Sight;
+
 /// The numbers of at most so many events are looked up by their time: some 2 ms of work.
 const NARROW: i64 = 10_000;
 
@@ -27,9 +31,29 @@ const NARROW: i64 = 10_000;
 /// search among them.
 const FEW: i64 = 4_000;
 
+/// At most so many scopes are asked for the events on a page, one by one: 2 ms of work.
+const PLACES: i64 = 200;
+
 /// Numbers rise with time but for transactions that overlap. A span whose numbers lie in a range of at most so many times
 /// its events is read in the range; another is read by its time and then put in order.
 const SCATTERED: i64 = 4;
+
+/// Up to where something is little, and read in another way than much of it is.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Bounds {
+    /// Events between two instants.
+    pub narrow: i64,
+    /// Events that somebody may see.
+    pub few: i64,
+    /// Scopes with events that somebody may see.
+    pub places: i64,
+}
+
+const BOUNDS: Bounds = Bounds {
+    narrow: NARROW,
+    few: FEW,
+    places: PLACES,
+};
 
 /// Which events to list; what is not set does not matter.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -78,27 +102,6 @@ pub struct StoredEvent {
     pub seq: i64,
     /// The event.
     pub event: AuditEvent,
-}
-
-impl AuditFilter {
-    /// Of the numbers of all events that may be listed, rising, those that may be on the page after `after`, in its order.
-    fn keep_page(&self, numbers: &mut Vec<i64>, after: Option<i64>, fetch: i64, order: Order) {
-        match order {
-            Order::NewestFirst => {
-                numbers.reverse();
-                numbers.retain(|number| after.is_none_or(|after| *number < after));
-            }
-            Order::OldestFirst => numbers.retain(|number| after.is_none_or(|after| *number > after)),
-        }
-        let where_alone = Self {
-            visible: self.visible.clone(),
-            scope: self.scope.clone(),
-            ..Self::default()
-        };
-        if *self == where_alone {
-            numbers.truncate(usize::try_from(fetch).unwrap_or(usize::MAX));
-        }
-    }
 }
 
 #[derive(Serialize)]
@@ -258,33 +261,6 @@ enum Span {
     Wide,
 }
 
-/// Which events may be listed at all, by where they lie.
-#[derive(Debug)]
-enum Sight {
-    /// Every one.
-    All,
-    /// Those with these numbers, in the order of the list.
-    Few(Vec<i64>),
-    /// Those at or below these scopes.
-    Below(Vec<String>),
-}
-
-impl Sight {
-    fn numbers(&self) -> Option<&[i64]> {
-        match self {
-            Self::Few(numbers) => Some(numbers),
-            Self::All | Self::Below(_) => None,
-        }
-    }
-
-    fn scopes(&self) -> Option<&[String]> {
-        match self {
-            Self::Below(scopes) => Some(scopes),
-            Self::All | Self::Few(_) => None,
-        }
-    }
-}
-
 // Many scopes are held against an event's own and the three above it.
 const _: () = assert!(Scope::MAX_DEPTH == 4);
 
@@ -353,30 +329,26 @@ impl Store {
         limit: u32,
         order: Order,
     ) -> Result<Page<StoredEvent, i64>, StoreError> {
-        self.audit_page(filter, after, limit, order, (NARROW, FEW)).await
+        self.audit_page(filter, after, limit, order, BOUNDS).await
     }
 
-    /// As [`Store::audit_events`]; a span of at most `narrow` events is read by its time, and at most `few` events that
-    /// somebody may see by their numbers.
+    /// As [`Store::audit_events`], with other bounds.
     pub(crate) async fn audit_page(
         &self,
         filter: &AuditFilter,
         after: Option<i64>,
         limit: u32,
         order: Order,
-        (narrow, few): (i64, i64),
+        bounds: Bounds,
     ) -> Result<Page<StoredEvent, i64>, StoreError> {
         let fetch = Page::<(), ()>::fetch(limit);
-        let mut sight = self.sight(few, filter).await?;
-        let span = match &mut sight {
-            Sight::Few(numbers) => {
-                filter.keep_page(numbers, after, fetch, order);
-                if numbers.is_empty() {
-                    return Ok(Page::of(Vec::new(), limit, |stored: &StoredEvent| stored.seq));
-                }
-                Span::All
+        let sight = self.sight(bounds, filter, after, fetch, order).await?;
+        let span = match &sight {
+            Sight::Few(numbers) if numbers.is_empty() => {
+                return Ok(Page::of(Vec::new(), limit, |stored: &StoredEvent| stored.seq));
             }
-            Sight::All | Sight::Below(_) => self.span(narrow, filter).await?,
+            Sight::Few(_) => Span::All,
+            Sight::All | Sight::Below(_) => self.span(bounds.narrow, filter).await?,
         };
         let (mut above, mut below) = match span {
             Span::Dense { first, last } => (first.saturating_sub(1), last.saturating_add(1)),
@@ -417,37 +389,6 @@ impl Store {
             .map(StoredEvent::try_from)
             .collect::<Result<Vec<_>, _>>()?;
         Ok(Page::of(events, limit, |stored| stored.seq))
-    }
-
-    /// Which events may be listed by where they lie: who asks may see them, and they are where the filter wants them. When
-    /// they are few, their numbers are found in the index by scope. Otherwise the log would be walked through, past what
-    /// somebody else may see: all of it, where few are theirs.
-    async fn sight(&self, few: i64, filter: &AuditFilter) -> Result<Sight, StoreError> {
-        let Some(scopes) = filter.visible.within(filter.scope.as_ref()) else {
-            return Ok(Sight::All);
-        };
-        // What comes before or after a cursor is sorted out later: an index by scope does not stop at a number.
-        let mut numbers = sqlx::query_scalar!(
-            r#"SELECT coalesce(array_agg(seq), '{}') AS "numbers!" FROM (
-                   SELECT e.seq FROM unnest($1::text[]) AS v (scope) CROSS JOIN LATERAL (
-                       SELECT seq FROM audit_events WHERE scope = v.scope
-                       UNION ALL
-                       SELECT seq FROM audit_events WHERE scope > v.scope || '/' AND scope < v.scope || '0') AS e
-                   LIMIT $2) AS few"#,
-            &scopes,
-            few.saturating_add(1),
-        )
-        .fetch_one(&self.lists)
-        .await?;
-        if i64::try_from(numbers.len()).map_or(true, |found| found > few) {
-            return Ok(match filter.visible.scope_texts() {
-                Some(visible) => Sight::Below(visible),
-                None => Sight::All,
-            });
-        }
-        numbers.sort_unstable();
-        numbers.dedup();
-        Ok(Sight::Few(numbers))
     }
 
     /// Where the events between the filter's instants are, when they are few.

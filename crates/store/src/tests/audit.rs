@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use super::{HOSTILE, a_machine};
 use crate::{
     AuditFilter, Order, Store, StoreOptions, Visible,
+    audit::Bounds,
     testing::{fresh_database, fresh_store},
 };
 
@@ -447,17 +448,22 @@ async fn a_span_of_time_holds_the_same_events_whether_it_is_read_by_time_or_by_n
             .into_iter()
             .flat_map(|order| [0, 21, i64::MAX].map(|narrow| (order, narrow)))
         {
-            let seen = read_through(&store, &filter, order, (narrow, -1)).await;
+            let bounds = Bounds {
+                narrow,
+                few: -1,
+                places: -1,
+            };
+            let seen = read_through(&store, &filter, order, bounds).await;
             assert_eq!(seen, expected, "{filter:?}, {order:?}, {narrow}");
         }
     }
 }
 
 /// All events that the filter lets through, the oldest first, read page by page in this order.
-async fn read_through(store: &Store, filter: &AuditFilter, order: Order, few: (i64, i64)) -> Vec<AuditEvent> {
+async fn read_through(store: &Store, filter: &AuditFilter, order: Order, bounds: Bounds) -> Vec<AuditEvent> {
     let (mut seen, mut after) = (Vec::new(), None);
     loop {
-        let page = store.audit_page(filter, after, 4, order, few).await.unwrap();
+        let page = store.audit_page(filter, after, 4, order, bounds).await.unwrap();
         assert!(page.items.len() == 4 || page.next.is_none(), "{filter:?}");
         seen.extend(page.items.into_iter().map(|stored| stored.event));
         after = page.next;
@@ -596,12 +602,19 @@ async fn somebody_sees_the_same_events_whether_theirs_are_few_or_many() {
                 && filter.until.is_none_or(|until| event.at < until)
         };
         let expected: Vec<AuditEvent> = events.iter().filter(lets_through).cloned().collect();
-        for (order, few) in [Order::OldestFirst, Order::NewestFirst]
+        for (order, (few, places)) in [Order::OldestFirst, Order::NewestFirst]
             .into_iter()
-            .flat_map(|order| [-1, 9, i64::MAX].map(|few| (order, few)))
+            .flat_map(|order| {
+                [(-1, -1), (9, -1), (i64::MAX, -1), (-1, 5), (-1, 10_000)].map(|bounds| (order, bounds))
+            })
         {
-            let seen = read_through(&store, &filter, order, (21, few)).await;
-            assert_eq!(seen, expected, "{filter:?}, {order:?}, {few}");
+            let bounds = Bounds {
+                narrow: 21,
+                few,
+                places,
+            };
+            let seen = read_through(&store, &filter, order, bounds).await;
+            assert_eq!(seen, expected, "{filter:?}, {order:?}, {bounds:?}");
         }
     }
 }
@@ -628,12 +641,13 @@ async fn who_may_see_little_of_the_log_does_not_have_it_walked_through() {
         ..StoreOptions::default()
     };
     let store = Store::connect(&fresh_database().await, options).await.unwrap();
-    // Account 1 has ten events, the oldest; a hundred others share the rest.
+    // Account 1 has the ten oldest events, account 2 the next 6,000; a hundred others share the rest.
     sqlx::raw_sql(
         "INSERT INTO audit_events (id, at, action, outcome, actor, actor_ref, scope, details)
          SELECT gen_random_uuid(), timestamptz '2026-01-01Z' + n * interval '1 second', 'grant.open', 'succeeded',
              '{\"kind\": \"anonymous\"}', 'anonymous',
              CASE WHEN n <= 10 THEN '/aws/000000000001'
+                 WHEN n <= 6010 THEN '/aws/000000000002'
                  ELSE '/aws/' || (200000000000 + n % 100) END || '/eu-west-1/i-00000000000000001', '{}'
          FROM generate_series(1, 20000) AS n",
     )
@@ -656,6 +670,7 @@ async fn who_may_see_little_of_the_log_does_not_have_it_walked_through() {
     };
     for (asked, sight, expected) in [
         (AuditFilter::default(), accounts([1]), 10),
+        (AuditFilter::default(), accounts([2]), 50),
         (AuditFilter::default(), accounts(nowhere.iter().copied()), 0),
         (
             AuditFilter::default(),
