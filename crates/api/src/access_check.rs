@@ -18,9 +18,11 @@ pub struct AccessCheckQuery {
     pub principal: Option<String>,
     /// `read`, `request`, `approve`, `revoke`, `configure`, `audit`, `assign`, `break_glass` or `freeze`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[param(required = true)]
     pub action: Option<String>,
     /// Where; a machine's own scope to have its tags considered.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[param(required = true)]
     pub scope: Option<String>,
     /// The ports that would be asked for, such as `22`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
