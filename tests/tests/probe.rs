@@ -1,5 +1,6 @@
 //! The API probed by schemathesis from its own description, as an owner and as somebody without any role: every operation
-//! is called, no answer is an error of the server's, none has a status or a shape that is not described.
+//! is called, no answer is an error of the server's, none has a status or a shape that is not described. Where nothing
+//! has to be named to ask, the owner is answered.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test may fail by panicking")]
 
 use std::{collections::BTreeSet, fs::File, process::Stdio, time::Duration};
@@ -29,6 +30,8 @@ struct Probed {
     account: Value,
     /// The operations that were called, with an answer that was checked.
     tested: BTreeSet<String>,
+    /// The paths at which something was asked for and given.
+    given: BTreeSet<String>,
 }
 
 async fn probed(world: &World, description: &Value, person: Person, phases: &'static str) -> Probed {
@@ -46,8 +49,9 @@ async fn probed(world: &World, description: &Value, person: Person, phases: &'st
         .args(["--seed", "20260101", "--generation-database", "none"])
         .args(["--suppress-health-check", "all", "--warnings", "off"])
         .args(["--request-timeout", "30", "--no-color", "--continue-on-failure"])
-        .args(["--report", "json,junit", "--report-json-path", "account.json"])
+        .args(["--report", "json,junit,har", "--report-json-path", "account.json"])
         .args(["--report-junit-path", "operations.xml"])
+        .args(["--report-har-path", "calls.har"])
         .arg("--header")
         .arg(format!("Authorization: Bearer {}", world.token(person)));
     command
@@ -67,12 +71,34 @@ async fn probed(world: &World, description: &Value, person: Person, phases: &'st
     };
     let account = serde_json::from_str(&written("account.json")).unwrap();
     let tested = tested(&written("operations.xml"));
+    let given = given(
+        &world.server_url,
+        &serde_json::from_str(&written("calls.har")).unwrap(),
+    );
     Probed {
         success: status.unwrap().success(),
         said,
         account,
         tested,
+        given,
     }
+}
+
+/// The paths of an HTTP archive at which a `GET` was answered as it was meant.
+fn given(server: &str, archive: &Value) -> BTreeSet<String> {
+    let said = |call: &Value, what: &str| call.pointer(what).cloned().unwrap_or_default();
+    let entries = archive.pointer("/log/entries").and_then(Value::as_array);
+    entries
+        .unwrap()
+        .iter()
+        .filter(|call| said(call, "/request/method") == "GET")
+        .filter(|call| matches!(said(call, "/response/status").as_u64(), Some(200..=299)))
+        .filter_map(|call| {
+            let url = said(call, "/request/url");
+            let path = url.as_str()?.strip_prefix(server)?.split(['?', '#']).next()?;
+            Some(path.to_owned())
+        })
+        .collect()
 }
 
 /// The operations of a `JUnit` report, such as `GET /v1/machines`, without those that were skipped or could not be called.
@@ -113,12 +139,28 @@ fn operations(description: &Value) -> BTreeSet<String> {
     operations
 }
 
+/// What a description lets one ask for without naming anything.
+fn askable(description: &Value) -> BTreeSet<String> {
+    let names = |path: &str, operation: &Value| {
+        let mut parameters = operation["parameters"].as_array().into_iter().flatten();
+        path.contains('{') || parameters.any(|parameter| parameter["required"] == true)
+    };
+    let paths = description["paths"].as_object().unwrap();
+    paths
+        .iter()
+        .filter(|(path, item)| item.get("get").is_some_and(|get| !names(path, get)))
+        .map(|(path, _)| path.clone())
+        .collect()
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_answer_is_one_that_the_description_knows() {
     let (world, _server) =
         World::locked_down(WorldOptions::of(env!("CARGO_BIN_EXE_postern-under-test"))).await;
     let description = description(&world).await;
     let described = operations(&description);
+    let askable = askable(&description);
+    assert!(askable.contains("/v1/machines"), "{askable:?}");
     for (person, phases) in [
         (Person::Eve, "examples,coverage"),
         (Person::Olga, "examples,coverage,fuzzing"),
@@ -128,12 +170,19 @@ async fn every_answer_is_one_that_the_description_knows() {
             said,
             account,
             tested,
+            given,
         } = probed(&world, &description, person, phases).await;
         assert!(success, "{person:?}:\n{said}");
         let untested: Vec<_> = described.difference(&tested).collect();
         assert!(
             untested.is_empty(),
             "{person:?} did not probe {untested:?}:\n{said}"
+        );
+        // Else it may be that every call was refused.
+        let refused: Vec<_> = askable.difference(&given).collect();
+        assert!(
+            person == Person::Eve || refused.is_empty(),
+            "{person:?} was never given {refused:?}:\n{said}"
         );
         assert_eq!(account["stop_reason"], "completed", "{person:?}: {account:#}");
         assert_eq!(
