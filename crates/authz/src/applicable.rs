@@ -27,7 +27,7 @@ use crate::{
 
 /// Guardrails in one policy: reading a policy takes time by its size and its depth.
 const AT_MOST: usize = 64;
-/// How many kinds of questions are kept: what is kept of each is bounded, and so all is.
+/// How many kinds of questions are kept: each takes a moment to look up.
 const KINDS: usize = 32;
 /// A guardrail that is nested deeper is not put together with others.
 const SHALLOW: usize = 64;
@@ -49,7 +49,7 @@ pub(crate) struct Together {
 }
 
 /// Guardrails that look at the same.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Part {
     /// `forbid`s of which one applies when any of them does.
     any: PolicySet,
@@ -116,7 +116,7 @@ impl Together {
     fn new<'a>(guardrails: impl Iterator<Item = &'a Policy>) -> Result<Self, AuthzError> {
         let failed = |error: &dyn std::fmt::Display| AuthzError::Cedar(error.to_string());
         let mut together = Self::default();
-        let mut deep = Part::default();
+        let mut deep = PolicySet::new();
         let mut alike: BTreeMap<Option<BTreeSet<Fact>>, Vec<Vec<Value>>> = BTreeMap::new();
         for guardrail in guardrails {
             if let Some(condition) = shallow_condition(guardrail) {
@@ -129,19 +129,21 @@ impl Together {
                 alike.entry(facts).or_default().push(condition);
             } else {
                 together.looked_at.add_everything();
-                deep.any.add(guardrail.clone()).map_err(|error| failed(&error))?;
+                deep.add(guardrail.clone()).map_err(|error| failed(&error))?;
             }
             together
                 .each
                 .add(guardrail.clone())
                 .map_err(|error| failed(&error))?;
         }
+        let kinds = alike.len();
         for (facts, mut conditions) in alike {
             // Those that begin alike come together. Which of them is asked first is no matter.
             conditions.sort_by_cached_key(|tests| tests.first().map(ToString::to_string));
             let mut part = Part {
+                any: PolicySet::new(),
                 facts,
-                ..Part::default()
+                silent: Silent::of(kinds),
             };
             for (number, some) in conditions.chunks(AT_MOST).enumerate() {
                 let any = json!({
@@ -158,8 +160,12 @@ impl Together {
             }
             together.parts.push(part);
         }
-        if !deep.any.is_empty() {
-            together.parts.push(deep);
+        if !deep.is_empty() {
+            together.parts.push(Part {
+                any: deep,
+                facts: None,
+                silent: Silent::of(kinds),
+            });
         }
         Ok(together)
     }
@@ -361,7 +367,7 @@ mod tests {
         "principal, action, resource in Scope::\"/aws\"",
         "principal, action, resource is Scope in Scope::\"/azure\"",
     ];
-    const BODIES: [&str; 26] = [
+    const BODIES: [&str; 31] = [
         "",
         "when { !principal.mfa }",
         "unless { principal.mfa }",
@@ -386,6 +392,11 @@ mod tests {
         "when { context.hour > 12 && principal.subject == \"ada\" }",
         "when { context has source && context.source.isIpv6() }",
         "when { context.networks.isEmpty() }",
+        "when { User::\"corp/ada\" has mfa && !User::\"corp/ada\".mfa }",
+        "when { principal.subject == \"ada\" && User::\"corp/ada\" in Group::\"corp/sre\" }",
+        "when { User::\"corp/ada\" is User in Group::\"corp/sre\" }",
+        "when { Scope::\"/aws/123456789012\".hasTag(\"env\") }",
+        "when { Scope::\"/aws/123456789012\" has cloud }",
         "when { context.now > datetime(\"1970-01-02\") }",
         "when { principal.subject like \"a*\" && {\"a\": [1, 2]}.a.contains(2) && (if context.hour < 12 then true else false) }",
     ];

@@ -17,10 +17,12 @@ use postern_core::{
 };
 use serde_json::Value;
 
-use crate::entities::{Context, Resource};
+use crate::entities::{Context, NETWORK, Resource};
 
 /// How many questions are kept of guardrails that look at the same.
 const KEPT: usize = 16_384;
+/// How many are kept of guardrails that are asked together: some 12 MB at most.
+const KEPT_TOGETHER: usize = 65_536;
 /// How many bytes a question may take to be kept.
 const LONGEST: usize = 128;
 
@@ -76,6 +78,8 @@ fn add(expression: &Value, facts: &mut BTreeSet<Fact>) -> bool {
                 }
                 // One that is not looked into, such as in `principal in …`.
                 ("Var", _) if of.is_string() => false,
+                // The one who asks or what is asked about, if it is that one by chance; networks are no more than names.
+                ("__entity", _) => of.get("type").is_some_and(|kind| kind == NETWORK),
                 _ => add(of, facts),
             }
         }),
@@ -169,13 +173,24 @@ fn network(key: &mut Vec<u8>, network: Option<IpNet>) {
     }
 }
 
-/// The questions to which some guardrails say nothing: at most [`KEPT`], of at most [`LONGEST`] bytes each.
-#[derive(Debug, Default)]
-pub(crate) struct Silent(Mutex<HashSet<Box<[u8]>>>);
+/// The questions to which some guardrails say nothing, of at most [`LONGEST`] bytes each.
+#[derive(Debug)]
+pub(crate) struct Silent {
+    kept: Mutex<HashSet<Box<[u8]>>>,
+    at_most: usize,
+}
 
 impl Silent {
+    /// Of one of so many kinds of guardrails that are asked together.
+    pub(crate) fn of(kinds: usize) -> Self {
+        Self {
+            kept: Mutex::default(),
+            at_most: KEPT.min(KEPT_TOGETHER / kinds.max(1)),
+        }
+    }
+
     pub(crate) fn knows(&self, key: &[u8]) -> bool {
-        let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         kept.contains(key)
     }
 
@@ -183,8 +198,8 @@ impl Silent {
         if key.len() > LONGEST {
             return;
         }
-        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if kept.len() >= KEPT {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept.len() >= self.at_most {
             kept.clear();
         }
         kept.insert(key.into_boxed_slice());
@@ -254,6 +269,13 @@ mod tests {
             "context.now > datetime(\"2026-01-01\")",
             "context == {\"hour\": 1}",
             "principal.mfa && {\"who\": principal}.who in Group::\"corp/sre\"",
+            "User::\"corp/ada\".mfa",
+            "User::\"corp/ada\" has mfa && !User::\"corp/ada\".mfa",
+            "principal.subject == \"ada\" && User::\"corp/ada\" in Group::\"corp/suspended\"",
+            "User::\"corp/ada\" is User in Group::\"corp/sre\"",
+            "Scope::\"/aws\".hasTag(\"env\")",
+            "[Workload::\"ci/build\"].contains(Workload::\"ci/build\")",
+            "{\"__entity\": 1} == {\"a\": 1}",
             "(if true then principal else principal).mfa",
         ] {
             assert_eq!(of(condition), None, "{condition}");
@@ -262,7 +284,8 @@ mod tests {
 
     #[test]
     fn what_is_kept_is_bounded() {
-        let silent = Silent::default();
+        assert_eq!(Silent::of(32).at_most, 2048);
+        let silent = Silent::of(1);
         silent.keep(vec![0; LONGEST + 1]);
         assert!(!silent.knows(&[0; LONGEST + 1]));
         for number in 0..=KEPT {
