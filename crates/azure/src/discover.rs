@@ -59,6 +59,9 @@ pub(crate) async fn accounts(arm: &Arm, config: &AzureConfig) -> Result<Accounts
     Ok(accounts)
 }
 
+/// How many characters are told of what stands in place of a text.
+const TOLD: usize = 80;
+
 /// The ids of the listed subscriptions that can be written; where one is no string, what stands there instead.
 ///
 /// Source: "Subscriptions - List" (Azure Resource Manager REST reference, 2022-12-01): `subscriptionId` and `state` are
@@ -66,7 +69,7 @@ pub(crate) async fn accounts(arm: &Arm, config: &AzureConfig) -> Result<Accounts
 fn ids_of(listed: &[Value]) -> Vec<String> {
     let text = |one: &Value, name: &str| match one.get(name) {
         Some(Value::String(text)) => text.clone(),
-        Some(other) => other.to_string(),
+        Some(other) => other.to_string().chars().take(TOLD).collect(),
         None => String::new(),
     };
     listed

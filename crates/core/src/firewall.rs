@@ -173,7 +173,7 @@ pub struct Door {
     /// The rule that makes it.
     pub rule: RuleRef,
     /// Whether it is certain. Otherwise a rule names something whose addresses are not known here, a network rule denies
-    /// what was translated, or a parent policy's NAT rule makes or takes it; the sources are then the most that it could
+    /// what was translated, or a parent policy's NAT rule makes or takes it, or one before it may take it; the sources are then the most that it could
     /// be.
     pub certain: bool,
 }
@@ -222,7 +222,7 @@ impl Firewall {
         let everywhere = Addresses::of(family.any().net());
         let mut doors = Vec::new();
         let mut answered: Vec<Rect> = Vec::new();
-        let mut inherited: Vec<Rect> = Vec::new();
+        let mut doubted: Vec<Rect> = Vec::new();
         for (collection, rule) in self.ordered() {
             let Action::Translate {
                 address: target,
@@ -249,8 +249,8 @@ impl Firewall {
                     rects.iter().flat_map(|rect| subtract(*rect, taken)).collect()
                 };
                 let left = pieces(&footprint.certain, &answered);
-                // What is left where no parent's rule stands before, and where one may.
-                let free = pieces(&left, &inherited);
+                // What is left where no other rule may answer before, and where one may.
+                let free = pieces(&left, &doubted);
                 let doubtful = pieces(&left, &free);
                 for (rects, certain) in [
                     (free, is_own && target.is_some()),
@@ -278,8 +278,9 @@ impl Firewall {
             if collection.inherited == 0 {
                 answered.extend(footprint.certain);
             } else {
-                inherited.extend(footprint.certain.into_iter().chain(footprint.possible));
+                doubted.extend(footprint.certain);
             }
+            doubted.extend(footprint.possible);
         }
         doors
     }

@@ -96,12 +96,7 @@ pub(crate) fn associate(
 ) -> Result<String> {
     ctx.region.interface(interface)?;
     let association = ctx.new_id("eipassoc");
-    if let Some(other) = ctx.region.address_of(interface).map(|address| address.id.clone())
-        && other != allocation
-        && let Some(other) = ctx.region.addresses.get_mut(&other)
-    {
-        other.association = None;
-    }
+    let displaced = ctx.region.address_of(interface).map(|address| address.id.clone());
     let address = ctx.region.addresses.get_mut(allocation).ok_or_else(|| {
         let message = format!("The allocation ID '{allocation}' does not exist");
         Ec2Error::new("InvalidAllocationID.NotFound", message)
@@ -118,6 +113,11 @@ pub(crate) fn associate(
     let before = address
         .association
         .replace((association.clone(), interface.to_owned()));
+    if let Some(displaced) = displaced.filter(|one| one != allocation)
+        && let Some(displaced) = ctx.region.addresses.get_mut(&displaced)
+    {
+        displaced.association = None;
+    }
     ctx.region.interface_mut(interface)?.lent_ip = None;
     if let Some((_, before)) = before {
         ctx.region.lend_in_place_of_elastic(&before)?;
