@@ -466,47 +466,47 @@ mod tests {
             // Each twice: what is known by then says the same, and of no other question.
             let again = asked.clone();
             for ((principal, resource, context), action) in asked.into_iter().chain(again) {
-            let references: Vec<_> = principal.references().collect();
-            let (ports, source) = context.pairs().next().unwrap();
-            let question = |looked_at: &LookedAt| {
-                let entities = Entities::from_entities(
-                    [
-                        names.principal_entity(&principal, &references, &[], looked_at).unwrap(),
-                        names.resource_entity(&resource, &[], looked_at).unwrap(),
-                    ],
-                    None,
-                )
-                .unwrap();
-                let request = Request::new(
-                    names.principal(&principal.reference()),
-                    names.action(action),
-                    names.scope(&resource.scope),
-                    context.cedar(ports, source, &names, &Networks::default(), looked_at).unwrap(),
-                    None,
-                )
-                .unwrap();
-                (request, entities)
-            };
-            let cedar = Cedar::new();
-            let said = |answer: &Response| {
-                let reasons: HashSet<PolicyId> = answer.diagnostics().reason().cloned().collect();
-                let errors: BTreeSet<String> = answer.diagnostics().errors().map(ToString::to_string).collect();
-                (reasons, errors)
-            };
-            let together = applicable.to(action).and_then(|together| {
-                let (request, entities) = question(together.looked_at());
-                let question = Question {
-                    principal: &principal,
-                    resource: &resource,
-                    context: &context,
-                    ports,
-                    source,
+                let references: Vec<_> = principal.references().collect();
+                let (ports, source) = context.pairs().next().unwrap();
+                let question = |looked_at: &LookedAt| {
+                    let entities = Entities::from_entities(
+                        [
+                            names.principal_entity(&principal, &references, &[], looked_at).unwrap(),
+                            names.resource_entity(&resource, &[], looked_at).unwrap(),
+                        ],
+                        None,
+                    )
+                    .unwrap();
+                    let request = Request::new(
+                        names.principal(&principal.reference()),
+                        names.action(action),
+                        names.scope(&resource.scope),
+                        context.cedar(ports, source, &names, &Networks::default(), looked_at).unwrap(),
+                        None,
+                    )
+                    .unwrap();
+                    (request, entities)
                 };
-                together.ask(&cedar, &question, || Ok(&request), &entities).unwrap()
-            });
-            let (request, entities) = question(&LookedAt::everything());
-            let expected = said(&cedar.is_authorized(&request, &parsed, &entities));
-            prop_assert_eq!(together.as_ref().map(said).unwrap_or_default(), expected);
+                let cedar = Cedar::new();
+                let said = |answer: &Response| {
+                    let reasons: HashSet<PolicyId> = answer.diagnostics().reason().cloned().collect();
+                    let errors: BTreeSet<String> = answer.diagnostics().errors().map(ToString::to_string).collect();
+                    (reasons, errors)
+                };
+                let together = applicable.to(action).and_then(|together| {
+                    let (request, entities) = question(together.looked_at());
+                    let question = Question {
+                        principal: &principal,
+                        resource: &resource,
+                        context: &context,
+                        ports,
+                        source,
+                    };
+                    together.ask(&cedar, &question, || Ok(&request), &entities).unwrap()
+                });
+                let (request, entities) = question(&LookedAt::everything());
+                let expected = said(&cedar.is_authorized(&request, &parsed, &entities));
+                prop_assert_eq!(together.as_ref().map(said).unwrap_or_default(), expected);
             }
         }
     }
