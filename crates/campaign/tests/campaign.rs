@@ -99,6 +99,10 @@ const MET_WITH_ALL: [(u64, &str); 11] = [
         600_330,
         "a parent policy's NAT rules were taken for inherited, and hid others' rule that led to the grant's port",
     ),
+    (
+        282,
+        "a group whose last machine left while it was locked down without a write was looked at for another hour",
+    ),
 ];
 
 /// Runs `postern-campaign campaign` and gives its totals and all that it printed.

@@ -126,8 +126,9 @@ impl Tx {
         .collect()
     }
 
-    /// Those of the points at which something is wanted, or was ever written: by a policy that covers a machine behind
-    /// it, a grant, or a change that is not known to have failed.
+    /// Those of the points at which something is wanted, or was: by a policy that covers a machine behind it, a grant, or
+    /// a change that is not known to have failed; and those that somebody looks at, or is about to. A point that a policy
+    /// locked down without a write is looked at for as long as nobody says that its last machine left.
     pub async fn points_in_use(&mut self, points: &[PointId]) -> Result<BTreeSet<PointId>, StoreError> {
         let points: Vec<uuid::Uuid> = points.iter().map(|point| point.uuid()).collect();
         let in_use = sqlx::query_scalar!(
@@ -137,7 +138,9 @@ impl Tx {
                   OR EXISTS (SELECT FROM grant_hops h WHERE h.point_id = p.id AND NOT h.done)
                   OR EXISTS (SELECT FROM journal j WHERE j.point_id = p.id AND j.outcome = 'succeeded')
                   OR EXISTS (SELECT FROM journal j WHERE j.point_id = p.id AND j.outcome = 'unknown')
-                  OR EXISTS (SELECT FROM journal j WHERE j.point_id = p.id AND j.outcome IS NULL)"#,
+                  OR EXISTS (SELECT FROM journal j WHERE j.point_id = p.id AND j.outcome IS NULL)
+                  OR EXISTS (SELECT FROM points q
+                             WHERE q.id = p.id AND (q.due_at IS NOT NULL OR q.lease_until IS NOT NULL))"#,
             &points,
         )
         .fetch_all(&mut *self.inner)

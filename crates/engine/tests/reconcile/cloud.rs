@@ -13,7 +13,7 @@ use async_trait::async_trait;
 use postern_core::{
     enforcer::{
         Accounts, Bindings, Change, Desired, DiscoveryPage, Displaced, EnforceError, Enforcer, Evidence,
-        Finding, Marked, Marks, Observed, Obstacle, Plan, Recalled, Unlisted, Verb,
+        Finding, Marked, Marks, Observed, Obstacle, Plan, Print, Recalled, Unlisted, Verb,
     },
     id::GrantId,
     inventory::Machine,
@@ -262,6 +262,10 @@ impl Observed for Seen {
 
     fn snapshot(&self) -> Value {
         json!(self.present)
+    }
+
+    fn print(&self) -> Option<Print> {
+        Print::of(&format!("{self:?}"))
     }
 
     fn settled(&self) -> bool {

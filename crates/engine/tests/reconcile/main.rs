@@ -25,10 +25,12 @@ use cloud::Fault;
 use postern_core::{
     enforcer::EnforceError,
     grant::{EndCause, GrantState},
+    inventory::Layer,
+    point::PointRef,
     time::{Clock, SystemClock},
 };
 use postern_store::Urgency;
-use world::{ACCOUNT, World};
+use world::{ACCOUNT, REGION, World};
 
 const LONG: Duration = Duration::from_mins(10);
 const SHORT: Duration = Duration::from_secs(1);
@@ -413,5 +415,34 @@ async fn a_machine_that_moves_to_a_stricter_policy_loses_what_that_policy_refuse
         panic!("not closed")
     };
     assert_eq!(closed.cause, EndCause::PolicyRemoved);
+    world.assert_sound().await;
+}
+
+/// A point that is locked down without a write has nothing in the journal to be known by.
+#[tokio::test]
+async fn a_group_that_its_last_machine_leaves_is_released_and_looked_at_no_more() {
+    let world = World::new().await;
+    let due_at = async |point: &PointRef| world.store.point(point).await.unwrap().unwrap().due_at;
+    let left = PointRef::security_group(ACCOUNT, REGION, "sg-00000000000000001").unwrap();
+    let reported = async || {
+        let point = world.store.point(&left).await.unwrap().unwrap().id;
+        world.store.report(point).await.unwrap().unwrap()["locked"].clone()
+    };
+    assert!(due_at(&left).await.is_some(), "its lockdown is looked after");
+    assert!(reported().await.is_string());
+
+    {
+        let mut state = world.cloud.state.lock().unwrap();
+        let Layer::SecurityGroups { groups } = &mut state.machines[0].interfaces[0].layers[0] else {
+            panic!("an instance has groups")
+        };
+        "sg-00000000000000002".clone_into(&mut groups[0].id);
+    }
+    world.engine.discover_all().await;
+    world.settle().await;
+    assert_eq!(due_at(&left).await, None);
+    assert!(reported().await.is_null());
+    let joined = PointRef::security_group(ACCOUNT, REGION, "sg-00000000000000002").unwrap();
+    assert!(due_at(&joined).await.is_some());
     world.assert_sound().await;
 }

@@ -471,7 +471,7 @@ async fn a_pass_that_names_its_own_point_among_the_others_looks_again_then() {
 }
 
 #[tokio::test]
-async fn a_point_is_in_use_by_what_is_wanted_there_or_was_written() {
+async fn a_point_is_in_use_by_what_is_wanted_there_or_was_written_and_while_it_is_looked_at() {
     let store = fresh_store().await;
     let in_use = async || {
         let mut tx = store.begin().await.unwrap();
@@ -504,7 +504,9 @@ async fn a_point_is_in_use_by_what_is_wanted_there_or_was_written() {
     // A change that was intended, and then made.
     let points: Vec<_> = of_second.into_iter().collect();
     mark(&store, &points[..1], 0, Urgency::Look).await;
+    assert_eq!(in_use().await.1, points[..1].iter().copied().collect(), "due");
     let lease = lease(&store, 10).await.pop().unwrap();
+    assert_eq!(in_use().await.1, [lease.point].into(), "leased");
     for (number, outcome, used) in [
         (1, Outcome::Failed, 0),
         (2, Outcome::Unknown, 1),
@@ -523,6 +525,7 @@ async fn a_point_is_in_use_by_what_is_wanted_there_or_was_written() {
             detail: serde_json::Value::Null,
         };
         tx.settle(&[settled], at(2)).await.unwrap();
+        tx.finish(&lease, Next::Never, &[]).await.unwrap();
         assert_eq!(
             tx.points_in_use(&points).await.unwrap().len(),
             used,
@@ -531,6 +534,9 @@ async fn a_point_is_in_use_by_what_is_wanted_there_or_was_written() {
         tx.rollback().await.unwrap();
     }
 
+    let mut tx = store.begin().await.unwrap();
+    tx.finish(&lease, Next::Never, &[]).await.unwrap();
+    tx.commit().await.unwrap();
     let grants = with_grants(&store, 1).await;
     let hops = &store.hops_of(&[grants[0].id]).await.unwrap()[&grants[0].id];
     assert_eq!(in_use().await.1, hops.iter().map(|hop| hop.point).collect());
