@@ -120,6 +120,7 @@ async fn a_siem_a_chat_and_people_hear_of_a_grant_also_when_the_server_dies() {
         r#"
 [notify]
 base_url = "https://postern.example.com"
+request_url = "https://portal.example.com/access/{{request}}?from=postern"
 allow_private = true
 [[notify.webhooks]]
 name = "siem"
@@ -163,6 +164,13 @@ actions = ["grant.open"]
     assert_eq!(opened["id"], opened["event"]["id"]);
     assert_eq!(opened["event"]["data"]["grant"], grant.id);
     assert_eq!(opened["event"]["data"]["machine"], machine);
+    // Programs are led to the API, and people to the portal.
+    let portal = format!("https://portal.example.com/access/{}?from=postern", request.id);
+    assert_eq!(opened["event"]["data"]["request_url"], portal);
+    assert_eq!(
+        opened["event"]["data"]["link"],
+        format!("https://postern.example.com/v1/grants/{}", grant.id)
+    );
     let chat = heard.iter().find(|line| line["kind"] == "chat").unwrap();
     let text = chat["text"].as_str().unwrap();
     assert!(
@@ -170,10 +178,7 @@ actions = ["grant.open"]
         "{text}"
     );
     assert!(
-        text.contains(&format!(
-            "https://postern.example.com/v1/access-requests/{}",
-            request.id
-        )),
+        text.contains(&format!("<{portal}|Open in the portal>")) && !text.contains("/v1/"),
         "{text}"
     );
     let mail = heard.iter().find(|line| line["kind"] == "mail").unwrap();
@@ -186,6 +191,8 @@ actions = ["grant.open"]
         mail["subject"].as_str().unwrap().contains("opened a port"),
         "{mail}"
     );
+    let text = mail["text"].as_str().unwrap();
+    assert!(text.contains(&portal) && !text.contains("/v1/"), "{text}");
 
     // It is revoked, and the server dies before anybody can have heard all of it.
     world

@@ -15,7 +15,9 @@ use url::Url;
 
 use crate::{
     channel::Channel,
+    link::Links,
     mail::MailChannel,
+    portal::RequestUrl,
     web::{self, SlackChannel, WebhookChannel},
 };
 
@@ -26,8 +28,10 @@ const MAX_SUBSCRIBERS: usize = 50;
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct NotifyConfig {
-    /// Where people reach Postern; links in messages are below it.
+    /// Where Postern's API is reached; links to it are below it.
     pub base_url: Option<Url>,
+    /// Where people see a request: links for people lead there, and no longer to the API.
+    pub request_url: Option<RequestUrl>,
     /// Allows receivers at private and loopback addresses, and webhooks over plain HTTP.
     pub allow_private: bool,
     /// How long a message is tried before it is given up, in hours, 1 to 720.
@@ -46,6 +50,7 @@ impl Default for NotifyConfig {
     fn default() -> Self {
         Self {
             base_url: None,
+            request_url: None,
             allow_private: false,
             give_up_after_hours: 72,
             keep_delivered_hours: 168,
@@ -279,6 +284,14 @@ impl MailConfig {
 }
 
 impl NotifyConfig {
+    /// What links are made from.
+    pub(crate) fn links(&self) -> Links {
+        Links {
+            base: self.base_url.clone(),
+            request: self.request_url.clone(),
+        }
+    }
+
     /// How long a message is tried.
     pub(crate) fn give_up_after(&self) -> Duration {
         Duration::from_hours(self.give_up_after_hours.into())

@@ -10,11 +10,14 @@
 
 mod channel;
 mod config;
+mod link;
 mod mail;
 mod message;
 mod notifier;
+mod portal;
 mod web;
 
 pub use channel::{Channel, DeliveryError};
 pub use config::{InvalidNotify, MailConfig, MailTls, NotifyConfig, SlackConfig, WebhookConfig};
 pub use notifier::{Notifier, NotifyMetrics, Setting};
+pub use portal::{InvalidRequestUrl, RequestUrl};

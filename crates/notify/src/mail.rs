@@ -106,7 +106,7 @@ impl Channel for MailChannel {
         let mut text = message.summary.clone();
         if let Some(link) = &message.link {
             text.push_str("\n\n");
-            text.push_str(link.as_str());
+            text.push_str(link.address());
         }
         text.push('\n');
         let mut builder = lettre::Message::builder()

@@ -7,7 +7,8 @@ use postern_core::{
 };
 use postern_store::StoredEvent;
 use serde_json::{Value, json};
-use url::Url;
+
+use crate::link::{Link, Links};
 
 /// An event, ready to be told.
 #[derive(Debug, Clone)]
@@ -21,8 +22,8 @@ pub struct Message {
     pub cloud_event: Value,
     /// One line for people.
     pub summary: String,
-    /// Where to see it, or decide on it.
-    pub link: Option<Url>,
+    /// Where people see it, or decide on it.
+    pub link: Option<Link>,
     /// What waits for somebody to decide, if it is about such a thing: its link is where that is done.
     pub undecided: Option<Undecided>,
 }
@@ -37,10 +38,9 @@ pub enum Undecided {
 }
 
 impl Message {
-    /// Of an event of this installation; links are below `base`.
-    pub fn of(stored: &StoredEvent, installation: &Installation, base: Option<&Url>) -> Self {
+    /// Of an event of this installation.
+    pub fn of(stored: &StoredEvent, installation: &Installation, links: &Links) -> Self {
         let event = &stored.event;
-        let link = base.and_then(|base| link(base, event));
         let subject = &event.subject;
         let data = json!({
             "action": event.action,
@@ -49,11 +49,12 @@ impl Message {
             "scope": event.scope,
             "reason": event.reason,
             "request": subject.request,
+            "request_url": links.portal(event),
             "grant": subject.grant,
             "policy": subject.policy,
             "machine": subject.machine,
             "point": subject.point,
-            "link": link,
+            "link": links.api(event),
         });
         let mut cloud_event = json!({
             "specversion": "1.0",
@@ -73,7 +74,7 @@ impl Message {
             id: event.id.to_string(),
             cloud_event,
             summary: summary(event),
-            link,
+            link: links.people(event),
             undecided: undecided(event),
         }
     }
@@ -81,7 +82,7 @@ impl Message {
 
 /// What waits for somebody to decide, if the event says that something does. Whether a request that was just made is
 /// granted by its policy at once is told by what it waits for.
-fn undecided(event: &AuditEvent) -> Option<Undecided> {
+pub(crate) fn undecided(event: &AuditEvent) -> Option<Undecided> {
     if matches!(event.action.as_str(), "review.remind" | "review.escalate") {
         let review = event.details.get("review").and_then(Value::as_str);
         return review.map(|review| Undecided::Review(review.to_owned()));
@@ -123,7 +124,7 @@ fn subject_of(event: &AuditEvent) -> Option<String> {
 }
 
 /// The access review that the event is of, by its id.
-fn access_review(event: &AuditEvent) -> Option<&str> {
+pub(crate) fn access_review(event: &AuditEvent) -> Option<&str> {
     event.details.get("access_review")?.as_str()
 }
 
@@ -133,25 +134,6 @@ fn actor(actor: &Actor) -> String {
         Actor::System { component } => format!("postern ({component})"),
         Actor::Anonymous => "somebody without a valid token".to_owned(),
     }
-}
-
-fn link(base: &Url, event: &AuditEvent) -> Option<Url> {
-    let subject = &event.subject;
-    match undecided(event) {
-        Some(Undecided::Request(request)) => {
-            return base.join(&format!("v1/access-requests/{request}")).ok();
-        }
-        // The list is where they are seen; what was opened is seen at the request.
-        Some(Undecided::Review(_)) => return base.join("v1/reviews?status=open").ok(),
-        None => {}
-    }
-    let path = match (&subject.grant, &subject.request, &subject.policy) {
-        (Some(grant), ..) => format!("v1/grants/{grant}"),
-        (None, Some(request), _) => format!("v1/access-requests/{request}"),
-        (None, None, Some(policy)) => format!("v1/jit-policies/{policy}"),
-        (None, None, None) => format!("v1/access-reviews/{}", access_review(event)?),
-    };
-    base.join(&path).ok()
 }
 
 /// What happened, in words.
@@ -260,9 +242,19 @@ mod tests {
         }
     }
 
+    fn below(base: &str) -> Links {
+        Links {
+            base: Some(base.parse().unwrap()),
+            request: None,
+        }
+    }
+
+    fn told(stored: &StoredEvent, links: &Links) -> Message {
+        Message::of(stored, &"prod".parse().unwrap(), links)
+    }
+
     fn message() -> Message {
-        let base = "https://postern.example.com/jit/".parse().unwrap();
-        Message::of(&asked(), &"prod".parse().unwrap(), Some(&base))
+        told(&asked(), &below("https://postern.example.com/jit/"))
     }
 
     #[test]
@@ -289,11 +281,56 @@ mod tests {
             message.summary,
             "user:corp/ada asks for access (/aws/123456789012): disk full"
         );
-        let link = message.link.unwrap().to_string();
+        let link = message.link.unwrap();
+        let link = link.address();
         assert!(
             link.starts_with("https://postern.example.com/jit/v1/access-requests/"),
             "{link}"
         );
+    }
+
+    #[test]
+    fn people_are_led_to_the_portal_and_programs_to_the_api_as_well() {
+        let links = |base: Option<&str>| Links {
+            base: base.map(|base| base.parse().unwrap()),
+            request: Some("https://portal.example.com/access/{request}".parse().unwrap()),
+        };
+        let request = an_id::<postern_core::id::RequestKind>(2);
+        let grant = an_id::<postern_core::id::GrantKind>(3);
+        let portal = format!("https://portal.example.com/access/{request}");
+        let mut opened = asked();
+        opened.event.action = "grant.open".into();
+        opened.event.subject.grant = Some(grant);
+        let mut waiting = opened.clone();
+        waiting.event.details = json!({ "awaits": [{ "policy_name": "ssh" }] });
+        for (stored, link) in [
+            (asked(), format!("access-requests/{request}")),
+            (waiting, format!("access-requests/{request}")),
+            (opened, format!("grants/{grant}")),
+        ] {
+            let message = told(&stored, &links(Some("https://postern.example.com/")));
+            assert_eq!(message.link, Some(Link::Portal(portal.clone())));
+            let data = &message.cloud_event["data"];
+            assert_eq!(data["request_url"], portal);
+            assert_eq!(data["link"], format!("https://postern.example.com/v1/{link}"));
+            // A portal is enough.
+            let message = told(&stored, &links(None));
+            assert_eq!(message.link, Some(Link::Portal(portal.clone())));
+            assert!(message.cloud_event["data"].get("link").is_none());
+        }
+        assert!(
+            message().cloud_event["data"].get("request_url").is_none(),
+            "there is no portal"
+        );
+        // What names no request is seen in the API alone.
+        let mut changed = asked();
+        changed.event.subject = Subject {
+            policy: Some(an_id(4)),
+            ..Subject::default()
+        };
+        let changed = told(&changed, &links(Some("https://postern.example.com/")));
+        assert!(matches!(changed.link, Some(Link::Postern(_))), "{changed:?}");
+        assert!(changed.cloud_event["data"].get("request_url").is_none());
     }
 
     #[test]
@@ -304,8 +341,7 @@ mod tests {
         started.event.reason = Some("`who needs what`".into());
         let review = an_id::<postern_core::id::AccessReviewKind>(4).to_string();
         started.event.details = json!({ "access_review": review, "reviewers": ["user:corp/lea"] });
-        let base = "https://postern.example.com/".parse().unwrap();
-        let told = Message::of(&started, &"prod".parse().unwrap(), Some(&base));
+        let told = told(&started, &below("https://postern.example.com/"));
         assert_eq!(
             told.summary,
             "user:corp/ada started an access review (/aws/123456789012): `who needs what`"
@@ -314,7 +350,7 @@ mod tests {
         assert!(
             told.link
                 .unwrap()
-                .path()
+                .address()
                 .ends_with(&format!("/v1/access-reviews/{review}"))
         );
         assert!(!told.cloud_event.to_string().contains("user:corp/lea"));
@@ -326,12 +362,11 @@ mod tests {
         let mut waiting = asked();
         waiting.event.details = json!({ "awaits": [{ "policy_name": "ssh" }] });
         waiting.event.subject.grant = Some(an_id(3));
-        let base = "https://postern.example.com/".parse().unwrap();
-        let told = Message::of(&waiting, &"prod".parse().unwrap(), Some(&base));
+        let told = told(&waiting, &below("https://postern.example.com/"));
         let request = an_id::<postern_core::id::RequestKind>(2).to_string();
         assert_eq!(told.undecided, Some(Undecided::Request(request.clone())));
         assert!(
-            told.link.unwrap().path().ends_with(&request),
+            told.link.unwrap().address().ends_with(&request),
             "where it is decided"
         );
     }
@@ -345,11 +380,14 @@ mod tests {
         };
         let review = an_id::<postern_core::id::ReviewKind>(5).to_string();
         reminded.event.details = json!({ "review": review, "requester": "user:corp/ada" });
-        let base = "https://postern.example.com/".parse().unwrap();
-        let told = Message::of(&reminded, &"prod".parse().unwrap(), Some(&base));
+        let links = Links {
+            request: Some("https://portal.example.com/access/{request}".parse().unwrap()),
+            ..below("https://postern.example.com/")
+        };
+        let told = told(&reminded, &links);
         assert_eq!(told.undecided, Some(Undecided::Review(review)));
         assert_eq!(
-            told.link.unwrap().as_str(),
+            told.link.unwrap().address(),
             "https://postern.example.com/v1/reviews?status=open"
         );
         assert_eq!(

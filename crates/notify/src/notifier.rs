@@ -19,11 +19,11 @@ use prometheus_client::{
 };
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use url::Url;
 
 use crate::{
     channel::{Channel, DeliveryError},
     config::{InvalidNotify, NotifyConfig},
+    link::Links,
     message::Message,
 };
 
@@ -104,7 +104,7 @@ pub struct Notifier {
     owner: String,
     lease: Duration,
     installation: Installation,
-    base_url: Option<Url>,
+    links: Links,
     give_up_after: TimeDelta,
     keep_delivered: TimeDelta,
     channels: Arc<BTreeMap<String, Box<dyn Channel>>>,
@@ -136,7 +136,7 @@ impl Notifier {
             owner,
             lease,
             installation,
-            base_url: config.base_url.clone(),
+            links: config.links(),
             give_up_after: TimeDelta::from_std(config.give_up_after()).unwrap_or(TimeDelta::MAX),
             keep_delivered: TimeDelta::from_std(config.keep_delivered()).unwrap_or(TimeDelta::MAX),
             metrics,
@@ -268,7 +268,7 @@ impl Notifier {
 
     async fn attempt(&self, subscriber: &str, waiting: &Waiting) -> Attempted {
         let now = self.clock.now();
-        let message = Message::of(&waiting.event, &self.installation, self.base_url.as_ref());
+        let message = Message::of(&waiting.event, &self.installation, &self.links);
         let result = match self.channels.get(subscriber) {
             Some(channel) => channel.deliver(&message, now).await,
             // Another replica has a later configuration, in which it is.

@@ -218,16 +218,28 @@ impl Channel for SlackChannel {
     }
 }
 
-fn slack_text(message: &Message) -> String {
-    let escaped = message
-        .summary
-        .replace('&', "&amp;")
+fn escaped(text: &str) -> String {
+    text.replace('&', "&amp;")
         .replace('<', "&lt;")
-        .replace('>', "&gt;");
-    let seen = match (&message.link, &message.undecided) {
-        (Some(link), Some(_)) => format!("{escaped}\n<{link}|Decide in Postern>"),
-        (Some(link), None) => format!("{escaped}\n<{link}|Open in Postern>"),
-        (None, _) => escaped,
+        .replace('>', "&gt;")
+}
+
+fn slack_text(message: &Message) -> String {
+    let summary = escaped(&message.summary);
+    let seen = match &message.link {
+        Some(link) => {
+            let verb = if message.undecided.is_some() {
+                "Decide"
+            } else {
+                "Open"
+            };
+            format!(
+                "{summary}\n<{}|{verb} in {}>",
+                escaped(link.address()),
+                link.place()
+            )
+        }
+        None => summary,
     };
     // Ids have no characters that a chat reads as markup.
     match &message.undecided {
@@ -240,6 +252,11 @@ fn slack_text(message: &Message) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::link::Link;
+
+    fn api(url: &str) -> Link {
+        Link::Postern(url.parse().unwrap())
+    }
 
     #[test]
     fn what_a_receiver_echoes_of_its_address_is_not_kept() {
@@ -264,7 +281,7 @@ mod tests {
             id: "1".into(),
             cloud_event: json!({}),
             summary: "ada asks: <!channel> <https://evil.example|approve> & more".into(),
-            link: Some("https://postern.example.com/v1/grants/1".parse().unwrap()),
+            link: Some(api("https://postern.example.com/v1/grants/1")),
             undecided: None,
         };
         assert_eq!(
@@ -280,7 +297,7 @@ mod tests {
             id: "1".into(),
             cloud_event: json!({}),
             summary: "it waits".into(),
-            link: Some("https://postern.example.com/v1/x".parse().unwrap()),
+            link: Some(api("https://postern.example.com/v1/x")),
             undecided: Some(undecided),
         };
         assert_eq!(
@@ -290,6 +307,25 @@ mod tests {
         assert_eq!(
             slack_text(&waits(Undecided::Review("rev_1".into()))),
             "it waits\n<https://postern.example.com/v1/x|Decide in Postern>\n`postern reviews close rev_1 --note \"…\"`"
+        );
+    }
+
+    #[test]
+    fn a_link_to_the_portal_says_so_and_is_whole() {
+        let message = |undecided| Message {
+            id: "1".into(),
+            cloud_event: json!({}),
+            summary: "it waits".into(),
+            link: Some(Link::Portal("https://portal.example.com/?view=1&id=req_1".into())),
+            undecided,
+        };
+        assert_eq!(
+            slack_text(&message(Some(Undecided::Request("req_1".into())))),
+            "it waits\n<https://portal.example.com/?view=1&amp;id=req_1|Decide in the portal>\n`postern approve req_1`"
+        );
+        assert_eq!(
+            slack_text(&message(None)),
+            "it waits\n<https://portal.example.com/?view=1&amp;id=req_1|Open in the portal>"
         );
     }
 }

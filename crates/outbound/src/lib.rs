@@ -81,6 +81,16 @@ pub fn check_url(url: &Url, allow_private: bool) -> Result<(), NotAllowed> {
     }
 }
 
+/// Whether the address is this machine's own, where plain HTTP passes nobody.
+pub fn is_loopback(url: &Url) -> bool {
+    match url.host() {
+        Some(Host::Ipv4(address)) => address.is_loopback(),
+        Some(Host::Ipv6(address)) => address.is_loopback(),
+        Some(Host::Domain(name)) => name == "localhost",
+        None => false,
+    }
+}
+
 /// Why there is no secret.
 #[derive(Debug, thiserror::Error)]
 pub enum NoSecret {

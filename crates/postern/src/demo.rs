@@ -41,7 +41,7 @@ pub async fn run(args: DemoArgs) -> Result<(), Failure> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let ids: Arc<dyn IdSource> = Arc::new(RandomIds);
     if args.check {
-        return story::play(clock, ids).await;
+        return Box::pin(story::play(clock, ids)).await;
     }
     let dir = DemoDir::choose(args.data_dir)?;
     look_for_port(args.port)?;

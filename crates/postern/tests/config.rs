@@ -74,10 +74,11 @@ fn every_default_that_the_shipped_file_shows_is_the_default() {
 
 /// Commented-out settings whose value is the default; examples of optional settings are not among them.
 fn is_setting(line: &str) -> bool {
-    const EXAMPLES: [&str; 18] = [
+    const EXAMPLES: [&str; 19] = [
         "trusted_proxies",
         "url ",
         "base_url",
+        "request_url",
         "authorized_parties",
         "networks",
         "jwks_uri",
@@ -271,7 +272,7 @@ fn line_of(text: &str) -> usize {
 
 #[test]
 fn each_wrong_key_or_value_is_refused_with_its_line_and_key() {
-    let cases: [(&str, &str, &str, &str); 17] = [
+    let cases: [(&str, &str, &str, &str); 19] = [
         // line, instead, key, part of the message
         (
             "name = \"prod\"",
@@ -368,6 +369,18 @@ fn each_wrong_key_or_value_is_refused_with_its_line_and_key() {
             "workers = -1 ",
             "engine.workers",
             "expected u32",
+        ),
+        (
+            "# request_url = \"https://portal.example.com/access/{request}\"",
+            "request_url = \"https://portal.example.com/access\"",
+            "notify.request_url",
+            "wants `{request}` exactly once",
+        ),
+        (
+            "# request_url = \"https://portal.example.com/access/{request}\"",
+            "request_url = \"http://portal.example.com/access/{request}\"",
+            "notify.request_url",
+            "neither HTTPS nor on loopback",
         ),
         (
             "owners = [\"group:corp/postern-owners\"]",
