@@ -63,7 +63,7 @@ const MET_WITH_SHAPES: [(u64, &str); 4] = [
 ];
 
 /// Seeds with every shape that there is now, likewise.
-const MET_WITH_ALL: [(u64, &str); 11] = [
+const MET_WITH_ALL: [(u64, &str); 12] = [
     (
         248,
         "the judge blamed a grant that was being opened for its rule in a firewall, which somebody had widened",
