@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::{HOSTILE, a_machine};
 use crate::{
-    AuditFilter, Order, Store, StoreOptions, Visible,
+    AuditFilter, Order, Page, Store, StoreError, StoreOptions, StoredEvent, Visible,
     audit::Bounds,
     testing::{fresh_database, fresh_store},
 };
@@ -78,6 +78,30 @@ async fn list(store: &Store, filter: &AuditFilter) -> Vec<AuditEvent> {
         .await
         .unwrap();
     page.items.into_iter().map(|stored| stored.event).collect()
+}
+
+/// How many events are on a page that is [read through](read_through).
+const PAGE: u32 = 4;
+
+/// All events of the pages, read one after the other in this order; the oldest first.
+async fn read_through(
+    order: Order,
+    page: impl AsyncFn(Option<i64>) -> Result<Page<StoredEvent, i64>, StoreError>,
+) -> Vec<AuditEvent> {
+    let (mut seen, mut after) = (Vec::new(), None);
+    loop {
+        let page = page(after).await.unwrap();
+        assert!(page.items.len() == PAGE as usize || page.next.is_none());
+        seen.extend(page.items.into_iter().map(|stored| stored.event));
+        after = page.next;
+        if after.is_none() {
+            break;
+        }
+    }
+    if order == Order::NewestFirst {
+        seen.reverse();
+    }
+    seen
 }
 
 #[tokio::test]
@@ -370,19 +394,8 @@ async fn pages_follow_each_other_in_both_orders() {
     let events: Vec<AuditEvent> = (1..=10).map(an_event).collect();
     append(&store, &events).await;
     for order in [Order::OldestFirst, Order::NewestFirst] {
-        let (mut seen, mut after) = (Vec::new(), None);
-        loop {
-            let page = store.audit_events(&everything(), after, 4, order).await.unwrap();
-            seen.extend(page.items.into_iter().map(|stored| stored.event));
-            after = page.next;
-            if after.is_none() {
-                break;
-            }
-        }
-        if order == Order::NewestFirst {
-            seen.reverse();
-        }
-        assert_eq!(seen, events);
+        let page = async |after| store.audit_events(&everything(), after, PAGE, order).await;
+        assert_eq!(read_through(order, page).await, events);
     }
 }
 
@@ -453,28 +466,11 @@ async fn a_span_of_time_holds_the_same_events_whether_it_is_read_by_time_or_by_n
                 few: -1,
                 places: -1,
             };
-            let seen = read_through(&store, &filter, order, bounds).await;
+            let page = async |after| store.audit_page(&filter, after, PAGE, order, bounds).await;
+            let seen = read_through(order, page).await;
             assert_eq!(seen, expected, "{filter:?}, {order:?}, {narrow}");
         }
     }
-}
-
-/// All events that the filter lets through, the oldest first, read page by page in this order.
-async fn read_through(store: &Store, filter: &AuditFilter, order: Order, bounds: Bounds) -> Vec<AuditEvent> {
-    let (mut seen, mut after) = (Vec::new(), None);
-    loop {
-        let page = store.audit_page(filter, after, 4, order, bounds).await.unwrap();
-        assert!(page.items.len() == 4 || page.next.is_none(), "{filter:?}");
-        seen.extend(page.items.into_iter().map(|stored| stored.event));
-        after = page.next;
-        if after.is_none() {
-            break;
-        }
-    }
-    if order == Order::NewestFirst {
-        seen.reverse();
-    }
-    seen
 }
 
 /// Sixty events at every depth of scope, and at scopes whose texts begin alike.
@@ -613,7 +609,8 @@ async fn somebody_sees_the_same_events_whether_theirs_are_few_or_many() {
                 few,
                 places,
             };
-            let seen = read_through(&store, &filter, order, bounds).await;
+            let page = async |after| store.audit_page(&filter, after, PAGE, order, bounds).await;
+            let seen = read_through(order, page).await;
             assert_eq!(seen, expected, "{filter:?}, {order:?}, {bounds:?}");
         }
     }
