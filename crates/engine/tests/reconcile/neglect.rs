@@ -24,7 +24,10 @@ use postern_engine::EngineConfig;
 use postern_store::Urgency;
 use tokio_util::sync::CancellationToken;
 
-use super::{LONG, SHORT, world::World};
+use super::{
+    LONG, SHORT,
+    world::{World, a_finding, a_group_that_stays},
+};
 
 /// The machine's clock, which counts how often it is asked.
 #[derive(Debug, Clone, Default)]
@@ -268,13 +271,7 @@ async fn what_has_to_stay_where_nothing_is_wanted_is_told_once_and_looked_at_aga
     {
         let mut state = world.cloud.state.lock().unwrap();
         state.marked = [(world.point.clone(), [config().installation].into())].into();
-        state.findings = vec![Finding {
-            code: "own_group_named".into(),
-            message: "rules of sg-1 name it".into(),
-            before: None,
-            after: None,
-            grants: vec![],
-        }];
+        state.findings = vec![a_group_that_stays()];
     }
     let mut config = config();
     config.drift_interval = Duration::from_hours(24);
@@ -331,11 +328,9 @@ async fn what_somebody_did_to_a_rule_of_ours_is_told_although_it_is_put_right_at
     let id = world.grant(LONG, LONG).await;
     world.settle().await;
     let edited = Finding {
-        code: "own_rule_missing".into(),
-        message: "somebody deleted it".into(),
         before: Some(serde_json::json!({ "rule": id })),
-        after: None,
         grants: vec![id],
+        ..a_finding("own_rule_missing", "somebody deleted it")
     };
     {
         let mut state = world.cloud.state.lock().unwrap();
@@ -356,13 +351,7 @@ async fn what_others_keep_doing_is_told_once_and_again_when_it_is_new() {
     let world = World::new().await;
     let _open = world.grant(LONG, LONG).await;
     world.settle().await;
-    let foreign = |name: &str| Finding {
-        code: "foreign_rule_opens".into(),
-        message: name.into(),
-        before: None,
-        after: None,
-        grants: vec![],
-    };
+    let foreign = |name: &str| a_finding("foreign_rule_opens", name);
     for findings in [vec!["a"], vec!["a"], vec!["a", "b"], vec![], vec!["a"]] {
         world.cloud.state.lock().unwrap().findings = findings.into_iter().map(foreign).collect();
         world.look_again().await;

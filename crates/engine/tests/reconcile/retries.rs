@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use chrono::TimeDelta;
 use postern_core::{
-    enforcer::{EnforceError, Finding},
+    enforcer::EnforceError,
     id::{GrantId, PointId},
     point::PointRef,
     testing::an_id,
@@ -12,7 +12,12 @@ use postern_core::{
 };
 use postern_store::{Lease, Urgency};
 
-use super::{LONG, cloud::Fault, neglect::leave_a_rule, world::World};
+use super::{
+    LONG,
+    cloud::Fault,
+    neglect::leave_a_rule,
+    world::{World, a_group_that_stays},
+};
 
 fn throttled() -> EnforceError {
     EnforceError::Throttled {
@@ -127,16 +132,7 @@ async fn a_mark_before_no_machine_stays_a_look_while_its_point_cannot_be_read() 
 #[tokio::test]
 async fn a_look_that_fails_where_something_of_ours_stays_does_not_wait_behind_openings() {
     let world = World::new().await;
-    {
-        let mut state = world.cloud.state.lock().unwrap();
-        state.findings = vec![Finding {
-            code: "own_group_named".into(),
-            message: "rules of sg-1 name it".into(),
-            before: None,
-            after: None,
-            grants: vec![],
-        }];
-    }
+    world.cloud.state.lock().unwrap().findings = vec![a_group_that_stays()];
     world.look_again().await;
     world
         .engine

@@ -8,7 +8,7 @@ use std::{
 
 use postern_core::{
     audit::AuditEvent,
-    enforcer::Enforcer,
+    enforcer::{Enforcer, Finding},
     grant::{EndCause, Grant, GrantState, Opening},
     id::GrantId,
     inventory::{Interface, Layer, Machine, Power},
@@ -55,6 +55,22 @@ pub(crate) struct World {
     pub(crate) machine: MachineId,
     pub(crate) point: PointRef,
     pub(crate) policy: postern_core::policy::JitPolicy,
+}
+
+/// Something that a plan notices, of no grant.
+pub(crate) fn a_finding(code: &str, message: &str) -> Finding {
+    Finding {
+        code: code.into(),
+        message: message.into(),
+        before: None,
+        after: None,
+        grants: vec![],
+    }
+}
+
+/// Why a group of ours stays where nothing is wanted.
+pub(crate) fn a_group_that_stays() -> Finding {
+    a_finding("own_group_named", "rules of sg-1 name it")
 }
 
 pub(crate) fn a_machine(number: u32) -> Machine {
