@@ -14,6 +14,7 @@ use standardwebhooks::Webhook;
 use url::Url;
 
 use crate::{
+    base::BaseUrl,
     channel::Channel,
     link::Links,
     mail::MailChannel,
@@ -29,7 +30,7 @@ const MAX_SUBSCRIBERS: usize = 50;
 #[serde(deny_unknown_fields, default)]
 pub struct NotifyConfig {
     /// Where Postern's API is reached; links to it are below it.
-    pub base_url: Option<Url>,
+    pub base_url: Option<BaseUrl>,
     /// Where people see a request: links for people lead there, and no longer to the API.
     pub request_url: Option<RequestUrl>,
     /// Allows receivers at private and loopback addresses, and webhooks over plain HTTP.

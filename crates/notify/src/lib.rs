@@ -8,6 +8,7 @@
 //! Nothing is sent to private, link-local or otherwise special addresses unless the configuration says so: whoever
 //! writes a receiver's name or controls its DNS must not reach what only this server can reach.
 
+mod base;
 mod channel;
 mod config;
 mod link;
@@ -17,6 +18,7 @@ mod notifier;
 mod portal;
 mod web;
 
+pub use base::{BaseUrl, InvalidBaseUrl};
 pub use channel::{Channel, DeliveryError};
 pub use config::{InvalidNotify, MailConfig, MailTls, NotifyConfig, SlackConfig, WebhookConfig};
 pub use notifier::{Notifier, NotifyMetrics, Setting};

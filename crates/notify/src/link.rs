@@ -4,6 +4,7 @@ use postern_core::audit::AuditEvent;
 use url::Url;
 
 use crate::{
+    base::BaseUrl,
     message::{Undecided, access_review, undecided},
     portal::RequestUrl,
 };
@@ -12,7 +13,7 @@ use crate::{
 #[derive(Debug, Clone, Default)]
 pub struct Links {
     /// Links to the API are below it.
-    pub base: Option<Url>,
+    pub base: Option<BaseUrl>,
     /// Where people see a request.
     pub request: Option<RequestUrl>,
 }
@@ -57,7 +58,7 @@ impl Links {
             (None, None, None, Some(policy)) => format!("v1/jit-policies/{policy}"),
             (None, None, None, None) => format!("v1/access-reviews/{}", access_review(event)?),
         };
-        self.base.as_ref()?.join(&path).ok()
+        self.base.as_ref()?.join(&path)
     }
 
     /// Where the portal has the request that the event names.

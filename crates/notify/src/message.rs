@@ -254,7 +254,7 @@ mod tests {
     }
 
     fn message() -> Message {
-        told(&asked(), &below("https://postern.example.com/jit/"))
+        told(&asked(), &below("https://postern.example.com/jit"))
     }
 
     #[test]

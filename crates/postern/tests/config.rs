@@ -272,7 +272,7 @@ fn line_of(text: &str) -> usize {
 
 #[test]
 fn each_wrong_key_or_value_is_refused_with_its_line_and_key() {
-    let cases: [(&str, &str, &str, &str); 19] = [
+    let cases: [(&str, &str, &str, &str); 20] = [
         // line, instead, key, part of the message
         (
             "name = \"prod\"",
@@ -369,6 +369,12 @@ fn each_wrong_key_or_value_is_refused_with_its_line_and_key() {
             "workers = -1 ",
             "engine.workers",
             "expected u32",
+        ),
+        (
+            "# base_url = \"https://postern.example.com\"",
+            "base_url = \"https://postern.example.com/jit?team=a\"",
+            "notify.base_url",
+            "has a query or a fragment",
         ),
         (
             "# request_url = \"https://portal.example.com/access/{request}\"",
