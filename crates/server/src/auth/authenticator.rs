@@ -3,15 +3,13 @@
 use std::sync::Arc;
 
 use http::HeaderMap;
-use jsonwebtoken::Validation;
 use postern_core::{principal::Principal, time::Clock};
 
 use super::{
     claims,
     config::IssuerConfig,
     fetch::{FetchError, Fetcher},
-    json::Unambiguous,
-    keys::{KeyCache, LookupError},
+    keys::{BadSignature, KeyCache, LookupError},
     token::{self, BadClaims, Presented},
 };
 
@@ -112,16 +110,9 @@ impl Authenticator {
                     issuer: config.name.clone(),
                 },
             })?;
-        // Only the signature is checked here: the library reads the machine's own clock.
-        let mut validation = Validation::new(header.alg);
-        validation.validate_exp = false;
-        validation.validate_nbf = false;
-        validation.validate_aud = false;
-        validation.required_spec_claims.clear();
-        let claims = jsonwebtoken::decode::<Unambiguous>(token, key.decoding(), &validation)
-            .map_err(|_| invalid("the signature does not match"))?
-            .claims
-            .0;
+        let claims = key
+            .claims(token, header.alg)
+            .map_err(|BadSignature| invalid("the signature does not match"))?;
         token::check(config, &claims, self.clock.now()).map_err(|bad| match bad {
             BadClaims::Expired => Rejected::Expired {
                 issuer: config.name.clone(),

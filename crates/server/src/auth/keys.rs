@@ -1,20 +1,25 @@
 //! An issuer's keys: which of them fit a token, and a cache that outlives short outages and follows rotations.
 
 use std::{
+    collections::HashSet,
     fmt,
-    sync::{Arc, PoisonError, RwLock},
+    sync::{Arc, Mutex, PoisonError, RwLock},
 };
 
 use chrono::TimeDelta;
 use jsonwebtoken::{
-    Algorithm, DecodingKey,
+    Algorithm, DecodingKey, Validation,
     jwk::{AlgorithmParameters, EllipticCurve, Jwk, KeyAlgorithm, KeyOperations, PublicKeyUse},
 };
 use postern_core::time::{Clock, Instant};
 use serde::Deserialize;
 use serde_json::Value;
+use sha2::{Digest as _, Sha256};
 
-use super::{config::IssuerConfig, fetch::Fetcher};
+use super::{config::IssuerConfig, fetch::Fetcher, json::Unambiguous};
+
+/// How many tokens a key keeps in mind that it verified: a quarter of a megabyte.
+const KEPT: usize = 4096;
 
 /// What a key can verify.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,13 +30,41 @@ enum KeyType {
     Ed25519,
 }
 
+/// A token's signature is not the key's.
+#[derive(Debug)]
+pub(crate) struct BadSignature;
+
 /// A public key.
-#[derive(Clone)]
 pub(crate) struct Key {
     kid: Option<String>,
     fits: KeyType,
     only: Option<KeyAlgorithm>,
     decoding: DecodingKey,
+    verified: Verified,
+}
+
+/// The SHA-256 digests of whole tokens whose signatures were found to be right. That a signature is right follows from the
+/// token and the key alone, so it is found out once; what the claims say is judged each time. It ends with the key, and
+/// the key with each fetch of the issuer's set.
+#[derive(Default)]
+struct Verified(Mutex<HashSet<[u8; 32]>>);
+
+impl Verified {
+    fn has(&self, token: &[u8; 32]) -> bool {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .contains(token)
+    }
+
+    /// Forgets all when it is full: those that come again are verified once more.
+    fn keep(&self, token: [u8; 32]) {
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept.len() >= KEPT {
+            kept.clear();
+        }
+        kept.insert(token);
+    }
 }
 
 impl fmt::Debug for Key {
@@ -70,6 +103,7 @@ impl Key {
             fits,
             only: common.key_algorithm,
             decoding: DecodingKey::from_jwk(jwk).ok()?,
+            verified: Verified::default(),
         })
     }
 
@@ -93,8 +127,25 @@ impl Key {
                 .is_none_or(|only| Algorithm::try_from(only).ok() == Some(algorithm))
     }
 
-    pub(crate) fn decoding(&self) -> &DecodingKey {
-        &self.decoding
+    /// The claims of the token, if its signature is this key's. Nothing else of them is checked: the library reads the
+    /// machine's own clock.
+    pub(crate) fn claims(&self, token: &str, algorithm: Algorithm) -> Result<Value, BadSignature> {
+        let digest = Sha256::digest(token.as_bytes()).into();
+        if self.verified.has(&digest) {
+            let Unambiguous(claims) =
+                jsonwebtoken::dangerous::insecure_decode_claims(token).map_err(|_| BadSignature)?;
+            return Ok(claims);
+        }
+        let mut validation = Validation::new(algorithm);
+        validation.validate_exp = false;
+        validation.validate_nbf = false;
+        validation.validate_aud = false;
+        validation.required_spec_claims.clear();
+        let Unambiguous(claims) = jsonwebtoken::decode(token, &self.decoding, &validation)
+            .map_err(|_| BadSignature)?
+            .claims;
+        self.verified.keep(digest);
+        Ok(claims)
     }
 }
 
@@ -257,5 +308,66 @@ impl KeyCache {
                 tracing::warn!(issuer = config.name, error, "could not fetch the issuer's keys");
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use jsonwebtoken::{EncodingKey, Header};
+    use serde_json::json;
+
+    use super::*;
+
+    /// An Ed25519 key whose secret is `seed` over and over (RFC 8410, section 7), and its public half.
+    fn a_key(seed: u8) -> (EncodingKey, Key) {
+        let mut der = vec![
+            0x30, 0x2e, 0x02, 0x01, 0x00, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x04, 0x22, 0x04, 0x20,
+        ];
+        der.extend([seed; 32]);
+        let secret = EncodingKey::from_ed_der(&der);
+        let public = Jwk::from_encoding_key(&secret, Algorithm::EdDSA).unwrap();
+        (secret, Key::from_jwk(&public).unwrap())
+    }
+
+    fn a_token(secret: &EncodingKey, subject: usize) -> String {
+        let header = Header::new(Algorithm::EdDSA);
+        jsonwebtoken::encode(&header, &json!({ "sub": subject }), secret).unwrap()
+    }
+
+    fn kept(key: &Key) -> usize {
+        key.verified.0.lock().unwrap().len()
+    }
+
+    #[test]
+    fn only_whole_tokens_that_were_verified_are_kept_in_mind() {
+        let (secret, key) = a_key(1);
+        let token = a_token(&secret, 1);
+        for _ in 0..2 {
+            assert_eq!(key.claims(&token, Algorithm::EdDSA).unwrap(), json!({ "sub": 1 }));
+            assert_eq!(kept(&key), 1);
+        }
+        let other = a_token(&secret, 2);
+        let (signed, _) = other.rsplit_once('.').unwrap();
+        let (_, signature) = token.rsplit_once('.').unwrap();
+        let stranger = a_token(&a_key(2).0, 1);
+        for forged in [format!("{signed}.{signature}"), format!("{token}A"), stranger] {
+            for _ in 0..2 {
+                key.claims(&forged, Algorithm::EdDSA).unwrap_err();
+                assert_eq!(kept(&key), 1, "{forged}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_key_keeps_only_so_many_tokens_in_mind() {
+        let (_, key) = a_key(1);
+        for number in 0..=KEPT {
+            let mut digest = [0; 32];
+            digest[..8].copy_from_slice(&number.to_be_bytes());
+            key.verified.keep(digest);
+            assert!(key.verified.has(&digest));
+            assert!(kept(&key) <= KEPT);
+        }
+        assert_eq!(kept(&key), 1);
     }
 }

@@ -126,6 +126,8 @@ async fn forged_signatures_are_refused() {
     .await;
     let claims = rig.claims("root");
     let good = rig.key.sign(&claims);
+    // That the good one was seen before is of no use to whoever changes it.
+    assert_eq!(rig.get(PATH, &good).await.status, 200);
     let parts: Vec<&str> = good.split('.').collect();
     let (header, payload) = (parts[0], parts[1]);
 
@@ -235,6 +237,22 @@ async fn keys_are_fetched_once_and_rotations_are_followed() {
         ErrorCode::TokenInvalid,
         "a key that was taken away is gone"
     );
+}
+
+#[tokio::test]
+async fn a_token_that_was_seen_is_of_no_use_with_another_key_of_the_same_name() {
+    let rig = Rig::with(Plan {
+        change: Box::new(|config| config["issuers"][0]["refresh_seconds"] = json!(60)),
+        ..Plan::default()
+    })
+    .await;
+    let token = rig.token("ada");
+    assert_eq!(rig.get(PATH, &token).await.status, 200);
+    rig.issuer.rotate(&[&TestKey::ed25519("one", 3)]);
+    rig.advance(59);
+    assert_eq!(rig.get(PATH, &token).await.status, 200, "nobody knows yet");
+    rig.advance(1);
+    assert_eq!(code(&rig, &token).await, ErrorCode::TokenInvalid);
 }
 
 #[tokio::test]
