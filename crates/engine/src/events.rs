@@ -1,12 +1,12 @@
 //! The audit events that the loop writes.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use postern_core::{
     audit::{Actor, AuditEvent, Outcome, Subject},
     enforcer::{Change, Finding, Obstacle},
     grant::{Closed, Closing, EndCause, Grant, Open},
-    id::{ChangeId, PassId},
+    id::{ChangeId, GrantId, PassId, RequestId},
     lease::AccessLease,
     machine::MachineId,
     point::PointRef,
@@ -196,8 +196,7 @@ impl<'a> Events<'a> {
 
     /// Something that was noticed about rules in others' hands.
     pub(crate) fn finding(&self, pass: &PassRef<'_>, finding: &Finding) -> AuditEvent {
-        let mut subject = pass.subject();
-        subject.grant = only(&finding.grants);
+        let subject = pass.subject_of(&finding.grants);
         self.event(
             "point.finding",
             Outcome::Succeeded,
@@ -209,8 +208,7 @@ impl<'a> Events<'a> {
 
     /// What was noticed is not so any more: put right by us, or by somebody else.
     pub(crate) fn finding_resolved(&self, pass: &PassRef<'_>, finding: &Finding) -> AuditEvent {
-        let mut subject = pass.subject();
-        subject.grant = only(&finding.grants);
+        let subject = pass.subject_of(&finding.grants);
         self.event(
             "point.resolved",
             Outcome::Succeeded,
@@ -222,8 +220,7 @@ impl<'a> Events<'a> {
 
     /// Something that is wanted and cannot be had.
     pub(crate) fn obstacle(&self, pass: &PassRef<'_>, obstacle: &Obstacle) -> AuditEvent {
-        let mut subject = pass.subject();
-        subject.grant = only(&obstacle.grants);
+        let mut subject = pass.subject_of(&obstacle.grants);
         subject.policy = only(&obstacle.policies);
         self.event(
             "point.obstacle",
@@ -394,6 +391,8 @@ impl<'a> Events<'a> {
 pub(crate) struct PassRef<'a> {
     pub(crate) id: PassId,
     pub(crate) point: &'a PointRef,
+    /// Which request each grant with a part in the point is of.
+    pub(crate) requests: &'a BTreeMap<GrantId, RequestId>,
 }
 
 impl PassRef<'_> {
@@ -402,6 +401,16 @@ impl PassRef<'_> {
             pass: Some(self.id),
             point: Some(self.point.to_string()),
             ..Subject::default()
+        }
+    }
+
+    /// What was noticed is about one grant, or about none in particular. Who is told of a grant wants to see its request.
+    fn subject_of(&self, grants: &[GrantId]) -> Subject {
+        let grant = only(grants);
+        Subject {
+            grant,
+            request: grant.and_then(|grant| self.requests.get(&grant).copied()),
+            ..self.subject()
         }
     }
 

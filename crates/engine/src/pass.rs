@@ -9,7 +9,7 @@ use postern_core::{
     audit::AuditEvent,
     enforcer::{Bindings, Change, Desired, EnforceError, Enforcer, Observed, Plan},
     grant::{EndCause, Grant, HopState},
-    id::{ChangeId, GrantId, PointId},
+    id::{ChangeId, GrantId, PointId, RequestId},
 };
 use postern_store::{Due, HopUpdate, Lease, Look, NewPass, Next, StoreError, Tx, Urgency};
 use serde_json::Value;
@@ -79,6 +79,8 @@ pub(crate) struct View {
     pub(crate) found: bool,
     /// The wanted grants that were last read as present here.
     pub(crate) present: BTreeSet<GrantId>,
+    /// Which request each grant with a part in the point is of.
+    pub(crate) requests: BTreeMap<GrantId, RequestId>,
 }
 
 impl View {
@@ -95,6 +97,10 @@ impl View {
             .iter()
             .filter(|here| here.present && here.grant.state.is_wanted())
             .map(|here| here.grant.id)
+            .collect();
+        let requests = grants
+            .iter()
+            .map(|here| (here.grant.id, here.grant.request))
             .collect();
         let closing = grants.iter().any(|here| here.grant.state.cause().is_some());
         let over: BTreeMap<GrantId, Vec<PointId>> = grants
@@ -117,6 +123,7 @@ impl View {
             doubted,
             found,
             present,
+            requests,
         }
     }
 
@@ -391,6 +398,7 @@ impl Engine {
         let pass = PassRef {
             id: looked.pass,
             point: &lease.point_ref,
+            requests: &view.requests,
         };
         let wanted: BTreeSet<GrantId> = view
             .desired

@@ -45,6 +45,7 @@ impl Engine {
         let pass = PassRef {
             id: looked.pass,
             point: &lease.point_ref,
+            requests: &view.requests,
         };
         let gone = matches!(reading, Err(EnforceError::Gone { .. }));
         let known = gone || reading.is_ok_and(Observed::settled);

@@ -66,8 +66,8 @@ impl Links {
         Some(self.request.as_ref()?.of(event.subject.request?))
     }
 
-    /// Where people see what the event is about, or decide on it. A grant is seen at its request. The review of a
-    /// broken glass is not: what closes it is no part of the request.
+    /// Where people see what the event is about, or decide on it. A grant is seen at its request, and so is what is over:
+    /// a review that was closed. One that waits for somebody is not: what closes it is no part of the request.
     pub(crate) fn people(&self, event: &AuditEvent) -> Option<Link> {
         let portal = match undecided(event) {
             Some(Undecided::Review(_)) => None,

@@ -52,6 +52,9 @@ pub enum InvalidRequestUrl {
     /// Requests would choose the host, or be lost on the way.
     #[error("wants `{PLACEHOLDER}` in its path, query or fragment")]
     Place,
+    /// Programs that make links of a mail's text take it for the end of a sentence.
+    #[error("ends in `{0}`, which a mail program leaves out of the link: write it with `%`")]
+    End(char),
 }
 
 impl RequestUrl {
@@ -84,6 +87,10 @@ impl FromStr for RequestUrl {
         let (before, after) = text
             .split_once(PLACEHOLDER)
             .ok_or(InvalidRequestUrl::Placeholder)?;
+        // It would be taken for the id.
+        if text.contains(SAMPLE) {
+            return Err(InvalidRequestUrl::Place);
+        }
         for part in [before, after] {
             if part.contains(['{', '}']) {
                 return Err(InvalidRequestUrl::Placeholder);
@@ -109,8 +116,18 @@ impl FromStr for RequestUrl {
         if !url.username().is_empty() || url.password().is_some() {
             return Err(InvalidRequestUrl::Credentials);
         }
+        let below = &url[Position::BeforePath..];
+        // They stand around an IPv6 address and nowhere else (RFC 3986, section 3.2.2).
+        if let Some(bracket) = below.chars().find(|character| "[]".contains(*character)) {
+            return Err(InvalidRequestUrl::Character(bracket));
+        }
+        if let Some(last) =
+            (below.chars().last()).filter(|last| !last.is_ascii_alphanumeric() && !"/=-_~+".contains(*last))
+        {
+            return Err(InvalidRequestUrl::End(last));
+        }
         // As it is read, where a `..` may have taken away what was before it.
-        let mut parts = url[Position::BeforePath..].split(SAMPLE);
+        let mut parts = below.split(SAMPLE);
         match (parts.next(), parts.next(), parts.next()) {
             (Some(path), Some(after), None) => Ok(Self {
                 before: format!("{}{path}", &url[..Position::BeforePath]),
@@ -172,7 +189,7 @@ mod tests {
 
     #[test]
     fn what_is_no_template_is_refused_with_what_is_wrong() {
-        use InvalidRequestUrl::{Character, Credentials, Length, Percent, Place, Placeholder, Scheme};
+        use InvalidRequestUrl::{Character, Credentials, End, Length, Percent, Place, Placeholder, Scheme};
         let long = format!("https://portal.example.com/{}{{request}}", "x".repeat(MAX_LENGTH));
         for (template, expected) in [
             (long.as_str(), Length),
@@ -211,6 +228,14 @@ mod tests {
                 "https://portal.example.com/req_00000000000000000000000000000000/{request}",
                 Place,
             ),
+            (
+                "https://{request}.example.com/req_00000000000000000000000000000000",
+                Place,
+            ),
+            ("https://portal.example.com/[{request}]", Character('[')),
+            ("https://portal.example.com/?id=({request})", End(')')),
+            ("https://portal.example.com/{request}.", End('.')),
+            ("https://portal.example.com/{request}?", End('?')),
         ] {
             assert_eq!(of(template), Err(expected), "{template}");
         }

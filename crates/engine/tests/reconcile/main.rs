@@ -158,6 +158,10 @@ async fn an_obstacle_fails_the_opening_at_once_and_says_why() {
             reason: "no room".into()
         }
     );
+    // Who is told of it is led to the request.
+    let told = world.log("point.obstacle").await;
+    assert_eq!(told[0].subject.grant, Some(id));
+    assert_eq!(told[0].subject.request, Some(world.grant_now(id).await.request));
     world.assert_sound().await;
 }
 

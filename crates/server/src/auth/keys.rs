@@ -356,6 +356,13 @@ mod tests {
                 assert_eq!(kept(&key), 1, "{forged}");
             }
         }
+        // What is kept in mind is not verified.
+        let stranger = a_token(&a_key(2).0, 3);
+        key.verified.keep(Sha256::digest(stranger.as_bytes()).into());
+        assert_eq!(
+            key.claims(&stranger, Algorithm::EdDSA).unwrap(),
+            json!({ "sub": 3 })
+        );
     }
 
     #[test]
