@@ -1,6 +1,7 @@
 //! What is trusted of an issuer: its name, audiences, algorithms, keys and what its claims mean.
 
 use jsonwebtoken::Algorithm;
+use postern_outbound::is_loopback;
 use serde::Deserialize;
 use url::Url;
 
@@ -257,18 +258,12 @@ impl IssuerConfig {
     /// Whether keys may be fetched from `url`: over https, or over http from a loopback address where that is
     /// allowed.
     fn check_address(&self, url: &Url) -> Result<(), String> {
-        let loopback = match url.host() {
-            Some(url::Host::Domain(domain)) => domain == "localhost",
-            Some(url::Host::Ipv4(address)) => address.is_loopback(),
-            Some(url::Host::Ipv6(address)) => address.is_loopback(),
-            None => false,
-        };
         if !url.username().is_empty() || url.password().is_some() {
             return Err(format!("`{}` must not carry credentials", url.path()));
         }
         match url.scheme() {
             "https" => Ok(()),
-            "http" if loopback && self.loopback_http => Ok(()),
+            "http" if is_loopback(url) && self.loopback_http => Ok(()),
             _ => Err(format!(
                 "`{url}` is not https (plain http needs a loopback address and `loopback_http`)"
             )),
