@@ -10,7 +10,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use postern_api::{
     grant::GrantRevoke,
-    jit_policy::{JitPolicyWrite, SharedGroups},
+    jit_policy::{JitPolicyPlan, JitPolicyWrite, SharedGroups},
     machine::MachineQuery,
     preflight::DryRunPoint,
     role::RoleAssignmentCreate,
@@ -213,8 +213,18 @@ async fn the_plan_of_a_policy_shows_each_copy_with_its_rules_and_the_change_then
     let before = world.rules();
     let plan = olga.plan_create_jit_policy(&isolating(&world)).await.unwrap();
     assert_eq!(world.rules(), before, "nothing is written");
-    assert_eq!(plan.copies.len(), 1, "{:?}", plan.copies);
-    let point = &plan.copies[0];
+    let copies = |plan: &JitPolicyPlan| -> Vec<DryRunPoint> {
+        let at_instance = |point: &&DryRunPoint| point.point.starts_with("aws:instance:");
+        plan.writes.iter().filter(at_instance).cloned().collect()
+    };
+    assert_eq!(copies(&plan).len(), 1, "{:?}", plan.writes);
+    let lose: BTreeSet<&str> = plan.losses.iter().map(|one| one.machine.as_str()).collect();
+    assert_eq!(
+        lose,
+        [world.fleet.app.as_str()].into(),
+        "the others notice nothing"
+    );
+    let point = &copies(&plan)[0];
     assert!(point.unread.is_none() && point.obstacles.is_empty(), "{point:?}");
     let said = |start: &str| {
         let mut changes = point.changes.iter();
@@ -245,7 +255,10 @@ async fn the_plan_of_a_policy_shows_each_copy_with_its_rules_and_the_change_then
         .plan_delete_jit_policy(&policy.id, policy.version)
         .await
         .unwrap();
-    let changes: Vec<&str> = plan.copies[0]
+    let gain: BTreeSet<&str> = plan.gains.iter().map(|one| one.machine.as_str()).collect();
+    assert_eq!(gain, [world.fleet.app.as_str()].into());
+    let point = &copies(&plan)[0];
+    let changes: Vec<&str> = point
         .changes
         .iter()
         .map(|change| change.summary.as_str())
@@ -256,16 +269,11 @@ async fn the_plan_of_a_policy_shows_each_copy_with_its_rules_and_the_change_then
             .any(|what| what.starts_with("delete group ") && what.contains(&copy)),
         "{changes:?}"
     );
-    assert!(
-        plan.copies[0]
-            .changes
-            .iter()
-            .all(|change| change.verb == "restore")
-    );
+    assert!(point.changes.iter().all(|change| change.verb == "restore"));
     // Another policy's plan has no copies to tell of.
     let other = olga
         .plan_create_jit_policy(&a_policy("azure", "/azure"))
         .await
         .unwrap();
-    assert!(other.copies.is_empty(), "{:?}", other.copies);
+    assert!(copies(&other).is_empty(), "{:?}", other.writes);
 }

@@ -245,10 +245,10 @@ pub struct CoverageChange {
     pub after: Option<String>,
 }
 
-/// Somebody who gets to a port now and would not any more, without a grant.
+/// Somebody who would gain or lose the way to a port, without a grant.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct ReachLoss {
-    /// At which machine.
+pub struct ReachChange {
+    /// To which machine.
     pub machine: String,
     /// At which of its private addresses.
     pub address: String,
@@ -256,7 +256,7 @@ pub struct ReachLoss {
     pub ports: String,
     /// From where. `0.0.0.0/0` and `::/0` are the internet.
     pub sources: Vec<String>,
-    /// The NSG or security group whose rule lets them in now.
+    /// The NSG or security group whose rule would let them in (of a gain), or does now (of a loss).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resource: Option<String>,
     /// That rule; absent where nothing filters.
@@ -286,14 +286,26 @@ pub struct JitPolicyPlan {
     pub points: usize,
     /// The ids of the grants that would end.
     pub grants_ended: Vec<String>,
-    /// Who would lose reach, at the first 200 machines that the policy would cover, as last observed and as if every
-    /// lockdown came to stand: a security group that is shared with machines outside every policy may be refused.
-    pub losses: Vec<ReachLoss>,
-    /// What would be written to give EC2 instances private copies of the security groups that they share, and to take
-    /// such copies away: each copy with its rules, in both directions. Of the first 20 instances that the policy would
-    /// isolate, or that have a copy now; read anew for this plan.
+    /// Who would get in that does not now, by rules that would be given back. At the first 200 machines that are covered
+    /// otherwise or that the policy would guard otherwise, and at the machines that share a security group with them: where
+    /// `writes` has their points, as they would be written; elsewhere as last observed and as if every lockdown came to
+    /// stand, or was gone.
     #[serde(default)]
-    pub copies: Vec<DryRunPoint>,
+    pub gains: Vec<ReachChange>,
+    /// Who would not get in any more, likewise.
+    pub losses: Vec<ReachChange>,
+    /// How many of those 200 machines `gains` and `losses` leave out: they have more than 200 enforcement points together,
+    /// or a private copy of a group that could not be read.
+    #[serde(default)]
+    pub machines_not_foreseen: usize,
+    /// What would be written at the first 20 points where the machines are locked down, each read anew for this plan: the
+    /// denies of an NSG, the rules of a security group, and an EC2 instance's private copies of the groups that it
+    /// shares. A point where nothing would be written, and nothing is in the way, is left out.
+    #[serde(default)]
+    pub writes: Vec<DryRunPoint>,
+    /// How many more points there are.
+    #[serde(default)]
+    pub points_not_read: usize,
 }
 
 /// The policy after a change, or what a dry run says of it.

@@ -103,6 +103,11 @@ pub struct DryRunChange {
     pub after: Option<serde_json::Value>,
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
+const fn is_zero(count: &usize) -> bool {
+    *count == 0
+}
+
 /// What is wanted at a point and cannot be had.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct DryRunObstacle {
@@ -120,6 +125,9 @@ pub struct DryRunPoint {
     pub point: String,
     /// In order.
     pub changes: Vec<DryRunChange>,
+    /// How many rules are left out of them, because they are about machines that you may not read.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub rules_not_shown: usize,
     /// What cannot be had.
     pub obstacles: Vec<DryRunObstacle>,
     /// Why it could not be read.

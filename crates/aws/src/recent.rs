@@ -207,7 +207,9 @@ fn bindings(operation: &Operation, answer: &Value) -> Bindings {
     }
 }
 
-fn effects(before: Option<&Value>, operation: &Operation, bindings: &Bindings) -> Vec<Written> {
+/// What the operation brings about, as far as the names of what was made are known. `before` is what the plan found of its
+/// target.
+pub(crate) fn effects(before: Option<&Value>, operation: &Operation, bindings: &Bindings) -> Vec<Written> {
     let id = |group: &GroupRef| resolve(group, bindings).ok();
     let made = |binding: &str, vpc: &String, name: &String, tags: &BTreeMap<String, String>| {
         bindings.get(binding).map(|id| {

@@ -4,7 +4,6 @@
 //! grant is an allow of ours directly above that deny, so that a deny which somebody else put higher keeps its
 //! say. Where numbers run out, grants share a rule. [`plan`] makes every choice on an [`plan::ObservedNsg`] and talks to
 //! nobody; the rest reads from Azure Resource Manager and carries out one [`operation::Operation`] at a time.
-//! [`plan::preview`] says what a plan would make of an NSG's rules.
 //!
 //! Established connections are not cut when a rule goes: NSGs are stateful ("How network security groups filter
 //! network traffic", Azure documentation). A closed grant means that the rule is closed.

@@ -31,13 +31,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use postern_core::{
-    enforcer::{Desired, EnforceError, Evidence, Member, Observed, Plan, Print},
+    enforcer::{Change, Desired, EnforceError, Evidence, Member, Observed, Plan, Print},
     id::GrantId,
     machine::MachineId,
     mark::Installation,
     nsg::{Access, Direction, NsgRule},
     point::PointRef,
-    preview::{Filters, PointPreview},
+    preview::Filters,
 };
 use serde_json::{Value, json};
 
@@ -216,47 +216,16 @@ pub(crate) fn shows(rules: &[ReadRule], operation: &Operation) -> bool {
         })
 }
 
-/// What carrying out `plan` would make of the NSG that `snapshot` shows, as [`Observed::snapshot`] took it.
-///
-/// # Errors
-/// [`EnforceError::Malformed`] when the snapshot or the plan is not that of an NSG.
-pub fn preview(point: &PointRef, snapshot: &Value, plan: &Plan) -> Result<PointPreview, EnforceError> {
-    let unreadable = |what: &str| EnforceError::Malformed(format!("the {what} of {point} cannot be read"));
-    let inbound = |document: &Value| -> Result<Vec<NsgRule>, EnforceError> {
-        let all = document
-            .pointer("/properties/securityRules")
-            .and_then(Value::as_array)
-            .ok_or_else(|| unreadable("snapshot"))?;
-        let mut rules = all
-            .iter()
-            .map(|raw| ReadRule::read(raw).map(|rule| rule.rule))
-            .collect::<Option<Vec<NsgRule>>>()
-            .ok_or_else(|| unreadable("snapshot"))?;
-        rules.retain(|rule| rule.direction == Direction::Inbound);
-        rules.sort_by_key(|rule| rule.priority);
-        Ok(rules)
-    };
-    let rules = match snapshot.get("securityRules") {
-        None | Some(Value::Null) => json!([]),
-        Some(rules) => rules.clone(),
-    };
-    let before = json!({ "properties": { "securityRules": rules } });
-    let mut after = before.clone();
-    for change in &plan.changes {
-        let operation: Operation =
-            serde_json::from_value(change.operation.clone()).map_err(|_| unreadable("plan"))?;
-        after = operation.edit(after).ok_or_else(|| unreadable("snapshot"))?;
-    }
-    Ok(PointPreview {
-        point: point.clone(),
-        filters: Filters::Nsg {
-            before: inbound(&before)?,
-            after: inbound(&after)?,
-        },
-        changes: plan.changes.iter().map(|change| change.summary.clone()).collect(),
-        obstacles: plan.obstacles.clone(),
-        findings: plan.findings.clone(),
-    })
+/// The inbound rules of an NSG's document without the defaults, in the order in which they are looked at.
+fn inbound(document: &Value) -> Option<Vec<NsgRule>> {
+    let all = document.pointer("/properties/securityRules")?.as_array()?;
+    let mut rules = all
+        .iter()
+        .map(|raw| ReadRule::read(raw).map(|rule| rule.rule))
+        .collect::<Option<Vec<NsgRule>>>()?;
+    rules.retain(|rule| rule.direction == Direction::Inbound);
+    rules.sort_by_key(|rule| rule.priority);
+    Some(rules)
 }
 
 impl Observed for ObservedNsg {
@@ -271,6 +240,19 @@ impl Observed for ObservedNsg {
     fn shows(&self, _before: Option<&Value>, operation: &Value) -> Option<bool> {
         let operation: Operation = serde_json::from_value(operation.clone()).ok()?;
         Some(shows(&self.rules, &operation))
+    }
+
+    fn filters(&self, changes: &[Change]) -> Option<Filters> {
+        let rules = self.raw.pointer("/properties/securityRules").cloned();
+        let before = json!({ "properties": { "securityRules": rules.unwrap_or_else(|| json!([])) } });
+        let after = changes.iter().try_fold(before.clone(), |document, change| {
+            let operation: Operation = serde_json::from_value(change.operation.clone()).ok()?;
+            operation.edit(document)
+        });
+        Some(Filters::Nsg {
+            before: inbound(&before)?,
+            after: inbound(&after?)?,
+        })
     }
 
     fn print(&self) -> Option<Print> {

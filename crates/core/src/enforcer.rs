@@ -26,6 +26,7 @@ use crate::{
     net::{Ports, Source},
     point::PointRef,
     policy::{Lockdown, SharedGroups},
+    preview::Filters,
     time::Instant,
 };
 
@@ -317,6 +318,12 @@ pub trait Observed: Send + Sync + fmt::Debug {
     /// itself ([`Change::operation`]). None where the state does not tell. That a write is not planned any more says
     /// nothing of it where what is wanted has changed.
     fn shows(&self, _before: Option<&Value>, _operation: &Value) -> Option<bool> {
+        None
+    }
+
+    /// What carrying out `changes`, as planned here, would make of the filters that were read. None where those are not
+    /// previewed.
+    fn filters(&self, _changes: &[Change]) -> Option<Filters> {
         None
     }
 

@@ -1,8 +1,9 @@
 //! What a plan would do, before anybody carries it out: the rules before and after, and who would gain or lose reach.
 //!
-//! Pure, and the same for both clouds: an enforcer says how the filters of a point would change ([`PointPreview`]),
-//! [`Preview::of`] puts the changed filters before the machines of the inventory and compares. What passes is judged
-//! over all hops, so that a change at one of two NSGs gains nothing while the other stays shut.
+//! Pure, and the same for both clouds: a reading says what a plan would make of its filters
+//! ([`Observed::filters`](crate::enforcer::Observed::filters)), [`Preview::of`] puts the changed filters before the
+//! machines of the inventory and compares. What passes is judged over all hops, so that a change at one of two NSGs
+//! gains nothing while the other stays shut.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -14,11 +15,11 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    enforcer::{Finding, Obstacle},
-    inventory::{Interface, Layer, Machine},
+    inventory::{Interface, Layer, Machine, is_holder},
     machine::MachineId,
+    mark::{Installation, Mark, Purpose},
     net::{Ports, Protocol, Source},
-    nsg::{Access, Memberships, NsgRule, private_networks},
+    nsg::{Access, Memberships, NsgRule, SharedMark, private_networks},
     point::PointRef,
     reach::{
         self, Flow, RuleRef,
@@ -41,13 +42,77 @@ pub enum Filters {
         /// As they would be.
         after: Vec<NsgRule>,
     },
-    /// The security groups of each interface concerned, by the interface's id.
-    SecurityGroups {
+    /// The ingress rules of a security group, wherever it is attached.
+    SecurityGroup {
         /// As they are.
-        before: BTreeMap<String, Vec<SecurityGroup>>,
+        before: Vec<SgRule>,
         /// As they would be.
-        after: BTreeMap<String, Vec<SecurityGroup>>,
+        after: Vec<SgRule>,
     },
+    /// Which security groups the interfaces of an instance have.
+    Instance {
+        /// Which they have.
+        before: Attached,
+        /// Which they would have.
+        after: Attached,
+    },
+}
+
+/// The security groups of an instance.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attached {
+    /// The ids of the groups of each interface, by the interface's id.
+    pub interfaces: BTreeMap<String, Vec<String>>,
+    /// Those of the groups that were read with the instance, with their rules. The others are as last observed.
+    pub groups: Vec<SecurityGroup>,
+}
+
+impl Filters {
+    /// The filters without what grants of `installation` open: what passes then, passes without a grant.
+    #[must_use]
+    pub fn without_grants(mut self, installation: &Installation) -> Self {
+        match &mut self {
+            Self::Nsg { before, after } => {
+                before.retain(|rule| !opens_a_grant(rule, installation));
+                after.retain(|rule| !opens_a_grant(rule, installation));
+            }
+            Self::SecurityGroup { .. } => {}
+            Self::Instance { before, after } => {
+                for side in [before, after] {
+                    side.groups
+                        .iter_mut()
+                        .filter(|group| is_holder(group, installation))
+                        .for_each(|holder| holder.ingress.clear());
+                }
+            }
+        }
+        self
+    }
+}
+
+/// The machine as it would be seen without what grants of `installation` open.
+#[must_use]
+pub fn without_grants(mut machine: Machine, installation: &Installation) -> Machine {
+    for layer in machine
+        .interfaces
+        .iter_mut()
+        .flat_map(|interface| &mut interface.layers)
+    {
+        match layer {
+            Layer::Nsg { rules, .. } => rules.retain(|rule| !opens_a_grant(rule, installation)),
+            Layer::Firewall(_) => {}
+            Layer::SecurityGroups { groups } => groups.retain(|group| !is_holder(group, installation)),
+        }
+    }
+    machine
+}
+
+fn opens_a_grant(rule: &NsgRule, installation: &Installation) -> bool {
+    let text = rule.description.as_deref().unwrap_or_default();
+    rule.access == Access::Allow
+        && (Mark::parse(text).is_some_and(|mark| {
+            mark.installation == *installation && matches!(mark.purpose, Purpose::Grant { .. })
+        }) || SharedMark::parse(text).is_some_and(|mark| mark.installation == *installation))
 }
 
 /// What would become of one point.
@@ -57,12 +122,6 @@ pub struct PointPreview {
     pub point: PointRef,
     /// Its filters.
     pub filters: Filters,
-    /// What would be written, in order, in a line each.
-    pub changes: Vec<String>,
-    /// What is wanted and cannot be had.
-    pub obstacles: Vec<Obstacle>,
-    /// What was noticed.
-    pub findings: Vec<Finding>,
 }
 
 /// Somebody gains or loses the way to a port.
@@ -86,8 +145,6 @@ pub struct ReachChange {
 /// What a plan over some points would do.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Preview {
-    /// Each point.
-    pub points: Vec<PointPreview>,
     /// Who would get to ports that are closed to them.
     pub gains: Vec<ReachChange>,
     /// Who would not get any more to ports that are open to them.
@@ -116,7 +173,7 @@ impl fmt::Display for ReachChange {
 impl Preview {
     /// Compares reach at the machines, on these ports, before and after what the points would become. Machines that
     /// are behind none of the points come out unchanged.
-    pub fn of(machines: &[Machine], points: Vec<PointPreview>, ports: &[Ports]) -> Self {
+    pub fn of(machines: &[Machine], points: &[PointPreview], ports: &[Ports]) -> Self {
         let mut gains = BTreeSet::new();
         let mut losses = BTreeSet::new();
         for machine in machines {
@@ -126,8 +183,8 @@ impl Preview {
                 .filter(|interface| points.iter().any(|one| concerns(one, interface)));
             for interface in interfaces {
                 let (before, after) = (
-                    with(interface, &points, Side::Before),
-                    with(interface, &points, Side::After),
+                    with(interface, points, Side::Before),
+                    with(interface, points, Side::After),
                 );
                 for destination in interface.addresses.iter().copied() {
                     for ports in ports {
@@ -143,7 +200,6 @@ impl Preview {
             }
         }
         Self {
-            points,
             gains: gains.into_iter().collect(),
             losses: losses.into_iter().collect(),
         }
@@ -156,14 +212,38 @@ enum Side {
     After,
 }
 
+impl Side {
+    const fn of<'a, T>(self, before: &'a T, after: &'a T) -> &'a T {
+        match self {
+            Self::Before => before,
+            Self::After => after,
+        }
+    }
+}
+
+/// The id of the security group that the point is.
+fn group_of(point: &PointRef) -> Option<&str> {
+    match point {
+        PointRef::AwsSecurityGroup { group, .. } => Some(group),
+        _ => None,
+    }
+}
+
 fn concerns(one: &PointPreview, interface: &Interface) -> bool {
+    let mut layers = interface.layers.iter();
     match &one.filters {
-        Filters::Nsg { .. } => interface
-            .layers
-            .iter()
-            .any(|layer| matches!(layer, Layer::Nsg { point, .. } if *point == one.point)),
-        Filters::SecurityGroups { before, after } => {
-            before.contains_key(&interface.id) || after.contains_key(&interface.id)
+        Filters::Nsg { .. } => {
+            layers.any(|layer| matches!(layer, Layer::Nsg { point, .. } if *point == one.point))
+        }
+        // One that an instance is to get comes with the preview of the instance.
+        Filters::SecurityGroup { .. } => layers.any(|layer| match layer {
+            Layer::SecurityGroups { groups } => groups
+                .iter()
+                .any(|group| group_of(&one.point) == Some(group.id.as_str())),
+            _ => false,
+        }),
+        Filters::Instance { before, after } => {
+            before.interfaces.contains_key(&interface.id) || after.interfaces.contains_key(&interface.id)
         }
     }
 }
@@ -172,30 +252,47 @@ fn concerns(one: &PointPreview, interface: &Interface) -> bool {
 fn with(interface: &Interface, points: &[PointPreview], side: Side) -> Interface {
     let mut changed = interface.clone();
     for layer in &mut changed.layers {
-        for one in points {
-            match (&mut *layer, &one.filters) {
-                (Layer::Nsg { point, rules, .. }, Filters::Nsg { before, after }) if *point == one.point => {
-                    let own = match side {
-                        Side::Before => before,
-                        Side::After => after,
-                    };
-                    rules.retain(|rule| rule.priority >= FIRST_DEFAULT);
-                    rules.extend(own.iter().cloned());
-                }
-                (Layer::SecurityGroups { groups }, Filters::SecurityGroups { before, after }) => {
-                    let own = match side {
-                        Side::Before => before,
-                        Side::After => after,
-                    };
-                    if let Some(own) = own.get(&interface.id) {
-                        groups.clone_from(own);
+        match layer {
+            Layer::Nsg { point, rules, .. } => {
+                for one in points.iter().filter(|one| one.point == *point) {
+                    if let Filters::Nsg { before, after } = &one.filters {
+                        rules.retain(|rule| rule.priority >= FIRST_DEFAULT);
+                        rules.extend(side.of(before, after).iter().cloned());
                     }
                 }
-                _ => {}
+            }
+            Layer::Firewall(_) => {}
+            Layer::SecurityGroups { groups } => {
+                for one in points {
+                    if let Filters::Instance { before, after } = &one.filters {
+                        attach(groups, &interface.id, side.of(before, after));
+                    }
+                }
+                for group in groups {
+                    let mut own = points
+                        .iter()
+                        .filter(|one| group_of(&one.point) == Some(group.id.as_str()));
+                    if let Some(Filters::SecurityGroup { before, after }) = own.next().map(|one| &one.filters)
+                    {
+                        group.ingress.clone_from(side.of(before, after));
+                    }
+                }
             }
         }
     }
     changed
+}
+
+/// Gives the interface the groups of that side: as read, or else as last observed.
+fn attach(groups: &mut Vec<SecurityGroup>, interface: &str, attached: &Attached) {
+    let Some(ids) = attached.interfaces.get(interface) else {
+        return;
+    };
+    let known = |id: &String| {
+        let mut read = attached.groups.iter().chain(groups.iter());
+        read.find(|group| group.id == *id).cloned()
+    };
+    *groups = ids.iter().filter_map(known).collect();
 }
 
 /// Packets that pass every hop, or may.

@@ -8,18 +8,15 @@ use std::{collections::BTreeSet, time::Duration};
 use postern_api::preflight as api;
 use postern_core::{
     approach::is_firewall,
-    enforcer::{Change, Desired, Obstacle, Plan},
+    enforcer::{Change, Desired, Observed, Obstacle, Plan},
     grant::{Grant, Live},
     id::GrantId,
-    inventory::{Layer, MARK_TAG, Machine},
-    machine::MachineId,
-    mark::{Installation, Mark, Purpose},
+    mark::{Mark, Purpose},
     point::PointRef,
+    preview::Filters,
     request::{AccessRequest, Approved},
-    sg::SecurityGroup,
     time::Instant,
 };
-use postern_store::Tx;
 use serde_json::Value;
 
 use crate::{failure::Failure, granting::Terms, state::App};
@@ -27,8 +24,14 @@ use crate::{failure::Failure, granting::Terms, state::App};
 /// The longest that waiting for the turn and reading all points may take. A request of its own may take `limits.request_seconds`.
 const PATIENCE: Duration = Duration::from_secs(15);
 
-/// The most instances that the plan of a policy reads anew.
-const MOST_READ: usize = 20;
+/// What becomes of a point.
+#[derive(Debug)]
+pub(crate) struct Foreseen {
+    /// What would be done.
+    pub(crate) plan: Plan,
+    /// What that would make of its filters, where that is previewed.
+    pub(crate) filters: Option<Filters>,
+}
 
 impl App {
     /// What would be written at each point, now, for a request that exists nowhere. `whole` shows the rules, too, which
@@ -66,7 +69,7 @@ impl App {
         let ids: BTreeSet<GrantId> = ids.into_iter().collect();
         let ours = |all: &[GrantId]| all.iter().any(|grant| ids.contains(grant));
         let points = self
-            .foresee_each(&wanted, |desired, plan| {
+            .foresee_each(&wanted, |desired, _, plan| {
                 let changes = plan.changes.into_iter();
                 let changes = changes.filter(|change| ours(&change.grants)).map(|change| {
                     // A firewall is one document, with the rules of machines that the caller may not read.
@@ -78,135 +81,83 @@ impl App {
                     show(change, whole)
                 });
                 let obstacles = plan.obstacles.into_iter().filter(|one| ours(&one.grants));
-                (changes.collect(), obstacles.map(tell).collect())
-            })
-            .await;
-        Ok(points)
-    }
-
-    /// What a change of a policy wants of the EC2 instances, as the transaction has it, where it isolates them from
-    /// groups that others use or no longer does: of the first [`MOST_READ`].
-    pub(crate) async fn wanted_of_isolated(
-        &self,
-        tx: &mut Tx,
-        machines: impl Iterator<Item = &Machine>,
-        isolates: impl Fn(&Machine) -> bool,
-        now: Instant,
-    ) -> Result<Vec<Desired>, Failure> {
-        let points: BTreeSet<PointRef> = machines
-            .filter_map(|machine| match &machine.id {
-                MachineId::Aws(instance) => {
-                    let concerned = isolates(machine) || has_copies(machine, &self.config.installation);
-                    concerned.then(|| PointRef::AwsInstance(instance.clone()))
+                api::DryRunPoint {
+                    point: desired.point.to_string(),
+                    changes: changes.collect(),
+                    rules_not_shown: 0,
+                    obstacles: obstacles.map(tell).collect(),
+                    unread: None,
                 }
-                MachineId::Azure(_) => None,
-            })
-            .take(MOST_READ)
-            .collect();
-        let mut wanted = Vec::with_capacity(points.len());
-        for id in tx.ensure_points(&points, &*self.ids, now).await?.into_values() {
-            wanted.push(tx.look(&self.config.installation, id).await?.desired);
-        }
-        Ok(wanted)
-    }
-
-    /// The private copies of groups that would be made there, filled, attached and taken away, with their rules. Whoever
-    /// asks may read the machines.
-    pub(crate) async fn foresee_copies(&self, wanted: &[Desired]) -> Vec<api::DryRunPoint> {
-        let points = self
-            .foresee_each(wanted, |_, plan| {
-                // What is of grants is not of the policy, and what is of neither puts groups back.
-                let changes = plan.changes.into_iter().filter(|change| change.grants.is_empty());
-                let obstacles = plan.obstacles.into_iter().filter(|one| !one.policies.is_empty());
-                (
-                    changes.map(|change| show(change, true)).collect(),
-                    obstacles.map(tell).collect(),
-                )
             })
             .await;
-        let says = |point: &api::DryRunPoint| {
-            !(point.changes.is_empty() && point.obstacles.is_empty() && point.unread.is_none())
-        };
-        points.into_iter().filter(says).collect()
+        let points = points.into_iter().zip(&wanted);
+        Ok(points
+            .map(|(point, desired)| point.unwrap_or_else(|reason| unread(&desired.point, reason)))
+            .collect())
     }
 
-    /// Plans over a fresh reading of each point, and tells of it what `told` picks.
-    async fn foresee_each(
+    /// What becomes of each point, from a fresh reading, or why it could not be read.
+    pub(crate) async fn foresee_points(&self, wanted: &[Desired]) -> Vec<Result<Foreseen, String>> {
+        self.foresee_each(wanted, |_, observed, plan| Foreseen {
+            filters: observed.filters(&plan.changes),
+            plan,
+        })
+        .await
+    }
+
+    /// Plans over a fresh reading of each point, and tells of it what `told` picks; or why it could not be read.
+    async fn foresee_each<T>(
         &self,
         wanted: &[Desired],
-        told: impl Fn(&Desired, Plan) -> (Vec<api::DryRunChange>, Vec<api::DryRunObstacle>),
-    ) -> Vec<api::DryRunPoint> {
+        told: impl Fn(&Desired, &dyn Observed, Plan) -> T,
+    ) -> Vec<Result<T, String>> {
         let deadline = tokio::time::Instant::now() + PATIENCE;
         // One dry run at a time, and one point after the other: whoever tries all day must not use up the calls that
         // openings need.
         let turn = tokio::time::timeout_at(deadline, self.foresight.acquire()).await;
         let mut points = Vec::with_capacity(wanted.len());
         for desired in wanted {
-            let point = desired.point.to_string();
             if !matches!(turn, Ok(Ok(_))) {
-                let reason = "other dry runs are reading; try again".to_owned();
-                points.push(unread(point, reason));
+                points.push(Err("other dry runs are reading; try again".to_owned()));
                 continue;
             }
-            let plan = tokio::time::timeout_at(deadline, self.plan_of(desired)).await;
-            points.push(match plan {
-                Ok(Ok(plan)) => {
-                    let (changes, obstacles) = told(desired, plan);
-                    api::DryRunPoint {
-                        point,
-                        changes,
-                        obstacles,
-                        unread: None,
-                    }
-                }
-                Ok(Err(reason)) => unread(point, reason),
-                Err(_) => unread(point, "the cloud did not answer in time".to_owned()),
+            let observed = tokio::time::timeout_at(deadline, self.read(desired)).await;
+            points.push(match observed {
+                Ok(observed) => observed.map(|observed| {
+                    let plan = observed.plan(desired);
+                    told(desired, &*observed, plan)
+                }),
+                Err(_) => Err("the cloud did not answer in time".to_owned()),
             });
         }
         points
     }
 
-    async fn plan_of(&self, desired: &Desired) -> Result<Plan, String> {
+    async fn read(&self, desired: &Desired) -> Result<Box<dyn Observed>, String> {
         let cloud = desired.point.cloud();
         let enforcer = self
             .enforcers
             .iter()
             .find(|enforcer| enforcer.cloud() == cloud)
             .ok_or_else(|| format!("this server does not guard {cloud}"))?;
-        let observed = enforcer
-            .observe(desired)
-            .await
-            .map_err(|error| error.to_string())?;
-        Ok(observed.plan(desired))
+        let observed = enforcer.observe(desired).await;
+        observed.map_err(|error| error.to_string())
     }
 }
 
-/// Whether a private copy of ours stands at the machine, as last observed.
-fn has_copies(machine: &Machine, installation: &Installation) -> bool {
-    let is_copy = |group: &SecurityGroup| {
-        let mark = group.tags.get(MARK_TAG).and_then(|text| Mark::parse(text));
-        mark.is_some_and(|mark| {
-            mark.installation == *installation && matches!(mark.purpose, Purpose::Copy { .. })
-        })
-    };
-    machine
-        .interfaces
-        .iter()
-        .flat_map(|interface| &interface.layers)
-        .any(|layer| matches!(layer, Layer::SecurityGroups { groups } if groups.iter().any(is_copy)))
-}
-
-fn tell(obstacle: Obstacle) -> api::DryRunObstacle {
+pub(crate) fn tell(obstacle: Obstacle) -> api::DryRunObstacle {
     api::DryRunObstacle {
         code: obstacle.code,
         detail: obstacle.message,
     }
 }
 
-fn unread(point: String, reason: String) -> api::DryRunPoint {
+/// The point could not be read.
+pub(crate) fn unread(point: &PointRef, reason: String) -> api::DryRunPoint {
     api::DryRunPoint {
-        point,
+        point: point.to_string(),
         changes: Vec::new(),
+        rules_not_shown: 0,
         obstacles: Vec::new(),
         unread: Some(reason),
     }
@@ -241,7 +192,7 @@ fn only_of(change: Change, grants: &BTreeSet<GrantId>) -> Change {
     }
 }
 
-fn show(change: Change, whole: bool) -> api::DryRunChange {
+pub(crate) fn show(change: Change, whole: bool) -> api::DryRunChange {
     api::DryRunChange {
         verb: change.verb.as_str().to_owned(),
         target: change.target,

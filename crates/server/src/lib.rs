@@ -31,6 +31,7 @@ mod makers;
 mod metrics;
 mod my_address;
 mod policies;
+mod policy_plan;
 mod preflight;
 mod reading;
 mod reviewing;
@@ -44,6 +45,7 @@ mod step_up;
 mod tickets;
 mod turning;
 mod waiting;
+mod withholding;
 
 pub use config::ServerConfig;
 pub use guardrails::Guardrails;

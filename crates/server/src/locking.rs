@@ -1,86 +1,56 @@
-//! What a lockdown would take from whom, from the last observation: the plan that a change of policy shows first.
+//! What becomes of filters that were not read for a plan, from the last observation.
 //!
-//! Pure. A lockdown's end is simple to foresee: nobody's rule but a grant's lets anything in to the guarded ports.
-//! Whether it gets there (a shared group may be refused, an NSG may be full) is for the planners to say.
-
-use std::collections::BTreeMap;
+//! Pure. A lockdown's end is simple to foresee: nobody's rule but a grant's lets anything in to the guarded ports, and
+//! where nobody guards them any more, what it displaced is back. Whether it gets there (a shared group may be refused, an
+//! NSG may be full) is for the planners to say.
 
 use postern_core::{
-    inventory::{Layer, Machine, is_holder},
-    machine::MachineId,
+    enforcer::{Desired, Guard, Member},
+    inventory::{Layer, Machine, purpose_of},
     mark::{Installation, Mark, Purpose},
     net::{Ports, Protocol},
-    nsg::{Access, AddressPrefix, Direction, NsgPorts, NsgProtocol, NsgRule, SharedMark, Side},
+    nsg::{Access, AddressPrefix, Direction, NsgPorts, NsgProtocol, NsgRule, Side},
     point::PointRef,
-    policy::{JitPolicy, Lockdown},
-    preview::{Filters, PointPreview, Preview, ReachChange},
-    sg::{SecurityGroup, SgProtocol, SgRule},
+    policy::Lockdown,
+    preview::Filters,
+    sg::{self, SecurityGroup, SgRule},
 };
 
 /// Azure's defaults, which nobody writes, begin here.
 const FIRST_DEFAULT: u16 = 65_000;
 
-/// Who would not get any more to ports of the machines when the policy guards them.
-pub(crate) fn losses(
-    machines: &[Machine],
-    policy: &JitPolicy,
-    installation: &Installation,
-) -> Vec<ReachChange> {
-    let ports: Vec<Ports> = policy.guards.iter().map(|guard| guard.ports).collect();
-    let mut nsgs: BTreeMap<PointRef, (Vec<NsgRule>, Vec<AddressPrefix>)> = BTreeMap::new();
-    let mut points = Vec::new();
-    for machine in machines {
-        let mut before = BTreeMap::new();
-        for interface in &machine.interfaces {
-            for layer in &interface.layers {
-                match layer {
-                    Layer::Nsg { point, rules, .. } => {
-                        let (_, addresses) = nsgs
-                            .entry(point.clone())
-                            .or_insert_with(|| (written(rules), Vec::new()));
-                        addresses.extend(
-                            interface
-                                .addresses
-                                .iter()
-                                .map(|one| AddressPrefix::parse(&one.to_string())),
-                        );
-                    }
-                    Layer::Firewall(_) => {}
-                    Layer::SecurityGroups { groups } => {
-                        before.insert(interface.id.clone(), groups.clone());
-                    }
-                }
-            }
+/// What becomes of the point that `desired` is of, as last observed at `machine`. None where that is not told by what was
+/// observed: at a firewall, and where the point is not before the machine.
+pub(crate) fn expected(machine: &Machine, desired: &Desired) -> Option<Filters> {
+    let mut layers = machine.interfaces.iter().flat_map(|interface| &interface.layers);
+    layers.find_map(|layer| match (layer, &desired.point) {
+        (Layer::Nsg { point, rules, .. }, at) if point == at => {
+            let before = written(rules);
+            let after = locked(&before, desired);
+            Some(Filters::Nsg { before, after })
         }
-        if let MachineId::Aws(instance) = &machine.id {
-            let after = match policy.lockdown {
-                Lockdown::Strict => before
-                    .iter()
-                    .map(|(interface, groups)| (interface.clone(), without(groups, &ports, installation)))
-                    .collect(),
-                Lockdown::Defer => before.clone(),
-            };
-            points.push(point(
-                PointRef::AwsInstance(instance.clone()),
-                Filters::SecurityGroups { before, after },
-            ));
+        (Layer::SecurityGroups { groups }, PointRef::AwsSecurityGroup { group, .. }) => {
+            let group = groups.iter().find(|one| one.id == *group)?;
+            Some(Filters::SecurityGroup {
+                before: group.ingress.clone(),
+                after: kept(group, desired),
+            })
         }
-    }
-    points.extend(nsgs.into_iter().map(|(at, (before, addresses))| {
-        let after = locked(&before, &addresses, &ports, policy.lockdown, installation);
-        point(at, Filters::Nsg { before, after })
-    }));
-    Preview::of(machines, points, &ports).losses
+        _ => None,
+    })
 }
 
-fn point(point: PointRef, filters: Filters) -> PointPreview {
-    PointPreview {
-        point,
-        filters,
-        changes: Vec::new(),
-        obstacles: Vec::new(),
-        findings: Vec::new(),
-    }
+/// Whether a private copy of ours stands at the machine, as last observed. What becomes of it only its point tells.
+pub(crate) fn has_copies(machine: &Machine, installation: &Installation) -> bool {
+    let is_copy =
+        |group: &SecurityGroup| matches!(purpose_of(group, installation), Some(Purpose::Copy { .. }));
+    let mut layers = machine.interfaces.iter().flat_map(|interface| &interface.layers);
+    layers.any(|layer| matches!(layer, Layer::SecurityGroups { groups } if groups.iter().any(is_copy)))
+}
+
+fn purpose(text: Option<&String>, installation: &Installation) -> Option<Purpose> {
+    let mark = Mark::parse(text?)?;
+    (mark.installation == *installation).then_some(mark.purpose)
 }
 
 fn written(rules: &[NsgRule]) -> Vec<NsgRule> {
@@ -88,19 +58,30 @@ fn written(rules: &[NsgRule]) -> Vec<NsgRule> {
     rules.iter().filter(inbound).cloned().collect()
 }
 
-/// The rules with a deny above everything but the rules of grants, or, where it defers, below everything but Azure's
-/// defaults. The numbers say the order, and nothing else.
-fn locked(
-    rules: &[NsgRule],
-    addresses: &[AddressPrefix],
-    ports: &[Ports],
-    lockdown: Lockdown,
-    installation: &Installation,
-) -> Vec<NsgRule> {
-    let denies = ports.iter().map(|ports| NsgRule {
+/// The rules without the denies of lockdowns, and with a deny for each member that is to be locked down: above
+/// everything, or, where it defers, below everything but Azure's defaults. The numbers say the order, and nothing else.
+fn locked(rules: &[NsgRule], desired: &Desired) -> Vec<NsgRule> {
+    let is_lockdown = |rule: &&NsgRule| {
+        let purpose = purpose(rule.description.as_ref(), &desired.installation);
+        rule.access == Access::Deny && matches!(purpose, Some(Purpose::Lockdown { .. }))
+    };
+    let guarded = desired
+        .members
+        .iter()
+        .filter(|member| !member.addresses.is_empty())
+        .filter_map(|member| Some((member, member.guard.as_ref()?)));
+    guarded
+        .flat_map(|(member, guard)| guard.ports.iter().map(move |ports| deny(member, guard, *ports)))
+        .chain(rules.iter().filter(|rule| !is_lockdown(rule)).cloned())
+        .collect()
+}
+
+fn deny(member: &Member, guard: &Guard, ports: Ports) -> NsgRule {
+    let addresses = member.addresses.iter();
+    NsgRule {
         name: format!("lockdown of {ports}"),
         description: None,
-        priority: match lockdown {
+        priority: match guard.lockdown {
             Lockdown::Strict => 1,
             Lockdown::Defer => FIRST_DEFAULT - 1,
         },
@@ -115,7 +96,9 @@ fn locked(
             groups: Vec::new(),
         },
         destination: Side {
-            prefixes: addresses.to_vec(),
+            prefixes: addresses
+                .map(|one| AddressPrefix::parse(&one.to_string()))
+                .collect(),
             groups: Vec::new(),
         },
         ports: vec![NsgPorts {
@@ -123,49 +106,40 @@ fn locked(
             last: ports.last(),
         }],
         source_ports: vec![NsgPorts::ALL],
-    });
-    let others = rules.iter().cloned().map(|mut rule| {
-        if opens_a_grant(&rule, installation) {
-            rule.priority = 0;
-        }
-        rule
-    });
-    denies.chain(others).collect()
+    }
 }
 
-fn opens_a_grant(rule: &NsgRule, installation: &Installation) -> bool {
-    let text = rule.description.as_deref().unwrap_or_default();
-    rule.access == Access::Allow
-        && (Mark::parse(text).is_some_and(|mark| {
-            mark.installation == *installation && matches!(mark.purpose, Purpose::Grant { .. })
-        }) || SharedMark::parse(text).is_some_and(|mark| mark.installation == *installation))
-}
-
-/// The groups without others' rules for the ports. What such a rule opens beside them is not looked at here.
-fn without(groups: &[SecurityGroup], ports: &[Ports], installation: &Installation) -> Vec<SecurityGroup> {
-    groups
-        .iter()
-        .cloned()
-        .map(|mut group| {
-            if !is_holder(&group, installation) {
-                group
-                    .ingress
-                    .retain(|rule| !ports.iter().any(|ports| lets_in(rule, *ports)));
-            }
-            group
-        })
-        .collect()
-}
-
-fn lets_in(rule: &SgRule, ports: Ports) -> bool {
-    let protocol = match &rule.protocol {
-        SgProtocol::All => return true,
-        SgProtocol::Tcp => Protocol::Tcp,
-        SgProtocol::Udp => Protocol::Udp,
-        SgProtocol::Other(_) => return false,
+/// The group's rules as others made them, without what leads to a port that a member keeps closed.
+fn kept(group: &SecurityGroup, desired: &Desired) -> Vec<SgRule> {
+    let guards = desired.members.iter().filter_map(|member| member.guard.as_ref());
+    let closed: Vec<Ports> = guards
+        .filter(|guard| guard.lockdown == Lockdown::Strict)
+        .flat_map(|guard| guard.ports.iter().copied())
+        .collect();
+    let is_residual = |rule: &&SgRule| match purpose(rule.description.as_ref(), &desired.installation) {
+        Some(Purpose::Residual { of }) => desired.displaced.iter().any(|saved| saved.id == of),
+        _ => false,
     };
-    protocol == ports.protocol()
-        && rule
-            .ports
-            .is_none_or(|(first, last)| first <= i32::from(ports.last()) && i32::from(ports.first()) <= last)
+    let displaced = desired
+        .displaced
+        .iter()
+        .filter_map(|saved| serde_json::from_value(saved.rule.clone()).ok());
+    let all: Vec<SgRule> = group
+        .ingress
+        .iter()
+        .filter(|rule| !is_residual(rule))
+        .cloned()
+        .chain(displaced)
+        .collect();
+    let around = |rule: &SgRule| {
+        if sg::overlaps(rule, &closed) {
+            sg::carve(rule, &closed)
+        } else {
+            vec![rule.clone()]
+        }
+    };
+    all.iter().flat_map(around).collect()
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,17 +2,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use postern_api::{ErrorCode, jit_policy::JitPolicyPlan};
+use postern_api::ErrorCode;
 use postern_authz::{Authorizer, Context, Decision, Resource, ResourceKind};
 use postern_core::{
-    audit::{AuditEvent, Outcome, Subject},
+    audit::{Outcome, Subject},
     freeze::Freeze,
     grant::{EndCause, Grant},
     id::{GrantId, PolicyId},
     inventory::Machine,
     machine::MachineId,
     net::Ports,
-    policy::{Ask, JitPolicy, Lockdown, SharedGroups},
+    policy::{Ask, JitPolicy, Lockdown},
     role::{Action, Role},
     scope::Scope,
     time::{Instant, written},
@@ -21,10 +21,7 @@ use postern_store::{CoverageChange, Due, MachineFilter, Tx, Urgency, Visible};
 use serde::Serialize;
 use serde_json::json;
 
-use crate::{
-    decide::Question, failure::Failure, flow::authenticate::Caller, granting, locking, shape::jit_policy,
-    state::App,
-};
+use crate::{decide::Question, failure::Failure, flow::authenticate::Caller, granting, state::App};
 
 /// A change to one policy.
 #[derive(Debug)]
@@ -41,21 +38,21 @@ pub(crate) enum Change<'a> {
 #[derive(Debug, Serialize)]
 pub(crate) struct Effect {
     /// How many machines another policy covers than before.
-    machines_covered_otherwise: usize,
+    pub(crate) machines_covered_otherwise: usize,
     /// How many enforcement points are looked at.
-    points_marked: usize,
+    pub(crate) points_marked: usize,
     /// The grants that ended.
-    grants_ended: Vec<GrantId>,
+    pub(crate) grants_ended: Vec<GrantId>,
     /// Their machines, in the same order.
     #[serde(skip)]
-    machines_of_ended: Vec<MachineId>,
+    pub(crate) machines_of_ended: Vec<MachineId>,
     /// The machines that another policy covers than before, by id.
     #[serde(skip)]
-    coverage: Vec<CoverageChange>,
+    pub(crate) coverage: Vec<CoverageChange>,
 }
 
 /// The most machines that a plan tells of.
-const MOST: usize = 200;
+pub(crate) const MOST: usize = 200;
 
 /// The audit subject of a policy.
 pub(crate) fn subject(id: PolicyId) -> Subject {
@@ -120,6 +117,22 @@ pub(crate) async fn check_roles(tx: &mut Tx, policy: &JitPolicy) -> Result<(), F
 }
 
 impl Change<'_> {
+    /// The policy as it was, where there was one.
+    pub(crate) const fn before(&self) -> Option<&JitPolicy> {
+        match self {
+            Self::Made(_) => None,
+            Self::Replaced { before, .. } | Self::Removed(before) => Some(before),
+        }
+    }
+
+    /// The policy as it is, where it is not removed.
+    pub(crate) const fn after(&self) -> Option<&JitPolicy> {
+        match self {
+            Self::Made(after) | Self::Replaced { after, .. } => Some(after),
+            Self::Removed(_) => None,
+        }
+    }
+
     fn policy(&self) -> PolicyId {
         match self {
             Self::Made(policy) | Self::Removed(policy) => policy.id,
@@ -276,124 +289,6 @@ impl App {
         Ok(found.items.into_iter().map(|stored| stored.machine).collect())
     }
 
-    /// What the change in the transaction would do, which then ends without effect; that somebody asked is audited.
-    /// `covered` are machines that the policy covered before. Of machines that the reader may not read, the plan only
-    /// says how many there are: who may change policies may not for that look at everything behind them.
-    pub(crate) async fn plan_policy_change(
-        &self,
-        mut tx: Tx,
-        reader: (&Authorizer, &Caller),
-        mut event: AuditEvent,
-        effect: Effect,
-        after: Option<&JitPolicy>,
-        covered: Vec<Machine>,
-    ) -> Result<JitPolicyPlan, Failure> {
-        let policies = granting::by_id(tx.policies().await?);
-        let told: Vec<_> = effect.coverage.iter().take(MOST).collect();
-        let names: BTreeSet<&MachineId> = told
-            .iter()
-            .map(|one| &one.machine)
-            .chain(&effect.machines_of_ended)
-            .collect();
-        let names: Vec<MachineId> = names.into_iter().cloned().collect();
-        let found = tx.machines(&names).await?;
-        let may_read = |machine: &Machine| self.may_read_machine(reader, machine);
-        let is_shown =
-            |machine: &MachineId| found.get(machine).is_some_and(|stored| may_read(&stored.machine));
-        let mut behind: BTreeMap<PolicyId, BTreeMap<MachineId, Machine>> = BTreeMap::new();
-        for change in told.iter().filter(|one| is_shown(&one.machine)) {
-            if let Some((policy, stored)) = change.after.zip(found.get(&change.machine)) {
-                behind
-                    .entry(policy)
-                    .or_default()
-                    .insert(stored.machine.id.clone(), stored.machine.clone());
-            }
-        }
-        let mut hidden: BTreeSet<MachineId> = names
-            .iter()
-            .filter(|machine| !is_shown(machine))
-            .cloned()
-            .collect();
-        if let Some(policy) = after {
-            let gone: BTreeSet<&MachineId> = effect.coverage.iter().map(|one| &one.machine).collect();
-            let (stay, unreadable): (Vec<Machine>, Vec<Machine>) = covered
-                .into_iter()
-                .filter(|machine| !gone.contains(&machine.id))
-                .partition(may_read);
-            hidden.extend(unreadable.into_iter().map(|machine| machine.id));
-            let all = behind.entry(policy.id).or_default();
-            all.extend(stay.into_iter().map(|machine| (machine.id.clone(), machine)));
-        }
-        let shown = names.iter().filter(|machine| is_shown(machine));
-        let shown = shown.filter_map(|machine| Some(&found.get(machine)?.machine));
-        let staying = behind.values().flat_map(BTreeMap::values);
-        let about: BTreeMap<&MachineId, &Machine> = shown
-            .chain(staying)
-            .map(|machine| (&machine.id, machine))
-            .collect();
-        let apart: BTreeSet<&MachineId> = behind
-            .iter()
-            .filter(|(id, _)| policies.get(id).is_some_and(isolates))
-            .flat_map(|(_, machines)| machines.keys())
-            .collect();
-        // Those that another policy covered may have copies to give back, seen by discovery or not yet.
-        let left: BTreeSet<&MachineId> = told
-            .iter()
-            .filter(|one| one.before.is_some())
-            .map(|one| &one.machine)
-            .collect();
-        let is_apart = |machine: &Machine| apart.contains(&machine.id) || left.contains(&machine.id);
-        let wanted = self
-            .wanted_of_isolated(&mut tx, about.into_values(), is_apart, self.now())
-            .await?;
-        let mut plan = JitPolicyPlan {
-            dry_run: true,
-            policy: after.map(jit_policy::show),
-            machines: effect.machines_covered_otherwise,
-            machines_not_shown: hidden.len(),
-            coverage: told
-                .iter()
-                .filter(|one| is_shown(&one.machine))
-                .map(|one| jit_policy::coverage(one))
-                .collect(),
-            points: effect.points_marked,
-            grants_ended: effect
-                .grants_ended
-                .iter()
-                .zip(&effect.machines_of_ended)
-                .filter(|(_, machine)| is_shown(machine))
-                .map(|(grant, _)| grant.to_string())
-                .collect(),
-            losses: behind
-                .into_iter()
-                .filter_map(|(id, machines)| Some((policies.get(&id)?, machines)))
-                .flat_map(|(policy, machines)| {
-                    let machines: Vec<Machine> = machines.into_values().collect();
-                    locking::losses(&machines, policy, &self.config.installation)
-                })
-                .map(|loss| jit_policy::loss(&loss))
-                .collect(),
-            copies: Vec::new(),
-        };
-        "jit_policy.dry_run".clone_into(&mut event.action);
-        self.write_alone(tx, event).await?;
-        plan.copies = self.foresee_copies(&wanted).await;
-        Ok(plan)
-    }
-
-    /// Whether the reader may read the machine. Not audited as a denial: nobody asked for this one.
-    fn may_read_machine(&self, (authorizer, caller): (&Authorizer, &Caller), machine: &Machine) -> bool {
-        let resource = Resource::machine(machine.id.scope(), machine.tags.clone());
-        authorizer
-            .decide(
-                &caller.principal,
-                Action::Read,
-                &resource,
-                &Context::at(self.now()),
-            )
-            .allowed
-    }
-
     /// Ends those of the grants that the policies allow no more, with an event each, and says which they are.
     async fn end_unallowed(
         &self,
@@ -436,11 +331,6 @@ impl App {
         tx.audit(&events).await?;
         Ok(ended.into_iter().map(|grant| (grant.id, grant.machine)).collect())
     }
-}
-
-/// Whether machines get private copies of the groups that others use.
-fn isolates(policy: &JitPolicy) -> bool {
-    policy.lockdown == Lockdown::Strict && policy.shared_groups == SharedGroups::Isolate
 }
 
 /// Whether every port that `was` guards is guarded by one of `is`, and as strictly.

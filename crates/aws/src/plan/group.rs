@@ -27,6 +27,7 @@ use postern_core::{
     net::Ports,
     point::PointRef,
     policy::{Lockdown, SharedGroups},
+    preview::Filters,
     sg::{SecurityGroup, SgRule},
 };
 use serde::{Deserialize, Serialize};
@@ -266,6 +267,10 @@ impl Observed for ObservedGroup {
                 (grant, evidence)
             })
             .collect()
+    }
+
+    fn filters(&self, changes: &[Change]) -> Option<Filters> {
+        self.foreseen(changes)
     }
 
     fn print(&self) -> Option<Print> {

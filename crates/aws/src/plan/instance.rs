@@ -24,6 +24,7 @@ use postern_core::{
     mark::{Installation, Mark, Purpose},
     point::PointRef,
     policy::{Lockdown, SharedGroups},
+    preview::Filters,
     sg::{SecurityGroup, SgPeer, SgProtocol, SgRule},
 };
 use serde::{Deserialize, Serialize};
@@ -412,6 +413,10 @@ impl Observed for ObservedInstance {
     fn shows(&self, before: Option<&Value>, operation: &Value) -> Option<bool> {
         let operation: Operation = serde_json::from_value(operation.clone()).ok()?;
         self.shows_write(before, &operation)
+    }
+
+    fn filters(&self, changes: &[Change]) -> Option<Filters> {
+        self.foreseen(changes)
     }
 
     fn print(&self) -> Option<Print> {

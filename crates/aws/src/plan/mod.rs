@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use crate::operation::Operation;
 
+mod foreseen;
 pub mod group;
 pub mod instance;
 #[cfg(test)]

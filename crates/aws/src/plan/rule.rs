@@ -1,21 +1,15 @@
-//! Security group rules as sets of packets: what they overlap, what is left of them, what they count.
+//! Security group rules as EC2 compares and counts them.
 
 use std::{collections::BTreeMap, fmt};
 
 use ipnet::IpNet;
+pub use postern_core::sg::{KEPT_PROTOCOLS, carve, is_stale, overlaps};
 use postern_core::{
     mark::{Installation, Mark},
     net::{Ports, Protocol},
-    sg::{SgPeer, SgProtocol, SgRule},
+    sg::{SgPeer, SgProtocol, SgRule, families},
 };
 use serde::{Deserialize, Serialize};
-
-/// Protocols, beside TCP, UDP and ICMP, that stay open when an all-traffic rule is displaced: IP-in-IP and GRE
-/// (overlays and tunnels), ESP and AH (`IPsec`), SCTP.
-///
-/// EC2 has no way to say "all protocols but these", and 256 rules would not fit a group, so a displaced
-/// all-traffic rule loses every other protocol until it is restored. The plan says so in a finding.
-pub const KEPT_PROTOCOLS: [u8; 5] = [4, 47, 50, 51, 132];
 
 /// What makes two rules duplicates in EC2: protocol, ports and peer, not the description.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -118,85 +112,6 @@ pub fn mark_of(rule: &SgRule, installation: &Installation) -> Option<Mark> {
     Mark::parse(rule.description.as_deref()?).filter(|mark| mark.installation == *installation)
 }
 
-/// Whether the rule lets nobody in any more; see [`SgPeer::Group`].
-pub fn is_stale(rule: &SgRule) -> bool {
-    matches!(rule.peer, SgPeer::Group { stale: true, .. })
-}
-
-/// Whether the rule lets packets through to any of the guarded ports.
-pub fn overlaps(rule: &SgRule, guarded: &[Ports]) -> bool {
-    let mut guarded = guarded.iter();
-    !is_stale(rule)
-        && guarded.any(|ports| match (&rule.protocol, ports.protocol()) {
-            (SgProtocol::All, _) => true,
-            (SgProtocol::Tcp, Protocol::Tcp) | (SgProtocol::Udp, Protocol::Udp) => {
-                let (first, last) = rule.ports.unwrap_or((0, 65535));
-                first <= i32::from(ports.last()) && i32::from(ports.first()) <= last
-            }
-            _ => false,
-        })
-}
-
-/// What is left of the rule without the guarded ports: rules with the same peer, without description and tags.
-pub fn carve(rule: &SgRule, guarded: &[Ports]) -> Vec<SgRule> {
-    let bare = |protocol: SgProtocol, ports: Option<(i32, i32)>| SgRule {
-        id: None,
-        protocol,
-        ports,
-        peer: rule.peer.clone(),
-        description: None,
-        tags: BTreeMap::new(),
-    };
-    let around = |protocol: Protocol, span: (i32, i32)| {
-        let name = match protocol {
-            Protocol::Tcp => SgProtocol::Tcp,
-            Protocol::Udp => SgProtocol::Udp,
-        };
-        remainder(span, guarded.iter().filter(|ports| ports.protocol() == protocol))
-            .into_iter()
-            .map(move |ports| bare(name.clone(), Some(ports)))
-    };
-    match &rule.protocol {
-        SgProtocol::Tcp => around(Protocol::Tcp, rule.ports.unwrap_or((0, 65535))).collect(),
-        SgProtocol::Udp => around(Protocol::Udp, rule.ports.unwrap_or((0, 65535))).collect(),
-        SgProtocol::Other(_) => vec![bare(rule.protocol.clone(), rule.ports)],
-        SgProtocol::All if guarded.is_empty() => vec![bare(SgProtocol::All, None)],
-        SgProtocol::All => {
-            let (v4, v6) = families(&rule.peer);
-            around(Protocol::Tcp, (0, 65535))
-                .chain(around(Protocol::Udp, (0, 65535)))
-                .chain(v4.then(|| bare(SgProtocol::Other("icmp".to_owned()), Some((-1, -1)))))
-                .chain(v6.then(|| bare(SgProtocol::Other("icmpv6".to_owned()), Some((-1, -1)))))
-                .chain(
-                    KEPT_PROTOCOLS
-                        .iter()
-                        .map(|number| bare(SgProtocol::Other(number.to_string()), None)),
-                )
-                .collect()
-        }
-    }
-}
-
-fn remainder<'a>(span: (i32, i32), holes: impl Iterator<Item = &'a Ports>) -> Vec<(i32, i32)> {
-    let mut holes: Vec<(i32, i32)> = holes.map(|p| (p.first().into(), p.last().into())).collect();
-    holes.sort_unstable();
-    let (mut from, to) = span;
-    let mut left = Vec::new();
-    for (first, last) in holes {
-        if first > to || last < from {
-            continue;
-        }
-        if from < first {
-            left.push((from, first - 1));
-        }
-        from = last + 1;
-    }
-    if from <= to {
-        left.push((from, to));
-    }
-    left
-}
-
 /// Whether every packet that `part` lets through, `whole` lets through as well.
 pub fn within(part: &SgRule, whole: &SgRule) -> bool {
     Content::of(part).peer == Content::of(whole).peer
@@ -207,16 +122,6 @@ pub fn within(part: &SgRule, whole: &SgRule) -> bool {
                     (_, None) => true,
                     (None, Some(_)) => false,
                 }))
-}
-
-/// The address families that a peer may stand for, IPv4 first. A prefix list is of one of the two, which its id
-/// does not tell.
-fn families(peer: &SgPeer) -> (bool, bool) {
-    match peer {
-        SgPeer::Net(IpNet::V4(_)) => (true, false),
-        SgPeer::Net(IpNet::V6(_)) => (false, true),
-        SgPeer::PrefixList(_) | SgPeer::Group { .. } => (true, true),
-    }
 }
 
 /// What rules with a prefix list as peer count, by the list's id.
@@ -290,7 +195,6 @@ pub fn list<'a>(rules: impl IntoIterator<Item = &'a SgRule>) -> String {
 #[cfg(test)]
 mod tests {
     use postern_core::testing::ports;
-    use proptest::prelude::*;
 
     use super::*;
 
@@ -303,13 +207,6 @@ mod tests {
             description: None,
             tags: BTreeMap::new(),
         }
-    }
-
-    fn passes(rule: &SgRule, protocol: Protocol, port: i32) -> bool {
-        overlaps(
-            rule,
-            &[Ports::one(protocol, u16::try_from(port).unwrap()).unwrap()],
-        )
     }
 
     #[test]
@@ -368,30 +265,5 @@ mod tests {
             normalise("58", Some(-1), Some(-1))
         );
         assert_eq!(normalise("udp", Some(-1), Some(-1)).1, Some((0, 65535)));
-    }
-
-    proptest! {
-        #[test]
-        fn what_is_carved_is_the_rule_without_the_guarded_ports(
-            first in 0i32..60, length in 0i32..60, all in any::<bool>(),
-            holes in prop::collection::vec((1u16..70, 0u16..8, any::<bool>()), 0..5),
-        ) {
-            let whole = if all { rule(SgProtocol::All, None) } else { rule(SgProtocol::Tcp, Some((first, first + length))) };
-            let guarded: Vec<Ports> = holes.iter().map(|(from, more, udp)| {
-                Ports::range(if *udp { Protocol::Udp } else { Protocol::Tcp }, *from, from + more).unwrap()
-            }).collect();
-            let left = carve(&whole, &guarded);
-            for protocol in [Protocol::Tcp, Protocol::Udp] {
-                for port in 1..130 {
-                    let one = Ports::one(protocol, u16::try_from(port).unwrap()).unwrap();
-                    let want = passes(&whole, protocol, port) && !guarded.iter().any(|g| g.overlaps(one));
-                    prop_assert_eq!(left.iter().any(|r| passes(r, protocol, port)), want, "{}", one);
-                }
-            }
-            for part in &left {
-                prop_assert!(within(part, &whole));
-                prop_assert!(!overlaps(part, &guarded));
-            }
-        }
     }
 }

@@ -8,9 +8,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use postern_core::{
-    enforcer::{Desired, Evidence, Observed, Plan, Print},
+    enforcer::{Change, Desired, Evidence, Observed, Plan, Print},
     id::GrantId,
     inventory::copied_from,
+    preview::Filters,
     sg::{SecurityGroup, SgRule},
 };
 use serde_json::Value;
@@ -177,6 +178,10 @@ impl<T: Carry> Observed for Reading<T> {
 
     fn snapshot(&self) -> Value {
         self.read.snapshot()
+    }
+
+    fn filters(&self, changes: &[Change]) -> Option<Filters> {
+        self.carried.filters(changes)
     }
 
     fn print(&self) -> Option<Print> {

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use postern_core::{
-    enforcer::{Desired, Observed, Plan},
+    enforcer::{Desired, Observed},
     nsg::{NsgRule, Side},
     preview::Filters,
 };
@@ -125,17 +125,15 @@ fn a_preview_is_what_carrying_out_the_plan_makes() {
         model.bulk = bulk;
         let observed = model.observed();
         let plan = observed.plan(&wanted);
-        let found = super::preview(&wanted.point, &observed.snapshot(), &plan).unwrap();
+        let found = observed.filters(&plan.changes);
         let mut carried_out = model.clone();
         converge(&mut carried_out, &wanted);
-        let Filters::Nsg { before, after } = found.filters else {
+        let Some(Filters::Nsg { before, after }) = found else {
             panic!("{found:?}");
         };
         assert_eq!(before, in_order(&model));
         assert_eq!(after, in_order(&carried_out));
-        assert_eq!(found.changes.len(), plan.changes.len());
     }
-    assert!(super::preview(&wanted.point, &json!({ "securityRules": [{}] }), &Plan::default()).is_err());
 }
 
 #[test]

@@ -4,6 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
+    id::GrantId,
     inventory::{Place, Power},
     reach::{Verdict, reach_address},
     sg::{SgPeer, SgProtocol},
@@ -58,9 +59,6 @@ fn becomes(name: &str, before: Vec<NsgRule>, after: Vec<NsgRule>) -> PointPrevie
     PointPreview {
         point: point(name),
         filters: Filters::Nsg { before, after },
-        changes: vec![],
-        obstacles: vec![],
-        findings: vec![],
     }
 }
 
@@ -79,7 +77,7 @@ fn a_lockdown_says_who_loses_what_by_which_rule() {
     let machine = machine(vec![nsg("own", Place::Interface, before.clone())]);
     let preview = Preview::of(
         &[machine],
-        vec![becomes("own", before, after)],
+        &[becomes("own", before, after)],
         &[ports("22"), ports("443")],
     );
     assert_eq!(preview.gains, []);
@@ -105,11 +103,11 @@ fn what_opens_one_hop_of_two_gains_nothing_and_what_opens_both_does() {
         nsg("inner", Place::Interface, shut.clone()),
     ]);
     let of = |names: &[&str]| {
-        let points = names
+        let points: Vec<PointPreview> = names
             .iter()
             .map(|name| becomes(name, shut.clone(), both.clone()))
             .collect();
-        Preview::of(std::slice::from_ref(&machine), points, &[ports("22")])
+        Preview::of(std::slice::from_ref(&machine), &points, &[ports("22")])
     };
     assert_eq!(of(&["outer"]).gains, []);
     assert_eq!(of(&["inner"]).gains, []);
@@ -125,52 +123,158 @@ fn what_opens_one_hop_of_two_gains_nothing_and_what_opens_both_does() {
 fn a_rule_for_a_name_gains_possibly() {
     let after = vec![rule(298, Access::Allow, "FutureService", "22")];
     let machine = machine(vec![nsg("own", Place::Interface, vec![])]);
-    let preview = Preview::of(&[machine], vec![becomes("own", vec![], after)], &[ports("22")]);
+    let preview = Preview::of(&[machine], &[becomes("own", vec![], after)], &[ports("22")]);
     assert_eq!(
         lines(&preview.gains),
         ["possibly 0.0.0.0/0 to 22/tcp of `vm1` at 10.0.0.4 by rule `r298` (priority 298) of `own`",]
     );
 }
 
-#[test]
-fn a_group_that_is_attached_gains_in_the_same_words() {
-    let group = |id: &str, net: &str| SecurityGroup {
+fn group(id: &str, nets: &[&str]) -> SecurityGroup {
+    SecurityGroup {
         id: id.into(),
         name: id.into(),
         vpc: "vpc-1".into(),
-        ingress: vec![SgRule {
-            id: Some(format!("{id}-1")),
-            protocol: SgProtocol::Tcp,
-            ports: Some((22, 22)),
-            peer: SgPeer::Net(net.parse().unwrap()),
-            description: None,
-            tags: BTreeMap::new(),
-        }],
+        ingress: nets.iter().map(|net| ssh_from(net)).collect(),
         egress: vec![],
         tags: BTreeMap::new(),
-    };
-    let old = vec![group("sg-a", "10.1.0.0/16")];
-    let new = vec![group("sg-a", "10.1.0.0/16"), group("sg-b", "203.0.113.7/32")];
-    let mut machine = machine(vec![Layer::SecurityGroups { groups: old.clone() }]);
+    }
+}
+
+fn ssh_from(net: &str) -> SgRule {
+    SgRule {
+        id: None,
+        protocol: SgProtocol::Tcp,
+        ports: Some((22, 22)),
+        peer: SgPeer::Net(net.parse().unwrap()),
+        description: None,
+        tags: BTreeMap::new(),
+    }
+}
+
+fn instance(groups: &[SecurityGroup]) -> (Machine, PointRef) {
+    let mut machine = machine(vec![Layer::SecurityGroups {
+        groups: groups.to_vec(),
+    }]);
     let instance = "arn:aws:ec2:eu-west-1:123456789012:instance/i-0123456789abcdef0";
     machine.id = instance.parse().unwrap();
     let MachineId::Aws(id) = machine.id.clone() else {
         panic!("{instance}");
     };
-    let one = PointPreview {
-        point: PointRef::AwsInstance(id),
-        filters: Filters::SecurityGroups {
-            before: BTreeMap::from([("nic".to_owned(), old)]),
-            after: BTreeMap::from([("nic".to_owned(), new)]),
+    (machine, PointRef::AwsInstance(id))
+}
+
+fn attached(ids: &[&str], read: &[SecurityGroup]) -> Attached {
+    let ids = ids.iter().map(ToString::to_string).collect();
+    Attached {
+        interfaces: BTreeMap::from([("nic".to_owned(), ids)]),
+        groups: read.to_vec(),
+    }
+}
+
+fn rules_of(group: &str, before: &[&str], after: &[&str]) -> PointPreview {
+    let rules = |nets: &[&str]| nets.iter().map(|net| ssh_from(net)).collect();
+    PointPreview {
+        point: PointRef::security_group("123456789012", "eu-west-1", group).unwrap(),
+        filters: Filters::SecurityGroup {
+            before: rules(before),
+            after: rules(after),
         },
-        changes: vec![],
-        obstacles: vec![],
-        findings: vec![],
+    }
+}
+
+#[test]
+fn a_group_that_is_attached_gains_in_the_same_words() {
+    let (machine, point) = instance(&[group("sg-a", &["10.1.0.0/16"])]);
+    let one = PointPreview {
+        point,
+        filters: Filters::Instance {
+            before: attached(&["sg-a"], &[]),
+            after: attached(&["sg-a", "sg-b"], &[group("sg-b", &["203.0.113.7/32"])]),
+        },
     };
-    let preview = Preview::of(&[machine], vec![one], &[ports("22")]);
-    assert_eq!(preview.gains.len(), 1);
-    assert_eq!(preview.gains[0].sources, ["203.0.113.7/32".parse().unwrap()]);
+    let preview = Preview::of(&[machine], &[one], &[ports("22")]);
+    assert_eq!(
+        lines(&preview.gains),
+        [
+            "203.0.113.7/32 to 22/tcp of `i-0123456789abcdef0` at 10.0.0.4 by rule `tcp 22 from 203.0.113.7/32` of `sg-b`"
+        ]
+    );
     assert_eq!(preview.losses, []);
+}
+
+#[test]
+fn rules_of_a_group_change_where_it_is_attached_also_where_it_only_comes() {
+    let (with_it, point) = instance(&[group("sg-0000000000000000a", &["198.51.100.1/32"])]);
+    let change = rules_of("sg-0000000000000000a", &["198.51.100.1/32"], &["203.0.113.7/32"]);
+    let preview = Preview::of(
+        std::slice::from_ref(&with_it),
+        std::slice::from_ref(&change),
+        &[ports("22")],
+    );
+    let told = |changes: &[ReachChange]| {
+        changes
+            .iter()
+            .flat_map(|one| one.sources.clone())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(told(&preview.gains), ["203.0.113.7/32".parse().unwrap()]);
+    assert_eq!(told(&preview.losses), ["198.51.100.1/32".parse().unwrap()]);
+
+    let (without_it, _) = instance(&[group("sg-0000000000000000b", &[])]);
+    let swap = PointPreview {
+        point,
+        filters: Filters::Instance {
+            before: attached(&["sg-0000000000000000b"], &[]),
+            after: attached(&["sg-0000000000000000a"], &[group("sg-0000000000000000a", &[])]),
+        },
+    };
+    let preview = Preview::of(
+        std::slice::from_ref(&without_it),
+        &[swap, change.clone()],
+        &[ports("22")],
+    );
+    assert_eq!(told(&preview.gains), ["203.0.113.7/32".parse().unwrap()]);
+    assert_eq!(preview.losses, []);
+    let preview = Preview::of(&[without_it], &[change], &[ports("22")]);
+    assert_eq!(preview, Preview::default(), "of a group that it has not");
+}
+
+#[test]
+fn what_grants_open_can_be_left_out() {
+    let demo: Installation = "demo".parse().unwrap();
+    let mark = Mark {
+        installation: demo.clone(),
+        purpose: Purpose::Grant {
+            grant: GrantId::from_uuid(uuid::Uuid::from_u128(1)),
+            end: "2026-07-28T12:00:00Z".parse().unwrap(),
+        },
+    };
+    let mut grants = rule(200, Access::Allow, "203.0.113.7", "22");
+    grants.description = Some(mark.to_string());
+    let own = [
+        rule(201, Access::Deny, "*", "22"),
+        rule(300, Access::Allow, "*", "22"),
+    ];
+    let with_grant: Vec<NsgRule> = std::iter::once(grants).chain(own.clone()).collect();
+    let filters = Filters::Nsg {
+        before: own.to_vec(),
+        after: with_grant.clone(),
+    };
+    assert_eq!(
+        filters.without_grants(&demo),
+        Filters::Nsg {
+            before: own.to_vec(),
+            after: own.to_vec()
+        }
+    );
+    let seen = machine(vec![nsg("own", Place::Interface, with_grant.clone())]);
+    let left = |installation: &str| without_grants(seen.clone(), &installation.parse().unwrap());
+    assert_eq!(
+        left("demo"),
+        machine(vec![nsg("own", Place::Interface, own.to_vec())])
+    );
+    assert_eq!(left("another"), seen);
 }
 
 fn some_rules() -> impl Strategy<Value = Vec<NsgRule>> {
@@ -202,9 +306,9 @@ proptest! {
     fn whoever_gains_or_loses_does_and_nobody_else(before in some_rules(), after in some_rules()) {
         let side = |rules: &[NsgRule]| machine(vec![nsg("own", Place::Interface, rules.to_vec())]);
         let (was, will) = (side(&before), side(&after));
-        let points = vec![becomes("own", before, after)];
+        let points = [becomes("own", before, after)];
         let wanted = [ports("22"), ports("3389")];
-        let preview = Preview::of(std::slice::from_ref(&was), points, &wanted);
+        let preview = Preview::of(std::slice::from_ref(&was), &points, &wanted);
         for source in ["203.0.113.7", "203.0.113.8", "198.51.100.1", "10.9.0.1", "10.0.0.9"] {
             let source: Source = source.parse().unwrap();
             for ports in wanted {

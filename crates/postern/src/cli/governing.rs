@@ -96,7 +96,8 @@ pub struct PolicyFileArgs {
     /// The policy as JSON; - reads standard input
     #[arg(long, short, value_name = "FILE")]
     pub file: PathBuf,
-    /// Say which machines it would cover, which grants would end and who would lose reach, but change nothing
+    /// Say which machines it would cover, which grants would end, who would gain or lose reach and what would be written,
+    /// but change nothing
     #[arg(long)]
     pub dry_run: bool,
     /// The server.
@@ -110,7 +111,8 @@ pub struct PolicyDeleteArgs {
     /// Which: its name, its id, or the beginning of its id
     #[arg(value_name = "POLICY")]
     pub id: String,
-    /// Say which machines it would release, which grants would end and who would lose reach, but change nothing
+    /// Say which machines it would release, which grants would end, who would gain or lose reach and what would be
+    /// written, but change nothing
     #[arg(long)]
     pub dry_run: bool,
     /// The server.

@@ -4,7 +4,7 @@ use std::{io::Read as _, path::Path};
 
 use anyhow::Context as _;
 use postern_api::{
-    jit_policy::{Approval, JitPolicy, JitPolicyPlan, JitPolicyQuery, JitPolicyWrite},
+    jit_policy::{Approval, JitPolicy, JitPolicyPlan, JitPolicyQuery, JitPolicyWrite, ReachChange},
     preflight::DryRunPoint,
 };
 
@@ -114,39 +114,60 @@ fn foresee(plan: &JitPolicyPlan, json: bool) -> Result<(), Failure> {
             .map(|change| [change.machine.clone(), id(&change.before), after(&change.after)]);
         output::line(&output::table(["MACHINE", "POLICY NOW", "THEN"], rows))?;
     }
-    if !plan.losses.is_empty() {
-        output::line("")?;
-        let rows = plan.losses.iter().map(|loss| {
-            let sure = if loss.certain { "" } else { " at most" };
-            [
-                loss.machine.clone(),
-                loss.ports.clone(),
-                format!("{}{sure}", loss.sources.join(" ")),
-                loss.rule.clone().unwrap_or_else(|| "-".to_owned()),
-            ]
-        });
-        output::line(&output::table(["LOSES REACH", "PORTS", "FROM", "BY RULE"], rows))?;
+    for (title, changes) in [("GAINS REACH", &plan.gains), ("LOSES REACH", &plan.losses)] {
+        if !changes.is_empty() {
+            output::line("")?;
+            output::line(&output::table(
+                [title, "AT", "PORTS", "FROM", "BY RULE"],
+                changes.iter().map(reach),
+            ))?;
+        }
     }
-    if !plan.copies.is_empty() {
+    if !plan.writes.is_empty() {
         output::line("")?;
-        let rows = copies(&plan.copies);
-        output::line(&output::table(
-            ["INSTANCE", "PRIVATE COPIES OF SHARED GROUPS"],
-            rows,
+        output::line(&output::table(["POINT", "WRITES"], writes(&plan.writes)))?;
+    }
+    if plan.machines_not_foreseen > 0 {
+        output::note(&format!(
+            "who gains and who loses is not said of {} machines",
+            plan.machines_not_foreseen
+        ))?;
+    }
+    if plan.points_not_read > 0 {
+        output::note(&format!(
+            "{} more points were not read: what is said of them is as last observed",
+            plan.points_not_read
         ))?;
     }
     output::note("dry run: nothing was changed")?;
     Ok(())
 }
 
-/// What would be written at each instance, in order, and what could not be had.
-fn copies(points: &[DryRunPoint]) -> Vec<[String; 2]> {
+fn reach(change: &ReachChange) -> [String; 5] {
+    let sure = if change.certain { "" } else { " at most" };
+    [
+        change.machine.clone(),
+        change.address.clone(),
+        change.ports.clone(),
+        format!("{}{sure}", change.sources.join(" ")),
+        change.rule.clone().unwrap_or_else(|| "-".to_owned()),
+    ]
+}
+
+/// What would be written at each point, in order, and what could not be had.
+fn writes(points: &[DryRunPoint]) -> Vec<[String; 2]> {
     let at = |point: &DryRunPoint| {
         let changes = point.changes.iter().map(|change| change.summary.clone());
+        let hidden = (point.rules_not_shown > 0).then(|| {
+            format!(
+                "not shown: {} rules about machines that you may not read",
+                point.rules_not_shown
+            )
+        });
         let obstacles = point.obstacles.iter();
         let obstacles = obstacles.map(|one| format!("not done: {} ({})", one.detail, one.code));
         let unread = point.unread.iter().map(|reason| format!("not read: {reason}"));
-        let lines = changes.chain(obstacles).chain(unread);
+        let lines = changes.chain(hidden).chain(obstacles).chain(unread);
         let place = point.point.clone();
         lines.map(move |line| [place.clone(), line]).collect::<Vec<_>>()
     };
@@ -321,7 +342,7 @@ mod tests {
         .unwrap();
         let line = |at: &str, what: &str| [format!("aws:instance:{at}"), what.to_owned()];
         assert_eq!(
-            copies(&points),
+            writes(&points),
             [
                 line("i-1", "let 443/tcp in through sg-2"),
                 line("i-1", "not done: sg-3 is full (rules_per_group)"),

@@ -85,14 +85,7 @@ pub(crate) async fn create_jit_policy(
     );
     if dry_run {
         let plan = app
-            .plan_policy_change(
-                tx,
-                (&authorizer, &caller),
-                event,
-                effect,
-                Some(&policy),
-                Vec::new(),
-            )
+            .plan_policy_change(tx, (&authorizer, &caller), event, effect, &change, Vec::new())
             .await?;
         return Ok(Json(plan).into_response());
     }

@@ -71,7 +71,7 @@ pub(crate) async fn delete_jit_policy(
     );
     if query.dry_run.unwrap_or(false) {
         let plan = app
-            .plan_policy_change(tx, (&authorizer, &caller), event, effect, None, Vec::new())
+            .plan_policy_change(tx, (&authorizer, &caller), event, effect, &change, Vec::new())
             .await?;
         return Ok(Json(plan).into_response());
     }

@@ -103,7 +103,7 @@ pub(crate) async fn update_jit_policy(
     event.decision = Some(json!({ "before": was_allowed, "after": is_allowed }));
     if let Some(covered) = covered {
         let plan = app
-            .plan_policy_change(tx, (&authorizer, &caller), event, effect, Some(&policy), covered)
+            .plan_policy_change(tx, (&authorizer, &caller), event, effect, &change, covered)
             .await?;
         return Ok(Json(plan).into_response());
     }

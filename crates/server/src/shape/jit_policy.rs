@@ -275,9 +275,9 @@ pub(crate) fn coverage(change: &CoverageChange) -> api::CoverageChange {
     }
 }
 
-/// Somebody who would lose reach.
-pub(crate) fn loss(change: &ReachChange) -> api::ReachLoss {
-    api::ReachLoss {
+/// Somebody who would gain or lose reach.
+pub(crate) fn reach(change: &ReachChange) -> api::ReachChange {
+    api::ReachChange {
         machine: change.machine.to_string(),
         address: change.destination.to_string(),
         ports: change.ports.to_string(),

@@ -135,8 +135,17 @@ impl World {
     fn pass(&mut self, guarded: &[&str], crash: usize) -> Plan {
         let plan = self.guard(guarded);
         self.save(&plan);
+        let foreseen = self.observe().filters(&plan.changes);
         self.model.run(&plan.changes, crash).unwrap();
         if crash >= plan.changes.len() {
+            let contents = |rules: &[SgRule]| rules.iter().map(Content::of).collect::<BTreeSet<_>>();
+            match (foreseen, self.model.groups.get(GROUP)) {
+                (Some(Filters::SecurityGroup { after, .. }), Some(group)) => {
+                    assert_eq!(contents(&after), contents(&group.ingress), "as foreseen");
+                }
+                (None, None) => {}
+                other => panic!("{other:?}"),
+            }
             let settled = self.guard(guarded).settled;
             self.displaced
                 .retain(|displaced| !settled.contains(&displaced.id));

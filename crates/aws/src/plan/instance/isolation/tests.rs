@@ -7,6 +7,7 @@ use postern_core::{
     net::Protocol,
     point::PointRef,
     policy::{Lockdown, SharedGroups},
+    preview::{Attached, Filters},
     sg::{SgPeer, SgProtocol},
     testing::{an_id, at, ports},
 };
@@ -191,8 +192,16 @@ impl World {
                 self.displaced.push(new.clone());
             }
         }
+        let foreseen = self.observe().filters(&plan.changes);
         self.model.run(&plan.changes, crash).unwrap();
         if crash >= plan.changes.len() {
+            let Some(Filters::Instance { after, .. }) = foreseen else {
+                panic!("{foreseen:?}");
+            };
+            let Some(Filters::Instance { before: now, .. }) = self.observe().filters(&[]) else {
+                panic!("an instance tells its groups");
+            };
+            assert_eq!(lets_in(&after), lets_in(&now), "as foreseen");
             let settled = self.plan().settled;
             self.displaced.retain(|one| !settled.contains(&one.id));
         }
@@ -220,6 +229,16 @@ impl World {
             .iter()
             .any(|(at, _, to, _)| at == interface && *to == port)
     }
+}
+
+/// The rules of each interface's groups.
+fn lets_in(attached: &Attached) -> BTreeMap<&String, BTreeSet<Content>> {
+    let rules = |ids: &Vec<String>| {
+        let groups = attached.groups.iter().filter(|group| ids.contains(&group.id));
+        groups.flat_map(|group| &group.ingress).map(Content::of).collect()
+    };
+    let interfaces = attached.interfaces.iter();
+    interfaces.map(|(id, groups)| (id, rules(groups))).collect()
 }
 
 fn calls(plan: &Plan) -> Vec<String> {
