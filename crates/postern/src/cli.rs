@@ -41,7 +41,7 @@ pub struct Cli {
 pub enum Command {
     /// Runs the server: API and reconcile loop
     ///
-    /// Applies outstanding migrations first. Any number of servers may share one database.
+    /// Applies outstanding migrations first, where its login owns the schema. Any number of servers may share one database.
     Serve(ConfigArgs),
     /// Runs everything on this machine: Postgres, both clouds simulated, an identity provider, the server
     Demo(DemoArgs),
