@@ -53,6 +53,7 @@ struct Concerned {
 /// What is wanted at the points, as the transaction has it.
 #[derive(Debug, Default)]
 struct Wanted {
+    /// Of each point, in the order of the machines.
     desired: Vec<Desired>,
     /// Other machines behind the points, that the reader may read.
     others: Vec<Machine>,
@@ -106,11 +107,12 @@ impl App {
 
         let policies = granting::by_id(tx.policies().await?);
         let mut concerned = Vec::new();
+        let before = |id: PolicyId| change.before().filter(|it| it.id == id).or(policies.get(&id));
         for one in told.iter().filter(|one| is_shown(&one.machine)) {
-            let after = one.after.and_then(|id| policies.get(&id));
+            let was = one.before.and_then(before);
+            let is = one.after.and_then(|id| policies.get(&id));
             if let Some(stored) = found.get(&one.machine) {
-                // What another policy kept may be a private copy that no discovery has seen yet.
-                let is_apart = after.is_some_and(isolates) || one.before.is_some();
+                let is_apart = was.is_some_and(isolates) || is.is_some_and(isolates);
                 concerned.push(self.concerned(stored.machine.clone(), is_apart));
             }
         }
@@ -211,17 +213,15 @@ impl App {
         concerned: &[Concerned],
     ) -> Result<Wanted, Failure> {
         let points: BTreeSet<PointRef> = concerned.iter().flat_map(|one| one.points.clone()).collect();
+        let mut ids = tx.ensure_points(&points, &*self.ids, self.now()).await?;
         let mut wanted = Wanted::default();
-        for id in tx
-            .ensure_points(&points, &*self.ids, self.now())
-            .await?
-            .into_values()
-        {
-            wanted
-                .desired
-                .push(tx.look(&self.config.installation, id).await?.desired);
+        // By machine, so that of those whose points are read all are.
+        for point in concerned.iter().flat_map(|one| &one.points) {
+            if let Some(id) = ids.remove(point) {
+                let look = tx.look(&self.config.installation, id).await?;
+                wanted.desired.push(look.desired);
+            }
         }
-        wanted.desired.sort_by(|one, other| one.point.cmp(&other.point));
         let known: BTreeSet<&MachineId> = concerned.iter().map(|one| &one.machine.id).collect();
         let first = wanted.desired.iter().take(MOST_READ);
         let behind: BTreeSet<&MachineId> = first
