@@ -31,6 +31,7 @@ use crate::{
     rig::{run, said},
 };
 
+mod firewalls;
 mod scenes;
 
 use self::scenes::{an_isolation, azure, discover_accounts, fleet, many_changes_and_a_repair};
@@ -60,15 +61,38 @@ const ONLY_ELSEWHERE: &[(&str, &str)] = &[
 /// Source: Azure documentation, "Azure permissions for Compute", "… for Networking", "… for Management and governance", "… for
 /// Identity".
 const ARM: &[(&str, &str)] = &[
+    (
+        "AzureFirewalls.CreateOrUpdate",
+        "Microsoft.Network/azureFirewalls/write",
+    ),
+    ("AzureFirewalls.Get", "Microsoft.Network/azureFirewalls/read"),
     ("AzureFirewalls.ListAll", "Microsoft.Network/azureFirewalls/read"),
     (
         "DenyAssignments.List",
         "Microsoft.Authorization/denyAssignments/read",
     ),
+    ("FirewallPolicies.Get", "Microsoft.Network/firewallPolicies/read"),
     (
         "FirewallPolicies.ListAll",
         "Microsoft.Network/firewallPolicies/read",
     ),
+    (
+        "FirewallPolicyRuleCollectionGroups.CreateOrUpdate",
+        "Microsoft.Network/firewallPolicies/ruleCollectionGroups/write",
+    ),
+    (
+        "FirewallPolicyRuleCollectionGroups.Delete",
+        "Microsoft.Network/firewallPolicies/ruleCollectionGroups/delete",
+    ),
+    (
+        "FirewallPolicyRuleCollectionGroups.Get",
+        "Microsoft.Network/firewallPolicies/ruleCollectionGroups/read",
+    ),
+    (
+        "FirewallPolicyRuleCollectionGroups.List",
+        "Microsoft.Network/firewallPolicies/ruleCollectionGroups/read",
+    ),
+    ("LoadBalancers.ListAll", "Microsoft.Network/loadBalancers/read"),
     (
         "NetworkInterfaces.Get",
         "Microsoft.Network/networkInterfaces/read",
@@ -95,6 +119,10 @@ const ARM: &[(&str, &str)] = &[
     ),
     ("Operations.Get", "Microsoft.Network/locations/operations/read"),
     (
+        "PublicIPAddresses.Get",
+        "Microsoft.Network/publicIPAddresses/read",
+    ),
+    (
         "PublicIPAddresses.ListAll",
         "Microsoft.Network/publicIPAddresses/read",
     ),
@@ -106,6 +134,7 @@ const ARM: &[(&str, &str)] = &[
         "RoleDefinitions.Get",
         "Microsoft.Authorization/roleDefinitions/read",
     ),
+    ("RouteTables.ListAll", "Microsoft.Network/routeTables/read"),
     (
         "SecurityRules.CreateOrUpdate",
         "Microsoft.Network/networkSecurityGroups/securityRules/write",
@@ -114,6 +143,7 @@ const ARM: &[(&str, &str)] = &[
         "SecurityRules.Delete",
         "Microsoft.Network/networkSecurityGroups/securityRules/delete",
     ),
+    ("Subnets.Get", "Microsoft.Network/virtualNetworks/subnets/read"),
     ("Subscriptions.List", "Microsoft.Resources/subscriptions/read"),
     (
         "VirtualMachines.ListAll",

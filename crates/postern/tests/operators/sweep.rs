@@ -8,11 +8,11 @@ use serde_json::{Value, json};
 use crate::rig::{Rig, run, said};
 
 /// Somebody's end, long ago.
-const PAST: &str = "2026-01-01T00:00:00Z";
+pub(crate) const PAST: &str = "2026-01-01T00:00:00Z";
 /// Somebody's end, long from now.
-const FUTURE: &str = "2199-01-01T00:00:00Z";
+pub(crate) const FUTURE: &str = "2199-01-01T00:00:00Z";
 
-fn mark(grant: u8, end: &str) -> String {
+pub(crate) fn mark(grant: u8, end: &str) -> String {
     format!("postern:swept grant={grant:032x} end={end}")
 }
 
