@@ -15,7 +15,7 @@ const RUNS: u64 = 12;
 
 /// Seeds whose runs broke an invariant when they were met, and what was wrong. Met before scripts had firewalls, shared
 /// groups and later starts: `--plain` draws what they drew then.
-const MET: [(u64, &str); 9] = [
+const MET: [(u64, &str); 10] = [
     (
         61,
         "a server confirmed a closing on a describe from before the other server's opening",
@@ -46,6 +46,10 @@ const MET: [(u64, &str); 9] = [
         3035,
         "a whole-NSG write that failed afterwards was taken for done",
     ),
+    (
+        4003,
+        "a deletion took effect after the audit log had said that it failed",
+    ),
 ];
 
 /// Seeds with every shape that there was then, likewise: `--first-shapes` draws those.
@@ -63,7 +67,7 @@ const MET_WITH_SHAPES: [(u64, &str); 4] = [
 ];
 
 /// Seeds with every shape that there is now, likewise.
-const MET_WITH_ALL: [(u64, &str); 12] = [
+const MET_WITH_ALL: [(u64, &str); 13] = [
     (
         248,
         "the judge blamed a grant that was being opened for its rule in a firewall, which somebody had widened",
@@ -78,6 +82,7 @@ const MET_WITH_ALL: [(u64, &str); 12] = [
         302,
         "a collection of ours without rules stayed in a policy above, into which somebody had copied it",
     ),
+    (447, "as 302"),
     (
         451,
         "nobody looked at an NSG whose machine was gone, where somebody had written our deny again",
