@@ -318,7 +318,7 @@ async fn a_machine_that_shares_a_group_is_told_of_though_no_policy_covers_it() {
     let revoked = eve
         .plan_create_jit_policy(&JitPolicyWrite {
             shared_groups: SharedGroups::Revoke,
-            ..refusing
+            ..refusing.clone()
         })
         .await
         .unwrap();
@@ -334,7 +334,36 @@ async fn a_machine_that_shares_a_group_is_told_of_though_no_policy_covers_it() {
         !revoked.losses.is_empty() && !revoked.writes.is_empty(),
         "{revoked:#?}"
     );
-    for plan in [refused, revoked] {
+    // What keeps the group from being copied names who has it.
+    let from_itself = [
+        ("GroupId", shared.as_str()),
+        ("IpPermissions.1.IpProtocol", "tcp"),
+        ("IpPermissions.1.FromPort", "22"),
+        ("IpPermissions.1.ToPort", "22"),
+        ("IpPermissions.1.Groups.1.GroupId", shared.as_str()),
+    ];
+    world
+        .aws()
+        .call("AuthorizeSecurityGroupIngress", &from_itself)
+        .unwrap();
+    let isolating = JitPolicyWrite {
+        shared_groups: SharedGroups::Isolate,
+        ..refusing
+    };
+    let obstacle = |plan: &JitPolicyPlan| {
+        let obstacles: Vec<_> = plan
+            .writes
+            .iter()
+            .flat_map(|point| point.obstacles.clone())
+            .collect();
+        assert_eq!(obstacles.len(), 1, "{plan:#?}");
+        obstacles.into_iter().next().unwrap()
+    };
+    let seen = obstacle(&olga.plan_create_jit_policy(&isolating).await.unwrap());
+    assert!(seen.detail.contains(build), "{seen:?}");
+    let isolated = eve.plan_create_jit_policy(&isolating).await.unwrap();
+    assert_eq!(obstacle(&isolated).code, seen.code);
+    for plan in [refused, revoked, isolated] {
         let text = serde_json::to_string(&plan).unwrap();
         assert!(!text.contains(build), "{text}");
     }

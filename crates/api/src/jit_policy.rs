@@ -262,8 +262,8 @@ pub struct ReachChange {
     /// That rule; absent where nothing filters.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rule: Option<String>,
-    /// Whether it is certain. Otherwise the rule names something whose addresses are not known here, and the sources
-    /// are the most that it could be.
+    /// Whether it is certain. Otherwise a rule, before or after, names something whose addresses are not known here, and the
+    /// sources are the most that it could be.
     pub certain: bool,
 }
 
@@ -287,23 +287,24 @@ pub struct JitPolicyPlan {
     /// The ids of the grants that would end.
     pub grants_ended: Vec<String>,
     /// Who would get in that does not now, by rules that would be given back. At the first 200 machines that are covered
-    /// otherwise or that the policy would guard otherwise, and at the machines that share a security group with them: where
-    /// `writes` has their points, as they would be written; elsewhere as last observed and as if every lockdown came to
-    /// stand, or was gone.
+    /// otherwise or that the policy would guard otherwise: where their points were read, as they would be written;
+    /// elsewhere as last observed and as if every lockdown came to stand, or was gone. And at the machines that share a
+    /// security group with them which was read.
     #[serde(default)]
     pub gains: Vec<ReachChange>,
     /// Who would not get in any more, likewise.
     pub losses: Vec<ReachChange>,
-    /// How many of those 200 machines `gains` and `losses` leave out: they have more than 200 enforcement points together,
-    /// or a private copy of a group that could not be read.
+    /// How many of those 200 machines `gains` and `losses` leave out: they have more than 100 enforcement points together,
+    /// or what becomes of their private copies of groups could not be read.
     #[serde(default)]
     pub machines_not_foreseen: usize,
-    /// What would be written at the first 20 points where the machines are locked down, each read anew for this plan: the
-    /// denies of an NSG, the rules of a security group, and an EC2 instance's private copies of the groups that it
-    /// shares. A point where nothing would be written, and nothing is in the way, is left out.
+    /// What would be written next at the first 20 points where these machines are locked down, each read anew for this plan:
+    /// the denies of an NSG, the rules of a security group, and an EC2 instance's private copies of the groups that it
+    /// shares. What can only be done when that is seen, comes later. A point where nothing would be written, and nothing is
+    /// in the way, is left out.
     #[serde(default)]
     pub writes: Vec<DryRunPoint>,
-    /// How many more points there are.
+    /// How many more points these machines have.
     #[serde(default)]
     pub points_not_read: usize,
 }

@@ -88,7 +88,7 @@ pub struct DryRunDecision {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct DryRunChange {
     /// What it does: of a request `open`, or `repair` where it changes a rule that grants share; of a policy `lock_down`,
-    /// `repair` or `restore`.
+    /// `repair`, `restore` or `close`.
     #[schema(example = "open")]
     pub verb: String,
     /// The native id of the resource that would be written.
@@ -125,7 +125,8 @@ pub struct DryRunPoint {
     pub point: String,
     /// In order.
     pub changes: Vec<DryRunChange>,
-    /// How many rules are left out of them, because they are about machines that you may not read.
+    /// How many rules are left out of them, because they are not only about machines behind the point that you may read. Who
+    /// may read which of more than 200 others behind the points is not asked.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub rules_not_shown: usize,
     /// What cannot be had.

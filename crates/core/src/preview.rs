@@ -137,8 +137,8 @@ pub struct ReachChange {
     pub sources: Vec<IpNet>,
     /// The innermost rule that lets them in, after for a gain, before for a loss; none where nothing filters.
     pub rule: Option<RuleRef>,
-    /// Whether it is certain. Otherwise the rule names something (a service tag, a group) whose addresses are not known
-    /// here, and the sources are the most that it could be.
+    /// Whether it is certain. Otherwise a rule, before or after, names something (a service tag, a group) whose addresses
+    /// are not known here, and the sources are the most that it could be.
     pub certain: bool,
 }
 
@@ -430,8 +430,8 @@ fn passing(pieces: Vec<Piece>, name: impl Fn(usize) -> Option<RuleRef>) -> Vec<P
         .collect()
 }
 
-/// What passes `now` and does not, not even possibly, on the `other` side. Addresses of more than one origin are told
-/// with the narrowest, except where it is not certain that they pass.
+/// What passes `now` and does not on the `other` side; what passes there possibly, is told as not certain. Addresses of
+/// more than one origin are told with the narrowest, except where it is not certain that they pass.
 fn changes(
     (machine, interface, destination, ports): (&MachineId, &Interface, IpAddr, Ports),
     now: &[Way],
@@ -445,20 +445,36 @@ fn changes(
         .collect();
     let mut found: BTreeMap<(Ports, Option<RuleRef>, bool), Vec<IpNet>> = BTreeMap::new();
     for (now, other) in now.iter().zip(other) {
-        let others: Vec<Rect> = other.passages.iter().map(|passage| passage.rect).collect();
+        let rects = |certain: bool| -> Vec<Rect> {
+            let passages = other.passages.iter();
+            let passages = passages.filter(|passage| passage.certain || !certain);
+            passages.map(|passage| passage.rect).collect()
+        };
+        let (known, all) = (rects(true), rects(false));
         for passage in &now.passages {
-            for rect in subtract(passage.rect, &others) {
+            let mut told: Vec<(Rect, bool)> = subtract(passage.rect, &all)
+                .into_iter()
+                .map(|rect| (rect, passage.certain))
+                .collect();
+            if passage.certain {
+                // What may pass on the other side, and does on this one, may be a change.
+                let sure: Vec<Rect> = told.iter().map(|(rect, _)| *rect).collect();
+                let may = subtract(passage.rect, &known);
+                let may = may.into_iter().flat_map(|rect| subtract(rect, &sure));
+                told.extend(may.map(|rect| (rect, false)));
+            }
+            for (rect, certain) in told {
                 let range = range(ports.protocol(), rect.ports).unwrap_or(ports);
                 let addresses = match now.origin {
                     Origin::Internet if rect.addresses != now.all => rect.addresses.without(&narrower),
-                    Origin::Private if passage.certain => rect.addresses.without(&own),
+                    Origin::Private if certain => rect.addresses.without(&own),
                     _ => vec![rect.addresses],
                 };
                 let nets = addresses
                     .into_iter()
                     .flat_map(|addresses| addresses.nets(Family::of(destination)));
                 found
-                    .entry((range, passage.rule.clone(), passage.certain))
+                    .entry((range, passage.rule.clone(), certain))
                     .or_default()
                     .extend(nets);
             }

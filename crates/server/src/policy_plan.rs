@@ -38,7 +38,7 @@ use crate::{
 };
 
 /// The most points that a plan looks at.
-const MOST_POINTS: usize = 200;
+const MOST_POINTS: usize = 100;
 
 /// The most points that a plan reads anew.
 const MOST_READ: usize = 20;
@@ -296,9 +296,11 @@ fn writes(
     wanted: &Wanted,
 ) -> Vec<DryRunPoint> {
     let readable = concerned.iter().map(|one| &one.machine).chain(&wanted.others);
-    let addresses: BTreeSet<String> = readable
-        .flat_map(Machine::addresses)
-        .map(|address| address.to_string())
+    let instances: BTreeSet<&str> = readable
+        .filter_map(|machine| match &machine.id {
+            MachineId::Aws(instance) => Some(instance.instance()),
+            MachineId::Azure(_) => None,
+        })
         .collect();
     let mut points = Vec::new();
     for (desired, read) in desired.iter().zip(read) {
@@ -311,6 +313,14 @@ fn writes(
         };
         let mut changes = Vec::new();
         let mut hidden: BTreeSet<String> = BTreeSet::new();
+        let is_unreadable = |member: &&Member| wanted.unreadable.contains(&member.machine);
+        let (strange, known): (Vec<&Member>, Vec<&Member>) = desired.members.iter().partition(is_unreadable);
+        // Those of this point: another network may have the same.
+        let addresses: BTreeSet<String> = known
+            .iter()
+            .flat_map(|member| &member.addresses)
+            .map(ToString::to_string)
+            .collect();
         for change in &foreseen.plan.changes {
             // What is of grants is not of the policy.
             match (&desired.point, change.grants.is_empty()) {
@@ -323,17 +333,17 @@ fn writes(
                 (_, false) => {}
             }
         }
-        let is_shared = |member: &Member| wanted.unreadable.contains(&member.machine);
+        // What is neither of a grant nor of a policy keeps something from being put back.
         let obstacles = foreseen.plan.obstacles.iter();
-        let obstacles = obstacles.filter(|one| !one.policies.is_empty()).map(|one| {
-            if desired.members.iter().any(is_shared) {
+        let obstacles = obstacles.filter(|one| one.grants.is_empty() || !one.policies.is_empty());
+        let obstacles = obstacles.map(|one| {
+            if strange.is_empty() && names_only(&one.message, &instances) {
+                tell(one.clone())
+            } else {
                 DryRunObstacle {
                     code: one.code.clone(),
-                    detail: "machines that you may not read stand behind the point: what is in the way may name them"
-                        .to_owned(),
+                    detail: "not told in full: it may name machines that you may not read".to_owned(),
                 }
-            } else {
-                tell(one.clone())
             }
         });
         let point = DryRunPoint {
@@ -348,6 +358,18 @@ fn writes(
         }
     }
     points
+}
+
+/// Whether every EC2 instance that the text names, by itself or in the name of a group of ours, is one of these.
+fn names_only(text: &str, instances: &BTreeSet<&str>) -> bool {
+    text.match_indices("i-").all(|(at, _)| {
+        let rest = text.get(at..).unwrap_or_default();
+        let digits = rest.chars().skip(2).take_while(char::is_ascii_hexdigit).count();
+        let id = rest.get(..2 + digits).unwrap_or_default();
+        let before = text.get(..at).and_then(|head| head.chars().next_back());
+        // `eni-…` is another kind. The shortest ids have eight digits (EC2 User Guide, "Resource IDs").
+        digits < 8 || before.is_some_and(char::is_alphanumeric) || instances.contains(id)
+    })
 }
 
 /// The machines among `unreadable` that share a security group whose rules would change.
@@ -412,10 +434,13 @@ fn reach(
         }));
     }
     let is_known = |one: &Concerned| match &one.machine.id {
-        // What stands for the groups of others, only the point of the instance tells.
+        // What stands for the groups of others, only the point of the instance tells; and where such are to be made, the
+        // groups' own points say nothing.
         MachineId::Aws(instance) => {
-            known.contains(&PointRef::AwsInstance(instance.clone()))
-                || !locking::has_copies(&one.machine, installation)
+            let at = PointRef::AwsInstance(instance.clone());
+            known.contains(&at)
+                || !(locking::has_copies(&one.machine, installation)
+                    || (one.points.contains(&at) && one.points.iter().any(|point| known.contains(point))))
         }
         MachineId::Azure(_) => true,
     };

@@ -241,6 +241,26 @@ fn rules_of_a_group_change_where_it_is_attached_also_where_it_only_comes() {
 }
 
 #[test]
+fn who_gets_in_beside_a_list_that_nobody_knows_may_gain() {
+    let of_a_list = SgRule {
+        peer: SgPeer::PrefixList("pl-0123456789abcdef0".to_owned()),
+        ..ssh_from("0.0.0.0/0")
+    };
+    let mut shared = group("sg-0000000000000000b", &[]);
+    shared.ingress.push(of_a_list);
+    let (machine, _) = instance(&[group("sg-0000000000000000a", &[]), shared]);
+    let change = rules_of("sg-0000000000000000a", &[], &["198.51.100.0/24"]);
+    let preview = Preview::of(&[machine], &[change], &[ports("22")]);
+    let told: Vec<_> = preview
+        .gains
+        .iter()
+        .map(|one| (one.sources.clone(), one.certain))
+        .collect();
+    assert_eq!(told, [(vec!["198.51.100.0/24".parse().unwrap()], false)]);
+    assert_eq!(preview.losses, []);
+}
+
+#[test]
 fn what_grants_open_can_be_left_out() {
     let demo: Installation = "demo".parse().unwrap();
     let mark = Mark {

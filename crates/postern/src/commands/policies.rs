@@ -160,7 +160,7 @@ fn writes(points: &[DryRunPoint]) -> Vec<[String; 2]> {
         let changes = point.changes.iter().map(|change| change.summary.clone());
         let hidden = (point.rules_not_shown > 0).then(|| {
             format!(
-                "not shown: {} rules about machines that you may not read",
+                "not shown: {} rules that are not only about machines that you may read",
                 point.rules_not_shown
             )
         });

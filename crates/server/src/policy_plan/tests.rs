@@ -24,9 +24,9 @@ fn one(number: usize, points: std::ops::Range<usize>) -> Concerned {
 
 #[test]
 fn machines_beyond_the_bounds_are_counted() {
-    let mut few = vec![one(1, 0..150), one(2, 100..200)];
+    let mut few = vec![one(1, 0..75), one(2, 50..100)];
     assert_eq!(within_bounds(&mut few), 0, "what they share counts once");
-    let mut many = vec![one(1, 0..150), one(2, 150..201), one(3, 150..200)];
+    let mut many = vec![one(1, 0..75), one(2, 75..101), one(3, 75..100)];
     assert_eq!(within_bounds(&mut many), 1);
     let kept: Vec<String> = many.iter().map(|one| one.machine.id.to_string()).collect();
     assert_eq!(kept.len(), 2);
@@ -63,4 +63,18 @@ fn only_what_locks_down_makes_machines_that_stay_matter() {
     assert!(changed(|after| after.lockdown = Lockdown::Defer));
     assert!(changed(|after| after.shared_groups = SharedGroups::Isolate));
     assert!(guards_otherwise(&Change::Made(&before)));
+}
+
+#[test]
+fn a_text_is_searched_for_instances_also_in_names_of_groups() {
+    let known = BTreeSet::from(["i-0123456789abcdef0"]);
+    for text in [
+        "sg-1 is shared with i-0123456789abcdef0 (eni-0fedcba9876543210)",
+        "postern-demo-i-0123456789abcdef0-sg-2",
+        "eni-0123456789abcdef0 (ELB app/i-am-no-instance)",
+    ] {
+        assert!(names_only(text, &known), "{text}");
+    }
+    assert!(!names_only("i-0123456789abcdef0 and i-0fedcba9876543210", &known));
+    assert!(!names_only("postern-demo-i-0fedcba9876543210-sg-2", &known));
 }
