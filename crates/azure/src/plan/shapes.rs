@@ -3,8 +3,10 @@
 use std::fmt::Write;
 
 use postern_core::{
+    approach::Approach,
     enforcer::{Desired, Observed},
     nsg::{NsgRule, Side},
+    point::PointRef,
     preview::Filters,
 };
 use serde_json::{Value, json};
@@ -332,4 +334,29 @@ fn a_band_with_no_number_above_the_rule_in_the_way() {
     vm.guard = Some(guard(1, &["22"]));
     vm.grants = vec![grant(1, &["22"], &["203.0.113.7"])];
     insta::assert_snapshot!(play(model, &desired(vec![vm])));
+}
+
+/// From the internet packets come as the firewall's subnet, and only to the address that it translates to; from networks
+/// whose routes lead through it they come as they are, to both.
+#[test]
+fn an_nsg_behind_a_firewall() {
+    let mut vm = member(1, &["10.0.0.4", "10.0.0.5"]);
+    vm.guard = Some(guard(1, &["22"]));
+    vm.approach = Some(Approach {
+        point: PointRef::firewall("00000000-0000-0000-0000-000000000001", "rg", "edge").unwrap(),
+        firewall: "edge".to_owned(),
+        address: "10.0.0.4".parse().unwrap(),
+        doors: vec!["20.0.0.9".parse().unwrap()],
+        inside: vec!["10.0.9.0/26".parse().unwrap()],
+        legs: Vec::new(),
+        fronts: Vec::new(),
+        unread: Vec::new(),
+        exposures: Vec::new(),
+        room: None,
+    });
+    vm.grants = vec![
+        grant(1, &["22"], &["10.0.9.0/26"]),
+        grant(2, &["22"], &["10.8.0.0/24"]),
+    ];
+    insta::assert_snapshot!(play(Model::new(&[ssh(), web()]), &desired(vec![vm])));
 }
