@@ -6,6 +6,7 @@
     reason = "a test may fail by panicking"
 )]
 
+mod jobs;
 mod leases;
 mod providers;
 mod ssh;

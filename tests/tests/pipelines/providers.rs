@@ -6,7 +6,7 @@ use postern_tests::{Person, github::TokenService, python, world::CLIENT};
 use serde_json::json;
 use tokio::process::Command;
 
-use super::{BINARY, Desk, PATIENCE, SOURCE, ended, kind, lease, shut, there, world};
+use super::{BINARY, Desk, PATIENCE, SOURCE, ended, jobs, kind, lease, shut, there, world};
 
 /// A runner of pipelines, with our program.
 fn runner(arguments: &[&str]) -> Command {
@@ -53,10 +53,9 @@ async fn a_job_of_githubs_gets_a_new_token_before_the_old_one_ends() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_github_action_runs_its_commands_with_the_ports_open() {
-    let (world, _server) = world().await;
+    let (world, _server, providers) = jobs::world().await;
     let desk = Desk::new();
-    let minting = Arc::clone(&world);
-    let service = TokenService::start(move || minting.issuer.token("ada", 300).unwrap()).await;
+    let service = TokenService::start(move || providers.github(300)).await;
     let (azure, aws) = (world.fleet.web.clone(), world.fleet.app.clone());
     let evil = desk.path("evil");
     let inputs = json!({
@@ -90,11 +89,12 @@ async fn the_github_action_runs_its_commands_with_the_ports_open() {
     for machine in [&azure, &aws] {
         shut(&world, machine).await;
     }
+    jobs::asked_as_a_program(&world).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_gitlab_template_runs_its_commands_with_the_ports_open() {
-    let (world, _server) = world().await;
+    let (world, _server, providers) = jobs::world().await;
     let desk = Desk::new();
     let machine = world.fleet.app.clone();
     let job = json!({ "deploy": {
@@ -111,7 +111,7 @@ async fn the_gitlab_template_runs_its_commands_with_the_ports_open() {
     // JSON is YAML.
     let path = desk.path("job.yml");
     std::fs::write(&path, job.to_string()).unwrap();
-    let token = world.issuer.token("ada", 3600).unwrap();
+    let token = providers.gitlab(3600);
     let child = runner(&["gitlab", &integration("gitlab/postern.yml"), &path, &token])
         .spawn()
         .unwrap();
@@ -121,6 +121,7 @@ async fn the_gitlab_template_runs_its_commands_with_the_ports_open() {
     let (status, _, told) = ended(child).await;
     assert_eq!(status.code(), Some(5), "{told}");
     shut(&world, &machine).await;
+    jobs::asked_as_a_program(&world).await;
     let request = world.all_grants().await.remove(0).request_id;
     let request = world.client(Person::Olga).access_request(&request).await.unwrap();
     assert!(request.reason.starts_with("GitLab CI: "), "{}", request.reason);
