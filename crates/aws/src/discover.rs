@@ -173,6 +173,7 @@ async fn look(clients: &Clients, ec2: &Ec2, cursor: Option<&str>) -> Result<Look
             Marks::new()
         },
         next: next.map(str::to_owned),
+        since: None,
     }))
 }
 

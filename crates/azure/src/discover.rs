@@ -5,6 +5,7 @@
 
 pub(crate) mod balancer;
 mod edge;
+mod reading;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -17,18 +18,21 @@ use postern_core::{
     mark::Installation,
     nsg::{Direction, NsgRule},
     point::PointRef,
+    time::Clock,
 };
-use serde::{Deserialize, Deserializer, de::DeserializeOwned};
+use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
+pub(crate) use self::reading::{Readings, list};
 use self::{
     balancer::Balancers,
     edge::{Edges, Ways},
+    reading::Reading,
 };
 use crate::{
     arm::{Arm, ArmId, is_subscription},
     config::AzureConfig,
-    observe::{Interface, NETWORK_VERSION, Reference},
+    observe::{Interface, Reference},
     plan::ReadRule,
 };
 
@@ -180,6 +184,7 @@ struct PublicAddressProperties {
 }
 
 /// A network security group.
+#[derive(Debug)]
 struct Nsg {
     point: PointRef,
     /// The inbound ones.
@@ -202,38 +207,58 @@ struct Surroundings {
     balancers: Balancers,
 }
 
-/// The machines of the subscription, all on one page.
-pub(crate) async fn machines(arm: &Arm, subscription: &str) -> Result<DiscoveryPage, EnforceError> {
-    let (vms, power, interfaces, networks, nsgs, public, firewalls) = tokio::try_join!(
-        list::<Vm>(arm, subscription, "Microsoft.Compute", "virtualMachines", &[]),
-        power(arm, subscription),
-        list::<Interface>(arm, subscription, "Microsoft.Network", "networkInterfaces", &[]),
-        list::<Network>(arm, subscription, "Microsoft.Network", "virtualNetworks", &[]),
-        list::<ListedNsg>(
-            arm,
-            subscription,
-            "Microsoft.Network",
-            "networkSecurityGroups",
-            &[]
-        ),
-        list::<PublicAddress>(arm, subscription, "Microsoft.Network", "publicIPAddresses", &[]),
-        edge::listed(arm, subscription),
-    )?;
+/// The machines of the subscription, all on one page; read on from where the last question failed.
+pub(crate) async fn machines(
+    arm: &Arm,
+    subscription: &str,
+    readings: &Readings,
+    clock: &dyn Clock,
+) -> Result<DiscoveryPage, EnforceError> {
+    let asked_at = clock.now();
+    let reading = readings.read(arm, subscription, asked_at).await?;
+    let older = reading.since < asked_at;
+    match page(reading) {
+        // What was read then and what was read now need not go together.
+        Err(error) if older => {
+            tracing::info!(subscription, %error, "what was read in two goes is read anew");
+            page(readings.read(arm, subscription, clock.now()).await?)
+        }
+        page => page,
+    }
+}
+
+fn page(reading: Reading) -> Result<DiscoveryPage, EnforceError> {
+    let Reading {
+        since,
+        vms,
+        views,
+        interfaces,
+        networks,
+        nsgs,
+        public,
+        firewalls,
+    } = reading;
+    let firewalls = firewalls.into_read();
     let mut around = Surroundings {
         interfaces: interfaces
+            .into_items()
             .into_iter()
             .map(|interface| (interface.id.to_lowercase(), interface))
             .collect(),
         subnets: BTreeMap::new(),
         spaces: BTreeMap::new(),
-        nsgs: nsgs.into_iter().map(|nsg| nsg.0).collect::<Result<_, _>>()?,
-        public: edge::public_addresses(public),
-        power,
+        nsgs: nsgs
+            .into_items()
+            .into_iter()
+            .map(|nsg| nsg.0)
+            .collect::<Result<_, _>>()?,
+        public: edge::public_addresses(public.into_items()),
+        power: power(views.into_items()),
         ways: BTreeMap::new(),
         edges: Edges::default(),
         balancers: Balancers::new(&firewalls.balancers),
     };
-    for network in networks {
+    for network in networks.into_items() {
         let id = network.id.to_lowercase();
         for subnet in network.properties.subnets {
             let group = subnet
@@ -259,6 +284,7 @@ pub(crate) async fn machines(arm: &Arm, subscription: &str) -> Result<DiscoveryP
     }
     around.edges = Edges::new(firewalls, &around.public, &around.ways)?;
     let machines = vms
+        .into_items()
         .into_iter()
         .map(|vm| around.machine(vm))
         .collect::<Result<Vec<_>, _>>()?;
@@ -266,49 +292,16 @@ pub(crate) async fn machines(arm: &Arm, subscription: &str) -> Result<DiscoveryP
         machines,
         marked: around.marks(),
         next: None,
+        since: Some(since),
     })
 }
 
-pub(crate) async fn list<T: DeserializeOwned>(
-    arm: &Arm,
-    subscription: &str,
-    namespace: &str,
-    kind: &str,
-    query: &[(&str, &str)],
-) -> Result<Vec<T>, EnforceError> {
-    let version = if namespace == "Microsoft.Compute" {
-        COMPUTE_VERSION
-    } else {
-        NETWORK_VERSION
-    };
-    let url = arm.address(
-        ["subscriptions", subscription, "providers", namespace, kind],
-        version,
-        query,
-    )?;
-    arm.list(url, &format!("{namespace}/{kind}/read")).await
-}
-
-/// The machines' power by lower-case id. With `statusOnly=true` the list holds instance views and little else
-/// (Azure REST reference, Virtual Machines, List All). A machine that is not in it, or has none there, is unknown,
-/// and so are all when the list is refused: nothing depends on it.
-async fn power(arm: &Arm, subscription: &str) -> Result<BTreeMap<String, Power>, EnforceError> {
-    let listed = list::<Vm>(
-        arm,
-        subscription,
-        "Microsoft.Compute",
-        "virtualMachines",
-        &[("statusOnly", "true")],
-    )
-    .await;
-    match listed {
-        Ok(vms) => Ok(vms
-            .into_iter()
-            .filter_map(|vm| Some((vm.id.to_lowercase(), power_of(&vm.properties.instance_view?)?)))
-            .collect()),
-        Err(EnforceError::Forbidden { .. } | EnforceError::Refused { .. }) => Ok(BTreeMap::new()),
-        Err(error) => Err(error),
-    }
+/// The machines' power by lower-case id.
+fn power(views: Vec<Vm>) -> BTreeMap<String, Power> {
+    let known = views
+        .into_iter()
+        .filter_map(|vm| Some((vm.id.to_lowercase(), power_of(&vm.properties.instance_view?)?)));
+    known.collect()
 }
 
 /// Source of the codes: Azure documentation, "States and billing status of Azure Virtual Machines".
@@ -326,6 +319,7 @@ fn power_of(view: &InstanceView) -> Option<Power> {
 
 /// An NSG of a list. It is read as soon as it is there: the documents of a whole subscription take many times as much
 /// memory as what is kept of them.
+#[derive(Debug)]
 struct ListedNsg(Result<(String, Nsg), EnforceError>);
 
 impl<'de> Deserialize<'de> for ListedNsg {

@@ -35,6 +35,8 @@ pub struct AzureEnforcer {
     config: AzureConfig,
     /// Where effective rules may not be read.
     refused: effective::Refused,
+    /// What was read of subscriptions whose discovery failed.
+    readings: discover::Readings,
 }
 
 impl AzureEnforcer {
@@ -78,6 +80,7 @@ impl AzureEnforcer {
             clock,
             config,
             refused: effective::Refused::default(),
+            readings: discover::Readings::default(),
         })
     }
 
@@ -120,7 +123,12 @@ impl Enforcer for AzureEnforcer {
         }
         spending(
             Purpose::Look,
-            Box::pin(discover::machines(&self.arm, subscription(account)?)),
+            Box::pin(discover::machines(
+                &self.arm,
+                subscription(account)?,
+                &self.readings,
+                &*self.clock,
+            )),
         )
         .await
     }

@@ -394,6 +394,9 @@ pub struct DiscoveryPage {
     pub marked: Marks,
     /// Where the next page begins, if there is one.
     pub next: Option<String>,
+    /// When the oldest of what the page tells was asked for, where that was before the page was: an enforcer may go on
+    /// with what an earlier question had read when it failed.
+    pub since: Option<Instant>,
 }
 
 /// Why a cloud did not do what it was asked.
@@ -454,6 +457,18 @@ pub enum EnforceError {
     /// What the cloud sent could not be understood, or what was asked of the enforcer makes no sense.
     #[error("{0}")]
     Malformed(String),
+}
+
+impl EnforceError {
+    /// Whether the error says nothing against what was asked for, such as the page of a list: the same question may be
+    /// answered later. A stale page of EC2 is refused (`InvalidPaginationToken`, `InvalidParameterValue`), and may lead
+    /// to what is not there any more (`InvalidInstanceID.NotFound`, <https://github.com/aws/aws-sdk-java/issues/911>).
+    pub const fn may_pass(&self) -> bool {
+        match self {
+            Self::Throttled { .. } | Self::Unavailable { .. } | Self::Forbidden { .. } => true,
+            Self::Gone { .. } | Self::Conflict { .. } | Self::Refused { .. } | Self::Malformed(_) => false,
+        }
+    }
 }
 
 /// A write that was answered lately, by whichever process: what the journal has of it.

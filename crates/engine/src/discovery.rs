@@ -26,7 +26,7 @@ use serde_json::json;
 use tokio::{sync::Semaphore, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use crate::{Engine, events::Events, metrics::PassLabels, strays::marked_points, unfinished::may_pass};
+use crate::{Engine, events::Events, metrics::PassLabels, strays::marked_points};
 
 /// Of how many accounts a page is read at the same time.
 const ACCOUNTS_AT_ONCE: usize = 8;
@@ -211,7 +211,7 @@ impl Engine {
             return self.discover_from(enforcer, account, None, room).await;
         };
         match self.discover_from(enforcer, account, Some(left), room).await {
-            Err(DiscoveryError::Cloud(error)) if !may_pass(&error) => {
+            Err(DiscoveryError::Cloud(error)) if !error.may_pass() => {
                 tracing::info!(%account, %error, "a discovery cannot go on, and begins anew");
                 self.discover_from(enforcer, account, None, room).await
             }
@@ -220,7 +220,8 @@ impl Engine {
     }
 
     /// Reads the pages from `first` on. Only a discovery of all pages, one after the other, says which machines are
-    /// gone: one that went on later may not see a machine that moved to a page before that.
+    /// gone: one that went on later may not see a machine that moved to a page before that. So it is with an enforcer
+    /// that goes on with what it had read.
     async fn discover_from(
         &self,
         enforcer: &dyn Enforcer,
@@ -229,6 +230,7 @@ impl Engine {
         room: &Semaphore,
     ) -> Result<Discovered, DiscoveryError> {
         let started = self.clock.now();
+        let mut since = started;
         let mut found = Discovered::default();
         let mut cursor = first.clone();
         let mut waited = Duration::ZERO;
@@ -239,8 +241,13 @@ impl Engine {
                     .await
             };
             match page {
-                Ok(None) => break,
-                Ok(next) => cursor = next,
+                Ok((next, known_since)) => {
+                    since = since.min(known_since);
+                    match next {
+                        None => break,
+                        next => cursor = next,
+                    }
+                }
                 Err(error) => {
                     if let Some(wait) = self.wait_for_budget(&error, waited) {
                         tracing::debug!(%account, ?wait, "a discovery waits until it may ask again");
@@ -249,7 +256,7 @@ impl Engine {
                         continue;
                     }
                     let again = match &error {
-                        DiscoveryError::Cloud(error) => may_pass(error),
+                        DiscoveryError::Cloud(error) => error.may_pass(),
                         DiscoveryError::Store(_) => true,
                     };
                     if let Some(cursor) = cursor.filter(|_| again)
@@ -261,7 +268,7 @@ impl Engine {
                 }
             }
         }
-        if first.is_none() {
+        if first.is_none() && since >= started {
             found.gone = self.settle_gone(account, started).await?;
         }
         Ok(found)
@@ -277,17 +284,18 @@ impl Engine {
         (waited + wait < self.config.discovery_interval).then_some(wait)
     }
 
-    /// Reads and saves one page; where the next begins.
+    /// Reads and saves one page; where the next begins, and since when all that it tells is known.
     async fn discover_page(
         &self,
         enforcer: &dyn Enforcer,
         account: &Account,
         cursor: Option<&str>,
         found: &mut Discovered,
-    ) -> Result<Option<String>, DiscoveryError> {
+    ) -> Result<(Option<String>, Instant), DiscoveryError> {
         // What the page says is at least as old as the question.
         let asked_at = self.clock.now();
         let mut page = enforcer.discover(account, cursor).await?;
+        let asked_at = page.since.map_or(asked_at, |since| since.min(asked_at));
         let next = page.next.take();
         found.machines += page.machines.len();
         let mut marked = marked_points(&page, &self.config.installation);
@@ -318,7 +326,7 @@ impl Engine {
             tx.mark_each_due(&due).await?;
             tx.commit().await?;
         }
-        Ok(next)
+        Ok((next, asked_at))
     }
 
     /// Saves machines; what changed about the way to them or about their tags makes points due, and so do marks at

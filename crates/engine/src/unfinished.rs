@@ -8,7 +8,7 @@ use std::{
 };
 
 use chrono::TimeDelta;
-use postern_core::{enforcer::EnforceError, machine::Account, time::Instant};
+use postern_core::{machine::Account, time::Instant};
 
 /// For how long the cloud is asked for the page again. EC2 names no life of its tokens, and answers
 /// `InvalidPaginationToken` to one that "is not valid or is expired" (Amazon EC2 API reference, "Error codes for the
@@ -41,20 +41,5 @@ impl Unfinished {
     fn left(&self) -> MutexGuard<'_, BTreeMap<Account, Left>> {
         // A map is whole between two of its calls.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Whether the error says nothing against the page that was asked for. A stale token is refused
-/// (`InvalidPaginationToken`, `InvalidParameterValue`), and may lead to what is not there any more
-/// (`InvalidInstanceID.NotFound`, <https://github.com/aws/aws-sdk-java/issues/911>).
-pub(crate) const fn may_pass(error: &EnforceError) -> bool {
-    match error {
-        EnforceError::Throttled { .. }
-        | EnforceError::Unavailable { .. }
-        | EnforceError::Forbidden { .. } => true,
-        EnforceError::Gone { .. }
-        | EnforceError::Conflict { .. }
-        | EnforceError::Refused { .. }
-        | EnforceError::Malformed(_) => false,
     }
 }

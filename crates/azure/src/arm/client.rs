@@ -8,7 +8,6 @@ use reqwest::{
     header::{AUTHORIZATION, HeaderMap, HeaderValue, IF_MATCH, LOCATION, RETRY_AFTER},
 };
 use secrecy::ExposeSecret;
-use serde::de::DeserializeOwned;
 use serde_json::Value;
 use url::Url;
 
@@ -16,9 +15,6 @@ use super::{budget::Budget, failure, id::ArmId, token::Tokens};
 
 /// The most bytes of an answer. An NSG of a thousand rules has about one million.
 const MAX_BODY: usize = 32 << 20;
-
-/// The most pages of a list.
-const MAX_PAGES: usize = 10_000;
 
 /// The longest wait that is taken from a `Retry-After`. ARM asks for minutes at most; more would be somebody's
 /// mistake, and would hold up a closing.
@@ -240,54 +236,6 @@ impl Arm {
             return Ok(None);
         }
         read(&call, (status, headers, body)).map(|answer| Some(answer.body))
-    }
-
-    /// Reads every page of a list.
-    pub(crate) async fn list<T: DeserializeOwned>(
-        &self,
-        first: Url,
-        action: &str,
-    ) -> Result<Vec<T>, EnforceError> {
-        #[derive(serde::Deserialize)]
-        #[serde(rename_all = "camelCase")]
-        struct Page<T> {
-            value: Vec<T>,
-            #[serde(default)]
-            next_link: Option<String>,
-        }
-        let mut all = Vec::new();
-        let mut next = Some(first);
-        for _ in 0..MAX_PAGES {
-            let Some(url) = next.take() else {
-                return Ok(all);
-            };
-            let call = Call {
-                method: Method::GET,
-                resource: url.path().to_owned(),
-                url,
-                action,
-            };
-            let answer = self.send(&call, None, None).await.map_err(|error| match error {
-                // What lists a subscription is always there, and its absence says nothing of any one resource.
-                EnforceError::Gone { code, .. } => EnforceError::Unavailable {
-                    operation: action.to_owned(),
-                    message: format!("the list was not found ({code})"),
-                },
-                error => error,
-            })?;
-            let page: Page<T> = serde_json::from_value(answer.body).map_err(|error| {
-                EnforceError::Malformed(format!("the list of {action} cannot be read: {error}"))
-            })?;
-            all.extend(page.value);
-            next = page
-                .next_link
-                .filter(|link| !link.is_empty())
-                .map(|link| self.own(&link, "`nextLink`"))
-                .transpose()?;
-        }
-        Err(EnforceError::Malformed(format!(
-            "the list of {action} has more than {MAX_PAGES} pages"
-        )))
     }
 }
 

@@ -19,12 +19,12 @@ use postern_core::{
     net::{Ports, Protocol},
     point::PointRef,
 };
-use serde::Deserialize;
+use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::Value;
 
-use super::{PublicAddress, list};
+use super::{PublicAddress, reading::list};
 use crate::{
-    arm::{Arm, ArmId},
+    arm::{Arm, ArmId, Pages},
     firewall::{
         self,
         capacity::{DESTINATIONS, destinations, public_addresses as public_addresses_of},
@@ -93,59 +93,84 @@ struct Edge {
 /// More than this is left at most firewalls, and said of none: it changes with every grant, and one grant takes less.
 const PLENTY: u16 = 64;
 
-/// What is read of firewalls, before what surrounds them is known.
+/// What is read of firewalls and of what is around them, as far as it is read.
 #[derive(Debug, Default)]
 pub(super) struct Listed {
+    firewalls: Pages<Value>,
+    tables: Pages<RouteTable>,
+    balancers: Pages<Value>,
+    policies: Policies,
+}
+
+/// By the policy's id, lower case: its groups, and those that it inherits, the nearest parent's first.
+type Policies = BTreeMap<String, Vec<Vec<Value>>>;
+
+/// What was read of firewalls, when all is.
+#[derive(Debug, Default)]
+pub(super) struct Known {
     firewalls: Vec<Value>,
     tables: Vec<RouteTable>,
     pub(super) balancers: Vec<Value>,
-    /// By the policy's id, lower case: its groups, and those that it inherits, the nearest parent's first.
-    policies: BTreeMap<String, Vec<Vec<Value>>>,
+    policies: Policies,
 }
 
-/// Lists firewalls, routes and load balancers, and reads the rules of the policies. Where that is not allowed, there are none: who
-/// guards NSGs alone needs no more rights than before.
-pub(super) async fn listed(arm: &Arm, subscription: &str) -> Result<Listed, EnforceError> {
-    let firewalls =
-        allowed(list::<Value>(arm, subscription, "Microsoft.Network", "azureFirewalls", &[]).await)?;
-    if firewalls.is_empty() {
-        return Ok(Listed::default());
+impl Listed {
+    /// Of how many pages and policies it is made.
+    pub(super) fn answers(&self) -> usize {
+        self.firewalls.read() + self.tables.read() + self.balancers.read() + self.policies.len()
     }
-    let tables = allowed(list(arm, subscription, "Microsoft.Network", "routeTables", &[]).await)?;
-    // Those that a machine names and that are not among these are known as unread.
-    let balancers = allowed(list(arm, subscription, "Microsoft.Network", "loadBalancers", &[]).await)?;
-    let mut policies = BTreeMap::new();
-    for firewall in &firewalls {
-        let Some(id) = policy_of(firewall) else { continue };
-        if policies.contains_key(&id) {
-            continue;
+
+    /// Lists firewalls, routes and load balancers, and reads the rules of the policies, as far as that is not done yet.
+    /// Where that is not allowed, there are none: who guards NSGs alone needs no more rights than before.
+    pub(super) async fn go_on(&mut self, arm: &Arm, subscription: &str) -> Result<(), EnforceError> {
+        allowed(arm, subscription, "azureFirewalls", &mut self.firewalls).await?;
+        if self.firewalls.items().is_empty() {
+            return Ok(());
         }
-        let policy = ArmId::parse(&id).map_err(|error| EnforceError::Malformed(error.to_string()))?;
-        let levels = match policy_levels(arm, &policy).await {
-            Ok((levels, _)) => levels,
-            Err(error @ (EnforceError::Forbidden { .. } | EnforceError::Gone { .. })) => {
-                tracing::warn!(policy = %policy, %error, "the rules of a firewall policy are not read");
-                Vec::new()
+        allowed(arm, subscription, "routeTables", &mut self.tables).await?;
+        // Those that a machine names and that are not among these are known as unread.
+        allowed(arm, subscription, "loadBalancers", &mut self.balancers).await?;
+        for id in self.firewalls.items().iter().filter_map(policy_of) {
+            if self.policies.contains_key(&id) {
+                continue;
             }
-            Err(error) => return Err(error),
-        };
-        policies.insert(id, levels);
+            let policy = ArmId::parse(&id).map_err(|error| EnforceError::Malformed(error.to_string()))?;
+            let levels = match policy_levels(arm, &policy).await {
+                Ok((levels, _)) => levels,
+                Err(error @ (EnforceError::Forbidden { .. } | EnforceError::Gone { .. })) => {
+                    tracing::warn!(policy = %policy, %error, "the rules of a firewall policy are not read");
+                    Vec::new()
+                }
+                Err(error) => return Err(error),
+            };
+            self.policies.insert(id, levels);
+        }
+        Ok(())
     }
-    Ok(Listed {
-        firewalls,
-        tables,
-        balancers,
-        policies,
-    })
+
+    pub(super) fn into_read(self) -> Known {
+        Known {
+            firewalls: self.firewalls.into_items(),
+            tables: self.tables.into_items(),
+            balancers: self.balancers.into_items(),
+            policies: self.policies,
+        }
+    }
 }
 
-fn allowed<T>(answer: Result<Vec<T>, EnforceError>) -> Result<Vec<T>, EnforceError> {
-    match answer {
+async fn allowed<T: DeserializeOwned>(
+    arm: &Arm,
+    subscription: &str,
+    kind: &str,
+    pages: &mut Pages<T>,
+) -> Result<(), EnforceError> {
+    match list(arm, subscription, &format!("Microsoft.Network/{kind}"), pages).await {
         Err(error @ EnforceError::Forbidden { .. }) => {
             tracing::warn!(%error, "firewalls, or what is around them, are left aside");
-            Ok(Vec::new())
+            pages.leave_aside();
+            Ok(())
         }
-        answer => answer,
+        read => read,
     }
 }
 
@@ -157,7 +182,7 @@ fn policy_of(firewall: &Value) -> Option<String> {
 impl Edges {
     /// `public` and `subnets` by lower-case ids.
     pub(super) fn new(
-        listed: Listed,
+        listed: Known,
         public: &BTreeMap<String, IpAddr>,
         subnets: &BTreeMap<String, Ways>,
     ) -> Result<Self, EnforceError> {

@@ -13,7 +13,7 @@ use postern_core::{
 use serde_json::Value;
 
 use crate::{
-    arm::Arm,
+    arm::{Arm, Pages},
     discover::{
         self,
         balancer::{Balancers, Before},
@@ -39,11 +39,10 @@ pub(super) async fn read(arm: &Arm, desired: &Desired) -> Result<Fresh, EnforceE
     let mut fresh = Fresh::new();
     for (subscription, members) in opening {
         let read = async {
-            let listed =
-                discover::list::<Value>(arm, &subscription, "Microsoft.Network", "loadBalancers", &[])
-                    .await?;
+            let mut listed = Pages::<Value>::default();
+            discover::list(arm, &subscription, "Microsoft.Network/loadBalancers", &mut listed).await?;
             let interfaces = observe::interfaces(arm, &subscription, &members).await?;
-            Ok((Balancers::new(&listed), interfaces))
+            Ok((Balancers::new(listed.items()), interfaces))
         };
         let (balancers, interfaces) = match read.await {
             Err(error @ EnforceError::Forbidden { .. }) => {

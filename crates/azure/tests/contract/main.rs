@@ -13,6 +13,7 @@ mod effective;
 mod exposed;
 mod firewall;
 mod others;
+mod pages;
 mod parents;
 mod rbac;
 mod refused;

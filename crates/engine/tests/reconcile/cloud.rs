@@ -57,6 +57,8 @@ pub(crate) struct CloudState {
     pub(crate) page_size: usize,
     /// The pages that were asked for, by the number of machines before them.
     pub(crate) pages: Vec<usize>,
+    /// Since when what a page tells is known, where that is not the question.
+    pub(crate) read_since: Option<postern_core::time::Instant>,
     /// How the next question for such a page fails.
     pub(crate) page_faults: VecDeque<(usize, EnforceError)>,
     /// How often machines were asked for.
@@ -354,6 +356,7 @@ impl Enforcer for FakeCloud {
             machines: state.machines.iter().skip(first).take(size).cloned().collect(),
             marked: state.marked.clone(),
             next: (last < state.machines.len()).then(|| last.to_string()),
+            since: state.read_since,
         })
     }
 

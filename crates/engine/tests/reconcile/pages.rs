@@ -5,7 +5,7 @@ use std::time::Duration;
 use postern_core::{
     enforcer::EnforceError,
     scope::Scope,
-    time::{Clock as _, SystemClock},
+    time::{Clock as _, Instant, SystemClock},
 };
 use postern_engine::discovery::Discovered;
 use postern_store::Urgency;
@@ -260,4 +260,48 @@ async fn a_machine_that_a_page_names_twice_is_one() {
     assert_eq!(world.engine.discover_all().await.changed, 1);
     let stored = world.store.machine(&renamed.id).await.unwrap().unwrap();
     assert_eq!(stored.machine, renamed);
+}
+
+/// An enforcer that needs all lists for its first machine keeps what it read, and goes on by itself.
+#[tokio::test]
+async fn what_is_older_than_the_question_says_of_no_machine_that_it_is_gone_and_hides_nothing_newer() {
+    let world = three_pages().await;
+    let known_since = |since: Option<Instant>| {
+        let mut state = world.cloud.state.lock().unwrap();
+        state.page_size = 0;
+        state.read_since = since;
+    };
+    world.cloud.state.lock().unwrap().machines.pop();
+    for _ in 0..3 {
+        known_since(Some(SystemClock.now()));
+        assert_eq!(discover(&world).await.1, found(2));
+    }
+    known_since(None);
+    assert_eq!(
+        discover(&world).await.1,
+        found(2),
+        "seen by the last that was whole"
+    );
+    // The third machine is there, and then it is another.
+    world.cloud.state.lock().unwrap().machines.push(a_machine(3));
+    assert_eq!(discover(&world).await.1, found(3));
+    let tagged = |tag: &str| {
+        let mut state = world.cloud.state.lock().unwrap();
+        let tags = &mut state.machines.last_mut().unwrap().tags;
+        tags.insert("env".to_owned(), tag.to_owned());
+    };
+    let before = SystemClock.now();
+    tagged("new");
+    assert_eq!(
+        discover(&world).await.1,
+        Discovered {
+            changed: 1,
+            ..found(3)
+        }
+    );
+    tagged("old");
+    known_since(Some(before));
+    assert_eq!(discover(&world).await.1, found(3));
+    let known = world.store.machine(&a_machine(3).id).await.unwrap().unwrap();
+    assert_eq!(known.machine.tags["env"], "new");
 }

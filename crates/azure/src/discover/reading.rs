@@ -1,0 +1,191 @@
+//! What is read of a subscription, list by list, and kept where one of them fails: the next discovery goes on there.
+//!
+//! A machine is known when all lists are. So what was read is kept in memory, for the next question of this process.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use chrono::TimeDelta;
+use postern_core::{enforcer::EnforceError, time::Instant};
+use serde::de::DeserializeOwned;
+
+use super::{COMPUTE_VERSION, ListedNsg, Network, PublicAddress, Vm, edge};
+use crate::{
+    arm::{Arm, Pages},
+    observe::{Interface, NETWORK_VERSION},
+};
+
+/// For how long what was read is gone on with. ARM names no life of a `$skiptoken`; one that leads nowhere may be
+/// answered with a server's error for ever (<https://github.com/Azure/azure-rest-api-specs/issues/13843>), and what was
+/// read ages.
+const KEPT_FOR: TimeDelta = TimeDelta::hours(1);
+
+/// What is read of a subscription.
+#[derive(Debug)]
+pub(crate) struct Reading {
+    /// When the first list was asked for.
+    pub(super) since: Instant,
+    pub(super) vms: Pages<Vm>,
+    /// The machines again, with their instance views.
+    pub(super) views: Pages<Vm>,
+    pub(super) interfaces: Pages<Interface>,
+    pub(super) networks: Pages<Network>,
+    pub(super) nsgs: Pages<ListedNsg>,
+    pub(super) public: Pages<PublicAddress>,
+    pub(super) firewalls: edge::Listed,
+}
+
+impl Reading {
+    fn begin(since: Instant) -> Self {
+        Self {
+            since,
+            vms: Pages::default(),
+            views: Pages::default(),
+            interfaces: Pages::default(),
+            networks: Pages::default(),
+            nsgs: Pages::default(),
+            public: Pages::default(),
+            firewalls: edge::Listed::default(),
+        }
+    }
+
+    /// How many answers it is made of.
+    fn answers(&self) -> usize {
+        self.vms.read()
+            + self.views.read()
+            + self.interfaces.read()
+            + self.networks.read()
+            + self.nsgs.read()
+            + self.public.read()
+            + self.firewalls.answers()
+    }
+
+    /// Reads what is not read yet.
+    async fn go_on(&mut self, arm: &Arm, subscription: &str) -> Result<(), EnforceError> {
+        tokio::try_join!(
+            list(
+                arm,
+                subscription,
+                "Microsoft.Compute/virtualMachines",
+                &mut self.vms
+            ),
+            views(arm, subscription, &mut self.views),
+            list(
+                arm,
+                subscription,
+                "Microsoft.Network/networkInterfaces",
+                &mut self.interfaces
+            ),
+            list(
+                arm,
+                subscription,
+                "Microsoft.Network/virtualNetworks",
+                &mut self.networks
+            ),
+            list(
+                arm,
+                subscription,
+                "Microsoft.Network/networkSecurityGroups",
+                &mut self.nsgs
+            ),
+            list(
+                arm,
+                subscription,
+                "Microsoft.Network/publicIPAddresses",
+                &mut self.public
+            ),
+            self.firewalls.go_on(arm, subscription),
+        )?;
+        Ok(())
+    }
+}
+
+/// Reads the pages of a list of the whole subscription that are not read yet. `kind` is a resource type with its
+/// namespace, and the action that allows it but for `/read`.
+pub(crate) async fn list<T: DeserializeOwned>(
+    arm: &Arm,
+    subscription: &str,
+    kind: &str,
+    pages: &mut Pages<T>,
+) -> Result<(), EnforceError> {
+    queried(arm, subscription, kind, &[], pages).await
+}
+
+async fn queried<T: DeserializeOwned>(
+    arm: &Arm,
+    subscription: &str,
+    kind: &str,
+    query: &[(&str, &str)],
+    pages: &mut Pages<T>,
+) -> Result<(), EnforceError> {
+    let version = if kind.starts_with("Microsoft.Compute/") {
+        COMPUTE_VERSION
+    } else {
+        NETWORK_VERSION
+    };
+    let segments = ["subscriptions", subscription, "providers"];
+    let url = arm.address(segments.into_iter().chain(kind.split('/')), version, query)?;
+    arm.read_on(pages, url, &format!("{kind}/read")).await
+}
+
+/// The machines' power. With `statusOnly=true` the list holds instance views and little else (Azure REST reference,
+/// Virtual Machines, List All). A machine that is not in it, or has none there, is unknown, and so are all when the list
+/// is refused: nothing depends on it.
+async fn views(arm: &Arm, subscription: &str, pages: &mut Pages<Vm>) -> Result<(), EnforceError> {
+    let kind = "Microsoft.Compute/virtualMachines";
+    match queried(arm, subscription, kind, &[("statusOnly", "true")], pages).await {
+        Err(EnforceError::Forbidden { .. } | EnforceError::Refused { .. }) => {
+            pages.leave_aside();
+            Ok(())
+        }
+        read => read,
+    }
+}
+
+/// By subscription, what was read of it when its last discovery failed.
+#[derive(Debug, Default)]
+pub(crate) struct Readings(Mutex<BTreeMap<String, Reading>>);
+
+impl Readings {
+    /// Reads the whole subscription, from where the last question failed on. What cannot be gone on with is read anew:
+    /// a page that fails twice without another being read between is not waited for, one that leads nowhere any more not
+    /// even once.
+    pub(crate) async fn read(
+        &self,
+        arm: &Arm,
+        subscription: &str,
+        now: Instant,
+    ) -> Result<Reading, EnforceError> {
+        let left = self.readings().remove(subscription);
+        let left = left.filter(|reading| now - reading.since < KEPT_FOR);
+        let mut resumed = left.is_some();
+        let mut reading = left.unwrap_or_else(|| Reading::begin(now));
+        loop {
+            let before = reading.answers();
+            match reading.go_on(arm, subscription).await {
+                Ok(()) => return Ok(reading),
+                Err(error) if error.may_pass() => {
+                    // Who has to wait for the budget has asked for nothing.
+                    let waits = matches!(error, EnforceError::Throttled { .. });
+                    if waits || reading.answers() > before {
+                        self.readings().insert(subscription.to_owned(), reading);
+                    }
+                    return Err(error);
+                }
+                Err(error) if resumed => {
+                    tracing::info!(subscription, %error, "a discovery cannot go on, and begins anew");
+                    resumed = false;
+                    reading = Reading::begin(now);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn readings(&self) -> MutexGuard<'_, BTreeMap<String, Reading>> {
+        // A map is whole between two of its calls.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
