@@ -40,6 +40,8 @@ pub(crate) struct Fleet {
     /// Names for other ids.
     pub(crate) names: BTreeMap<String, String>,
     pub(crate) displaced: BTreeMap<&'static str, Vec<Displaced>>,
+    /// How strictly machines are locked down.
+    pub(crate) lockdown: Lockdown,
     /// The machines that are locked down, and how.
     pub(crate) guarded: BTreeMap<String, Guard>,
     /// What copies took the place of, by machine.
@@ -80,6 +82,7 @@ impl Fleet {
             machines: BTreeMap::new(),
             names: BTreeMap::new(),
             displaced: BTreeMap::new(),
+            lockdown: Lockdown::Strict,
             guarded: BTreeMap::new(),
             replaced: BTreeMap::new(),
             said: Vec::new(),
@@ -300,7 +303,7 @@ impl Fleet {
         let guard = Guard {
             policy: an_id(9),
             ports: vec![ports("22")],
-            lockdown: Lockdown::Strict,
+            lockdown: self.lockdown,
             shared_groups,
         };
         self.guarded = guarded

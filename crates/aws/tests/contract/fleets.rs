@@ -3,7 +3,10 @@
 //! The same snapshots hold for every endpoint.
 
 use aws_sdk_ec2::types::{IpPermission, IpRange, Ipv6Range, PrefixListId, UserIdGroupPair};
-use postern_core::{machine::MachineId, policy::SharedGroups};
+use postern_core::{
+    machine::MachineId,
+    policy::{Lockdown, SharedGroups},
+};
 
 use crate::{
     fleet::{Families, Fleet},
@@ -13,6 +16,7 @@ use crate::{
 /// Draws every fleet.
 pub(crate) async fn run(endpoint: &Endpoint) {
     one_interface(endpoint).await;
+    a_lockdown_that_defers(endpoint).await;
     two_interfaces_with_groups_of_their_own(endpoint).await;
     both_address_families(endpoint).await;
     all_traffic_and_ranges(endpoint).await;
@@ -91,6 +95,21 @@ async fn one_interface(endpoint: &Endpoint) {
         .story(&["web-1"], SharedGroups::Refuse, &[grant(1, "22")])
         .await;
     assert_drawn("one_interface", &story);
+}
+
+async fn a_lockdown_that_defers(endpoint: &Endpoint) {
+    let mut fleet = Fleet::of(endpoint).await;
+    fleet.lockdown = Lockdown::Defer;
+    let office = vec![
+        tcp(22, 22, "198.51.100.0/24", "ssh"),
+        tcp(443, 443, "0.0.0.0/0", "web"),
+    ];
+    fleet.group("web", office).await;
+    fleet.machine("web-1", &[&["web"]]).await;
+    let story = fleet
+        .story(&["web-1"], SharedGroups::Refuse, &[grant(1, "22")])
+        .await;
+    assert_drawn("a_lockdown_that_defers", &story);
 }
 
 async fn two_interfaces_with_groups_of_their_own(endpoint: &Endpoint) {
