@@ -12,11 +12,13 @@ use std::{net::IpAddr, time::Duration};
 use postern_api::{
     access_request::AccessRequestCreateQuery,
     grant::{Entrance, Grant, GrantRevoke},
+    jit_policy::ReachChange,
+    machine::MachineQuery,
 };
 use postern_sim::{Protocol, arm::inbound};
 use postern_tests::{
     Person, World, WorldOptions,
-    world::{CLIENT, a_request},
+    world::{CLIENT, a_policy, a_request},
 };
 use serde_json::{Value, json};
 
@@ -329,4 +331,109 @@ async fn a_grant_waits_for_a_slow_firewall_and_the_nsg_stays_shut_meanwhile() {
         })
         .await;
     world.until(&id, "closed", PATIENCE).await;
+}
+
+/// Others' NAT rule leads an office to SSH, which the machine's NSG lets in: a policy that shuts it takes it from the
+/// office, and is told so before and gives it back after. Of somebody else on the internet nothing is told for certain.
+async fn a_plan_tells_whom_a_nat_rule_leads_in(with_policy: bool) {
+    let gate = Gate::new(with_policy).await;
+    let world = &gate.world;
+    let mut document = gate.fleet.get(&gate.theirs()).unwrap();
+    let theirs = if with_policy {
+        "/properties/ruleCollections/0/rules"
+    } else {
+        "/properties/natRuleCollections/0/properties/rules"
+    };
+    let rules = document.pointer_mut(theirs).unwrap().as_array_mut().unwrap();
+    let mut office = rules[0].clone();
+    let host: IpAddr = office["destinationAddresses"][0]
+        .as_str()
+        .unwrap()
+        .parse()
+        .unwrap();
+    let nic = gate.machine.replace(
+        "Microsoft.Compute/virtualMachines/behind",
+        "Microsoft.Network/networkInterfaces/nic",
+    );
+    let interface = gate.fleet.get(&nic).unwrap();
+    office["name"] = json!("office");
+    office["sourceAddresses"] = json!(["198.51.100.0/24"]);
+    office["destinationPorts"] = json!(["50022"]);
+    office["translatedAddress"] =
+        interface["properties"]["ipConfigurations"][0]["properties"]["privateIPAddress"].clone();
+    office["translatedPort"] = json!("22");
+    rules.push(office);
+    gate.fleet.put(&gate.theirs(), document).unwrap();
+    let office_gets_in = || gate.lands(STRANGER, host, 50022).is_some();
+
+    let _server = world.serve(&[]).await;
+    let olga = world.client(Person::Olga);
+    world
+        .eventually("the machine is found", PATIENCE, async || {
+            let page = olga.machines(&MachineQuery::default()).await.ok()?;
+            (page.items.len() >= 5 && olga.machine(&gate.machine).await.is_ok()).then_some(())
+        })
+        .await;
+    assert!(office_gets_in() && gate.lands(CLIENT, host, 50022).is_none());
+
+    let certain = |changes: &[ReachChange]| -> Vec<(Vec<String>, String, Option<String>)> {
+        let here = changes
+            .iter()
+            .filter(|one| one.machine == gate.machine && one.certain);
+        here.map(|one| (one.sources.clone(), one.ports.clone(), one.nat_rule.clone()))
+            .collect()
+    };
+    let told = [
+        // Its own network comes past the firewall.
+        (vec!["10.60.0.0/16".to_owned()], "22/tcp".to_owned(), None),
+        (
+            vec!["198.51.100.0/24".to_owned()],
+            "22/tcp".to_owned(),
+            Some("office".to_owned()),
+        ),
+    ];
+    let is_told = |changes: &[ReachChange]| {
+        let found = certain(changes);
+        for (sources, ports, nat) in &told {
+            let is_it = |one: &(Vec<String>, String, Option<String>)| {
+                one.0 == *sources && one.1 == *ports && one.2.is_some() == nat.is_some() && {
+                    let rule = one.2.as_deref().unwrap_or_default();
+                    rule.ends_with(nat.as_deref().unwrap_or_default())
+                }
+            };
+            assert!(found.iter().any(is_it), "{sources:?}: {changes:#?}");
+        }
+        let ssh = found.iter().filter(|(_, ports, _)| ports == "22/tcp");
+        assert_eq!(ssh.count(), told.len(), "{changes:#?}");
+    };
+    let wish = a_policy("everything", "/");
+    let plan = olga.plan_create_jit_policy(&wish).await.unwrap();
+    assert_eq!((plan.machines_not_foreseen, plan.points_not_read), (0, 0));
+    is_told(&plan.losses);
+    let made = olga.create_jit_policy(None, &wish).await.unwrap();
+    world
+        .eventually("the office is shut out", PATIENCE, async || {
+            (!office_gets_in()).then_some(())
+        })
+        .await;
+    world.quiet().await;
+    let plan = olga.plan_delete_jit_policy(&made.id, made.version).await.unwrap();
+    is_told(&plan.gains);
+    assert!(plan.losses.is_empty(), "{:#?}", plan.losses);
+    olga.delete_jit_policy(&made.id, made.version).await.unwrap();
+    world
+        .eventually("the office gets in again", PATIENCE, async || {
+            office_gets_in().then_some(())
+        })
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_plan_tells_whom_a_classic_firewall_leads_in() {
+    a_plan_tells_whom_a_nat_rule_leads_in(false).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_plan_tells_whom_a_firewall_with_a_policy_leads_in() {
+    a_plan_tells_whom_a_nat_rule_leads_in(true).await;
 }

@@ -262,8 +262,14 @@ pub struct ReachChange {
     /// That rule; absent where nothing filters.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rule: Option<String>,
-    /// Whether it is certain. Otherwise a rule, before or after, names something whose addresses are not known here, and the
-    /// sources are the most that it could be.
+    /// The firewall whose NAT rule leads them there, where one does. The other rule sees the firewall's subnet then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub firewall: Option<String>,
+    /// That NAT rule, with its collection.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nat_rule: Option<String>,
+    /// Whether it is certain. Otherwise a rule, before or after, names something whose addresses are not known here, or a
+    /// firewall may keep them away, and the sources are the most that it could be.
     pub certain: bool,
 }
 

@@ -82,6 +82,9 @@ pub struct Exposure {
     pub ports: Ports,
     /// Whom it lets in, or may.
     pub sources: Vec<IpNet>,
+    /// Whether it is certain that it lets all of these in.
+    #[serde(default)]
+    pub certain: bool,
 }
 
 /// What a firewall has left for new doors.
@@ -334,6 +337,7 @@ mod tests {
             ("22/udp", "0.0.0.0/0", false),
         ] {
             approach.exposures = vec![Exposure {
+                certain: true,
                 rule: "theirs/web".to_owned(),
                 ports: ports.parse().unwrap(),
                 sources: vec![from.parse().unwrap()],

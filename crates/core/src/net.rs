@@ -84,6 +84,15 @@ impl Ports {
         })
     }
 
+    /// The ports that both have, if any.
+    pub fn intersect(self, other: Self) -> Option<Self> {
+        if self.protocol() != other.protocol() {
+            return None;
+        }
+        let (first, last) = (self.first().max(other.first()), self.last().min(other.last()));
+        Self::range(self.protocol(), first, last).ok()
+    }
+
     /// The protocol.
     pub const fn protocol(self) -> Protocol {
         self.protocol

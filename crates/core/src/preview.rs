@@ -5,6 +5,8 @@
 //! machines of the inventory and compares. What passes is judged over all hops, so that a change at one of two NSGs
 //! gains nothing while the other stays shut.
 
+mod behind;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt, iter,
@@ -137,8 +139,12 @@ pub struct ReachChange {
     pub sources: Vec<IpNet>,
     /// The innermost rule that lets them in, after for a gain, before for a loss; none where nothing filters.
     pub rule: Option<RuleRef>,
+    /// The NAT rule of a firewall by which they come; the other rule sees the firewall's subnet then. Somebody else's:
+    /// what grants open is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nat: Option<RuleRef>,
     /// Whether it is certain. Otherwise a rule, before or after, names something (a service tag, a group) whose addresses
-    /// are not known here, and the sources are the most that it could be.
+    /// are not known here, or a firewall may keep them away, and the sources are the most that it could be.
     pub certain: bool,
 }
 
@@ -164,8 +170,12 @@ impl fmt::Display for ReachChange {
             self.destination
         )?;
         match &self.rule {
-            Some(rule) => write!(f, " by {rule}"),
-            None => f.write_str(", where nothing filters"),
+            Some(rule) => write!(f, " by {rule}")?,
+            None => f.write_str(", where nothing filters")?,
+        }
+        match &self.nat {
+            Some(nat) => write!(f, ", led there by {nat}"),
+            None => Ok(()),
         }
     }
 }
@@ -301,6 +311,8 @@ struct Passage {
     rect: Rect,
     certain: bool,
     rule: Option<RuleRef>,
+    /// The NAT rule that leads them there.
+    nat: Option<RuleRef>,
 }
 
 /// Where packets come from. Names in rules mean different things for each.
@@ -312,6 +324,8 @@ enum Origin {
     Private,
     /// The interface's own network.
     Network,
+    /// Clients of a firewall that translates what they send, wherever they are.
+    Translated,
 }
 
 /// What passes to an address from one origin.
@@ -340,39 +354,66 @@ fn ways(interface: &Interface, destination: IpAddr, ports: Ports) -> Vec<Way> {
                 ports,
             };
             let all = Addresses::of(source.net());
-            let start = Passage {
-                rect: Rect {
-                    addresses: all,
-                    ports: (ports.first(), ports.last()),
-                },
-                certain: true,
-                rule: None,
-            };
-            let passages = interface.layers.iter().fold(vec![start], |outer, layer| {
-                let inner = of_layer(layer, interface, &flow);
-                outer
-                    .iter()
-                    .flat_map(|one| {
-                        inner.iter().filter_map(|other| {
-                            Some(Passage {
-                                rect: one.rect.intersect(other.rect)?,
-                                certain: one.certain && other.certain,
-                                rule: other.rule.clone(),
-                            })
-                        })
-                    })
-                    .collect()
-            });
+            let passages = through(interface.layers.iter(), interface, origin, &flow);
             Way {
                 origin,
                 all,
                 passages,
             }
         })
+        .chain(led_there(interface, destination, ports))
         .collect()
 }
 
-fn of_layer(layer: &Layer, interface: &Interface, flow: &Flow) -> Vec<Passage> {
+/// What a firewall before the interface leads to the address.
+fn led_there(interface: &Interface, destination: IpAddr, ports: Ports) -> impl Iterator<Item = Way> {
+    let mut layers = interface.layers.iter();
+    let approach = layers.find_map(|layer| match layer {
+        Layer::Firewall(approach) if destination == approach.address => Some(approach),
+        _ => None,
+    });
+    approach.into_iter().map(move |approach| Way {
+        origin: Origin::Translated,
+        all: Addresses::of(Family::V4.any().net()),
+        passages: behind::translated(approach, interface, ports),
+    })
+}
+
+/// What passes one layer after the other.
+fn through<'l>(
+    layers: impl Iterator<Item = &'l Layer>,
+    interface: &Interface,
+    origin: Origin,
+    flow: &Flow,
+) -> Vec<Passage> {
+    let start = Passage {
+        rect: Rect {
+            addresses: Addresses::of(flow.source.net()),
+            ports: (flow.ports.first(), flow.ports.last()),
+        },
+        certain: true,
+        rule: None,
+        nat: None,
+    };
+    layers.fold(vec![start], |outer, layer| {
+        let inner = of_layer(layer, interface, origin, flow);
+        let pairs = outer
+            .iter()
+            .flat_map(|one| inner.iter().map(move |other| (one, other)));
+        pairs
+            .filter_map(|(one, other)| {
+                Some(Passage {
+                    rect: one.rect.intersect(other.rect)?,
+                    certain: one.certain && other.certain,
+                    rule: other.rule.clone(),
+                    nat: None,
+                })
+            })
+            .collect()
+    })
+}
+
+fn of_layer(layer: &Layer, interface: &Interface, origin: Origin, flow: &Flow) -> Vec<Passage> {
     match layer {
         Layer::Nsg {
             point,
@@ -392,15 +433,7 @@ fn of_layer(layer: &Layer, interface: &Interface, flow: &Flow) -> Vec<Passage> {
                 ordered.get(at).map(|rule| reach::nsg_rule_ref(&resource, rule))
             })
         }
-        // Its rules are not previewed: what passes the others is told.
-        Layer::Firewall(_) => vec![Passage {
-            rect: Rect {
-                addresses: Addresses::of(flow.source.net()),
-                ports: (flow.ports.first(), flow.ports.last()),
-            },
-            certain: true,
-            rule: None,
-        }],
+        Layer::Firewall(approach) => behind::untranslated(approach, interface, origin, flow),
         Layer::SecurityGroups { groups } => {
             let rules: Vec<(&str, &SgRule)> = reach::group_rules(groups).collect();
             let pieces = reach::group_pieces(rules.iter().map(|(_, rule)| *rule), &interface.network, flow);
@@ -419,16 +452,21 @@ fn passing(pieces: Vec<Piece>, name: impl Fn(usize) -> Option<RuleRef>) -> Vec<P
                 rect: piece.rect,
                 certain: piece.unsure.is_empty(),
                 rule: piece.rule.and_then(&name),
+                nat: None,
             }),
             // Denied, unless an earlier rule matches after all.
             Access::Deny => piece.unsure.first().map(|at| Passage {
                 rect: piece.rect,
                 certain: false,
                 rule: name(*at),
+                nat: None,
             }),
         })
         .collect()
 }
+
+/// Of what is told as one: the ports, the rule and the NAT rule that let in, and whether that is certain.
+type Told = (Ports, Option<RuleRef>, Option<RuleRef>, bool);
 
 /// What passes `now` and does not on the `other` side; what passes there possibly, is told as not certain. Addresses of
 /// more than one origin are told with the narrowest, except where it is not certain that they pass.
@@ -443,7 +481,7 @@ fn changes(
         .map(Addresses::of)
         .chain(own.iter().copied())
         .collect();
-    let mut found: BTreeMap<(Ports, Option<RuleRef>, bool), Vec<IpNet>> = BTreeMap::new();
+    let mut found: BTreeMap<Told, Vec<IpNet>> = BTreeMap::new();
     for (now, other) in now.iter().zip(other) {
         let rects = |certain: bool| -> Vec<Rect> {
             let passages = other.passages.iter();
@@ -474,7 +512,7 @@ fn changes(
                     .into_iter()
                     .flat_map(|addresses| addresses.nets(Family::of(destination)));
                 found
-                    .entry((range, passage.rule.clone(), certain))
+                    .entry((range, passage.rule.clone(), passage.nat.clone(), certain))
                     .or_default()
                     .extend(nets);
             }
@@ -483,12 +521,13 @@ fn changes(
     found
         .into_iter()
         .filter(|(_, nets)| !nets.is_empty())
-        .map(|((ports, rule, certain), nets)| ReachChange {
+        .map(|((ports, rule, nat, certain), nets)| ReachChange {
             machine: machine.clone(),
             destination,
             ports,
             sources: IpNet::aggregate(&nets),
             rule,
+            nat,
             certain,
         })
         .collect()

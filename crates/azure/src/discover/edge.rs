@@ -305,6 +305,7 @@ impl Edges {
                     rule: door.rule.rule,
                     ports,
                     sources: door.sources,
+                    certain: door.certain,
                 }));
             }
         }

@@ -93,7 +93,7 @@ pub fn ways_in(machine: &Machine, ports: &[Ports]) -> Vec<WayIn> {
                 continue;
             };
             for exposure in &approach.exposures {
-                if let Some(ports) = overlap(ports, exposure.ports) {
+                if let Some(ports) = ports.intersect(exposure.ports) {
                     add(translated(interface, approach, exposure, ports));
                 }
             }
@@ -144,15 +144,6 @@ fn without_grants(interface: &Interface) -> Interface {
         }
     }
     foreign
-}
-
-/// What both have.
-fn overlap(one: Ports, other: Ports) -> Option<Ports> {
-    if one.protocol() != other.protocol() {
-        return None;
-    }
-    let (first, last) = (one.first().max(other.first()), one.last().min(other.last()));
-    Ports::range(one.protocol(), first, last).ok()
 }
 
 #[cfg(test)]
@@ -229,6 +220,7 @@ mod tests {
 
     fn nat(ports: &str) -> Exposure {
         Exposure {
+            certain: true,
             rule: "theirs/web".to_owned(),
             ports: ports.parse().unwrap(),
             sources: vec!["0.0.0.0/0".parse().unwrap()],

@@ -4,6 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
+    approach::{Approach, Exposure, Leg},
     id::GrantId,
     inventory::{Place, Power},
     reach::{Verdict, reach_address},
@@ -360,4 +361,139 @@ proptest! {
             }
         }
     }
+}
+
+/// Behind a firewall that a default route leads to, with NAT rules of others.
+fn behind_a_firewall(exposures: Vec<Exposure>, rules: Vec<NsgRule>) -> Machine {
+    let approach = Approach {
+        point: PointRef::firewall("00000000-0000-0000-0000-000000000001", "hub", "edge").unwrap(),
+        firewall: "edge".to_owned(),
+        address: [10, 0, 0, 4].into(),
+        doors: vec!["20.0.0.1".parse().unwrap()],
+        inside: vec!["10.9.0.0/26".parse().unwrap()],
+        legs: vec![
+            leg("0.0.0.0/0", true),
+            leg("10.0.0.0/16", false),
+            leg("172.16.0.0/12", false),
+        ],
+        fronts: vec![],
+        unread: vec![],
+        exposures,
+        room: None,
+    };
+    machine(vec![
+        Layer::Firewall(approach),
+        nsg("own", Place::Interface, rules),
+    ])
+}
+
+fn leg(prefix: &str, through: bool) -> Leg {
+    Leg {
+        prefix: prefix.parse().unwrap(),
+        through,
+    }
+}
+
+fn exposure(rule: &str, port: &str, source: &str) -> Exposure {
+    Exposure {
+        rule: rule.to_owned(),
+        ports: ports(port),
+        sources: vec![source.parse().unwrap()],
+        certain: true,
+    }
+}
+
+/// What a lockdown of the ports makes of it.
+fn locked(machine: Machine, rules: &[NsgRule], guarded: &[&str]) -> Preview {
+    let mut after = rules.to_vec();
+    after.extend(
+        guarded
+            .iter()
+            .zip(200..)
+            .map(|(range, priority)| rule(priority, Access::Deny, "*", range)),
+    );
+    let all: Vec<Ports> = guarded.iter().map(|text| ports(text)).collect();
+    Preview::of(&[machine], &[becomes("own", rules.to_vec(), after)], &all)
+}
+
+#[test]
+fn behind_a_firewall_those_lose_whom_others_nat_rules_lead_in_and_who_may_come_another_way() {
+    let rules = [rule(300, Access::Allow, "*", "*")];
+    let exposures = vec![
+        exposure("in/ssh", "22", "198.51.100.0/24"),
+        exposure("in/web", "443", "0.0.0.0/0"),
+    ];
+    let preview = locked(
+        behind_a_firewall(exposures, rules.to_vec()),
+        &rules,
+        &["22", "3389"],
+    );
+    assert_eq!(preview.gains, []);
+    let by = "by rule `r300` (priority 300) of `own`";
+    let told = lines(&preview.losses);
+    let is_told = |text: &str| told.contains(&format!("{text} {by}"));
+    for ports in ["22/tcp", "3389/tcp"] {
+        // Straight: its own network and what is connected with a route of its own.
+        assert!(
+            is_told(&format!(
+                "10.0.0.0/16, 172.16.0.0/12 to {ports} of `vm1` at 10.0.0.4"
+            )),
+            "{told:#?}"
+        );
+        // By the firewall's network rules, by a load balancer, or hidden by the firewall.
+        assert!(
+            is_told(&format!("possibly 0.0.0.0/0 to {ports} of `vm1` at 10.0.0.4")),
+            "{told:#?}"
+        );
+    }
+    assert!(
+        told.contains(&format!(
+            "198.51.100.0/24 to 22/tcp of `vm1` at 10.0.0.4 {by}, led there by rule `in/ssh` of `edge`"
+        )),
+        "{told:#?}"
+    );
+    assert_eq!(told.len(), 5, "{told:#?}");
+}
+
+#[test]
+fn whom_a_nat_rule_leads_to_a_filter_that_stops_the_firewall_loses_nothing() {
+    let rules = [
+        rule(290, Access::Deny, "10.9.0.0/26", "22"),
+        rule(300, Access::Allow, "*", "*"),
+    ];
+    let exposures = || vec![exposure("in/ssh", "22", "198.51.100.0/24")];
+    let led = |preview: &Preview| -> Vec<(bool, Vec<IpNet>)> {
+        let losses = preview.losses.iter().filter(|loss| loss.nat.is_some());
+        losses.map(|loss| (loss.certain, loss.sources.clone())).collect()
+    };
+    let preview = locked(behind_a_firewall(exposures(), rules.to_vec()), &rules, &["22"]);
+    assert_eq!(led(&preview), []);
+    // Of which address of its subnet the firewall makes use, nobody says.
+    let half = [
+        rule(290, Access::Deny, "10.9.0.0/27", "22"),
+        rule(300, Access::Allow, "*", "*"),
+    ];
+    let preview = locked(behind_a_firewall(exposures(), half.to_vec()), &half, &["22"]);
+    let clients: Vec<IpNet> = vec!["198.51.100.0/24".parse().unwrap()];
+    assert_eq!(led(&preview), [(false, clients.clone())]);
+    // Nor whom a rule leads in that names what is not known here.
+    let all = [rule(300, Access::Allow, "*", "*")];
+    let mut named = exposures();
+    named[0].certain = false;
+    let preview = locked(behind_a_firewall(named, all.to_vec()), &all, &["22"]);
+    assert_eq!(led(&preview), [(false, clients.clone())]);
+    // With an address of its own the machine is known out there.
+    let mut public = behind_a_firewall(exposures(), all.to_vec());
+    public.interfaces[0].public_addresses = vec!["20.0.0.9".parse().unwrap()];
+    let preview = locked(public, &all, &["22"]);
+    assert_eq!(led(&preview), [(true, clients)]);
+    let from_everywhere = |loss: &ReachChange| {
+        let internet: IpNet = "8.0.0.0/7".parse().unwrap();
+        loss.certain && loss.nat.is_none() && loss.sources.iter().any(|net| net.contains(&internet))
+    };
+    assert!(
+        preview.losses.iter().any(from_everywhere),
+        "{:#?}",
+        preview.losses
+    );
 }

@@ -145,12 +145,17 @@ fn foresee(plan: &JitPolicyPlan, json: bool) -> Result<(), Failure> {
 
 fn reach(change: &ReachChange) -> [String; 5] {
     let sure = if change.certain { "" } else { " at most" };
+    let rule = change.rule.as_deref().unwrap_or("-");
+    let by = match &change.nat_rule {
+        Some(nat) => format!("{rule}, by NAT {nat}"),
+        None => rule.to_owned(),
+    };
     [
         change.machine.clone(),
         change.address.clone(),
         change.ports.clone(),
         format!("{}{sure}", change.sources.join(" ")),
-        change.rule.clone().unwrap_or_else(|| "-".to_owned()),
+        by,
     ]
 }
 

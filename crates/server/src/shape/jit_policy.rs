@@ -284,6 +284,8 @@ pub(crate) fn reach(change: &ReachChange) -> api::ReachChange {
         sources: change.sources.iter().map(ToString::to_string).collect(),
         resource: change.rule.as_ref().map(|rule| rule.resource.clone()),
         rule: change.rule.as_ref().map(|rule| rule.rule.clone()),
+        firewall: change.nat.as_ref().map(|nat| nat.resource.clone()),
+        nat_rule: change.nat.as_ref().map(|nat| nat.rule.clone()),
         certain: change.certain,
     }
 }

@@ -128,6 +128,7 @@ async fn under_strict_an_open_grant_is_not_wanted_for_the_subnet_from_which_othe
         let mut machine = a_machine_behind();
         if let Layer::Firewall(approach) = &mut machine.interfaces[0].layers[0] {
             approach.exposures = vec![Exposure {
+                certain: true,
                 rule: "theirs/web".to_owned(),
                 ports: grants[0].ports[0],
                 sources: vec!["0.0.0.0/0".parse().unwrap()],

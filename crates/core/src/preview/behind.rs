@@ -1,0 +1,139 @@
+//! Who comes to a machine that stands behind a firewall: past it, by a route through it, or by somebody's NAT rule.
+//!
+//! The firewall's own rules are known as far as discovery saw them: NAT rules of others that lead to the machine. Whom a
+//! route leads through it, its network rules may stop; so these clients pass possibly, like everything that is not known.
+
+use std::{cmp::Reverse, net::IpAddr};
+
+use super::{Origin, Passage, through};
+use crate::{
+    approach::{Approach, Exposure},
+    inventory::{Interface, Layer},
+    net::{Ports, Source},
+    reach::{
+        Flow, RuleRef,
+        region::{Addresses, Family, Rect, subtract},
+    },
+};
+
+/// What gets to the filters behind the firewall as it was sent.
+pub(super) fn untranslated(
+    approach: &Approach,
+    interface: &Interface,
+    origin: Origin,
+    flow: &Flow,
+) -> Vec<Passage> {
+    let ports = (flow.ports.first(), flow.ports.last());
+    let area = |net| Rect {
+        addresses: Addresses::of(net),
+        ports,
+    };
+    let passage = |rect, certain| Passage {
+        rect,
+        certain,
+        rule: None,
+        nat: None,
+    };
+    let all = area(flow.source.net());
+    if flow.destination.is_ipv6() {
+        // Azure Firewall filters IPv4 alone.
+        return vec![passage(all, true)];
+    }
+    if origin == Origin::Internet {
+        // Nobody out there knows another address; a load balancer may, and leaves the source as it is.
+        let is_public = interface.public_addresses.iter().any(IpAddr::is_ipv4);
+        return vec![passage(all, is_public)];
+    }
+    let mut legs: Vec<_> = approach.legs.iter().collect();
+    legs.sort_by_key(|leg| Reverse(leg.prefix.prefix_len()));
+    let routes = legs.iter().map(|leg| (leg.prefix, !leg.through));
+    let mut left = vec![all];
+    let mut found = Vec::new();
+    for (net, certain) in routes.filter(|(net, _)| net.addr().is_ipv4()) {
+        let area = area(net);
+        let met = left.iter().filter_map(|rect| rect.intersect(area));
+        found.extend(met.map(|rect| passage(rect, certain)));
+        left = left
+            .into_iter()
+            .flat_map(|rect| subtract(rect, &[area]))
+            .collect();
+    }
+    found.extend(left.into_iter().map(|rect| passage(rect, true)));
+    found
+}
+
+/// What NAT rules of others lead to the machine, as far as the filters behind the firewall let its subnet in. Which of the
+/// subnet's addresses a client gets is not known.
+pub(super) fn translated(approach: &Approach, interface: &Interface, ports: Ports) -> Vec<Passage> {
+    let mut found = Vec::new();
+    for exposure in &approach.exposures {
+        if let Some(ports) = exposure.ports.intersect(ports) {
+            found.extend(by(exposure, approach, interface, ports));
+        }
+    }
+    found
+}
+
+fn by(exposure: &Exposure, approach: &Approach, interface: &Interface, ports: Ports) -> Vec<Passage> {
+    let behind = || {
+        let layers = interface.layers.iter();
+        layers.filter(|layer| !matches!(layer, Layer::Firewall(_)))
+    };
+    let inside = approach.inside.iter().filter(|net| net.addr().is_ipv4());
+    let seen: Vec<Source> = inside
+        .filter_map(|net| Source::try_from(net.trunc()).ok())
+        .collect();
+    let nat = RuleRef {
+        resource: approach.firewall.clone(),
+        rule: exposure.rule.clone(),
+        priority: None,
+    };
+    let everybody = Addresses::of(Family::V4.any().net());
+    let across = |ports| Rect {
+        addresses: everybody,
+        ports,
+    };
+    // Which ports the subnet gets to, and to which not with all its addresses.
+    let (mut passing, mut doubted) = (Vec::new(), Vec::new());
+    for source in seen {
+        let flow = Flow {
+            source,
+            destination: approach.address.into(),
+            ports,
+        };
+        let passages = through(behind(), interface, Origin::Network, &flow);
+        let known = passages.iter().filter(|passage| passage.certain);
+        let known: Vec<Rect> = known.map(|passage| passage.rect).collect();
+        let whole = Rect {
+            addresses: Addresses::of(source.net()),
+            ports: (ports.first(), ports.last()),
+        };
+        doubted.extend(subtract(whole, &known).into_iter().map(|rect| across(rect.ports)));
+        passing.extend(
+            passages
+                .into_iter()
+                .map(|passage| (passage.rect.ports, passage.rule)),
+        );
+    }
+    let clients = || exposure.sources.iter().filter(|net| net.addr().is_ipv4());
+    let mut found = Vec::new();
+    for (ports, rule) in passing {
+        for client in clients() {
+            let rect = Rect {
+                addresses: Addresses::of(*client),
+                ports,
+            };
+            let sure = subtract(rect, &doubted);
+            let unsure = subtract(rect, &sure);
+            let sure = sure.into_iter().map(|rect| (rect, exposure.certain));
+            let all = sure.chain(unsure.into_iter().map(|rect| (rect, false)));
+            found.extend(all.map(|(rect, certain)| Passage {
+                rect,
+                certain,
+                rule: rule.clone(),
+                nat: Some(nat.clone()),
+            }));
+        }
+    }
+    found
+}
