@@ -192,3 +192,28 @@ async fn what_was_read_in_two_goes_and_does_not_go_together_is_read_anew() {
         assert!(machine.grant_points().contains(&made), "{machine:?}");
     }
 }
+
+/// Nothing depends on the machines' power, and it is not forgotten for that.
+#[tokio::test]
+async fn a_page_of_instance_views_that_leads_nowhere_any_more_makes_no_machine_unknown() {
+    let account = Account::new().await;
+    // The first pages of both lists of machines are read, and the second ones fail.
+    let second = When::After { skip: 2, count: 2 };
+    account.fails(
+        "VirtualMachines.ListAll",
+        second,
+        Effect::Latency(Duration::from_millis(500)),
+    );
+    account.fails("VirtualMachines.ListAll", second, busy());
+    account.counted().await.0.unwrap_err();
+    // Of the two second pages the instance views' comes second.
+    let stale = When::After { skip: 1, count: 1 };
+    account.fails(
+        "VirtualMachines.ListAll",
+        stale,
+        status(400, "InvalidSkipToken", None),
+    );
+    let (page, calls) = account.counted().await;
+    assert_eq!(page.unwrap().machines, account.machines);
+    assert!(calls["VirtualMachines.ListAll"] >= 4, "{calls:?}");
+}
