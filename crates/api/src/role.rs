@@ -91,13 +91,35 @@ pub struct RoleAssignmentChangeQuery {
 pub struct ReachOfAction {
     /// What: `read`, `request`, …
     pub action: String,
-    /// Whether it changes for everything at the scope that is about no machine, and for machines to come: policies, and
-    /// roles at `/`.
+    /// Whether it changes for what is at the scope and about no machine (policies, and roles at `/`), and for machines to
+    /// come; not where a guardrail forbids all of that whatever is asked for.
     pub at_scope: bool,
     /// On how many of the discovered machines it changes.
     pub machines: usize,
     /// Those machines, by id; the first 50 of them.
     pub examples: Vec<String>,
+    /// On how many more it would change but for guardrails, which forbid it there whatever is asked for.
+    #[serde(default)]
+    pub forbidden: usize,
+    /// The guardrails that have a say, by id: those that are not here never forbid it, neither on these machines nor at the
+    /// scope.
+    #[serde(default)]
+    pub guardrails: Vec<GuardrailOnReach>,
+}
+
+/// What a guardrail says to something that somebody would be allowed by role. Both counts are 0 for one that may only forbid
+/// it for what is about no machine, and for machines to come.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct GuardrailOnReach {
+    /// Its id.
+    pub id: String,
+    /// What it tells the refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+    /// On how many machines it forbids it whatever is asked for; they count in `forbidden`.
+    pub always: usize,
+    /// On how many of `machines` it may forbid it, by what is asked for, by the token, or by the time.
+    pub at_times: usize,
 }
 
 /// What making or removing a role assignment would do. Nothing of it happened.
@@ -108,7 +130,7 @@ pub struct RoleAssignmentPlan {
     /// The role assignment that would be made or removed. One that would be made has an id that names nothing.
     pub assignment: RoleAssignment,
     /// What its principal would gain, compared with the other role assignments that name it. Members of a group may have
-    /// it by themselves already; guardrails may forbid it.
+    /// it by themselves already.
     pub gains: Vec<ReachOfAction>,
     /// What its principal would lose.
     pub loses: Vec<ReachOfAction>,

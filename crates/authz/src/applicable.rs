@@ -170,6 +170,11 @@ impl Together {
         Ok(together)
     }
 
+    /// Each by itself.
+    pub(crate) fn each(&self) -> impl Iterator<Item = &Policy> {
+        self.each.policies()
+    }
+
     /// What they look at of the principal, the resource and the context.
     pub(crate) const fn looked_at(&self) -> &LookedAt {
         &self.looked_at
@@ -210,7 +215,7 @@ impl Together {
 
 /// The condition of a guardrail that may be put together with others: tests that are made one after the other, until one
 /// is false.
-fn shallow_condition(guardrail: &Policy) -> Option<Vec<Value>> {
+pub(crate) fn shallow_condition(guardrail: &Policy) -> Option<Vec<Value>> {
     if guardrail.to_string().len() > SHORT {
         return None;
     }
@@ -321,7 +326,7 @@ fn scope_of(variable: &str, constraint: &Value) -> Option<Vec<Value>> {
 
 /// The operands under one operator, in their order, as a tree that is as deep as their number's logarithm: Cedar limits how
 /// deep an expression may be.
-fn joined(operator: &str, mut operands: Vec<Value>) -> Value {
+pub(crate) fn joined(operator: &str, mut operands: Vec<Value>) -> Value {
     while operands.len() > 1 {
         let mut above = Vec::with_capacity(operands.len().div_ceil(2));
         let mut rest = operands.into_iter();
@@ -341,4 +346,4 @@ fn joined(operator: &str, mut operands: Vec<Value>) -> Value {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

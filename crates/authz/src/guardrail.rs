@@ -269,6 +269,11 @@ impl GuardrailSet {
         self.guardrails.values()
     }
 
+    /// The guardrail of this id.
+    pub fn get(&self, id: &str) -> Option<&Guardrail> {
+        self.guardrails.get(id)
+    }
+
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         self.guardrails.is_empty()
@@ -280,9 +285,7 @@ impl GuardrailSet {
     }
 
     pub(crate) fn message(&self, id: &str) -> Option<String> {
-        self.guardrails
-            .get(id)
-            .and_then(|guardrail| guardrail.message.clone())
+        self.get(id).and_then(|guardrail| guardrail.message.clone())
     }
 }
 

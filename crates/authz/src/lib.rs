@@ -10,6 +10,7 @@
 //! - A [`GuardrailSet`] holds `forbid` policies, checked against the schema when they are loaded.
 //! - [`Networks`] are ranges of addresses with a name that guardrails may use.
 //! - [`Authorizer::remedies`] says what would turn a denial into an allowance.
+//! - [`Authorizer::outlook`] says what guardrails forbid somebody before they ask for anything.
 //! - [`cases`] holds guardrails to what they were written for.
 //! - Denied by default. A guardrail that cannot be evaluated is a denial, where Cedar alone would leave it out.
 
@@ -22,6 +23,7 @@ mod guardrail;
 mod looked_at;
 mod memo;
 mod network;
+mod outlook;
 mod remedy;
 
 pub use authorizer::{Authorizer, AuthzError, UnknownRole};
@@ -29,4 +31,5 @@ pub use decision::{AllowedBy, Decision, Failure, ForbiddenBy, Missing};
 pub use entities::{Context, Resource, ResourceKind};
 pub use guardrail::{Difference, Guardrail, GuardrailError, GuardrailSet, SCHEMA};
 pub use network::{InvalidNetworks, Networks};
+pub use outlook::{Forbids, Outlook};
 pub use remedy::{Change, Remedies};

@@ -60,7 +60,7 @@ const BODIES: [&str; 31] = [
 ];
 
 prop_compose! {
-    fn guardrails()(parts in vec((select(HEADS.to_vec()), select(BODIES.to_vec())), 0..7)) -> String {
+    pub(crate) fn guardrails()(parts in vec((select(HEADS.to_vec()), select(BODIES.to_vec())), 0..7)) -> String {
         (0..)
             .zip(parts)
             .map(|(number, (head, body))| format!("@id(\"g{number}\") forbid ({head}) {body};\n"))
@@ -70,7 +70,7 @@ prop_compose! {
 }
 
 prop_compose! {
-    fn asking()(
+    pub(crate) fn asking()(
         human in any::<bool>(),
         mfa in any::<bool>(),
         sre in any::<bool>(),

@@ -110,8 +110,8 @@ fn show(plan: &RoleAssignmentPlan, json: bool) -> Result<(), Failure> {
         return Ok(());
     }
     let who = &plan.assignment.principal;
-    let gains = plan.gains.iter().map(|reach| said(who, "gains", reach));
-    let loses = plan.loses.iter().map(|reach| said(who, "loses", reach));
+    let gains = plan.gains.iter().flat_map(|reach| said(who, "gains", reach));
+    let loses = plan.loses.iter().flat_map(|reach| said(who, "loses", reach));
     let lines: Vec<String> = gains.chain(loses).collect();
     if lines.is_empty() {
         output::line("nothing would change: other role assignments of the same principal allow as much")?;
@@ -123,14 +123,34 @@ fn show(plan: &RoleAssignmentPlan, json: bool) -> Result<(), Failure> {
     Ok(())
 }
 
-fn said(who: &str, verb: &str, reach: &ReachOfAction) -> String {
+/// What changes, and under it what the guardrails say to it.
+fn said(who: &str, verb: &str, reach: &ReachOfAction) -> Vec<String> {
     let beside = if reach.at_scope {
         " and at the scope itself"
     } else {
         ""
     };
-    format!(
-        "{who} {verb} `{}` on {} machines{beside}",
+    let more = match reach.forbidden {
+        0 => String::new(),
+        forbidden => format!(", and nothing on {forbidden} more, where guardrails forbid it"),
+    };
+    let changes = format!(
+        "{who} {verb} `{}` on {} machines{beside}{more}",
         reach.action, reach.machines
-    )
+    );
+    let guardrails = reach.guardrails.iter().map(|guardrail| {
+        let times = match (guardrail.always, guardrail.at_times) {
+            (0, 0) => "may forbid it at the scope itself".to_owned(),
+            (0, at_times) => format!("may forbid it on {at_times}"),
+            (always, 0) => format!("always forbids it on {always}"),
+            (always, at_times) => format!("always forbids it on {always}, and may on {at_times}"),
+        };
+        let message = guardrail.message.as_deref().map(|said| format!(": {said}"));
+        format!(
+            "  guardrail `{}` {times}{}",
+            guardrail.id,
+            message.unwrap_or_default()
+        )
+    });
+    std::iter::once(changes).chain(guardrails).collect()
 }

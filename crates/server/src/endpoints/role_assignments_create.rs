@@ -23,7 +23,7 @@ use postern_store::StoreError;
 use serde_json::json;
 
 use crate::{
-    assignment_reach::{dry_run_event, reach},
+    assignment_reach::dry_run_event,
     decide::Question,
     failure::Failure,
     flow::{authenticate::Caller, body::Command, query::Parameters},
@@ -141,11 +141,11 @@ pub(crate) async fn create_role_assignment(
     if dry_run {
         let event = dry_run_event(&app, &caller, &made, &decision);
         app.write_alone(tx, event).await?;
-        let machines = app.machines_of_assignment(&made).await?;
+        let gains = app.reach_of_assignment(authorizer, &made).await?;
         let plan = RoleAssignmentPlan {
             dry_run: true,
             assignment: role::show_assignment(&made),
-            gains: reach(&authorizer, &made, &machines, now),
+            gains,
             loses: Vec::new(),
         };
         return Ok(Json(plan).into_response());

@@ -22,7 +22,7 @@ use serde_json::json;
 
 use super::role_assignments_create::question;
 use crate::{
-    assignment_reach::{dry_run_event, reach},
+    assignment_reach::dry_run_event,
     failure::Failure,
     flow::{authenticate::Caller, path::PathId, query::Parameters},
     reading::hidden,
@@ -101,12 +101,12 @@ pub(crate) async fn delete_role_assignment(
     if query.dry_run == Some(true) {
         let event = dry_run_event(&app, &caller, &removed, &decision);
         app.write_alone(tx, event).await?;
-        let machines = app.machines_of_assignment(&removed).await?;
+        let loses = app.reach_of_assignment(authorizer, &removed).await?;
         let plan = RoleAssignmentPlan {
             dry_run: true,
             assignment: role::show_assignment(&removed),
             gains: Vec::new(),
-            loses: reach(&authorizer, &removed, &machines, app.now()),
+            loses,
         };
         return Ok(Json(plan).into_response());
     }

@@ -12,7 +12,7 @@ use postern_api::{
 use postern_core::time::Clock as _;
 use serde_json::json;
 
-use crate::rig::{Answer, MACHINE, Rig, ask, code, http, policy};
+use crate::rig::{Answer, MACHINE, Plan, Rig, ask, code, http, policy};
 
 const DEV: &str = "arn:aws:ec2:eu-west-1:123456789012:instance/i-0aaaaaaaaaaaaaaaa";
 
@@ -222,5 +222,69 @@ async fn whoever_may_not_assign_is_told_nothing_by_a_dry_run() {
     assert_eq!(
         code(rig.client("ada").plan_create_role_assignment(&asked).await),
         ErrorCode::Forbidden
+    );
+}
+
+#[tokio::test]
+async fn a_dry_run_tells_what_guardrails_forbid_whatever_is_asked_and_what_they_may() {
+    let rig = Rig::with(Plan {
+        guardrails: r#"
+            @id("frozen") @message("Machines of development are not for asking.")
+            forbid (principal, action == Action::"request", resource)
+            when { resource.hasTag("env") && resource.getTag("env") == "dev" };
+            @id("mfa") forbid (principal, action in [Action::"request", Action::"approve"], resource)
+            unless { principal.mfa };
+            @id("bob") forbid (principal == User::"corp/bob", action, resource);
+            @id("sre") forbid (principal in Group::"corp/sre", action == Action::"request", resource);
+        "#,
+        ..Plan::default()
+    })
+    .await;
+    rig.discover(MACHINE).await;
+    rig.discover_with(DEV, true, &[("env", "dev")]).await;
+    let said = async |principal: &str| {
+        let asked = assignment(principal, "requester", &[]);
+        let plan = rig.owner().plan_create_role_assignment(&asked).await.unwrap();
+        plan.gains
+            .into_iter()
+            .map(|reach| {
+                let guardrails = reach
+                    .guardrails
+                    .iter()
+                    .map(|one| format!("{} {} {}", one.id, one.always, one.at_times));
+                (
+                    reach.action.clone(),
+                    (
+                        reach.at_scope,
+                        reach.machines,
+                        reach.forbidden,
+                        guardrails.collect::<Vec<_>>().join(", "),
+                    ),
+                )
+            })
+            .collect::<BTreeMap<_, _>>()
+    };
+    let ada = said("user:corp/ada").await;
+    assert_eq!(ada["read"], (true, 2, 0, String::new()));
+    // Which groups she is in her token says.
+    assert_eq!(
+        ada["request"],
+        (true, 1, 1, "frozen 1 0, mfa 0 1, sre 0 1".to_owned())
+    );
+    let bob = said("user:corp/bob").await;
+    assert_eq!(bob["read"], (false, 0, 2, "bob 2 0".to_owned()));
+    let sre = said("group:corp/sre").await;
+    assert_eq!(sre["request"].2, 2);
+    assert!(sre["request"].3.contains("sre 2 0"), "{sre:?}");
+    let reach = rig
+        .owner()
+        .plan_create_role_assignment(&assignment("user:corp/ada", "requester", &[]))
+        .await
+        .unwrap();
+    let request = reach.gains.iter().find(|one| one.action == "request").unwrap();
+    assert_eq!(request.examples, [MACHINE]);
+    assert_eq!(
+        request.guardrails[0].message.as_deref(),
+        Some("Machines of development are not for asking.")
     );
 }
