@@ -41,7 +41,7 @@ pub(crate) async fn run(endpoint: &Endpoint) {
     }
 }
 
-fn assert_drawn(name: &str, story: &str) {
+pub(crate) fn assert_drawn(name: &str, story: &str) {
     insta::with_settings!({prepend_module_to_snapshot => false, omit_expression => true}, {
         insta::assert_snapshot!(name, story);
     });

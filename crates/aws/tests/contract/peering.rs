@@ -3,6 +3,7 @@
 
 use std::net::IpAddr;
 
+use aws_sdk_ec2::types::{IpPermission, UserIdGroupPair};
 use postern_core::{
     enforcer::{Bindings, EnforceError, Enforcer as _},
     inventory::Layer,
@@ -14,8 +15,8 @@ use postern_sim::{Probe, Protocol, ec2::Ec2Handle};
 
 use crate::{
     fleet::Fleet,
-    fleets::from_group,
-    stage::{Endpoint, REGION, tcp},
+    fleets::{assert_drawn, from_group},
+    stage::{Endpoint, REGION, grant, tcp},
 };
 
 /// Runs every case.
@@ -27,6 +28,7 @@ pub(crate) async fn run(endpoint: &Endpoint, handle: &Ec2Handle) {
     Box::pin(a_rule_that_cannot_come_back_keeps_no_other_out(endpoint)).await;
     Box::pin(a_rule_whose_group_is_deleted_meanwhile_is_given_up(endpoint)).await;
     Box::pin(a_stale_rule_is_left_alone_and_copied_nowhere(endpoint)).await;
+    Box::pin(drawn(endpoint)).await;
 }
 
 /// A machine that a bastion in a peered VPC gets to.
@@ -59,6 +61,9 @@ impl Peered {
         ];
         fleet.group("app", rules).await;
         fleet.machine("app-1", &[&["app"]]).await;
+        fleet
+            .names
+            .insert(bastion.clone(), "the bastion in a peered VPC".to_owned());
         Self {
             fleet,
             other_vpc,
@@ -251,4 +256,29 @@ async fn a_stale_rule_is_left_alone_and_copied_nowhere(endpoint: &Endpoint) {
         peered.fleet.stage.groups_of(&interface).await,
         [peered.fleet.groups["app"].clone()]
     );
+}
+
+/// What stands in a group that names one of a peered VPC, for people to read.
+async fn drawn(endpoint: &Endpoint) {
+    let open = [grant(1, "22")];
+    let mut peered = Peered::draw(endpoint).await;
+    let range = IpPermission::builder()
+        .ip_protocol("tcp")
+        .from_port(20)
+        .to_port(25)
+        .user_id_group_pairs(UserIdGroupPair::builder().group_id(&peered.bastion).build())
+        .build();
+    peered.fleet.allow("app", vec![range]).await;
+    let story = peered.fleet.story(&["app-1"], SharedGroups::Refuse, &open).await;
+    assert_drawn("a_group_of_a_peered_vpc", &story);
+
+    let mut peered = Peered::draw(endpoint).await;
+    peered.fleet.machine("other", &[&["app"]]).await;
+    let story = peered.fleet.story(&["app-1"], SharedGroups::Isolate, &open).await;
+    assert_drawn("a_group_of_a_peered_vpc_isolated", &story);
+
+    let mut peered = Peered::draw(endpoint).await;
+    peered.unpeer().await;
+    let story = peered.fleet.story(&["app-1"], SharedGroups::Refuse, &open).await;
+    assert_drawn("a_group_of_a_vpc_that_is_no_more_peered", &story);
 }
