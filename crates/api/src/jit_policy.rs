@@ -300,8 +300,9 @@ pub struct JitPolicyPlan {
     pub gains: Vec<ReachChange>,
     /// Who would not get in any more, likewise.
     pub losses: Vec<ReachChange>,
-    /// How many of those 200 machines `gains` and `losses` leave out: they have more than 100 enforcement points together,
-    /// or what becomes of their private copies of groups could not be read.
+    /// How many machines that are covered or guarded otherwise `gains` and `losses` leave out: those beyond the first 200, those
+    /// with which there would be more than 100 enforcement points, and those of which it could not be read what becomes of
+    /// their private copies of groups.
     #[serde(default)]
     pub machines_not_foreseen: usize,
     /// What would be written next at the first 20 points where these machines are locked down, each read anew for this plan:

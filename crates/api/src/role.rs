@@ -107,8 +107,17 @@ pub struct ReachOfAction {
     pub guardrails: Vec<GuardrailOnReach>,
 }
 
-/// What a guardrail says to something that somebody would be allowed by role. Both counts are 0 for one that may only forbid
-/// it for what is about no machine, and for machines to come.
+/// When a guardrail forbids something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum GuardrailForbids {
+    /// Whatever is asked for.
+    Always,
+    /// By what is asked for, by the token, or by the time.
+    AtTimes,
+}
+
+/// What a guardrail says to something that somebody would be allowed by role.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct GuardrailOnReach {
     /// Its id.
@@ -120,6 +129,10 @@ pub struct GuardrailOnReach {
     pub always: usize,
     /// On how many of `machines` it may forbid it, by what is asked for, by the token, or by the time.
     pub at_times: usize,
+    /// Whether it forbids it for what is at the scope and about no machine, and for machines to come, where the role
+    /// assignment changes that; absent where it never does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at_scope: Option<GuardrailForbids>,
 }
 
 /// What making or removing a role assignment would do. Nothing of it happened.

@@ -196,8 +196,8 @@ fn string(text: &str) -> RestrictedExpression {
 
 /// The entity type of named networks.
 pub(crate) const NETWORK: &str = "Network";
-const GROUP: &str = "Group";
-const SCOPE: &str = "Scope";
+pub(crate) const GROUP: &str = "Group";
+pub(crate) const SCOPE: &str = "Scope";
 
 /// How many sources are kept in Cedar's words: those of offices and runners come again and again.
 const SOURCES: usize = 1024;

@@ -23,15 +23,18 @@ use postern_core::{
 use serde_json::{Value, json};
 
 use crate::{
-    applicable::{Together, joined, shallow_condition},
+    applicable::{self, Together, joined, shallow_condition},
     authorizer::{Authorizer, AuthzError},
-    entities::{Names, Resource},
+    entities::{GROUP, Names, Resource, SCOPE},
     guardrail,
     looked_at::LookedAt,
 };
 
-/// How many evaluations one outlook may take, of some 150 us each. What would be beyond depends.
-const EVALUATIONS: usize = 10_000;
+/// How much one outlook may evaluate, in parts of guardrails' conditions: one of 60 parts takes some 150 us, so that this is
+/// a second or two, and 10,000 evaluations are kept at most. What would be beyond depends.
+const WORK: usize = 1_000_000;
+/// What an evaluation costs besides, in such parts.
+const AT_LEAST: usize = 40;
 
 /// When a guardrail forbids something.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -44,14 +47,14 @@ pub enum Forbids {
 
 /// What guardrails say to one principal, whose token is not known.
 #[derive(Debug)]
-pub struct Outlook<'a> {
-    authorizer: &'a Authorizer,
+pub struct Outlook {
     principal: PrincipalRef,
     named: Principal,
     names: Names,
     schema: Schema,
     /// The guardrails of each action, by id.
     guardrails: BTreeMap<Action, Vec<Foreseen>>,
+    /// Of [`WORK`].
     left: usize,
 }
 
@@ -62,6 +65,8 @@ struct Foreseen {
     /// What has to be true, one after the other; none for one that is nested too deeply.
     condition: Option<Vec<Value>>,
     looks: Looks,
+    /// Of how many parts the condition is made.
+    size: usize,
     found: HashMap<Vec<String>, Option<Forbids>>,
 }
 
@@ -88,20 +93,24 @@ enum Place<'a> {
 
 impl Authorizer {
     /// What the guardrails say to `principal`. A group stands for whoever is in it.
-    pub fn outlook(&self, principal: &PrincipalRef) -> Result<Outlook<'_>, AuthzError> {
+    pub fn outlook(&self, principal: &PrincipalRef) -> Result<Outlook, AuthzError> {
+        // Reading their text again takes as much stack as loading them did.
+        let guardrails = applicable::with_room(|| {
+            let of_action = |action: &Action| (*action, Foreseen::of(self, *action));
+            Action::ALL.iter().map(of_action).collect()
+        })?;
         Ok(Outlook {
-            authorizer: self,
             principal: principal.clone(),
             named: Principal::named(principal),
             names: Names::new()?,
             schema: guardrail::schema().map_err(|error| AuthzError::Cedar(error.to_string()))?,
-            guardrails: BTreeMap::new(),
-            left: EVALUATIONS,
+            guardrails,
+            left: WORK,
         })
     }
 }
 
-impl Outlook<'_> {
+impl Outlook {
     /// The guardrails that forbid `action` to `resource`, whatever its kind: those that are not here never do.
     pub fn at(&mut self, action: Action, resource: &Resource) -> BTreeMap<String, Forbids> {
         self.forbidding(action, Place::At(resource))
@@ -114,54 +123,41 @@ impl Outlook<'_> {
     }
 
     fn forbidding(&mut self, action: Action, place: Place<'_>) -> BTreeMap<String, Forbids> {
-        let mut guardrails = match self.guardrails.remove(&action) {
-            Some(known) => known,
-            None => self.of(action),
-        };
+        let mut guardrails = self.guardrails.remove(&action).unwrap_or_default();
         let mut found = BTreeMap::new();
         for guardrail in &mut guardrails {
-            let key = guardrail.looks.key(place);
-            let said = if let Some(said) = guardrail.found.get(&key) {
-                *said
-            } else {
-                let said = self.evaluate(action, guardrail, place);
-                guardrail.found.insert(key, said);
-                said
-            };
+            let said = self.ask(action, guardrail, place);
             found.extend(said.map(|said| (guardrail.id.clone(), said)));
         }
         self.guardrails.insert(action, guardrails);
         found
     }
 
-    fn of(&self, action: Action) -> Vec<Foreseen> {
-        self.authorizer
-            .guardrails()
-            .to(action)
-            .flat_map(Together::each)
-            .map(|policy| {
-                let condition = shallow_condition(policy);
-                Foreseen {
-                    id: policy.id().to_string(),
-                    looks: Looks::of(condition.as_deref().unwrap_or_default()),
-                    condition,
-                    found: HashMap::new(),
-                }
-            })
-            .collect()
-    }
-
     /// Whether the guardrail forbids; none when it never does.
-    fn evaluate(&mut self, action: Action, guardrail: &Foreseen, place: Place<'_>) -> Option<Forbids> {
-        let Some((condition, left)) = guardrail.condition.as_ref().zip(self.left.checked_sub(1)) else {
+    fn ask(&mut self, action: Action, guardrail: &mut Foreseen, place: Place<'_>) -> Option<Forbids> {
+        let key = guardrail.looks.key(place);
+        if let Some(known) = guardrail.found.get(&key) {
+            return *known;
+        }
+        // A group is asked about as people and as programs.
+        let kinds = if matches!(self.principal, PrincipalRef::Group(_)) {
+            2
+        } else {
+            1
+        };
+        let cost = (guardrail.size + AT_LEAST) * kinds;
+        let Some((condition, left)) = guardrail.condition.as_ref().zip(self.left.checked_sub(cost)) else {
             return Some(Forbids::AtTimes);
         };
         self.left = left;
-        self.try_evaluate(action, condition, place)
-            .unwrap_or(Some(Forbids::AtTimes))
+        let said = self
+            .evaluate(action, condition, place)
+            .unwrap_or(Some(Forbids::AtTimes));
+        guardrail.found.insert(key, said);
+        said
     }
 
-    fn try_evaluate(
+    fn evaluate(
         &self,
         action: Action,
         condition: &[Value],
@@ -243,6 +239,24 @@ impl Outlook<'_> {
     }
 }
 
+impl Foreseen {
+    /// Those that can apply to the action. Done with room.
+    fn of(authorizer: &Authorizer, action: Action) -> Vec<Self> {
+        let guardrails = authorizer.guardrails().to(action);
+        let guardrails = guardrails.flat_map(Together::each).map(|policy| {
+            let condition = shallow_condition(policy);
+            Self {
+                id: policy.id().to_string(),
+                looks: Looks::of(condition.as_deref().unwrap_or_default()),
+                size: condition.iter().flatten().map(size).sum(),
+                condition,
+                found: HashMap::new(),
+            }
+        });
+        guardrails.collect()
+    }
+}
+
 impl Looks {
     fn of(condition: &[Value]) -> Self {
         let mut looked_at = LookedAt::default();
@@ -290,10 +304,12 @@ impl Looks {
             Place::At(resource) => resource,
         };
         let mut key = Vec::new();
-        for (depth, above) in resource.scope.ancestors().enumerate() {
-            let text = above.to_string();
-            if self.scopes.contains(&text) {
-                key.push(format!("{} {text}", if depth == 0 { "is" } else { "in" }));
+        if !self.scopes.is_empty() {
+            for (depth, above) in resource.scope.ancestors().enumerate() {
+                let text = above.to_string();
+                if self.scopes.contains(&text) {
+                    key.push(format!("{} {text}", if depth == 0 { "is" } else { "in" }));
+                }
             }
         }
         if self.path {
@@ -366,15 +382,15 @@ impl Known<'_> {
                 Place::Within(_) => self.cloud().map(|_| json!({"Value": true})),
             },
             ("principal", "in") => {
-                let is_own = entities(of.get("right")?)?.any(|(kind, id)| {
-                    kind == "Group" && PrincipalRef::Group(id.to_owned()) == *self.principal
-                });
+                let is_own = entities(of.get("right")?)?
+                    .any(|(kind, id)| kind == GROUP && PrincipalRef::Group(id.to_owned()) == *self.principal);
                 is_own.then(|| json!({"Value": true}))
             }
             ("resource", "in") => self.is_in(of.get("right")?).map(|is| json!({"Value": is})),
             ("resource", "==") => {
-                let (_, id) = entities(of.get("right")?)?.next()?;
+                let (kind, id) = entities(of.get("right")?)?.next()?;
                 let is = match self.place {
+                    _ if kind != SCOPE => Some(false),
                     Place::At(resource) => Some(resource.scope.to_string() == id),
                     Place::Within(scope) => (!is_within(id, scope)).then_some(false),
                 };
@@ -406,7 +422,7 @@ impl Known<'_> {
             Place::At(resource) => &resource.scope,
             Place::Within(scope) => scope,
         };
-        for (_, id) in entities(scopes)? {
+        for (_, id) in entities(scopes)?.filter(|(kind, _)| *kind == SCOPE) {
             if scope.ancestors().any(|above| above.to_string() == id) {
                 return Some(true);
             }
@@ -416,6 +432,15 @@ impl Known<'_> {
             };
         }
         is_known.then_some(false)
+    }
+}
+
+/// Of how many parts an expression is made.
+fn size(expression: &Value) -> usize {
+    match expression {
+        Value::Array(several) => several.iter().map(size).sum(),
+        Value::Object(members) => members.values().map(size).sum::<usize>() + 1,
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => 1,
     }
 }
 

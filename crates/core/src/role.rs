@@ -57,6 +57,17 @@ actions! {
     Freeze = "freeze",
 }
 
+impl Action {
+    /// Whether decisions look at the tags of the machine that they are about. The others are about scopes, policies, roles
+    /// and the audit log, which have none, be it at a machine's scope.
+    pub const fn is_about_tags(self) -> bool {
+        match self {
+            Self::Read | Self::Request | Self::Approve | Self::Revoke | Self::BreakGlass => true,
+            Self::Configure | Self::Audit | Self::Assign | Self::Freeze => false,
+        }
+    }
+}
+
 impl fmt::Display for Action {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())

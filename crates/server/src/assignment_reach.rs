@@ -1,9 +1,12 @@
 //! What a role assignment adds to the others of its principal: who newly gains or loses what, before it is changed.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
-use postern_api::role::{GuardrailOnReach, ReachOfAction};
-use postern_authz::{Authorizer, AuthzError, Decision, Forbids, GuardrailSet, Resource};
+use postern_api::role::{GuardrailForbids, GuardrailOnReach, ReachOfAction};
+use postern_authz::{Authorizer, AuthzError, Context, Decision, Forbids, GuardrailSet, Resource};
 use postern_core::{
     audit::{AuditEvent, Subject},
     machine::MachineId,
@@ -51,52 +54,59 @@ fn reach(
     assignment: &RoleAssignment,
     machines: &[Reached],
     now: Instant,
+    may_read: &mut impl FnMut(&Reached) -> bool,
 ) -> Result<Vec<ReachOfAction>, AuthzError> {
     if !assignment.counts_at(now) {
         return Ok(Vec::new());
     }
     let at_scope = Resource::scope(assignment.scope.clone());
     let mut outlook = authorizer.outlook(&assignment.principal)?;
-    let reach = authorizer.actions_of(&assignment.role).into_iter().map(|action| {
+    let mut found = Vec::new();
+    for action in authorizer.actions_of(&assignment.role) {
         let is_new = |resource: &Resource| {
             assignment.is_for(&resource.tags)
                 && !authorizer.has_by_name(&assignment.principal, action, resource, now, assignment.id)
         };
-        let mut found = Found::default();
-        let mut is_at_scope = is_new(&at_scope);
-        if is_at_scope {
-            let said = outlook.within(action, &assignment.scope);
-            is_at_scope = !said.values().any(|said| *said == Forbids::Always);
-            found.hear(said.into_keys());
+        let mut of_action = Found::default();
+        if is_new(&at_scope) {
+            of_action.at_scope = Some(outlook.within(action, &assignment.scope));
         }
-        for machine in machines.iter().filter(|machine| is_new(&machine.resource)) {
-            found.add(&machine.id, outlook.at(action, &machine.resource));
+        for machine in machines {
+            let without_tags;
+            let resource = if action.is_about_tags() {
+                &machine.resource
+            } else {
+                without_tags = Resource::machine(machine.resource.scope.clone(), BTreeMap::new());
+                &without_tags
+            };
+            if is_new(resource) {
+                of_action.add(machine, outlook.at(action, resource));
+            }
         }
-        found.told(action, is_at_scope, authorizer.guardrails())
-    });
-    Ok(reach
-        .filter(|reach| reach.at_scope || reach.machines > 0 || reach.forbidden > 0)
-        .collect())
+        if !of_action.is_nothing() {
+            found.push(of_action.told(action, authorizer.guardrails(), may_read));
+        }
+    }
+    Ok(found)
 }
 
 /// What is found of one action.
 #[derive(Debug, Default)]
 struct Found<'a> {
-    reached: Vec<&'a MachineId>,
+    /// What guardrails say at the scope, where the roles change anything there.
+    at_scope: Option<BTreeMap<String, Forbids>>,
+    reached: Vec<&'a Reached>,
     forbidden: usize,
     /// By guardrail: on how many machines it forbids always, and at times.
     guardrails: BTreeMap<String, (usize, usize)>,
 }
 
 impl<'a> Found<'a> {
-    /// These guardrails have a say.
-    fn hear(&mut self, guardrails: impl Iterator<Item = String>) {
-        for guardrail in guardrails {
-            self.guardrails.entry(guardrail).or_default();
-        }
+    const fn is_nothing(&self) -> bool {
+        self.at_scope.is_none() && self.reached.is_empty() && self.forbidden == 0
     }
 
-    fn add(&mut self, machine: &'a MachineId, said: BTreeMap<String, Forbids>) {
+    fn add(&mut self, machine: &'a Reached, said: BTreeMap<String, Forbids>) {
         let is_forbidden = said.values().any(|said| *said == Forbids::Always);
         if is_forbidden {
             self.forbidden += 1;
@@ -104,36 +114,49 @@ impl<'a> Found<'a> {
             self.reached.push(machine);
         }
         for (guardrail, said) in said {
-            let (always, at_times) = self.guardrails.entry(guardrail).or_default();
             match said {
-                Forbids::Always => *always += 1,
-                Forbids::AtTimes if !is_forbidden => *at_times += 1,
+                Forbids::Always => self.guardrails.entry(guardrail).or_default().0 += 1,
+                Forbids::AtTimes if !is_forbidden => self.guardrails.entry(guardrail).or_default().1 += 1,
                 Forbids::AtTimes => {}
             }
         }
     }
 
-    fn told(self, action: Action, at_scope: bool, guardrails: &GuardrailSet) -> ReachOfAction {
+    fn told(
+        mut self,
+        action: Action,
+        guardrails: &GuardrailSet,
+        may_read: &mut impl FnMut(&Reached) -> bool,
+    ) -> ReachOfAction {
+        let is_at_scope = self
+            .at_scope
+            .as_ref()
+            .is_some_and(|said| !said.values().any(|said| *said == Forbids::Always));
+        let at_scope = self.at_scope.unwrap_or_default();
+        for guardrail in at_scope.keys() {
+            self.guardrails.entry(guardrail.clone()).or_default();
+        }
         let told = self.guardrails.into_iter().map(|(id, (always, at_times))| {
-            let message = guardrails
-                .get(&id)
-                .and_then(|guardrail| guardrail.message.clone());
+            let known = guardrails.get(&id);
             GuardrailOnReach {
+                message: known.and_then(|guardrail| guardrail.message.clone()),
+                at_scope: at_scope.get(&id).map(|said| match said {
+                    Forbids::Always => GuardrailForbids::Always,
+                    Forbids::AtTimes => GuardrailForbids::AtTimes,
+                }),
                 id,
-                message,
                 always,
                 at_times,
             }
         });
+        let readable = self.reached.iter().filter(|machine| may_read(machine));
         ReachOfAction {
             action: action.to_string(),
-            at_scope,
+            at_scope: is_at_scope,
             machines: self.reached.len(),
-            examples: self
-                .reached
-                .iter()
+            examples: readable
                 .take(EXAMPLES)
-                .map(ToString::to_string)
+                .map(|machine| machine.id.to_string())
                 .collect(),
             forbidden: self.forbidden,
             guardrails: told.collect(),
@@ -146,16 +169,32 @@ impl App {
     pub(crate) async fn reach_of_assignment(
         &self,
         authorizer: Arc<Authorizer>,
+        caller: &Caller,
         assignment: &RoleAssignment,
     ) -> Result<Vec<ReachOfAction>, Failure> {
         let machines = self.machines_of_assignment(assignment).await?;
         let (assignment, now) = (assignment.clone(), self.now());
-        // One at a time, and off the threads that answer requests: guardrails may have to be evaluated for each machine.
-        let _turn = self.decider.remedies.acquire().await.map_err(Failure::internal)?;
-        tokio::task::spawn_blocking(move || reach(&authorizer, &assignment, &machines, now))
-            .await
-            .map_err(Failure::internal)?
-            .map_err(Failure::internal)
+        let reader = caller.principal.clone();
+        // One at a time, also when nobody waits for the answer any more, and off the threads that answer requests: guardrails
+        // may have to be evaluated for each machine.
+        let turn = Arc::clone(&self.decider.outlooks);
+        let turn = turn.acquire_owned().await.map_err(Failure::internal)?;
+        tokio::task::spawn_blocking(move || {
+            let _turn = turn;
+            // Whoever may assign roles may not for that see every machine.
+            let mut known: HashMap<MachineId, bool> = HashMap::new();
+            let mut may_read = |machine: &Reached| {
+                *known.entry(machine.id.clone()).or_insert_with(|| {
+                    authorizer
+                        .decide(&reader, Action::Read, &machine.resource, &Context::at(now))
+                        .allowed
+                })
+            };
+            reach(&authorizer, &assignment, &machines, now, &mut may_read)
+        })
+        .await
+        .map_err(Failure::internal)?
+        .map_err(Failure::internal)
     }
 
     /// The discovered machines that the assignment is for.

@@ -36,7 +36,9 @@ pub(crate) struct Decider {
     /// wait for it.
     making: tokio::sync::Mutex<()>,
     /// The turn of whoever wants to know what would allow something, which costs many decisions.
-    pub(crate) remedies: tokio::sync::Semaphore,
+    pub(crate) remedies: Arc<tokio::sync::Semaphore>,
+    /// The turn of whoever wants to know what a role assignment changes.
+    pub(crate) outlooks: Arc<tokio::sync::Semaphore>,
 }
 
 impl Decider {
@@ -45,7 +47,8 @@ impl Decider {
             guardrails: RwLock::new((0, guardrails)),
             current: RwLock::new(None),
             making: tokio::sync::Mutex::new(()),
-            remedies: tokio::sync::Semaphore::new(1),
+            remedies: Arc::new(tokio::sync::Semaphore::new(1)),
+            outlooks: Arc::new(tokio::sync::Semaphore::new(1)),
         }
     }
 

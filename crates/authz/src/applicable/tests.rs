@@ -25,7 +25,11 @@ const HEADS: [&str; 12] = [
     "principal, action, resource in Scope::\"/aws\"",
     "principal, action, resource is Scope in Scope::\"/azure\"",
 ];
-const BODIES: [&str; 31] = [
+const BODIES: [&str; 35] = [
+    "unless { resource in Group::\"/aws\" }",
+    "when { resource in Group::\"/aws\" || !principal.mfa }",
+    "unless { resource == User::\"/aws/123456789012\" }",
+    "when { principal in Scope::\"corp/sre\" || context.hour > 3 }",
     "",
     "when { !principal.mfa }",
     "unless { principal.mfa }",

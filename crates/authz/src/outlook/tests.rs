@@ -121,6 +121,15 @@ fn what_follows_from_the_name_and_the_machine_is_known() {
             "(principal, action, resource) when { resource has cloud && resource.cloud == \"azure\" }",
             None,
         ),
+        // Other things may have a scope's name.
+        (
+            "(principal, action, resource) unless { resource in Group::\"/aws\" }",
+            ALWAYS,
+        ),
+        (
+            "(principal, action, resource) when { resource in Group::\"/aws\" || !principal.mfa }",
+            AT_TIMES,
+        ),
         // A request of the machine is asked about, too.
         (
             "(principal, action, resource) when { resource.kind == \"machine\" }",
@@ -242,10 +251,14 @@ fn alike_machines_are_evaluated_once_and_never_too_many() {
         assert_eq!(said["tags"], Forbids::Always);
         assert_eq!(said.contains_key("path"), number % 10 == 7);
     }
+    let size = |id: &str| {
+        let known = &outlook.guardrails[&Action::Request];
+        known.iter().find(|one| one.id == id).unwrap().size
+    };
+    // One for the tag, one for each path.
     assert_eq!(
-        EVALUATIONS - outlook.left,
-        1 + 100,
-        "one for the tag, one for each path"
+        WORK - outlook.left,
+        size("tags") + 100 * size("path") + 101 * AT_LEAST
     );
     outlook.left = 0;
     assert_eq!(outlook.at(Action::Request, &of(100))["path"], Forbids::AtTimes);
@@ -256,4 +269,25 @@ fn alike_machines_are_evaluated_once_and_never_too_many() {
         forbidding(&authorizer.decide(&ada, Action::Request, &of(7), &now)).len(),
         2
     );
+}
+
+/// Cedar reads text without looking at how much stack is left.
+#[test]
+fn deeply_nested_guardrails_do_no_harm() {
+    let nested = |depth: usize| format!("{}principal.mfa{}", "(".repeat(depth), ")".repeat(depth));
+    let alternatives = vec!["principal.mfa"; 1500].join(" || ");
+    let text = format!(
+        "@id(\"nested\") forbid (principal, action, resource) when {{ {} }};\n
+         @id(\"many\") forbid (principal, action, resource) when {{ {alternatives} }};\n",
+        nested(3000)
+    );
+    let authorizer = authorizer(&text);
+    assert_eq!(authorizer.guardrails().iter().count(), 2);
+    let small = std::thread::Builder::new().stack_size(512 * 1024);
+    let said = small.spawn(move || {
+        let mut outlook = authorizer.outlook(&"user:corp/ada".parse().unwrap()).unwrap();
+        outlook.at(Action::Request, &machine(&[]))
+    });
+    let said = said.unwrap().join().unwrap();
+    assert_eq!(said.into_values().collect::<Vec<_>>(), [Forbids::AtTimes; 2]);
 }

@@ -1,7 +1,8 @@
 //! `postern assignments`: who has which role where.
 
 use postern_api::role::{
-    ReachOfAction, RoleAssignment, RoleAssignmentCreate, RoleAssignmentPlan, RoleAssignmentQuery,
+    GuardrailForbids, ReachOfAction, RoleAssignment, RoleAssignmentCreate, RoleAssignmentPlan,
+    RoleAssignmentQuery,
 };
 
 use super::naming;
@@ -139,16 +140,23 @@ fn said(who: &str, verb: &str, reach: &ReachOfAction) -> Vec<String> {
         reach.action, reach.machines
     );
     let guardrails = reach.guardrails.iter().map(|guardrail| {
-        let times = match (guardrail.always, guardrail.at_times) {
-            (0, 0) => "may forbid it at the scope itself".to_owned(),
-            (0, at_times) => format!("may forbid it on {at_times}"),
-            (always, 0) => format!("always forbids it on {always}"),
-            (always, at_times) => format!("always forbids it on {always}, and may on {at_times}"),
+        let machines = |count: usize| format!("on {count} machines");
+        let at_scope = |says| (guardrail.at_scope == Some(says)).then(|| "at the scope itself".to_owned());
+        let list = |count: usize, says| -> Option<String> {
+            let places = (count > 0).then(|| machines(count));
+            let places: Vec<String> = places.into_iter().chain(at_scope(says)).collect();
+            (!places.is_empty()).then(|| places.join(" and "))
         };
+        let always = list(guardrail.always, GuardrailForbids::Always)
+            .map(|places| format!("always forbids it {places}"));
+        let may = list(guardrail.at_times, GuardrailForbids::AtTimes)
+            .map(|places| format!("may forbid it {places}"));
+        let times: Vec<String> = always.into_iter().chain(may).collect();
         let message = guardrail.message.as_deref().map(|said| format!(": {said}"));
         format!(
-            "  guardrail `{}` {times}{}",
+            "  guardrail `{}` {}{}",
             guardrail.id,
+            times.join(", and "),
             message.unwrap_or_default()
         )
     });

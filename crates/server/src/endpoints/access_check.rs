@@ -162,9 +162,12 @@ pub(crate) async fn check_access(
         None => None,
     };
     let remedies = if wants_remedies && !decision.allowed {
-        // One at a time, and off the threads that answer requests: it costs hundreds of decisions.
-        let _turn = app.decider.remedies.acquire().await.map_err(Failure::internal)?;
+        // One at a time, also when nobody waits for the answer any more, and off the threads that answer requests: it costs
+        // hundreds of decisions.
+        let turn = Arc::clone(&app.decider.remedies);
+        let turn = turn.acquire_owned().await.map_err(Failure::internal)?;
         tokio::task::spawn_blocking(move || {
+            let _turn = turn;
             authorizer
                 .remedies(&principal, action, &resource, &asked)
                 .explain()

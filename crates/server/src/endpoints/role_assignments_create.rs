@@ -141,7 +141,7 @@ pub(crate) async fn create_role_assignment(
     if dry_run {
         let event = dry_run_event(&app, &caller, &made, &decision);
         app.write_alone(tx, event).await?;
-        let gains = app.reach_of_assignment(authorizer, &made).await?;
+        let gains = app.reach_of_assignment(authorizer, &caller, &made).await?;
         let plan = RoleAssignmentPlan {
             dry_run: true,
             assignment: role::show_assignment(&made),

@@ -101,7 +101,7 @@ pub(crate) async fn delete_role_assignment(
     if query.dry_run == Some(true) {
         let event = dry_run_event(&app, &caller, &removed, &decision);
         app.write_alone(tx, event).await?;
-        let loses = app.reach_of_assignment(authorizer, &removed).await?;
+        let loses = app.reach_of_assignment(authorizer, &caller, &removed).await?;
         let plan = RoleAssignmentPlan {
             dry_run: true,
             assignment: role::show_assignment(&removed),

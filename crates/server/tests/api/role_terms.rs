@@ -7,7 +7,7 @@ use postern_api::{
     ErrorCode,
     access_request::AccessRequestCreateQuery,
     machine::MachineQuery,
-    role::{ReachOfAction, RoleAssignmentCreate, RoleAssignmentQuery},
+    role::{GuardrailForbids, ReachOfAction, RoleAssignmentCreate, RoleAssignmentQuery},
 };
 use postern_core::time::Clock as _;
 use serde_json::json;
@@ -287,4 +287,51 @@ async fn a_dry_run_tells_what_guardrails_forbid_whatever_is_asked_and_what_they_
         request.guardrails[0].message.as_deref(),
         Some("Machines of development are not for asking.")
     );
+}
+
+#[tokio::test]
+async fn a_dry_run_tells_what_is_forbidden_everywhere_and_names_machines_to_their_readers() {
+    let rig = Rig::with(Plan {
+        guardrails: r#"
+            @id("nobody-asks") forbid (principal, action == Action::"request", resource);
+            @id("dev-policies") forbid (principal, action == Action::"configure", resource)
+            when { resource.hasTag("env") && resource.getTag("env") == "dev" };
+        "#,
+        ..Plan::default()
+    })
+    .await;
+    let elsewhere = RoleAssignmentCreate {
+        scope: "/azure".into(),
+        ..assignment("user:corp/ada", "requester", &[])
+    };
+    let plan = rig.owner().plan_create_role_assignment(&elsewhere).await.unwrap();
+    let request = plan.gains.iter().find(|one| one.action == "request").unwrap();
+    assert_eq!(
+        (request.at_scope, request.machines, request.forbidden),
+        (false, 0, 0)
+    );
+    assert_eq!(request.guardrails[0].at_scope, Some(GuardrailForbids::Always));
+
+    rig.discover_with(DEV, true, &[("env", "dev")]).await;
+    let owner = assignment("user:corp/ada", "owner", &[]);
+    let plan = rig.owner().plan_create_role_assignment(&owner).await.unwrap();
+    let configure = plan.gains.iter().find(|one| one.action == "configure").unwrap();
+    // What is about no machine has no tags, be it at a machine's scope.
+    assert_eq!((configure.machines, configure.forbidden), (1, 0));
+    assert_eq!(configure.examples, [DEV]);
+    let [guardrail] = &configure.guardrails[..] else {
+        panic!("{configure:?}")
+    };
+    assert_eq!(guardrail.at_scope, Some(GuardrailForbids::AtTimes));
+    assert_eq!((guardrail.always, guardrail.at_times), (0, 0));
+
+    let assigner = serde_json::from_value(json!({ "name": "assigner", "actions": ["assign"] })).unwrap();
+    rig.owner().create_role(None, &assigner).await.unwrap();
+    rig.assign("eve", "assigner", "/aws").await;
+    let plan = rig
+        .client("eve")
+        .plan_create_role_assignment(&assignment("user:corp/ada", "reader", &[]))
+        .await
+        .unwrap();
+    assert_eq!((plan.gains[0].machines, plan.gains[0].examples.len()), (1, 0));
 }
