@@ -333,8 +333,9 @@ async fn a_grant_waits_for_a_slow_firewall_and_the_nsg_stays_shut_meanwhile() {
     world.until(&id, "closed", PATIENCE).await;
 }
 
-/// Others' NAT rule leads an office to SSH, which the machine's NSG lets in: a policy that shuts it takes it from the
-/// office, and is told so before and gives it back after. Of somebody else on the internet nothing is told for certain.
+/// Others' NAT rule leads an office to SSH, which the machine's NSG lets in, and their network rule lets a site through that
+/// a route leads there: a policy that shuts it takes it from both, and is told so before and gives it back after. Of
+/// somebody else nothing is told for certain.
 async fn a_plan_tells_whom_a_nat_rule_leads_in(with_policy: bool) {
     let gate = Gate::new(with_policy).await;
     let world = &gate.world;
@@ -363,8 +364,28 @@ async fn a_plan_tells_whom_a_nat_rule_leads_in(with_policy: bool) {
         interface["properties"]["ipConfigurations"][0]["properties"]["privateIPAddress"].clone();
     office["translatedPort"] = json!("22");
     rules.push(office);
+    let site = json!({
+        "name": "site", "ruleType": "NetworkRule", "protocols": ["TCP"], "ipProtocols": ["TCP"],
+        "sourceAddresses": ["192.168.7.0/24"], "destinationAddresses": ["10.60.1.0/24"], "destinationPorts": ["22"],
+    });
+    if with_policy {
+        let collections = document["properties"]["ruleCollections"].as_array_mut();
+        collections.unwrap().push(json!({
+            "name": "sites", "ruleCollectionType": "FirewallPolicyFilterRuleCollection", "priority": 200,
+            "action": { "type": "Allow" }, "rules": [site],
+        }));
+    } else {
+        document["properties"]["networkRuleCollections"] = json!([
+            { "name": "sites", "properties": { "priority": 200, "action": { "type": "Allow" }, "rules": [site] } },
+        ]);
+    }
     gate.fleet.put(&gate.theirs(), document).unwrap();
     let office_gets_in = || gate.lands(STRANGER, host, 50022).is_some();
+    let from = |site: u8| {
+        let source = IpAddr::from([192, 168, site, 5]);
+        let arm = &world.fleet.arm;
+        arm.reachable(&gate.machine, source, 22, Protocol::Tcp, None)
+    };
 
     let _server = world.serve(&[]).await;
     let olga = world.client(Person::Olga);
@@ -375,6 +396,7 @@ async fn a_plan_tells_whom_a_nat_rule_leads_in(with_policy: bool) {
         })
         .await;
     assert!(office_gets_in() && gate.lands(CLIENT, host, 50022).is_none());
+    assert!(from(7) && !from(8), "the other site passes no network rule");
 
     let certain = |changes: &[ReachChange]| -> Vec<(Vec<String>, String, Option<String>)> {
         let here = changes
@@ -384,8 +406,12 @@ async fn a_plan_tells_whom_a_nat_rule_leads_in(with_policy: bool) {
             .collect()
     };
     let told = [
-        // Its own network comes past the firewall.
-        (vec!["10.60.0.0/16".to_owned()], "22/tcp".to_owned(), None),
+        // Its own network comes past the firewall, the site through it.
+        (
+            vec!["10.60.0.0/16".to_owned(), "192.168.7.0/24".to_owned()],
+            "22/tcp".to_owned(),
+            None,
+        ),
         (
             vec!["198.51.100.0/24".to_owned()],
             "22/tcp".to_owned(),
@@ -412,8 +438,8 @@ async fn a_plan_tells_whom_a_nat_rule_leads_in(with_policy: bool) {
     is_told(&plan.losses);
     let made = olga.create_jit_policy(None, &wish).await.unwrap();
     world
-        .eventually("the office is shut out", PATIENCE, async || {
-            (!office_gets_in()).then_some(())
+        .eventually("both are shut out", PATIENCE, async || {
+            (!office_gets_in() && !from(7)).then_some(())
         })
         .await;
     world.quiet().await;
@@ -422,8 +448,8 @@ async fn a_plan_tells_whom_a_nat_rule_leads_in(with_policy: bool) {
     assert!(plan.losses.is_empty(), "{:#?}", plan.losses);
     olga.delete_jit_policy(&made.id, made.version).await.unwrap();
     world
-        .eventually("the office gets in again", PATIENCE, async || {
-            office_gets_in().then_some(())
+        .eventually("both get in again", PATIENCE, async || {
+            (office_gets_in() && from(7)).then_some(())
         })
         .await;
 }

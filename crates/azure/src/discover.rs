@@ -201,6 +201,10 @@ struct Surroundings {
     spaces: BTreeMap<String, Vec<IpNet>>,
     nsgs: BTreeMap<String, Nsg>,
     public: BTreeMap<String, IpAddr>,
+    /// The ids of public addresses, with those that have no address now.
+    named: BTreeSet<String>,
+    /// Whether something that is named and not listed is an error.
+    all_listed: bool,
     power: BTreeMap<String, Power>,
     ways: BTreeMap<String, Ways>,
     edges: Edges,
@@ -216,20 +220,23 @@ pub(crate) async fn machines(
 ) -> Result<DiscoveryPage, EnforceError> {
     let asked_at = clock.now();
     let reading = readings.read(arm, subscription, asked_at).await?;
-    let older = reading.since < asked_at;
-    match page(reading) {
-        // What was read then and what was read now need not go together.
-        Err(error) if older => {
+    // What was read then and what was read now need not go together. Whoever may not read everything is never told what is
+    // not listed, so that it is looked for once.
+    let in_two_goes = reading.since < asked_at && !reading.anew;
+    match page(reading, in_two_goes) {
+        Err(error) if in_two_goes => {
             tracing::info!(subscription, %error, "what was read in two goes is read anew");
-            page(readings.read(arm, subscription, clock.now()).await?)
+            page(readings.read_anew(arm, subscription, clock.now()).await?, false)
         }
         page => page,
     }
 }
 
-fn page(reading: Reading) -> Result<DiscoveryPage, EnforceError> {
+/// With `all_listed`, something that is named and not listed is an error.
+fn page(reading: Reading, all_listed: bool) -> Result<DiscoveryPage, EnforceError> {
     let Reading {
         since,
+        anew: _,
         vms,
         views,
         interfaces,
@@ -239,6 +246,7 @@ fn page(reading: Reading) -> Result<DiscoveryPage, EnforceError> {
         firewalls,
     } = reading;
     let firewalls = firewalls.into_read();
+    let public = public.into_items();
     let mut around = Surroundings {
         interfaces: interfaces
             .into_items()
@@ -252,7 +260,9 @@ fn page(reading: Reading) -> Result<DiscoveryPage, EnforceError> {
             .into_iter()
             .map(|nsg| nsg.0)
             .collect::<Result<_, _>>()?,
-        public: edge::public_addresses(public.into_items()),
+        named: public.iter().map(|address| address.id.to_lowercase()).collect(),
+        public: edge::public_addresses(public),
+        all_listed,
         power: power(views.into_items()),
         ways: BTreeMap::new(),
         edges: Edges::default(),
@@ -410,11 +420,12 @@ impl Surroundings {
             .map(|profile| profile.network_interfaces)
             .unwrap_or_default();
         links.sort_by_key(|link| !link.properties.primary);
-        let found: Vec<&Interface> = links
+        let found = links
             .iter()
-            // One that is not listed was made or deleted between the lists; the next discovery sees.
-            .filter_map(|link| self.interfaces.get(&link.id.to_lowercase()))
-            .collect();
+            .map(|link| link.id.to_lowercase())
+            .map(|id| self.listed(self.interfaces.get(&id), &id))
+            .filter_map(Result::transpose)
+            .collect::<Result<Vec<&Interface>, _>>()?;
         let mut interfaces: Vec<inventory::Interface> = found
             .iter()
             .map(|interface| self.interface(interface))
@@ -461,8 +472,11 @@ impl Surroundings {
             .filter_map(|one| one.subnet.as_ref())
             .map(|subnet| subnet.id.to_lowercase())
             .collect();
-        let known: Vec<&(String, Option<String>)> =
-            subnets.iter().filter_map(|id| self.subnets.get(id)).collect();
+        let known = subnets
+            .iter()
+            .map(|id| self.listed(self.subnets.get(id), id))
+            .filter_map(Result::transpose)
+            .collect::<Result<Vec<&(String, Option<String>)>, _>>()?;
         let network_id = known
             .first()
             .map(|(network, _)| network.clone())
@@ -471,11 +485,17 @@ impl Surroundings {
         let addresses: Vec<IpAddr> = configurations()
             .filter_map(|one| one.private_ip_address.as_deref()?.parse().ok())
             .collect();
-        let public_addresses: Vec<IpAddr> = configurations()
-            .filter_map(|one| one.public_ip_address.as_ref())
-            .filter_map(|address| self.public.get(&address.id.to_lowercase()).copied())
-            .collect();
+        let mut public_addresses: Vec<IpAddr> = Vec::new();
+        for address in configurations().filter_map(|one| one.public_ip_address.as_ref()) {
+            let id = address.id.to_lowercase();
+            self.listed(self.named.get(&id), &id)?;
+            public_addresses.extend(self.public.get(&id));
+        }
         let ways = subnets.iter().find_map(|id| self.ways.get(id));
+        if let Some(subnet) = ways {
+            let routes = self.edges.knows_routes(subnet).then_some(());
+            self.listed(routes, subnet.table.as_deref().unwrap_or_default())?;
+        }
         let approach = self
             .edges
             .approach(ways, &network, &addresses, !public_addresses.is_empty());
@@ -497,13 +517,19 @@ impl Surroundings {
         })
     }
 
+    /// What is named and not listed was made or deleted between the lists, or may not be read: the next discovery sees. Where
+    /// the lists are of different times, a machine would be without an interface, or behind another filter, for long.
+    fn listed<T>(&self, found: Option<T>, id: &str) -> Result<Option<T>, EnforceError> {
+        if found.is_none() && self.all_listed {
+            return Err(not_listed(id));
+        }
+        Ok(found)
+    }
+
     /// An NSG that is attached but not listed is an error: without its rules the machine would seem to have no
     /// filter there.
     fn layer(&self, group: &str, place: Place, groups: &Groups) -> Result<Layer, EnforceError> {
-        let nsg = self.nsgs.get(group).ok_or_else(|| EnforceError::Conflict {
-            resource: group.to_owned(),
-            code: "NotListed".to_owned(),
-        })?;
+        let nsg = self.nsgs.get(group).ok_or_else(|| not_listed(group))?;
         Ok(Layer::Nsg {
             point: nsg.point.clone(),
             place,
@@ -511,6 +537,13 @@ impl Surroundings {
             memberships: groups.every.clone(),
             possible_memberships: groups.some.clone(),
         })
+    }
+}
+
+fn not_listed(id: &str) -> EnforceError {
+    EnforceError::Conflict {
+        resource: id.to_owned(),
+        code: "NotListed".to_owned(),
     }
 }
 

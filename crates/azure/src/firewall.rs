@@ -18,6 +18,7 @@ mod sweep;
 mod wanted;
 mod wire;
 
+pub(crate) use hidden::Hiding;
 pub(crate) use sweep::{marked, place_of};
 pub use wanted::wanted;
 pub(crate) use wire::policy_levels;

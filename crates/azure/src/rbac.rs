@@ -231,7 +231,7 @@ impl CloudRoles for AzureRoles {
             };
         }
         match self.who(principal) {
-            Ok(who) => self.ask(who, vm).await,
+            Ok(who) => Box::pin(self.ask(who, vm)).await,
             Err(reason) => CloudDecision::Unidentified { reason },
         }
     }

@@ -87,6 +87,17 @@ pub struct Exposure {
     pub certain: bool,
 }
 
+/// Packets that are routed through a firewall to the machine, and that others' network rules let through.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Routed {
+    /// To which of the machine's ports.
+    pub ports: Ports,
+    /// Whether it is certain. Otherwise a rule names something whose addresses are not known here.
+    pub certain: bool,
+    /// From where: networks, aggregated, in order.
+    pub sources: Vec<IpNet>,
+}
+
 /// What a firewall has left for new doors.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Room {
@@ -121,6 +132,10 @@ pub struct Approach {
     /// NAT rules of others that lead to the machine, straight or by a load balancer.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub exposures: Vec<Exposure>,
+    /// What others' network rules let through to [`Approach::address`] as it was sent; none where that is not known: rules
+    /// cannot be read, are too many, or the firewall puts an address of its own in the client's place.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub routed: Option<Vec<Routed>>,
     /// What the firewall has left, where that is little.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub room: Option<Room>,
@@ -296,6 +311,7 @@ mod tests {
             fronts: Vec::new(),
             unread: Vec::new(),
             exposures: Vec::new(),
+            routed: None,
             room: None,
         }
     }

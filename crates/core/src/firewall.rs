@@ -11,12 +11,13 @@
 //! Sources: Azure documentation, "Azure Firewall rule processing logic", "Filter inbound traffic with Azure Firewall
 //! DNAT"; REST reference, `AzureFirewallNatRule`, `AzureFirewallNetworkRule`, `FirewallPolicyRuleCollectionGroup`.
 
-use std::net::IpAddr;
+use std::{collections::BTreeMap, net::IpAddr};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    approach::Routed,
     net::{Ports, Protocol, Source},
     nsg::{Access, NsgPorts, Tag},
     reach::{
@@ -340,6 +341,32 @@ impl Firewall {
             ))
         });
         passing.collect()
+    }
+
+    /// What the network rules let through to the ports, untranslated: whom, to which of them, and whether that is certain.
+    pub fn routed(&self, destination: IpAddr, ports: Ports) -> Vec<Routed> {
+        let family = Family::of(destination);
+        let (pieces, _) = self.pieces(family.any(), destination, ports);
+        let mut found: BTreeMap<(Ports, bool), Vec<IpNet>> = BTreeMap::new();
+        for piece in pieces {
+            let certain = match (piece.access, piece.unsure.is_empty()) {
+                (Access::Allow, certain) => certain,
+                // Denied, unless an earlier rule matches after all.
+                (Access::Deny, false) => false,
+                (Access::Deny, true) => continue,
+            };
+            let (first, last) = piece.rect.ports;
+            if let Ok(ports) = Ports::range(ports.protocol(), first, last) {
+                let nets = piece.rect.addresses.nets(family);
+                found.entry((ports, certain)).or_default().extend(nets);
+            }
+        }
+        let found = found.into_iter().map(|((ports, certain), nets)| Routed {
+            ports,
+            certain,
+            sources: IpNet::aggregate(&nets),
+        });
+        found.collect()
     }
 
     fn pieces(

@@ -21,7 +21,7 @@ use postern_core::{
     posture::posture,
     time::Instant,
 };
-use postern_store::{Due, MachineRow, StoreError, Tx, Urgency};
+use postern_store::{Asked, Due, MachineRow, StoreError, Tx, Urgency};
 use serde_json::json;
 use tokio::{sync::Semaphore, task::JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -293,14 +293,15 @@ impl Engine {
         found: &mut Discovered,
     ) -> Result<(Option<String>, Instant), DiscoveryError> {
         // What the page says is at least as old as the question.
-        let asked_at = self.clock.now();
+        let at = self.clock.now();
         let mut page = enforcer.discover(account, cursor).await?;
-        let asked_at = page.since.map_or(asked_at, |since| since.min(asked_at));
+        let since = page.since.map_or(at, |since| since.min(at));
+        let asked = Asked { at, since };
         let next = page.next.take();
         found.machines += page.machines.len();
         let mut marked = marked_points(&page, &self.config.installation);
         // What the page shows may be older than the question.
-        let shown = asked_at - enforcer.describe_lag();
+        let shown = since - enforcer.describe_lag();
         // A list that changes while its pages are read may name a machine twice.
         let machines: BTreeMap<_, _> = page
             .machines
@@ -310,7 +311,7 @@ impl Engine {
         let mut machines = machines.into_values();
         while machines.len() > 0 {
             let some = machines.by_ref().take(SAVED_AT_ONCE).collect();
-            found.changed += self.save(account, some, asked_at, &mut marked, shown).await?;
+            found.changed += self.save(account, some, asked, &mut marked, shown).await?;
         }
         if !marked.is_empty() {
             // A restored database may not know these.
@@ -326,7 +327,7 @@ impl Engine {
             tx.mark_each_due(&due).await?;
             tx.commit().await?;
         }
-        Ok((next, asked_at))
+        Ok((next, since))
     }
 
     /// Saves machines; what changed about the way to them or about their tags makes points due, and so do marks at
@@ -335,7 +336,7 @@ impl Engine {
         &self,
         account: &Account,
         machines: Vec<Machine>,
-        asked_at: Instant,
+        asked: Asked,
         marked: &mut BTreeSet<PointRef>,
         shown: Instant,
     ) -> Result<usize, DiscoveryError> {
@@ -355,7 +356,7 @@ impl Engine {
                 }
             })
             .collect();
-        let saved = tx.save_machines(&rows, &*self.ids, asked_at).await?;
+        let saved = tx.save_machines(&rows, &*self.ids, asked).await?;
         let mut log = Vec::new();
         if !saved.new.is_empty() {
             log.push(self.inventory_event(account, "machine.discover", json!({ "machines": saved.new })));

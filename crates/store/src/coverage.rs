@@ -30,6 +30,8 @@ pub struct CoverageChange {
 pub struct Covered {
     /// Machines that another policy covers than before.
     pub changes: Vec<CoverageChange>,
+    /// How many the changed policy covers as before.
+    pub stayed: usize,
     /// The points before all affected machines, by id; to be marked due.
     pub points: Vec<PointId>,
 }
@@ -53,6 +55,7 @@ impl Tx {
         .await?;
         let mut affected: BTreeMap<String, Option<PolicyId>> = BTreeMap::new();
         let mut moved = Vec::new();
+        let mut stayed = 0;
         for row in inside {
             let machine: MachineId = decode::text("machines", "id", &row.id)?;
             let tags = decode::json("machines", "tags", row.tags)?;
@@ -66,6 +69,7 @@ impl Tx {
                 });
                 affected.insert(row.id, after);
             } else if after.is_some() && after == changed {
+                stayed += 1;
                 affected.insert(row.id, after);
             }
         }
@@ -108,6 +112,7 @@ impl Tx {
         .await?;
         Ok(Covered {
             changes: moved,
+            stayed,
             points: points.into_iter().map(PointId::from_uuid).collect(),
         })
     }

@@ -96,16 +96,34 @@ struct Membership {
     approach: Option<Value>,
 }
 
+/// When the cloud was asked for machines.
+#[derive(Debug, Clone, Copy)]
+pub struct Asked {
+    /// For the last of what is told of them.
+    pub at: Instant,
+    /// For the first of it; earlier where lists were read in two goes.
+    pub since: Instant,
+}
+
+impl From<Instant> for Asked {
+    fn from(at: Instant) -> Self {
+        Self { at, since: at }
+    }
+}
+
 impl Tx {
     /// Saves discovered machines with the points before them (which are made where needed). Grants that are
-    /// wanted on them get a hop at every point that is new on the way. `asked_at` is when the cloud was asked for
-    /// them: a machine that was seen, or found to be gone, after that stays as it is.
+    /// wanted on them get a hop at every point that is new on the way. A machine that was seen, or found to be gone, since
+    /// the cloud was first asked stays as it is. One that nobody knew was first seen when the cloud was last asked: a
+    /// discovery before that could not see it, and is no reason to take it for gone.
     pub async fn save_machines(
         &mut self,
         rows: &[MachineRow],
         ids: &dyn IdSource,
-        asked_at: Instant,
+        asked: impl Into<Asked>,
     ) -> Result<SavedMachines, StoreError> {
+        let asked = asked.into();
+        let asked_at = asked.since;
         if rows.is_empty() {
             return Ok(SavedMachines::default());
         }
@@ -130,7 +148,7 @@ impl Tx {
         })
         .collect();
 
-        let mut new: Vec<NewMachine<'_>> = Vec::new();
+        let (mut first_seen, mut new) = (Vec::new(), Vec::new());
         let mut same: Vec<&str> = Vec::new();
         let mut changed: BTreeSet<&str> = BTreeSet::new();
         for (row, name) in rows.iter().zip(&names) {
@@ -141,11 +159,16 @@ impl Tx {
             {
                 same.push(name);
             } else {
-                new.push(NewMachine::of(row));
+                if known.contains_key(name) {
+                    new.push(NewMachine::of(row));
+                } else {
+                    first_seen.push(NewMachine::of(row));
+                }
                 changed.insert(name);
             }
         }
-        let mut written = self.save_whole(&new, asked_at).await?;
+        let mut written = self.save_whole(&first_seen, asked.at).await?;
+        written.extend(self.save_whole(&new, asked_at).await?);
         written.extend(self.save_seen(&same, asked_at).await?);
 
         let (rows, names): (Vec<&MachineRow>, Vec<String>) = rows
@@ -408,10 +431,11 @@ impl Membership {
             .flat_map(|interface| interface.addresses.iter().copied())
             .collect();
         let interfaces: BTreeSet<_> = behind.iter().map(|interface| interface.id.clone()).collect();
-        // How many more it takes is of no interest here, and changes with every grant.
+        // How many more it takes is of no interest here, and changes with every grant; nor is whom it lets through.
         let approach = behind.iter().find_map(|interface| interface.approach());
         let approach = approach.map(|approach| Approach {
             room: None,
+            routed: None,
             ..approach.clone()
         });
         Ok(Self {

@@ -56,7 +56,7 @@ pub use crate::{
     access_reviews::{AccessReviewFilter, ItemCounts, StoredItem},
     audit::{AuditFilter, Order, StoredEvent},
     coverage::{CoverageChange, Covered},
-    discovered::{Gone, MachineRow, SavedMachines},
+    discovered::{Asked, Gone, MachineRow, SavedMachines},
     due::{Due, DueListener, Lease, Lessee, Next, Urgency},
     error::{Conflict, StoreError},
     findings::{NewFinding, StoredFinding},

@@ -16,6 +16,10 @@ pub(crate) struct Pages<T> {
     items: Vec<T>,
     read: usize,
     next: Next,
+    /// Whether the next page failed before.
+    failed: bool,
+    /// Whether it was given up.
+    aside: bool,
 }
 
 #[derive(Debug)]
@@ -33,6 +37,8 @@ impl<T> Default for Pages<T> {
             items: Vec::new(),
             read: 0,
             next: Next::First,
+            failed: false,
+            aside: false,
         }
     }
 }
@@ -57,6 +63,24 @@ impl<T> Pages<T> {
     pub(crate) fn leave_aside(&mut self) {
         self.items.clear();
         self.next = Next::End;
+        self.aside = true;
+    }
+
+    /// What was given up is asked for again.
+    pub(crate) fn take_up(&mut self) {
+        if self.aside {
+            *self = Self::default();
+        }
+    }
+
+    /// The next page failed, and may not another time. Nobody says how long its address leads anywhere: where it fails twice
+    /// the list begins anew.
+    fn fail(&mut self) {
+        if self.failed && matches!(self.next, Next::At(_)) {
+            *self = Self::default();
+        } else {
+            self.failed = true;
+        }
     }
 }
 
@@ -80,8 +104,8 @@ impl Arm {
         Ok(pages.into_items())
     }
 
-    /// Reads the pages that are not read yet; the first is at `first`. What was read stays where a page fails, or nobody
-    /// waits for it any more.
+    /// Reads the pages that are not read yet; the first is at `first`. What was read stays where a page fails for the first
+    /// time, or nobody waits for it any more.
     pub(crate) async fn read_on<T: DeserializeOwned>(
         &self,
         pages: &mut Pages<T>,
@@ -112,7 +136,17 @@ impl Arm {
                     message: format!("the list was not found ({code})"),
                 },
                 error => error,
-            })?;
+            });
+            let answer = match answer {
+                Ok(answer) => answer,
+                Err(error) => {
+                    // Who has to wait for the budget has asked for nothing.
+                    if error.may_pass() && !matches!(error, EnforceError::Throttled { .. }) {
+                        pages.fail();
+                    }
+                    return Err(error);
+                }
+            };
             let page: Page<T> = serde_json::from_value(answer.body).map_err(|error| {
                 EnforceError::Malformed(format!("the list of {action} cannot be read: {error}"))
             })?;
@@ -124,6 +158,7 @@ impl Arm {
             pages.items.extend(page.value);
             pages.read += 1;
             pages.next = next;
+            pages.failed = false;
         }
     }
 }

@@ -12,7 +12,7 @@ use std::{
 
 use ipnet::IpNet;
 use postern_core::{
-    approach::{Approach, Exposure, Leg, Room},
+    approach::{Approach, Exposure, Leg, Room, Routed},
     enforcer::EnforceError,
     firewall::{Action, Endpoint, Firewall, FirewallRule, RuleCollection},
     mark::Installation,
@@ -26,7 +26,7 @@ use super::{PublicAddress, reading::list};
 use crate::{
     arm::{Arm, ArmId, Pages},
     firewall::{
-        self,
+        self, Hiding,
         capacity::{DESTINATIONS, destinations, public_addresses as public_addresses_of},
         policy_levels,
     },
@@ -83,8 +83,9 @@ struct Edge {
     /// Its addresses inside, which routes name.
     private: Vec<IpAddr>,
     firewall: Firewall,
-    /// With the NAT rules alone that no installation wrote.
+    /// With the rules alone that no installation wrote.
     foreign: Firewall,
+    hiding: Hiding,
     marked_by: BTreeSet<Installation>,
     /// How many more ports it can map.
     left: u16,
@@ -92,6 +93,9 @@ struct Edge {
 
 /// More than this is left at most firewalls, and said of none: it changes with every grant, and one grant takes less.
 const PLENTY: u16 = 64;
+
+/// More networks that network rules let through are not kept with a machine.
+const MOST_ROUTED: usize = 256;
 
 /// What is read of firewalls and of what is around them, as far as it is read.
 #[derive(Debug, Default)]
@@ -102,8 +106,17 @@ pub(super) struct Listed {
     policies: Policies,
 }
 
-/// By the policy's id, lower case: its groups, and those that it inherits, the nearest parent's first.
-type Policies = BTreeMap<String, Vec<Vec<Value>>>;
+/// By the policy's id, lower case.
+type Policies = BTreeMap<String, Policy>;
+
+/// What was read of a policy; nothing where it may not be read.
+#[derive(Debug, Default)]
+struct Policy {
+    /// Its document, and those of the policies that it inherits from, the nearest first.
+    documents: Vec<Value>,
+    /// Its groups, and those that it inherits, the nearest parent's first.
+    levels: Vec<Vec<Value>>,
+}
 
 /// What was read of firewalls, when all is.
 #[derive(Debug, Default)]
@@ -115,9 +128,12 @@ pub(super) struct Known {
 }
 
 impl Listed {
-    /// Of how many pages and policies it is made.
-    pub(super) fn answers(&self) -> usize {
-        self.firewalls.read() + self.tables.read() + self.balancers.read() + self.policies.len()
+    /// What may not be read is asked for again.
+    pub(super) fn take_up(&mut self) {
+        self.firewalls.take_up();
+        self.tables.take_up();
+        self.balancers.take_up();
+        self.policies.retain(|_, policy| !policy.documents.is_empty());
     }
 
     /// Lists firewalls, routes and load balancers, and reads the rules of the policies, as far as that is not done yet.
@@ -135,15 +151,15 @@ impl Listed {
                 continue;
             }
             let policy = ArmId::parse(&id).map_err(|error| EnforceError::Malformed(error.to_string()))?;
-            let levels = match policy_levels(arm, &policy).await {
-                Ok((levels, _)) => levels,
+            let read = match policy_levels(arm, &policy).await {
+                Ok((levels, documents)) => Policy { documents, levels },
                 Err(error @ (EnforceError::Forbidden { .. } | EnforceError::Gone { .. })) => {
                     tracing::warn!(policy = %policy, %error, "the rules of a firewall policy are not read");
-                    Vec::new()
+                    Policy::default()
                 }
                 Err(error) => return Err(error),
             };
-            self.policies.insert(id, levels);
+            self.policies.insert(id, read);
         }
         Ok(())
     }
@@ -259,6 +275,7 @@ impl Edges {
             fronts: Vec::new(),
             unread: Vec::new(),
             exposures: Vec::new(),
+            routed: edge.routed(address),
             room: (edge.left < PLENTY).then(|| Room {
                 left: edge.left,
                 mapped: edge.mapped(address),
@@ -268,6 +285,12 @@ impl Edges {
 }
 
 impl Edges {
+    /// Whether routes are known by a subnet's table: there are no firewalls, or it is listed.
+    pub(super) fn knows_routes(&self, subnet: &Ways) -> bool {
+        let mut table = subnet.table.iter();
+        self.edges.is_empty() || table.all(|table| self.tables.contains_key(table))
+    }
+
     /// The firewalls and policies where a mark stands, and whose.
     pub(super) fn marks(&self) -> impl Iterator<Item = (PointRef, Installation)> {
         self.edges.iter().flat_map(|edge| {
@@ -325,6 +348,20 @@ impl Edge {
         )
     }
 
+    /// What others' network rules let through to the machine as it was sent, where that is known and not too much.
+    fn routed(&self, machine: Ipv4Addr) -> Option<Vec<Routed>> {
+        if self.hiding.is_untold() || self.hiding.before(machine.into()) {
+            return None;
+        }
+        let routed: Vec<Routed> = [Protocol::Tcp, Protocol::Udp]
+            .into_iter()
+            .filter_map(|protocol| Ports::range(protocol, 1, u16::MAX).ok())
+            .flat_map(|ports| self.foreign.routed(machine.into(), ports))
+            .collect();
+        let networks: usize = routed.iter().map(|one| one.sources.len()).sum();
+        (networks <= MOST_ROUTED).then_some(routed)
+    }
+
     /// The machine's ports that a rule, ours or others', leads to from one port of the door that grants get.
     fn mapped(&self, machine: Ipv4Addr) -> Vec<Ports> {
         let doors = self.doors(machine);
@@ -376,7 +413,7 @@ impl Edge {
 
 fn edge(
     raw: &Value,
-    policies: &BTreeMap<String, Vec<Vec<Value>>>,
+    policies: &Policies,
     public: &BTreeMap<String, IpAddr>,
     subnets: &BTreeMap<String, Ways>,
 ) -> Result<Option<Edge>, EnforceError> {
@@ -411,9 +448,10 @@ fn edge(
         tracing::warn!(firewall = firewall.id, "a firewall's id cannot be read");
         return Ok(None);
     };
-    if let Some(levels) = policy.as_ref().and_then(|id| policies.get(id)) {
+    let policy = policy.as_ref().and_then(|id| policies.get(id));
+    if let Some(policy) = policy {
         firewall.collections = (0_u8..)
-            .zip(levels)
+            .zip(&policy.levels)
             .flat_map(|(inherited, groups)| {
                 groups.iter().flat_map(move |raw| firewall::group(raw, inherited))
             })
@@ -431,11 +469,19 @@ fn edge(
         .saturating_add(public_addresses_of(raw));
     let left = DESTINATIONS.saturating_sub(taken);
     let foreign = Firewall {
-        collections: firewall.collections.iter().map(foreign_nat).collect(),
+        collections: firewall.collections.iter().map(foreign).collect(),
         ..firewall.clone()
     };
+    let hiding = policy.map_or_else(
+        || Hiding::of_firewall(raw),
+        |policy| {
+            let documents: Vec<&Value> = policy.documents.iter().collect();
+            Hiding::of_policy(&documents, &policy.levels)
+        },
+    );
     Ok(Some(Edge {
         foreign,
+        hiding,
         left: left.try_into().unwrap_or(PLENTY),
         point,
         private,
@@ -444,12 +490,9 @@ fn edge(
     }))
 }
 
-/// Its translating rules without a mark.
-fn foreign_nat(collection: &RuleCollection) -> RuleCollection {
-    let is_foreign = |rule: &&FirewallRule| {
-        let mark = rule.description.as_deref().and_then(Label::parse);
-        matches!(rule.action, Action::Translate { .. }) && mark.is_none()
-    };
+/// Its rules without a mark.
+fn foreign(collection: &RuleCollection) -> RuleCollection {
+    let is_foreign = |rule: &&FirewallRule| rule.description.as_deref().and_then(Label::parse).is_none();
     RuleCollection {
         rules: collection.rules.iter().filter(is_foreign).cloned().collect(),
         ..collection.clone()

@@ -20,13 +20,17 @@ use crate::{
 /// For how long what was read is gone on with. ARM names no life of a `$skiptoken`; one that leads nowhere may be
 /// answered with a server's error for ever (<https://github.com/Azure/azure-rest-api-specs/issues/13843>), and what was
 /// read ages.
-const KEPT_FOR: TimeDelta = TimeDelta::hours(1);
+const KEPT_FOR: TimeDelta = TimeDelta::minutes(20);
+/// Of how many subscriptions it is kept: as many as a few that fail at a time. One of a thousand machines takes some 10 MB.
+const KEPT: usize = 16;
 
 /// What is read of a subscription.
 #[derive(Debug)]
 pub(crate) struct Reading {
     /// When the first list was asked for.
     pub(super) since: Instant,
+    /// Whether it was begun because lists that were read in two goes did not go together.
+    pub(super) anew: bool,
     pub(super) vms: Pages<Vm>,
     /// The machines again, with their instance views.
     pub(super) views: Pages<Vm>,
@@ -41,6 +45,7 @@ impl Reading {
     fn begin(since: Instant) -> Self {
         Self {
             since,
+            anew: false,
             vms: Pages::default(),
             views: Pages::default(),
             interfaces: Pages::default(),
@@ -51,15 +56,10 @@ impl Reading {
         }
     }
 
-    /// How many answers it is made of.
-    fn answers(&self) -> usize {
-        self.vms.read()
-            + self.views.read()
-            + self.interfaces.read()
-            + self.networks.read()
-            + self.nsgs.read()
-            + self.public.read()
-            + self.firewalls.answers()
+    /// What was given up for want of rights is asked for again: rights may have been missing for a moment.
+    fn take_up(&mut self) {
+        self.views.take_up();
+        self.firewalls.take_up();
     }
 
     /// Reads what is not read yet.
@@ -155,9 +155,8 @@ async fn views(arm: &Arm, subscription: &str, pages: &mut Pages<Vm>) -> Result<(
 pub(crate) struct Readings(Mutex<BTreeMap<String, Reading>>);
 
 impl Readings {
-    /// Reads the whole subscription, from where the last question failed on. What cannot be gone on with is read anew:
-    /// a page that fails twice without another being read between is not waited for, one that leads nowhere any more not
-    /// even once.
+    /// Reads the whole subscription, from where the last question failed on. What cannot be gone on with is read anew: all,
+    /// where a page leads nowhere any more.
     pub(crate) async fn read(
         &self,
         arm: &Arm,
@@ -169,15 +168,10 @@ impl Readings {
         let mut resumed = left.is_some();
         let mut reading = left.unwrap_or_else(|| Reading::begin(now));
         loop {
-            let before = reading.answers();
             match reading.go_on(arm, subscription).await {
                 Ok(()) => return Ok(reading),
                 Err(error) if error.may_pass() => {
-                    // Who has to wait for the budget has asked for nothing.
-                    let waits = matches!(error, EnforceError::Throttled { .. });
-                    if waits || reading.answers() > before {
-                        self.readings().insert(subscription.to_owned(), reading);
-                    }
+                    self.keep(subscription, reading, now);
                     return Err(error);
                 }
                 Err(error) if resumed => {
@@ -190,8 +184,59 @@ impl Readings {
         }
     }
 
+    /// Reads the whole subscription from its first pages on, because lists that were read in two goes did not go together.
+    pub(crate) async fn read_anew(
+        &self,
+        arm: &Arm,
+        subscription: &str,
+        now: Instant,
+    ) -> Result<Reading, EnforceError> {
+        let reading = Reading {
+            anew: true,
+            ..Reading::begin(now)
+        };
+        self.readings().insert(subscription.to_owned(), reading);
+        self.read(arm, subscription, now).await
+    }
+
+    /// Keeps what was read, and forgets what is too old or too much.
+    fn keep(&self, subscription: &str, mut reading: Reading, now: Instant) {
+        reading.take_up();
+        let mut readings = self.readings();
+        readings.insert(subscription.to_owned(), reading);
+        readings.retain(|_, reading| now - reading.since < KEPT_FOR);
+        while readings.len() > KEPT {
+            let oldest = readings.iter().min_by_key(|(_, reading)| reading.since);
+            let Some(oldest) = oldest.map(|(subscription, _)| subscription.clone()) else {
+                break;
+            };
+            readings.remove(&oldest);
+        }
+    }
+
     fn readings(&self) -> MutexGuard<'_, BTreeMap<String, Reading>> {
         // A map is whole between two of its calls.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use postern_core::testing::at;
+
+    use super::*;
+
+    #[test]
+    fn what_was_read_of_many_subscriptions_is_kept_of_the_newest_and_not_for_long() {
+        let readings = Readings::default();
+        let kept = || readings.readings().keys().cloned().collect::<Vec<_>>();
+        for number in 0..20 {
+            readings.keep(&format!("s{number:02}"), Reading::begin(at(number)), at(20));
+        }
+        let newest: Vec<String> = (4..20).map(|number| format!("s{number:02}")).collect();
+        assert_eq!(kept(), newest);
+        let late = at(18) + KEPT_FOR;
+        readings.keep("late", Reading::begin(late), late);
+        assert_eq!(kept(), ["late", "s19"]);
     }
 }

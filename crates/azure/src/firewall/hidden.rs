@@ -28,7 +28,7 @@ const DEFAULTS: [([u8; 4], u8); 4] = [
 
 /// How a firewall hides clients.
 #[derive(Debug, Clone)]
-pub(super) struct Hiding {
+pub(crate) struct Hiding {
     /// Before these destinations, network rules hide nobody.
     seen: Vec<IpNet>,
     /// Whether the policy inherits rules that may not be read: whom they let pass is not known.
@@ -46,7 +46,7 @@ struct Proxied {
 
 impl Hiding {
     /// Of a classic firewall, by its document.
-    pub(super) fn of_firewall(document: &Value) -> Self {
+    pub(crate) fn of_firewall(document: &Value) -> Self {
         let properties = document.get("properties");
         let ranges = document
             .pointer("/properties/additionalProperties/Network.SNAT.PrivateRanges")
@@ -64,7 +64,7 @@ impl Hiding {
     }
 
     /// Of a policy, by its document and the groups of it and of those that it inherits.
-    pub(super) fn of_policy(policies: &[&Value], levels: &[Vec<Value>]) -> Self {
+    pub(crate) fn of_policy(policies: &[&Value], levels: &[Vec<Value>]) -> Self {
         let policy = policies.first().copied().unwrap_or(&Value::Null);
         let has_parent = |policy: &&&Value| policy.pointer("/properties/basePolicy/id").is_some();
         let parents = policies.iter().filter(has_parent).count();
@@ -83,12 +83,12 @@ impl Hiding {
     }
 
     /// Whether rules that may not be read could let others pass.
-    pub(super) const fn is_untold(&self) -> bool {
+    pub(crate) const fn is_untold(&self) -> bool {
         self.untold
     }
 
     /// Whether a machine there sees the firewall where network rules let somebody pass.
-    pub(super) fn before(&self, machine: IpAddr) -> bool {
+    pub(crate) fn before(&self, machine: IpAddr) -> bool {
         !self.seen.iter().any(|net| net.contains(&machine))
     }
 

@@ -352,6 +352,7 @@ fn an_nsg_behind_a_firewall() {
         fronts: Vec::new(),
         unread: Vec::new(),
         exposures: Vec::new(),
+        routed: None,
         room: None,
     });
     vm.grants = vec![

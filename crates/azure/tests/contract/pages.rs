@@ -116,15 +116,20 @@ async fn a_discovery_goes_on_at_the_page_that_failed_and_says_how_old_the_others
 }
 
 #[tokio::test]
-async fn a_page_that_fails_twice_is_not_waited_for() {
+async fn a_list_of_which_a_page_fails_twice_begins_anew() {
     let account = Account::new().await;
     account.fail_at_the_second_page().await;
     account.fails("*", When::Next(1), busy());
     let (failed, calls) = account.counted().await;
     assert_eq!((failed.is_err(), calls), (true, Account::second_page()));
     let (page, calls) = account.counted().await;
-    assert_eq!(calls, account.calls);
-    assert_eq!(page.unwrap().since, Some(at(40)));
+    assert_eq!(
+        calls,
+        BTreeMap::from([(INTERFACES.to_owned(), 2)]),
+        "from its first page on"
+    );
+    let page = page.unwrap();
+    assert_eq!((page.machines, page.since), (account.machines, Some(at(20))));
 }
 
 #[tokio::test]
@@ -159,13 +164,13 @@ async fn a_page_that_leads_nowhere_any_more_is_found_from_the_first_on() {
 }
 
 #[tokio::test]
-async fn what_was_read_an_hour_ago_is_read_again() {
+async fn what_was_read_long_ago_is_read_again() {
     let account = Account::new().await;
     account.fail_at_the_second_page().await;
-    account.clock.advance(TimeDelta::minutes(60));
+    account.clock.advance(TimeDelta::minutes(20));
     let (page, calls) = account.counted().await;
     assert_eq!(calls, account.calls);
-    assert_eq!(page.unwrap().since, Some(at(30 + 3600)));
+    assert_eq!(page.unwrap().since, Some(at(30 + 1200)));
 }
 
 /// The NSGs were read before the interface had this one.
@@ -191,6 +196,56 @@ async fn what_was_read_in_two_goes_and_does_not_go_together_is_read_anew() {
     for machine in &page.machines {
         assert!(machine.grant_points().contains(&made), "{machine:?}");
     }
+}
+
+/// The interfaces were read before the machines had these.
+#[tokio::test]
+async fn no_machine_is_without_an_interface_because_lists_were_read_in_two_goes() {
+    let account = Account::new().await;
+    let second = When::After { skip: 2, count: 2 };
+    account.fails(
+        "VirtualMachines.ListAll",
+        second,
+        Effect::Latency(Duration::from_millis(500)),
+    );
+    account.fails("VirtualMachines.ListAll", second, busy());
+    account.counted().await.0.unwrap_err();
+    let fleet = &account.scene.fleet;
+    for name in ["web", "db"] {
+        let of = |kind: &str, name: &str| fleet.id(&format!("{kind}/{name}"));
+        let old = fleet
+            .get(&of("Microsoft.Network/networkInterfaces", &format!("{name}-nic")))
+            .unwrap();
+        let subnet = &old["properties"]["ipConfigurations"][0]["properties"]["subnet"]["id"];
+        let new = fleet
+            .interface(&format!("{name}-new"), subnet.as_str().unwrap(), None, None)
+            .unwrap();
+        let machine = of("Microsoft.Compute/virtualMachines", name);
+        let mut document = fleet.get(&machine).unwrap();
+        document["properties"]["networkProfile"]["networkInterfaces"] = json!([{ "id": new }]);
+        fleet.put(&machine, document).unwrap();
+    }
+    let (page, calls) = account.counted().await;
+    let page = page.unwrap();
+    assert_eq!((calls[INTERFACES], page.since), (4, Some(at(30))), "all anew");
+    for machine in &page.machines {
+        let ids: Vec<&str> = machine.interfaces.iter().map(|one| one.id.as_str()).collect();
+        assert!(matches!(&ids[..], [only] if only.ends_with("-new")), "{ids:?}");
+    }
+}
+
+/// Rights may be missing for a moment.
+#[tokio::test]
+async fn what_might_not_be_read_at_first_is_asked_for_again() {
+    let account = Account::new().await;
+    let (firewalls, denied) = ("AzureFirewalls.ListAll", status(403, "AuthorizationFailed", None));
+    account.fails(firewalls, When::Next(1), denied);
+    account.fail_at_the_second_page().await;
+    let (page, calls) = account.counted().await;
+    let mut both = Account::second_page();
+    both.insert(firewalls.to_owned(), 1);
+    assert_eq!(calls, both);
+    assert_eq!(page.unwrap().machines, account.machines);
 }
 
 /// Nothing depends on the machines' power, and it is not forgotten for that.

@@ -213,6 +213,54 @@ fn routed_packets_pass_by_a_network_rule_and_are_denied_without_one() {
 }
 
 #[test]
+fn what_is_routed_through_is_told_with_what_may_be() {
+    let edge = firewall(vec![
+        collection(
+            "top",
+            200,
+            vec![
+                filter("vendor", Access::Allow, "Vendor", "*", "22"),
+                filter("lab", Access::Deny, "192.168.9.0/24", "*", "*"),
+                filter("maybe", Access::Deny, "Partner", "*", "443"),
+            ],
+        ),
+        collection(
+            "low",
+            300,
+            vec![
+                filter("site", Access::Allow, "192.168.8.0/23", "10.1.0.0/24", "20-22"),
+                filter("web", Access::Allow, "192.168.8.0/23", "10.1.0.0/24", "443"),
+            ],
+        ),
+    ]);
+    let routed = edge.routed(ip(MACHINE), ports("1-1000"));
+    for (from, port, certain) in [
+        ("192.168.8.1", 21, Some(true)),
+        ("192.168.8.1", 22, Some(true)),
+        ("192.168.8.1", 19, None),
+        ("192.168.9.1", 21, None),
+        // The vendor may be there.
+        ("192.168.9.1", 22, Some(false)),
+        ("203.0.113.7", 22, Some(false)),
+        // The partner may.
+        ("192.168.8.1", 443, Some(false)),
+        ("203.0.113.7", 443, None),
+    ] {
+        let mut found = routed.iter().filter(|one| {
+            (one.ports.first()..=one.ports.last()).contains(&port)
+                && one.sources.iter().any(|net| net.contains(&ip(from)))
+        });
+        assert_eq!(
+            found.next().map(|one| one.certain),
+            certain,
+            "{from} to {port}: {routed:#?}"
+        );
+        assert_eq!(found.next(), None, "{from} to {port}");
+    }
+    assert_eq!(edge.routed(ip("10.1.1.4"), ports("443")), [], "another machine");
+}
+
+#[test]
 fn a_mapped_port_is_one_that_people_know_or_the_lowest_that_is_free() {
     let edge = firewall(vec![collection(
         "in",
@@ -308,6 +356,7 @@ proptest! {
     fn doors_and_verdicts_are_what_asking_rule_by_rule_says(collections in some_collections()) {
         let edge = firewall(collections);
         let doors = edge.doors(ip(MACHINE), ports("22"));
+        let routed = edge.routed(ip(MACHINE), Ports::range(Protocol::Tcp, 1, u16::MAX).unwrap());
         for last in [0u8, 1, 2, 3, 9, 10] {
             let from = IpAddr::from([203, 0, 113, last]);
             for port in [22u16, 50019, 50022, 50030] {
@@ -335,6 +384,13 @@ proptest! {
                 let one = Ports::one(Protocol::Tcp, port).unwrap();
                 let expected = if allowed { Verdict::Allowed } else { Verdict::Denied };
                 prop_assert_eq!(edge.passes(from.into(), ip(MACHINE), one).0, expected);
+                let let_through: Vec<bool> = routed
+                    .iter()
+                    .filter(|one| (one.ports.first()..=one.ports.last()).contains(&port))
+                    .filter(|one| one.sources.iter().any(|net| net.contains(&from)))
+                    .map(|one| one.certain)
+                    .collect();
+                prop_assert_eq!(let_through, vec![true; usize::from(allowed)], "{} {}", from, port);
             }
         }
     }

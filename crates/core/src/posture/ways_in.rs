@@ -187,6 +187,7 @@ mod tests {
             fronts: vec![],
             unread: vec![],
             exposures,
+            routed: None,
             room: None,
         };
         Machine {

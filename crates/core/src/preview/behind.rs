@@ -1,15 +1,16 @@
 //! Who comes to a machine that stands behind a firewall: past it, by a route through it, or by somebody's NAT rule.
 //!
-//! The firewall's own rules are known as far as discovery saw them: NAT rules of others that lead to the machine. Whom a
-//! route leads through it, its network rules may stop; so these clients pass possibly, like everything that is not known.
+//! The firewall's own rules are known as far as discovery saw them: NAT rules of others that lead to the machine, and whom
+//! network rules of others let through to it where a route leads there. Where these are not known, clients of a route pass
+//! possibly.
 
 use std::{cmp::Reverse, net::IpAddr};
 
 use super::{Origin, Passage, through};
 use crate::{
-    approach::{Approach, Exposure},
+    approach::{Approach, Exposure, Routed},
     inventory::{Interface, Layer},
-    net::{Ports, Source},
+    net::{Ports, Protocol, Source},
     reach::{
         Flow, RuleRef,
         region::{Addresses, Family, Rect, subtract},
@@ -46,13 +47,23 @@ pub(super) fn untranslated(
     }
     let mut legs: Vec<_> = approach.legs.iter().collect();
     legs.sort_by_key(|leg| Reverse(leg.prefix.prefix_len()));
-    let routes = legs.iter().map(|leg| (leg.prefix, !leg.through));
+    let routes = legs.iter().map(|leg| (leg.prefix, leg.through));
+    let is_known = flow.destination == IpAddr::V4(approach.address);
     let mut left = vec![all];
     let mut found = Vec::new();
-    for (net, certain) in routes.filter(|(net, _)| net.addr().is_ipv4()) {
+    for (net, is_routed) in routes.filter(|(net, _)| net.addr().is_ipv4()) {
         let area = area(net);
-        let met = left.iter().filter_map(|rect| rect.intersect(area));
-        found.extend(met.map(|rect| passage(rect, certain)));
+        let met: Vec<Rect> = left.iter().filter_map(|rect| rect.intersect(area)).collect();
+        let known = approach.routed.as_ref().filter(|_| is_routed && is_known);
+        found.extend(match known {
+            None => met
+                .iter()
+                .map(|rect| passage(*rect, !is_routed))
+                .collect::<Vec<_>>(),
+            Some(rules) => let_through(rules, flow.ports.protocol(), &met)
+                .map(|(rect, certain)| passage(rect, certain))
+                .collect(),
+        });
         left = left
             .into_iter()
             .flat_map(|rect| subtract(rect, &[area]))
@@ -60,6 +71,26 @@ pub(super) fn untranslated(
     }
     found.extend(left.into_iter().map(|rect| passage(rect, true)));
     found
+}
+
+/// What the network rules let through of these packets, and whether that is certain.
+fn let_through<'a>(
+    rules: &'a [Routed],
+    protocol: Protocol,
+    packets: &'a [Rect],
+) -> impl Iterator<Item = (Rect, bool)> + 'a {
+    let rules = rules.iter().filter(move |rule| rule.ports.protocol() == protocol);
+    let rects = rules.flat_map(|rule| {
+        let ports = (rule.ports.first(), rule.ports.last());
+        rule.sources.iter().map(move |net| {
+            let addresses = Addresses::of(*net);
+            (Rect { addresses, ports }, rule.certain)
+        })
+    });
+    rects.flat_map(|(rect, certain)| {
+        let met = packets.iter().filter_map(move |packet| packet.intersect(rect));
+        met.map(move |rect| (rect, certain))
+    })
 }
 
 /// What NAT rules of others lead to the machine, as far as the filters behind the firewall let its subnet in. Which of the

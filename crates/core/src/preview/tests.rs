@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    approach::{Approach, Exposure, Leg},
+    approach::{Approach, Exposure, Leg, Routed},
     id::GrantId,
     inventory::{Place, Power},
     reach::{Verdict, reach_address},
@@ -379,6 +379,7 @@ fn behind_a_firewall(exposures: Vec<Exposure>, rules: Vec<NsgRule>) -> Machine {
         fronts: vec![],
         unread: vec![],
         exposures,
+        routed: None,
         room: None,
     };
     machine(vec![
@@ -495,5 +496,48 @@ fn whom_a_nat_rule_leads_to_a_filter_that_stops_the_firewall_loses_nothing() {
         preview.losses.iter().any(from_everywhere),
         "{:#?}",
         preview.losses
+    );
+}
+
+#[test]
+fn whom_a_route_leads_through_a_firewall_loses_what_its_network_rules_let_through() {
+    let all = [rule(300, Access::Allow, "*", "*")];
+    let routed = |ports_of: &str, source: &str, certain| Routed {
+        ports: ports(ports_of),
+        certain,
+        sources: vec![source.parse().unwrap()],
+    };
+    let mut machine = behind_a_firewall(Vec::new(), all.to_vec());
+    let Layer::Firewall(approach) = &mut machine.interfaces[0].layers[0] else {
+        panic!("{machine:?}")
+    };
+    approach.routed = Some(vec![
+        routed("20-30", "192.168.7.0/24", true),
+        routed("22", "192.168.9.0/24", false),
+        routed("22/udp", "192.168.8.0/24", true),
+        // Of its own network nobody passes the firewall.
+        routed("22", "10.0.3.0/24", true),
+    ]);
+    let told = lines(&locked(machine.clone(), &all, &["22", "3389"]).losses);
+    let by = "of `vm1` at 10.0.0.4 by rule `r300` (priority 300) of `own`";
+    let mut expected = vec![
+        format!("10.0.0.0/16, 172.16.0.0/12, 192.168.7.0/24 to 22/tcp {by}"),
+        format!("10.0.0.0/16, 172.16.0.0/12 to 3389/tcp {by}"),
+        format!("possibly 0.0.0.0/0 to 22/tcp {by}"),
+        format!("possibly 0.0.0.0/0 to 3389/tcp {by}"),
+    ];
+    expected.sort();
+    let mut sorted = told.clone();
+    sorted.sort();
+    assert_eq!(sorted, expected);
+
+    // Of another address of the machine the firewall's rules are not known.
+    machine.interfaces[0].addresses = vec!["10.0.0.5".parse().unwrap()];
+    let told = lines(&locked(machine, &all, &["22"]).losses);
+    assert!(
+        !told
+            .iter()
+            .any(|line| line.contains("192.168.7.0/24") && !line.starts_with("possibly")),
+        "{told:#?}"
     );
 }

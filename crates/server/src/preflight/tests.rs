@@ -304,6 +304,7 @@ fn more_doors_than_a_firewall_has_left_are_refused_unless_it_maps_the_port_alrea
         fronts: vec![],
         unread: vec![],
         exposures: vec![],
+        routed: None,
         room: left.map(|left| Room {
             left,
             mapped: vec![ports("22")],

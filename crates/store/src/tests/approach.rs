@@ -47,6 +47,7 @@ fn a_machine_behind() -> Machine {
             fronts: Vec::new(),
             unread: Vec::new(),
             exposures: Vec::new(),
+            routed: None,
             room: Some(Room {
                 left: 3,
                 mapped: Vec::new(),

@@ -10,7 +10,7 @@ use postern_core::{
 };
 
 use super::{HOSTILE, a_machine, a_row, ids_from, save, with_grants};
-use crate::{Conflict, MachineFilter, Store, StoreError, Visible, testing::fresh_store};
+use crate::{Asked, Conflict, MachineFilter, Store, StoreError, Visible, testing::fresh_store};
 
 fn everything() -> MachineFilter {
     MachineFilter {
@@ -509,4 +509,35 @@ async fn a_machine_that_is_gone_is_not_back_because_it_was_seen_before() {
         save(&store, &[a_row(a_machine(1), None)], 201).await.new,
         [a_machine(1).id]
     );
+}
+
+/// What is told of it was asked for in two goes, and a complete discovery by another server came between.
+#[tokio::test]
+async fn a_new_machine_was_first_seen_when_the_cloud_was_last_asked() {
+    let store = fresh_store().await;
+    let account = a_machine(1).id.account();
+    let done = async |seconds| {
+        let mut tx = store.begin().await.unwrap();
+        let gone = tx
+            .discovery_done(&account, at(seconds), std::time::Duration::ZERO, at(seconds))
+            .await
+            .unwrap();
+        tx.commit().await.unwrap();
+        gone.machines
+    };
+    assert_eq!(done(20).await, []);
+    let mut tx = store.begin().await.unwrap();
+    let asked = Asked {
+        at: at(30),
+        since: at(10),
+    };
+    let rows = [a_row(a_machine(1), None)];
+    let saved = tx
+        .save_machines(&rows, &ids_from(&store, 1), asked)
+        .await
+        .unwrap();
+    tx.commit().await.unwrap();
+    assert_eq!(saved.new, [a_machine(1).id]);
+    assert_eq!(done(40).await, [], "missed once");
+    assert_eq!(done(50).await, [a_machine(1).id]);
 }
