@@ -49,6 +49,9 @@ pub(crate) struct Effect {
     /// The machines that another policy covers than before, by id.
     #[serde(skip)]
     pub(crate) coverage: Vec<CoverageChange>,
+    /// How many machines it covers as before.
+    #[serde(skip)]
+    pub(crate) stayed: usize,
 }
 
 /// The most machines that a plan tells of.
@@ -190,8 +193,10 @@ impl App {
     ) -> Result<Effect, Failure> {
         let mut moved: BTreeMap<MachineId, CoverageChange> = BTreeMap::new();
         let mut due: Vec<Due> = Vec::new();
+        let mut stayed = 0;
         for scope in change.scopes() {
             let covered = tx.cover(scope, Some(change.policy())).await?;
+            stayed += covered.stayed;
             for change in covered.changes {
                 moved.insert(change.machine.clone(), change);
             }
@@ -218,6 +223,7 @@ impl App {
             grants_ended: ended,
             machines_of_ended,
             coverage: moved.into_values().collect(),
+            stayed,
         })
     }
 

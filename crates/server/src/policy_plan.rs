@@ -103,6 +103,10 @@ impl App {
             .into_iter()
             .filter(|machine| !gone.contains(&machine.id))
             .partition(may_read);
+        let mut beyond = effect.coverage.len() - told.len();
+        if guards_otherwise(change) {
+            beyond += effect.stayed.saturating_sub(stay.len() + unreadable.len());
+        }
         hidden.extend(unreadable.into_iter().map(|machine| machine.id));
 
         let policies = granting::by_id(tx.policies().await?);
@@ -178,7 +182,7 @@ impl App {
         let reach = reach.await.map_err(Failure::internal)?;
         plan.gains = reach.gains.iter().map(jit_policy::reach).collect();
         plan.losses = reach.losses.iter().map(jit_policy::reach).collect();
-        plan.machines_not_foreseen = left_out + reach.left_out;
+        plan.machines_not_foreseen = beyond + left_out + reach.left_out;
         Ok(plan)
     }
 
@@ -259,12 +263,11 @@ fn guards_otherwise(change: &Change<'_>) -> bool {
         || ports(before) != ports(after)
 }
 
-/// Keeps the first machines that have no more than [`MOST_POINTS`] points together, and says how many are left out of
-/// the first [`MOST`].
+/// Keeps the first [`MOST`] machines that have no more than [`MOST_POINTS`] points together, and says how many are left out.
 fn within_bounds(concerned: &mut Vec<Concerned>) -> usize {
+    let all = concerned.len();
     concerned.truncate(MOST);
     let mut points: BTreeSet<PointRef> = BTreeSet::new();
-    let all = concerned.len();
     concerned.retain(|one| {
         let more = one.points.difference(&points).count();
         let fits = points.len() + more <= MOST_POINTS;

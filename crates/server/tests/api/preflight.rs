@@ -365,3 +365,35 @@ async fn a_plan_names_no_machine_that_its_reader_may_not_read() {
             .all(|stored| stored.event.outcome != postern_core::audit::Outcome::Denied)
     );
 }
+
+#[tokio::test]
+async fn a_dry_run_says_of_how_many_machines_beyond_the_first_it_tells_nothing() {
+    let rig = Rig::start().await;
+    let all = 203;
+    for number in 0..all {
+        let id = format!("arn:aws:ec2:eu-west-1:123456789012:instance/i-{number:017x}");
+        rig.discover(&id).await;
+    }
+    let owner = rig.owner();
+    let ssh = policy("ssh", "/aws", "policy");
+    let plan = owner.plan_create_jit_policy(&ssh).await.unwrap();
+    assert_eq!((plan.machines, plan.coverage.len()), (all, 200));
+    assert_eq!(plan.machines_not_foreseen, 3);
+    let made = owner.create_jit_policy(None, &ssh).await.unwrap();
+    // All stay covered, and are guarded at another port.
+    let mut rdp = ssh.clone();
+    rdp.guards[0].ports = "3389/tcp".to_owned();
+    let plan = owner
+        .plan_update_jit_policy(&made.id, made.version, &rdp)
+        .await
+        .unwrap();
+    assert_eq!((plan.machines, plan.machines_not_foreseen), (0, 3));
+    // Nothing changes for those that stay, and are guarded as before.
+    let mut renamed = ssh;
+    renamed.name = "secure-shell".to_owned();
+    let plan = owner
+        .plan_update_jit_policy(&made.id, made.version, &renamed)
+        .await
+        .unwrap();
+    assert_eq!(plan.machines_not_foreseen, 0);
+}
