@@ -196,24 +196,20 @@ impl<'a> Events<'a> {
 
     /// Something that was noticed about rules in others' hands.
     pub(crate) fn finding(&self, pass: &PassRef<'_>, finding: &Finding) -> AuditEvent {
-        let subject = pass.subject_of(&finding.grants);
-        self.event(
-            "point.finding",
-            Outcome::Succeeded,
-            pass.scope(),
-            subject,
-            json!(finding),
-        )
+        self.of_finding("point.finding", pass, finding)
     }
 
     /// What was noticed is not so any more: put right by us, or by somebody else.
     pub(crate) fn finding_resolved(&self, pass: &PassRef<'_>, finding: &Finding) -> AuditEvent {
-        let subject = pass.subject_of(&finding.grants);
+        self.of_finding("point.resolved", pass, finding)
+    }
+
+    fn of_finding(&self, action: &'static str, pass: &PassRef<'_>, finding: &Finding) -> AuditEvent {
         self.event(
-            "point.resolved",
+            action,
             Outcome::Succeeded,
             pass.scope(),
-            subject,
+            pass.subject_of(&finding.grants),
             json!(finding),
         )
     }
