@@ -141,10 +141,10 @@ impl Wide {
         Ok(wide)
     }
 
-    /// Opens SSH on every machine of the wide fleet, from one address for each number.
+    /// Opens SSH on every machine of this fleet, from one address for each number.
     pub(crate) async fn open(&mut self, numbers: std::ops::Range<u8>) -> anyhow::Result<()> {
-        let wanted = POINTS * usize::from(numbers.end);
-        let bar = progress("grants", u64::try_from(POINTS * numbers.len())?);
+        let wanted = self.machines.len() * usize::from(numbers.end);
+        let bar = progress("grants", u64::try_from(self.machines.len() * numbers.len())?);
         let requests = numbers.flat_map(|number| {
             self.machines.chunks(TARGETS).map(move |machines| {
                 let machines: Vec<&str> = machines.iter().map(String::as_str).collect();

@@ -20,7 +20,7 @@ use crate::{
     rig::{self, Rig},
     sample::{Sample, Summary},
     truth::seconds,
-    wide::{EACH, POINTS, Wide},
+    wide::{EACH, Wide},
 };
 
 /// Grants on each point.
@@ -54,6 +54,8 @@ pub(crate) struct Storm {
     pub(crate) points: usize,
     pub(crate) azure: Cloud,
     pub(crate) aws: Cloud,
+    /// Azure's part again, when nothing ends in AWS.
+    pub(crate) azure_alone: Option<Cloud>,
     /// The server's largest resident memory, in bytes.
     pub(crate) peak_memory: u64,
     /// Calls that the clouds refused for their rate, by the server's own count.
@@ -92,9 +94,20 @@ fn bound(needs: &[Need]) -> (f64, &'static str) {
         )
 }
 
-/// Measures.
+/// Measures: both clouds at once, then Azure alone, on a fleet that was just started.
 pub(crate) async fn measure() -> anyhow::Result<Storm> {
+    let storm = end(|_| true).await?;
+    let alone = end(|machine| machine.starts_with("/subscriptions/")).await?;
+    Ok(Storm {
+        azure_alone: Some(alone.azure),
+        ..storm
+    })
+}
+
+/// Opens grants on these machines and measures how soon they are closed that end in one second.
+async fn end(which: fn(&str) -> bool) -> anyhow::Result<Storm> {
     let mut wide = Wide::start().await?;
+    wide.machines.retain(|machine| which(machine));
     wide.open(0..GRANTS_EACH).await?;
     wide.respawn_on_budgets().await?;
 
@@ -115,7 +128,7 @@ pub(crate) async fn measure() -> anyhow::Result<Storm> {
     let seen = (fleet.arm.truth().last(), fleet.ec2.truth().last());
 
     let stop = AtomicBool::new(false);
-    let grants = POINTS * usize::from(GRANTS_EACH);
+    let grants = wide.machines.len() * usize::from(GRANTS_EACH);
     let (asked, last) = {
         let Wide { rig, connection, .. } = &mut wide;
         tokio::join!(keep_asking(rig, &stop), async {
@@ -161,9 +174,10 @@ pub(crate) async fn measure() -> anyhow::Result<Storm> {
     };
     Ok(Storm {
         grants,
-        points: POINTS,
+        points: wide.machines.len(),
         azure: cloud(&AZURE, counted.0, azure_changed, azure_closed),
         aws: cloud(&AWS, counted.1, aws_changed, aws_closed),
+        azure_alone: None,
         peak_memory: wide.rig.peak_memory()?,
         refusals: wide.rig.metric("postern_budget_refusals_total").await?,
         asked: asked.0,

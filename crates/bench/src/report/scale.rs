@@ -61,7 +61,17 @@ pub(super) fn storm(storm: &Storm) -> Part {
             "calls",
             "which",
         ],
-        rows: vec![row("azure", &storm.azure), row("aws", &storm.aws)],
+        rows: [
+            Some(row("azure", &storm.azure)),
+            Some(row("aws", &storm.aws)),
+            storm
+                .azure_alone
+                .as_ref()
+                .map(|alone| row("azure, nothing ends in aws", alone)),
+        ]
+        .into_iter()
+        .flatten()
+        .collect(),
         notes,
     }
 }
