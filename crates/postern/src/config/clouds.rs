@@ -40,6 +40,8 @@ pub struct Clouds {
     _bootstrap: Option<IgnoredAny>,
     #[serde(default, rename = "notify")]
     _notify: Option<IgnoredAny>,
+    #[serde(default, rename = "tickets")]
+    _tickets: Option<IgnoredAny>,
 }
 
 impl Clouds {
@@ -62,6 +64,7 @@ impl Clouds {
             _guardrails: None,
             _bootstrap: None,
             _notify: None,
+            _tickets: None,
         }
     }
 
@@ -121,6 +124,32 @@ mod tests {
         let clouds = Clouds::from_text(Path::new("postern.toml"), SHIPPED, &none()).unwrap();
         assert_eq!(clouds.installation.name.as_str(), "prod");
         assert!(clouds.azure.is_some() && clouds.aws.is_some());
+    }
+
+    /// The sweep is for the day on which all else fails: it must not stumble over a section that it does not need.
+    #[test]
+    fn each_section_of_a_servers_configuration_may_be_there() {
+        let base = "[installation]\nname = \"prod\"\n[[aws.accounts]]\nid = \"111122223333\"\n";
+        let path = Path::new("postern.toml");
+        // What is asked of the whole: the names of its sections, as the server knows them.
+        let unknown = format!("{base}[awz]\n");
+        let refused = super::super::Config::from_text(path, &unknown, &none())
+            .unwrap_err()
+            .to_string();
+        let sections: Vec<&str> = refused.split('`').skip(3).step_by(2).collect();
+        assert!(sections.contains(&"tickets") && sections.len() > 10, "{refused}");
+        for section in sections {
+            let known = ["installation", "aws", "azure", "logging"].contains(&section);
+            let text = format!("{base}[{section}]\nanything = 1\n");
+            let read = Clouds::from_text(path, &text, &none());
+            assert!(
+                known || read.is_ok(),
+                "[{section}]: {:?}",
+                read.err().map(|error| error.to_string())
+            );
+        }
+        let variables = BTreeMap::from([("POSTERN__TICKETS__SECRET".to_owned(), "hush".to_owned())]);
+        Clouds::from_text(path, base, &variables).unwrap();
     }
 
     #[test]
