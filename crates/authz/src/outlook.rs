@@ -195,7 +195,9 @@ impl Outlook {
             }
             Place::Within(scope) => {
                 let kind = self.names.scope(scope).type_name().clone();
-                (PartialEntityUid::new(kind, None), PartialEntities::empty())
+                // Not `empty`: that knows no groups of actions, and not even that an action is one of a list.
+                let entities = PartialEntities::from_partial_entities([], &self.schema)?;
+                (PartialEntityUid::new(kind, None), entities)
             }
         };
         let mut said = BTreeSet::new();

@@ -115,7 +115,10 @@ fn show(plan: &RoleAssignmentPlan, json: bool) -> Result<(), Failure> {
     let loses = plan.loses.iter().flat_map(|reach| said(who, "loses", reach));
     let lines: Vec<String> = gains.chain(loses).collect();
     if lines.is_empty() {
-        output::line("nothing would change: other role assignments of the same principal allow as much")?;
+        output::line(
+            "nothing would change on a machine that is known now: none carries these tags, the assignment has ended, or \
+             other role assignments of the same principal allow as much",
+        )?;
     }
     for line in lines {
         output::line(&line)?;

@@ -122,7 +122,7 @@ pub(crate) async fn create_role_assignment(
     let key = command.key.as_ref().filter(|_| !dry_run);
     let authorizer = app.authorizer().await?;
     let mut tx = app.store.begin().await?;
-    if let Some(replay) = idempotency::claim(&mut tx, &caller, command.key.as_ref(), now).await? {
+    if let Some(replay) = idempotency::claim(&mut tx, &caller, key, now).await? {
         return Ok(replay.into_response());
     }
     let asked = question(&app, "role_assignment.create", made.scope.clone());
