@@ -292,7 +292,10 @@ fn page(reading: Reading, all_listed: bool) -> Result<DiscoveryPage, EnforceErro
             space.iter().filter_map(|prefix| prefix.parse().ok()).collect(),
         );
     }
-    around.edges = Edges::new(firewalls, &around.public, &around.ways)?;
+    around.edges = Edges::new(firewalls, &around.public, &around.ways, |id| {
+        let is_known = around.named.contains(id) || around.ways.contains_key(id);
+        around.listed(is_known.then_some(()), id).map(drop)
+    })?;
     let machines = vms
         .into_items()
         .into_iter()

@@ -57,9 +57,22 @@ pub fn firewall(raw: &Value, public: Vec<IpAddr>, inside: Vec<IpNet>) -> Result<
     Ok(Firewall {
         id: id.to_lowercase(),
         public_addresses: public,
+        private_addresses: private_addresses(raw),
         inside,
         collections,
     })
+}
+
+/// A firewall's addresses inside.
+pub(crate) fn private_addresses(raw: &Value) -> Vec<IpAddr> {
+    list(raw.get("properties"), "ipConfigurations")
+        .filter_map(|one| {
+            one.pointer("/properties/privateIPAddress")?
+                .as_str()?
+                .parse()
+                .ok()
+        })
+        .collect()
 }
 
 /// The collections of a policy's rule collection group. `inherited` is how many policies above the firewall's own it

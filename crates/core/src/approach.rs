@@ -41,6 +41,14 @@ pub struct Leg {
     pub prefix: IpNet,
     /// Whether they pass the firewall.
     pub through: bool,
+    /// Whether they pass another appliance, of which nothing is known here, or come to no end.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub elsewhere: bool,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+const fn is_false(value: &bool) -> bool {
+    !*value
 }
 
 /// Where a load balancer inside the network takes packets in for a machine. It leaves their source as it is, so that
@@ -133,7 +141,8 @@ pub struct Approach {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub exposures: Vec<Exposure>,
     /// What others' network rules let through to [`Approach::address`] as it was sent; none where that is not known: rules
-    /// cannot be read, are too many, or the firewall puts an address of its own in the client's place.
+    /// cannot be read, are too many, or the firewall puts an address of its own in the client's place. Others may come
+    /// all the same: by a load balancer, an application rule, or a network that is connected past the firewall.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub routed: Option<Vec<Routed>>,
     /// What the firewall has left, where that is little.
@@ -306,6 +315,7 @@ mod tests {
                 .map(|(prefix, through)| Leg {
                     prefix: prefix.parse().unwrap(),
                     through: *through,
+                    elsewhere: false,
                 })
                 .collect(),
             fronts: Vec::new(),

@@ -6,10 +6,11 @@
 //! "Azure Firewall Manager policy overview" says that they are not, "Azure Firewall rule processing logic" shows them
 //! asked before the policy's own. What they do is called possible. What a NAT rule translates is let through; an older
 //! description lets a denying network rule override that, so that such a door is called possible and not certain.
-//! Application rules are not asked for inbound packets to a port.
+//! Application rules are not asked for inbound packets to a port. A NAT rule is for a public address of the firewall or
+//! for its private one, which is not Basic's; who of the connected networks gets to the latter is not known.
 //!
 //! Sources: Azure documentation, "Azure Firewall rule processing logic", "Filter inbound traffic with Azure Firewall
-//! DNAT"; REST reference, `AzureFirewallNatRule`, `AzureFirewallNetworkRule`, `FirewallPolicyRuleCollectionGroup`.
+//! DNAT", "Deploy Azure Firewall private IP DNAT for overlapped and nonroutable networks"; REST reference, `AzureFirewallNatRule`, `AzureFirewallNetworkRule`, `FirewallPolicyRuleCollectionGroup`.
 
 use std::{collections::BTreeMap, net::IpAddr};
 
@@ -150,8 +151,10 @@ pub struct RuleCollection {
 pub struct Firewall {
     /// Its resource id, lower case.
     pub id: String,
-    /// The addresses that DNAT rules may be for.
+    /// Its public addresses: our DNAT rules are for these.
     pub public_addresses: Vec<IpAddr>,
+    /// Its addresses inside, which routes name; others' DNAT rules may be for these, too.
+    pub private_addresses: Vec<IpAddr>,
     /// The prefixes of its subnet: where what it translated comes from, for the hops behind it.
     pub inside: Vec<IpNet>,
     /// Its rules, or its policy's.
@@ -174,8 +177,8 @@ pub struct Door {
     /// The rule that makes it.
     pub rule: RuleRef,
     /// Whether it is certain. Otherwise a rule names something whose addresses are not known here, a network rule denies
-    /// what was translated, or a parent policy's NAT rule makes or takes it, or one before it may take it; the sources are then the most that it could
-    /// be.
+    /// what was translated, a parent policy's NAT rule makes or takes it, one before it may take it, or it is at an
+    /// address inside; the sources are then the most that it could be.
     pub certain: bool,
 }
 
@@ -210,7 +213,8 @@ impl Firewall {
     /// Every door that leads to one of the ports of the machine's address.
     pub fn doors(&self, machine: IpAddr, ports: Ports) -> Vec<Door> {
         let mut doors = Vec::new();
-        for address in self.public_addresses.iter().copied() {
+        let inside = self.private_addresses.iter();
+        for address in self.public_addresses.iter().chain(inside).copied() {
             doors.extend(self.doors_at(address, machine, ports));
         }
         doors.sort();
@@ -245,7 +249,7 @@ impl Firewall {
                         self.denies_translated(source, machine, protocol, leads_to)
                     })
                 };
-                let is_own = collection.inherited == 0;
+                let is_own = collection.inherited == 0 && self.public_addresses.contains(&address);
                 let pieces = |rects: &[Rect], taken: &[Rect]| -> Vec<Rect> {
                     rects.iter().flat_map(|rect| subtract(*rect, taken)).collect()
                 };
@@ -344,7 +348,25 @@ impl Firewall {
     }
 
     /// What the network rules let through to the ports, untranslated: whom, to which of them, and whether that is certain.
-    pub fn routed(&self, destination: IpAddr, ports: Ports) -> Vec<Routed> {
+    /// None where the rules that speak of it have more than `most` sources and ports together: that takes the square of
+    /// their number.
+    pub fn routed(&self, destination: IpAddr, ports: Ports, most: usize) -> Option<Vec<Routed>> {
+        let all = self.collections.iter().flat_map(|collection| &collection.rules);
+        let speaking = all.filter(|rule| {
+            let met = || rule.matches.meets(ports.protocol(), destination).is_some();
+            matches!(rule.action, Action::Filter(_)) && met()
+        });
+        let asked = speaking.fold(0_usize, |sum, rule| {
+            let own = rule
+                .matches
+                .sources
+                .len()
+                .saturating_mul(rule.matches.ports.len());
+            sum.saturating_add(own)
+        });
+        if asked > most {
+            return None;
+        }
         let family = Family::of(destination);
         let (pieces, _) = self.pieces(family.any(), destination, ports);
         let mut found: BTreeMap<(Ports, bool), Vec<IpNet>> = BTreeMap::new();
@@ -366,7 +388,7 @@ impl Firewall {
             certain,
             sources: IpNet::aggregate(&nets),
         });
-        found.collect()
+        Some(found.collect())
     }
 
     fn pieces(

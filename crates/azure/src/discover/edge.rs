@@ -58,7 +58,33 @@ struct Route {
 #[serde(rename_all = "camelCase", default)]
 struct RouteProperties {
     address_prefix: String,
+    next_hop_type: String,
     next_hop_ip_address: Option<String>,
+}
+
+/// Where a route leads.
+#[derive(Debug, Clone, Copy)]
+struct Hop {
+    prefix: IpNet,
+    /// The appliance that is next.
+    appliance: Option<IpAddr>,
+    /// Whether packets come as they would without an appliance.
+    is_straight: bool,
+}
+
+impl Hop {
+    fn read(route: &RouteProperties) -> Option<Self> {
+        // A service tag for a prefix names addresses of Azure's own, which no client has.
+        let prefix: IpNet = route.address_prefix.parse().ok()?;
+        let next = route.next_hop_ip_address.as_deref();
+        Some(Self {
+            prefix: prefix.trunc(),
+            appliance: next.and_then(|text| text.parse().ok()),
+            is_straight: ["VnetLocal", "VirtualNetworkGateway", "Internet"]
+                .iter()
+                .any(|word| word.eq_ignore_ascii_case(&route.next_hop_type)),
+        })
+    }
 }
 
 /// A subnet, as far as it says which ways lead out of it.
@@ -73,15 +99,13 @@ pub(super) struct Ways {
 #[derive(Debug, Default)]
 pub(super) struct Edges {
     edges: Vec<Edge>,
-    /// By the route table's id, lower case: the prefix, and the appliance that is next.
-    tables: BTreeMap<String, Vec<(IpNet, Option<IpAddr>)>>,
+    /// By the route table's id, lower case.
+    tables: BTreeMap<String, Vec<Hop>>,
 }
 
 #[derive(Debug)]
 struct Edge {
     point: PointRef,
-    /// Its addresses inside, which routes name.
-    private: Vec<IpAddr>,
     firewall: Firewall,
     /// With the rules alone that no installation wrote.
     foreign: Firewall,
@@ -94,7 +118,7 @@ struct Edge {
 /// More than this is left at most firewalls, and said of none: it changes with every grant, and one grant takes less.
 const PLENTY: u16 = 64;
 
-/// More networks that network rules let through are not kept with a machine.
+/// More networks that network rules let through are not kept with a machine, and more parts of such rules not compared.
 const MOST_ROUTED: usize = 256;
 
 /// What is read of firewalls and of what is around them, as far as it is read.
@@ -196,24 +220,21 @@ fn policy_of(firewall: &Value) -> Option<String> {
 }
 
 impl Edges {
-    /// `public` and `subnets` by lower-case ids.
+    /// `public` and `subnets` by lower-case ids; `is_listed` is asked of those that a firewall names.
     pub(super) fn new(
         listed: Known,
         public: &BTreeMap<String, IpAddr>,
         subnets: &BTreeMap<String, Ways>,
+        is_listed: impl Fn(&str) -> Result<(), EnforceError>,
     ) -> Result<Self, EnforceError> {
         let mut edges = Vec::new();
         for raw in &listed.firewalls {
-            edges.extend(edge(raw, &listed.policies, public, subnets)?);
+            edges.extend(edge(raw, &listed.policies, public, subnets, &is_listed)?);
         }
         let tables = listed.tables.into_iter().map(|table| {
-            let routes = table.properties.routes.into_iter().filter_map(|route| {
-                // A service tag for a prefix names addresses of Azure's own, which no client has.
-                let prefix: IpNet = route.properties.address_prefix.parse().ok()?;
-                let next = route.properties.next_hop_ip_address;
-                Some((prefix.trunc(), next.and_then(|text| text.parse().ok())))
-            });
-            (table.id.to_lowercase(), routes.collect())
+            let routes = table.properties.routes.iter();
+            let hops = routes.filter_map(|route| Hop::read(&route.properties));
+            (table.id.to_lowercase(), hops.collect())
         });
         Ok(Self {
             tables: tables.collect(),
@@ -238,11 +259,7 @@ impl Edges {
         let routes = subnet
             .and_then(|subnet| self.tables.get(subnet.table.as_ref()?))
             .unwrap_or(&none);
-        let next_to = |edge: &&Edge| {
-            routes
-                .iter()
-                .any(|(_, next)| next.is_some_and(|next| edge.private.contains(&next)))
-        };
+        let next_to = |edge: &&Edge| routes.iter().any(|hop| edge.is_next(hop));
         let leads = |edge: &&Edge| !has_public && edge.leads(address).next().is_some();
         let edge = self
             .edges
@@ -251,9 +268,10 @@ impl Edges {
             .or_else(|| self.edges.iter().find(leads))?;
         let mut legs: Vec<Leg> = routes
             .iter()
-            .map(|(prefix, next)| Leg {
-                prefix: *prefix,
-                through: next.is_some_and(|next| edge.private.contains(&next)),
+            .map(|hop| Leg {
+                prefix: hop.prefix,
+                through: edge.is_next(hop),
+                elsewhere: !hop.is_straight && !edge.is_next(hop),
             })
             .collect();
         for prefix in space {
@@ -261,6 +279,7 @@ impl Edges {
                 legs.push(Leg {
                     prefix: *prefix,
                     through: false,
+                    elsewhere: false,
                 });
             }
         }
@@ -337,6 +356,11 @@ impl Edges {
 }
 
 impl Edge {
+    fn is_next(&self, hop: &Hop) -> bool {
+        let own = &self.firewall.private_addresses;
+        hop.appliance.is_some_and(|next| own.contains(&next))
+    }
+
     fn rules(&self) -> impl Iterator<Item = &FirewallRule> {
         self.firewall.collections.iter().flat_map(|one| &one.rules)
     }
@@ -353,11 +377,11 @@ impl Edge {
         if self.hiding.is_untold() || self.hiding.before(machine.into()) {
             return None;
         }
-        let routed: Vec<Routed> = [Protocol::Tcp, Protocol::Udp]
-            .into_iter()
-            .filter_map(|protocol| Ports::range(protocol, 1, u16::MAX).ok())
-            .flat_map(|ports| self.foreign.routed(machine.into(), ports))
-            .collect();
+        let mut routed = Vec::new();
+        for protocol in [Protocol::Tcp, Protocol::Udp] {
+            let ports = Ports::range(protocol, 1, u16::MAX).ok()?;
+            routed.extend(self.foreign.routed(machine.into(), ports, MOST_ROUTED)?);
+        }
         let networks: usize = routed.iter().map(|one| one.sources.len()).sum();
         (networks <= MOST_ROUTED).then_some(routed)
     }
@@ -416,8 +440,9 @@ fn edge(
     policies: &Policies,
     public: &BTreeMap<String, IpAddr>,
     subnets: &BTreeMap<String, Ways>,
+    is_listed: &impl Fn(&str) -> Result<(), EnforceError>,
 ) -> Result<Option<Edge>, EnforceError> {
-    let (mut doors, mut inside, mut private) = (Vec::new(), BTreeSet::new(), Vec::new());
+    let (mut doors, mut inside) = (Vec::new(), BTreeSet::new());
     let configurations = raw
         .pointer("/properties/ipConfigurations")
         .and_then(Value::as_array);
@@ -427,6 +452,9 @@ fn edge(
             let reference: Reference = Reference::deserialize(reference).ok()?;
             Some(reference.id.to_lowercase())
         };
+        for id in ["publicIPAddress", "subnet"].into_iter().filter_map(reference) {
+            is_listed(&id)?;
+        }
         doors.extend(
             reference("publicIPAddress")
                 .and_then(|id| public.get(&id))
@@ -435,10 +463,6 @@ fn edge(
         if let Some(ways) = reference("subnet").and_then(|id| subnets.get(&id)) {
             inside.extend(ways.prefixes.iter().copied());
         }
-        let own = configuration
-            .pointer("/properties/privateIPAddress")
-            .and_then(Value::as_str);
-        private.extend(own.and_then(|text| text.parse::<IpAddr>().ok()));
     }
     doors.sort_unstable();
     let mut firewall = firewall::firewall(raw, doors, inside.into_iter().collect())?;
@@ -484,7 +508,6 @@ fn edge(
         hiding,
         left: left.try_into().unwrap_or(PLENTY),
         point,
-        private,
         firewall,
         marked_by,
     }))

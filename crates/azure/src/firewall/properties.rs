@@ -97,6 +97,7 @@ impl Model {
         let edge = Firewall {
             id: "/azurefirewalls/edge".to_owned(),
             public_addresses: public,
+            private_addresses: vec![ip("10.0.0.4")],
             inside,
             collections: Vec::new(),
         };

@@ -22,7 +22,7 @@ use super::{
     document::{Edit, Form},
     fresh, list,
     plan::{Bands, ObservedFirewall, has_settled},
-    text, texts,
+    private_addresses, text, texts,
     wanted::FirewallPoint,
 };
 use crate::{
@@ -145,6 +145,7 @@ impl AzureEnforcer {
         let mut edge = Firewall {
             id: id.to_string(),
             public_addresses: Vec::new(),
+            private_addresses: Vec::new(),
             inside: Vec::new(),
             collections: Vec::new(),
         };
@@ -161,6 +162,7 @@ impl AzureEnforcer {
             };
             let (public, inside) = surroundings(&self.arm, &document).await?;
             edge.public_addresses.extend(public);
+            edge.private_addresses.extend(private_addresses(&document));
             edge.inside.extend(inside);
             around.push(document);
         }

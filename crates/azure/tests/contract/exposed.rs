@@ -126,6 +126,68 @@ async fn a_new_grant_is_refused_where_others_are_led_to_its_port_whatever_the_lo
     }
 }
 
+/// "Deploy Azure Firewall private IP DNAT": who is on a connected network calls the firewall's address inside.
+fn translate_inside(gate: &Gate) {
+    translate(gate, "50022", ("10.0.1.4", "22"));
+    let id = theirs(gate);
+    let mut document = gate.fleet.get(&id).unwrap();
+    let collections = if gate.policy.is_some() {
+        "/properties/ruleCollections"
+    } else {
+        "/properties/natRuleCollections"
+    };
+    for collection in document.pointer_mut(collections).unwrap().as_array_mut().unwrap() {
+        let rules = if gate.policy.is_some() {
+            "/rules"
+        } else {
+            "/properties/rules"
+        };
+        for rule in collection.pointer_mut(rules).unwrap().as_array_mut().unwrap() {
+            if rule["destinationPorts"] == json!(["50022"]) {
+                rule["destinationAddresses"] = json!([INSIDE]);
+            }
+        }
+    }
+    gate.fleet.put(&id, document).unwrap();
+}
+
+/// The address that routes name.
+const INSIDE: &str = "10.0.9.4";
+
+#[tokio::test]
+async fn a_rule_of_others_at_the_firewalls_private_address_counts_like_one_at_a_public_one() {
+    for with_policy in [false, true] {
+        let gate = shut(with_policy).await;
+        let grants = [want(1, ADA)];
+        let way = Way::of(&gate, &grants).await;
+        way.converge().await;
+        let port = way.mapped(1).await;
+        translate_inside(&gate);
+        let calls = |source: &str| {
+            let address = INSIDE.parse().unwrap();
+            let landed = gate
+                .sim
+                .lands(source.parse().unwrap(), address, 50022, Protocol::Tcp);
+            landed.is_some()
+        };
+        assert!(calls(OFFICE), "by our rule, until the next look");
+        let way = Way::of(&gate, &grants).await;
+        for point in &way.points {
+            way.pass(point).await;
+        }
+        assert!(!calls(OFFICE) && !lands(&gate, ADA, port), "{with_policy}");
+        let told = way.enforcer.observe(way.edge()).await.unwrap().plan(way.edge());
+        assert_eq!(told.findings[0].code, "foreign_rule_opens", "{told:?}");
+        let asked = Way::of(&gate, &[opening(2, BOB)]).await;
+        let obstacles = asked.pass(asked.edge()).await;
+        assert_eq!(obstacles[0].code, "foreign_rule_in_the_way", "{with_policy}");
+
+        translate_no_more(&gate);
+        Way::of(&gate, &grants).await.converge().await;
+        assert!(lands(&gate, ADA, port) && !calls(OFFICE), "{with_policy}");
+    }
+}
+
 #[tokio::test]
 async fn rules_of_others_for_other_ports_or_for_the_grants_clients_alone_shut_nothing() {
     let gate = shut(false).await;

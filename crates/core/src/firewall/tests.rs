@@ -57,6 +57,7 @@ fn firewall(collections: Vec<RuleCollection>) -> Firewall {
     Firewall {
         id: "/azurefirewalls/edge".into(),
         public_addresses: vec![ip(PUBLIC), ip("20.0.0.2")],
+        private_addresses: vec![ip("10.0.0.4")],
         inside: vec!["10.0.0.0/26".parse().unwrap()],
         collections,
     }
@@ -101,6 +102,17 @@ fn a_nat_rule_is_a_door_and_the_hops_behind_see_the_firewall() {
     );
     assert_eq!(edge.doors(ip(MACHINE), ports("3389")), []);
     assert_eq!(edge.seen_behind(), ["10.0.0.0/26".parse::<Source>().unwrap()]);
+}
+
+#[test]
+fn a_nat_rule_for_the_address_inside_is_a_door_to_whoever_is_connected() {
+    let mut inside = nat("ssh", "192.168.0.0/16", "50022", MACHINE, 22);
+    inside.matches.destinations = vec![Endpoint::parse("10.0.0.4")];
+    let edge = firewall(vec![collection("in", 200, vec![inside])]);
+    assert_eq!(
+        lines(&edge.doors(ip(MACHINE), ports("22"))),
+        ["possibly 192.168.0.0/16 -> 10.0.0.4:50022 -> 22 by in/ssh"]
+    );
 }
 
 #[test]
@@ -233,7 +245,7 @@ fn what_is_routed_through_is_told_with_what_may_be() {
             ],
         ),
     ]);
-    let routed = edge.routed(ip(MACHINE), ports("1-1000"));
+    let routed = edge.routed(ip(MACHINE), ports("1-1000"), 5).unwrap();
     for (from, port, certain) in [
         ("192.168.8.1", 21, Some(true)),
         ("192.168.8.1", 22, Some(true)),
@@ -257,7 +269,16 @@ fn what_is_routed_through_is_told_with_what_may_be() {
         );
         assert_eq!(found.next(), None, "{from} to {port}");
     }
-    assert_eq!(edge.routed(ip("10.1.1.4"), ports("443")), [], "another machine");
+    assert_eq!(
+        edge.routed(ip("10.1.1.4"), ports("443"), 3),
+        Some(vec![]),
+        "another machine"
+    );
+    assert_eq!(
+        edge.routed(ip(MACHINE), ports("1-1000"), 4),
+        None,
+        "too many to ask"
+    );
 }
 
 #[test]
@@ -356,7 +377,7 @@ proptest! {
     fn doors_and_verdicts_are_what_asking_rule_by_rule_says(collections in some_collections()) {
         let edge = firewall(collections);
         let doors = edge.doors(ip(MACHINE), ports("22"));
-        let routed = edge.routed(ip(MACHINE), Ports::range(Protocol::Tcp, 1, u16::MAX).unwrap());
+        let routed = edge.routed(ip(MACHINE), Ports::range(Protocol::Tcp, 1, u16::MAX).unwrap(), usize::MAX).unwrap();
         for last in [0u8, 1, 2, 3, 9, 10] {
             let from = IpAddr::from([203, 0, 113, last]);
             for port in [22u16, 50019, 50022, 50030] {

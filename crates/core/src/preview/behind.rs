@@ -1,8 +1,12 @@
 //! Who comes to a machine that stands behind a firewall: past it, by a route through it, or by somebody's NAT rule.
 //!
 //! The firewall's own rules are known as far as discovery saw them: NAT rules of others that lead to the machine, and whom
-//! network rules of others let through to it where a route leads there. Where these are not known, clients of a route pass
-//! possibly.
+//! network rules of others let through to it where a route leads there. Whom they do not let through comes possibly: the
+//! routes that a peering or a gateway adds lead past the firewall and are not known here, network rules may let through to
+//! a load balancer, and an application rule lets through as the firewall.
+//!
+//! Source: Azure documentation, "Virtual network traffic routing" (the longest prefix decides, also among the routes of
+//! peerings and gateways).
 
 use std::{cmp::Reverse, net::IpAddr};
 
@@ -41,29 +45,34 @@ pub(super) fn untranslated(
         return vec![passage(all, true)];
     }
     if origin == Origin::Internet {
-        // Nobody out there knows another address; a load balancer may, and leaves the source as it is.
+        // Nobody out there knows another address; a load balancer may, and leaves the source as it is. Where answers
+        // take another way than what came, an appliance that knows nothing of the connection may drop them.
         let is_public = interface.public_addresses.iter().any(IpAddr::is_ipv4);
-        return vec![passage(all, is_public)];
+        let astray = approach.legs.iter().filter(|leg| leg.through || leg.elsewhere);
+        let astray: Vec<Rect> = astray.map(|leg| area(leg.prefix)).collect();
+        let straight = subtract(all, &astray);
+        let possible = subtract(all, &straight);
+        let straight = straight.into_iter().map(|rect| passage(rect, is_public));
+        let possible = possible.into_iter().map(|rect| passage(rect, false));
+        return straight.chain(possible).collect();
     }
     let mut legs: Vec<_> = approach.legs.iter().collect();
     legs.sort_by_key(|leg| Reverse(leg.prefix.prefix_len()));
-    let routes = legs.iter().map(|leg| (leg.prefix, leg.through));
     let is_known = flow.destination == IpAddr::V4(approach.address);
     let mut left = vec![all];
     let mut found = Vec::new();
-    for (net, is_routed) in routes.filter(|(net, _)| net.addr().is_ipv4()) {
-        let area = area(net);
+    for leg in legs.into_iter().filter(|leg| leg.prefix.addr().is_ipv4()) {
+        let area = area(leg.prefix);
         let met: Vec<Rect> = left.iter().filter_map(|rect| rect.intersect(area)).collect();
-        let known = approach.routed.as_ref().filter(|_| is_routed && is_known);
-        found.extend(match known {
-            None => met
-                .iter()
-                .map(|rect| passage(*rect, !is_routed))
-                .collect::<Vec<_>>(),
-            Some(rules) => let_through(rules, flow.ports.protocol(), &met)
-                .map(|(rect, certain)| passage(rect, certain))
-                .collect(),
-        });
+        let known = approach
+            .routed
+            .iter()
+            .flatten()
+            .filter(|_| leg.through && is_known);
+        let sure: Vec<Rect> = let_through(known, flow.ports.protocol(), &met).collect();
+        let rest = met.iter().flat_map(|rect| subtract(*rect, &sure));
+        found.extend(rest.map(|rect| passage(rect, !leg.through && !leg.elsewhere)));
+        found.extend(sure.iter().map(|rect| passage(*rect, true)));
         left = left
             .into_iter()
             .flat_map(|rect| subtract(rect, &[area]))
@@ -73,24 +82,19 @@ pub(super) fn untranslated(
     found
 }
 
-/// What the network rules let through of these packets, and whether that is certain.
+/// What the network rules let through of these packets for certain.
 fn let_through<'a>(
-    rules: &'a [Routed],
+    rules: impl Iterator<Item = &'a Routed>,
     protocol: Protocol,
-    packets: &'a [Rect],
-) -> impl Iterator<Item = (Rect, bool)> + 'a {
-    let rules = rules.iter().filter(move |rule| rule.ports.protocol() == protocol);
+    packets: &[Rect],
+) -> impl Iterator<Item = Rect> {
+    let rules = rules.filter(move |rule| rule.certain && rule.ports.protocol() == protocol);
     let rects = rules.flat_map(|rule| {
         let ports = (rule.ports.first(), rule.ports.last());
-        rule.sources.iter().map(move |net| {
-            let addresses = Addresses::of(*net);
-            (Rect { addresses, ports }, rule.certain)
-        })
+        let nets = rule.sources.iter().map(|net| Addresses::of(*net));
+        nets.map(move |addresses| Rect { addresses, ports })
     });
-    rects.flat_map(|(rect, certain)| {
-        let met = packets.iter().filter_map(move |packet| packet.intersect(rect));
-        met.map(move |rect| (rect, certain))
-    })
+    rects.flat_map(|rect| packets.iter().filter_map(move |packet| packet.intersect(rect)))
 }
 
 /// What NAT rules of others lead to the machine, as far as the filters behind the firewall let its subnet in. Which of the

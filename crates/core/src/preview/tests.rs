@@ -392,6 +392,7 @@ fn leg(prefix: &str, through: bool) -> Leg {
     Leg {
         prefix: prefix.parse().unwrap(),
         through,
+        elsewhere: false,
     }
 }
 
@@ -486,16 +487,68 @@ fn whom_a_nat_rule_leads_to_a_filter_that_stops_the_firewall_loses_nothing() {
     // With an address of its own the machine is known out there.
     let mut public = behind_a_firewall(exposures(), all.to_vec());
     public.interfaces[0].public_addresses = vec!["20.0.0.9".parse().unwrap()];
-    let preview = locked(public, &all, &["22"]);
-    assert_eq!(led(&preview), [(true, clients)]);
-    let from_everywhere = |loss: &ReachChange| {
+    let from_everywhere = |preview: &Preview| -> bool {
         let internet: IpNet = "8.0.0.0/7".parse().unwrap();
-        loss.certain && loss.nat.is_none() && loss.sources.iter().any(|net| net.contains(&internet))
+        let mut straight = preview
+            .losses
+            .iter()
+            .filter(|loss| loss.certain && loss.nat.is_none());
+        straight.any(|loss| loss.sources.iter().any(|net| net.contains(&internet)))
     };
+    let preview = locked(public.clone(), &all, &["22"]);
+    assert_eq!(led(&preview), [(true, clients)]);
     assert!(
-        preview.losses.iter().any(from_everywhere),
-        "{:#?}",
+        !from_everywhere(&preview),
+        "answers go through the firewall: {:#?}",
         preview.losses
+    );
+    approach_of(&mut public).legs[0] = leg("192.168.0.0/16", true);
+    let preview = locked(public, &all, &["22"]);
+    assert!(from_everywhere(&preview), "{:#?}", preview.losses);
+}
+
+fn approach_of(machine: &mut Machine) -> &mut Approach {
+    let Layer::Firewall(approach) = &mut machine.interfaces[0].layers[0] else {
+        panic!("no firewall")
+    };
+    approach
+}
+
+#[test]
+fn who_comes_by_another_appliance_or_by_a_route_that_is_not_known_comes_possibly() {
+    let private = |machine: Machine, rules: &[NsgRule]| -> Vec<(bool, String)> {
+        let preview = locked(machine, rules, &["22"]);
+        let all = preview.losses.iter().flat_map(|loss| {
+            let nets = loss.sources.iter().map(ToString::to_string);
+            nets.map(|net| (loss.certain, net)).collect::<Vec<_>>()
+        });
+        all.collect()
+    };
+    // Only the site, of which a leg is, and what is next to it.
+    let rules = [
+        rule(300, Access::Allow, "192.168.6.0/23", "*"),
+        rule(310, Access::Deny, "*", "*"),
+    ];
+    let mut machine = behind_a_firewall(Vec::new(), rules.to_vec());
+    approach_of(&mut machine).legs.push(Leg {
+        elsewhere: true,
+        ..leg("192.168.6.0/24", false)
+    });
+    approach_of(&mut machine).routed = Some(vec![Routed {
+        ports: ports("22"),
+        certain: true,
+        sources: vec!["192.168.7.0/25".parse().unwrap()],
+    }]);
+    // The other half of the site has no network rule, and may be a network that is peered.
+    let mut found = private(machine, &rules);
+    found.sort();
+    assert_eq!(
+        found,
+        [
+            (false, "192.168.6.0/24".to_owned()),
+            (false, "192.168.7.128/25".to_owned()),
+            (true, "192.168.7.0/25".to_owned()),
+        ]
     );
 }
 
@@ -508,10 +561,7 @@ fn whom_a_route_leads_through_a_firewall_loses_what_its_network_rules_let_throug
         sources: vec![source.parse().unwrap()],
     };
     let mut machine = behind_a_firewall(Vec::new(), all.to_vec());
-    let Layer::Firewall(approach) = &mut machine.interfaces[0].layers[0] else {
-        panic!("{machine:?}")
-    };
-    approach.routed = Some(vec![
+    approach_of(&mut machine).routed = Some(vec![
         routed("20-30", "192.168.7.0/24", true),
         routed("22", "192.168.9.0/24", false),
         routed("22/udp", "192.168.8.0/24", true),

@@ -345,8 +345,8 @@ impl ArmJudge {
         port: u16,
         protocol: Protocol,
     ) -> Option<(String, u16)> {
-        let Some(firewall) =
-            path::firewalls(world, self.parents).find(|firewall| firewall.public.contains(&address))
+        let Some(firewall) = path::firewalls(world, self.parents)
+            .find(|firewall| firewall.public.contains(&address) || firewall.private == address)
         else {
             return straight(world, source, address, port, protocol);
         };
@@ -485,7 +485,7 @@ fn is(rule: &Map<String, Value>, member: &str, word: &str) -> bool {
 
 /// Addresses that the tag `Internet` leaves out: it is the space outside the network, reachable from the
 /// public internet.
-fn is_private(address: IpAddr) -> bool {
+pub(super) fn is_private(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(address) => address.is_private() || address.is_loopback() || address.is_link_local(),
         IpAddr::V6(address) => {

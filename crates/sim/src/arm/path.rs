@@ -18,7 +18,7 @@ use serde_json::{Map, Value};
 
 use super::firewall::{Rules, Span, kind_of, named, span};
 use super::id::{ChildKind, Id};
-use super::judge::{in_force, in_force_of_id, parts, tag_holds};
+use super::judge::{in_force, in_force_of_id, is_private, parts, tag_holds};
 use super::rule;
 use super::state::at;
 use crate::truth::{Probe, Protocol, World};
@@ -202,8 +202,8 @@ impl<'a> Firewall<'a> {
             })
     }
 
-    /// Where a packet to one of the public addresses goes: the first NAT rule that matches, unless a network
-    /// rule denies the translated packet.
+    /// Where a packet to one of its addresses goes: the first NAT rule that matches, unless a network rule denies the
+    /// translated packet.
     pub(super) fn lands(
         &self,
         source: IpAddr,
@@ -220,19 +220,20 @@ impl<'a> Firewall<'a> {
             .then_some((address, translated))
     }
 
-    /// Whether some public address and port leads a probe's packets to a private address.
+    /// Whether some address of its own and port leads a probe's packets to a private address. What comes from the
+    /// internet knows its public ones alone.
     pub(super) fn translates(&self, probe: &Probe, destination: IpAddr) -> bool {
         self.of(Rules::Nat).any(|(_, rule)| {
             let entries = rule::texts(rule, "destinationPorts")
                 .into_iter()
                 .filter_map(rule::ports);
+            let inside = is_private(probe.source).then_some(self.private);
+            let own = || self.public.iter().copied().chain(inside);
             let mut ways = entries.flat_map(|(from, to)| {
-                self.public
-                    .iter()
-                    .flat_map(move |public| (from..=to).map(move |port| (*public, port)))
+                own().flat_map(move |to_address| (from..=to).map(move |port| (to_address, port)))
             });
-            ways.any(|(public, port)| {
-                self.lands(probe.source, public, port, probe.protocol) == Some((destination, probe.port))
+            ways.any(|(address, port)| {
+                self.lands(probe.source, address, port, probe.protocol) == Some((destination, probe.port))
             })
         })
     }
