@@ -105,6 +105,18 @@ pub struct Asked {
     pub since: Instant,
 }
 
+/// Lists that were read further apart than this take nothing from a point that locks: what moved between them may be in
+/// none. It is what a large account takes in one go.
+const APART: Duration = Duration::from_mins(2);
+
+impl Asked {
+    fn may_unlock(self) -> bool {
+        (self.at - self.since)
+            .to_std()
+            .map_or(true, |apart| apart <= APART)
+    }
+}
+
 impl From<Instant> for Asked {
     fn from(at: Instant) -> Self {
         Self { at, since: at }
@@ -115,7 +127,9 @@ impl Tx {
     /// Saves discovered machines with the points before them (which are made where needed). Grants that are
     /// wanted on them get a hop at every point that is new on the way. A machine that was seen, or found to be gone, since
     /// the cloud was first asked stays as it is. One that nobody knew was first seen when the cloud was last asked: a
-    /// discovery before that could not see it, and is no reason to take it for gone.
+    /// discovery before that could not see it, and is no reason to take it for gone. What is told of it in two goes that
+    /// are far apart takes no lockdown from it: a filter that was moved between them, such as from an interface to its
+    /// subnet, is on neither list. The next discovery in one go says.
     pub async fn save_machines(
         &mut self,
         rows: &[MachineRow],
@@ -189,9 +203,7 @@ impl Tx {
                 whole.insert(name);
             }
         }
-        saved.touched_points = self
-            .save_memberships(&rows, &names, &whole, ids, asked_at)
-            .await?;
+        saved.touched_points = self.save_memberships(&rows, &names, &whole, ids, asked).await?;
         saved.written = rows.iter().map(|row| row.machine.id.clone()).collect();
         Ok(saved)
     }
@@ -242,23 +254,23 @@ impl Tx {
         Ok(seen)
     }
 
-    /// Replaces the memberships of the machines. Says at which points something differs; for `whole` machines
-    /// these are all of their points.
+    /// Replaces the memberships of the machines; those that lock, only where the answer [`Asked::may_unlock`]. Says at
+    /// which points something differs; for `whole` machines these are all of their points.
     async fn save_memberships(
         &mut self,
         rows: &[&MachineRow],
         names: &[String],
         whole: &BTreeSet<&str>,
         ids: &dyn IdSource,
-        now: Instant,
+        asked: Asked,
     ) -> Result<Vec<PointId>, StoreError> {
         let refs: BTreeSet<PointRef> = rows
             .iter()
             .flat_map(|row| row.opens.union(&row.locks))
             .cloned()
             .collect();
-        let points = self.ensure_points(&refs, ids, now).await?;
-        let wanted: BTreeMap<(String, Uuid), Membership> = rows
+        let points = self.ensure_points(&refs, ids, asked.since).await?;
+        let mut wanted: BTreeMap<(String, Uuid), Membership> = rows
             .iter()
             .flat_map(|row| row.opens.union(&row.locks).map(move |point| (*row, point)))
             .filter_map(|(row, point)| Some(Membership::of(row, point, points.get(point)?.uuid())))
@@ -280,9 +292,13 @@ impl Tx {
         .map(|membership| ((membership.machine_id.clone(), membership.point_id), membership))
         .collect();
 
+        let stays = |old: &Membership| old.locks && !asked.may_unlock();
+        for (key, new) in &mut wanted {
+            new.locks |= present.get(key).is_some_and(stays);
+        }
         let removed: Vec<&Membership> = present
             .iter()
-            .filter(|(key, _)| !wanted.contains_key(*key))
+            .filter(|(key, old)| !wanted.contains_key(*key) && !stays(old))
             .map(|(_, old)| old)
             .collect();
         let changed: Vec<&Membership> = wanted

@@ -1,6 +1,6 @@
 //! Machines, their points and the policies over them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use postern_core::{
     grant::HopState,
@@ -509,6 +509,42 @@ async fn a_machine_that_is_gone_is_not_back_because_it_was_seen_before() {
         save(&store, &[a_row(a_machine(1), None)], 201).await.new,
         [a_machine(1).id]
     );
+}
+
+/// An NSG that was moved from the interface to the subnet between two lists is on neither.
+#[tokio::test]
+async fn what_is_told_in_two_goes_far_apart_takes_no_lockdown_from_a_machine() {
+    let store = fresh_store().await;
+    let row = a_row(a_machine(1), None);
+    assert!(!row.locks.is_empty(), "{row:?}");
+    save(&store, std::slice::from_ref(&row), 10).await;
+    let locks = async || {
+        sqlx::query_scalar::<_, i64>("SELECT count(*) FROM machine_points WHERE locks")
+            .fetch_one(&store.pool)
+            .await
+            .unwrap()
+    };
+    let before = locks().await;
+    let mut bare = row.clone();
+    (bare.opens, bare.locks) = (BTreeSet::new(), BTreeSet::new());
+    for (at_seconds, since, stands) in [(1000, 20, true), (1120, 1000, false)] {
+        let mut tx = store.begin().await.unwrap();
+        let asked = Asked {
+            at: at(at_seconds),
+            since: at(since),
+        };
+        let saved = tx
+            .save_machines(std::slice::from_ref(&bare), &ids_from(&store, 1), asked)
+            .await
+            .unwrap();
+        tx.commit().await.unwrap();
+        assert_eq!(saved.written.len(), 1);
+        assert_eq!(
+            locks().await,
+            if stands { before } else { 0 },
+            "{since} to {at_seconds}"
+        );
+    }
 }
 
 /// What is told of it was asked for in two goes, and a complete discovery by another server came between.
