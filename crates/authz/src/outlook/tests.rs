@@ -208,6 +208,14 @@ fn within_a_scope_is_anything_at_it_or_below() {
         ),
         ("(principal, action, resource == Scope::\"/aws\")", None),
         (
+            "(principal, action, resource) when { action in [Action::\"request\", Action::\"read\"] }",
+            ALWAYS,
+        ),
+        (
+            "(principal, action, resource) when { action in [Action::\"approve\"] }",
+            None,
+        ),
+        (
             "(principal, action, resource) when { resource has cloud && resource.cloud == \"aws\" }",
             ALWAYS,
         ),

@@ -20,6 +20,7 @@ use serde_json::json;
 use crate::scene::{Scene, config, fault, status};
 
 const INTERFACES: &str = "NetworkInterfaces.ListAll";
+const MACHINES: &str = "VirtualMachines.ListAll";
 
 /// Two machines, each on a page of its own, behind no firewall.
 struct Account {
@@ -51,11 +52,7 @@ impl Account {
         let page = page.unwrap();
         assert_eq!(page.since, Some(at(10)));
         assert_eq!(page.machines.len(), 2);
-        assert_eq!(
-            (calls[INTERFACES], calls["VirtualMachines.ListAll"]),
-            (2, 4),
-            "{calls:?}"
-        );
+        assert_eq!((calls[INTERFACES], calls[MACHINES]), (2, 4), "{calls:?}");
         (account.machines, account.calls) = (page.machines, calls);
         account
     }
@@ -90,6 +87,14 @@ impl Account {
             "{failed:?}"
         );
         assert_eq!(calls, self.calls);
+    }
+
+    /// Discovers, and reads the first pages of both lists of machines; the second ones fail.
+    async fn fail_at_both_second_pages_of_machines(&self) {
+        let second = When::After { skip: 2, count: 2 };
+        self.fails(MACHINES, second, Effect::Latency(Duration::from_millis(500)));
+        self.fails(MACHINES, second, busy());
+        self.counted().await.0.unwrap_err();
     }
 
     fn second_page() -> BTreeMap<String, u64> {
@@ -202,14 +207,7 @@ async fn what_was_read_in_two_goes_and_does_not_go_together_is_read_anew() {
 #[tokio::test]
 async fn no_machine_is_without_an_interface_because_lists_were_read_in_two_goes() {
     let account = Account::new().await;
-    let second = When::After { skip: 2, count: 2 };
-    account.fails(
-        "VirtualMachines.ListAll",
-        second,
-        Effect::Latency(Duration::from_millis(500)),
-    );
-    account.fails("VirtualMachines.ListAll", second, busy());
-    account.counted().await.0.unwrap_err();
+    account.fail_at_both_second_pages_of_machines().await;
     let fleet = &account.scene.fleet;
     for name in ["web", "db"] {
         let of = |kind: &str, name: &str| fleet.id(&format!("{kind}/{name}"));
@@ -252,23 +250,11 @@ async fn what_might_not_be_read_at_first_is_asked_for_again() {
 #[tokio::test]
 async fn a_page_of_instance_views_that_leads_nowhere_any_more_makes_no_machine_unknown() {
     let account = Account::new().await;
-    // The first pages of both lists of machines are read, and the second ones fail.
-    let second = When::After { skip: 2, count: 2 };
-    account.fails(
-        "VirtualMachines.ListAll",
-        second,
-        Effect::Latency(Duration::from_millis(500)),
-    );
-    account.fails("VirtualMachines.ListAll", second, busy());
-    account.counted().await.0.unwrap_err();
+    account.fail_at_both_second_pages_of_machines().await;
     // Of the two second pages the instance views' comes second.
     let stale = When::After { skip: 1, count: 1 };
-    account.fails(
-        "VirtualMachines.ListAll",
-        stale,
-        status(400, "InvalidSkipToken", None),
-    );
+    account.fails(MACHINES, stale, status(400, "InvalidSkipToken", None));
     let (page, calls) = account.counted().await;
     assert_eq!(page.unwrap().machines, account.machines);
-    assert!(calls["VirtualMachines.ListAll"] >= 4, "{calls:?}");
+    assert!(calls[MACHINES] >= 4, "{calls:?}");
 }

@@ -335,3 +335,32 @@ async fn a_dry_run_tells_what_is_forbidden_everywhere_and_names_machines_to_thei
         .unwrap();
     assert_eq!((plan.gains[0].machines, plan.gains[0].examples.len()), (1, 0));
 }
+
+#[tokio::test]
+async fn a_dry_run_neither_replays_nor_takes_an_idempotency_key() {
+    let rig = Rig::start().await;
+    let send = async |path: &str, principal: &str| {
+        let sent = http()
+            .post(rig.url(path))
+            .bearer_auth(rig.token(crate::rig::OWNER))
+            .header("idempotency-key", "one")
+            .json(&assignment(principal, "reader", &[]))
+            .send()
+            .await
+            .unwrap();
+        let status = sent.status().as_u16();
+        let body: serde_json::Value = sent.json().await.unwrap();
+        (status, body["dry_run"] == json!(true))
+    };
+    let (make, plan) = ("/v1/role-assignments", "/v1/role-assignments?dry_run=true");
+    assert_eq!(send(plan, "user:corp/bob").await, (200, true));
+    assert_eq!(send(make, "user:corp/ada").await, (201, false), "the key is free");
+    assert_eq!(
+        send(plan, "user:corp/ada").await,
+        (409, false),
+        "it is there already"
+    );
+    assert_eq!(send(plan, "user:corp/bob").await, (200, true), "of another");
+    assert_eq!(send(make, "user:corp/ada").await, (201, false), "made once");
+    assert_eq!(rig.audit("role_assignment.dry_run").await.len(), 2);
+}
